@@ -1,0 +1,8 @@
+"""A model zoo for probabilistic programming on Pyro: model/guide pairs, trained, measured and put to work."""
+
+from pyro_gen.likelihoods import observe
+from pyro_gen.program import Program, plate
+
+__version__ = "0.1.0"
+
+__all__ = ["Program", "observe", "plate"]

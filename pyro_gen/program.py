@@ -1,0 +1,400 @@
+r"""The contract: a generative program is a Pyro ``model``/``guide`` pair.
+
+The model is the joint density of data and latent variables, the guide an approximation of the posterior,
+
+.. math::
+    p(x, z_{1:N}, w) = p(w) \prod_{n=1}^N p(z_n \mid w) \, p(x_n \mid z_n, w), \qquad
+    q(z_{1:N}, w \mid x) \approx p(z_{1:N}, w \mid x) .
+
+A latent variable inside the data plate is *local* (:math:`z_n`, one per datum), any other one is *global*
+(:math:`w`). Everything else in this package -- training, likelihoods, generation, imputation -- is a function of such
+a program, written once.
+
+Parameters live on the module: a :class:`Program` is an ``nn.Module`` whose ``state_dict`` is the whole truth. Pyro's
+global parameter store is never used.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer.autoguide import AutoGuide
+from pyro.nn import PyroModule
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import effectful
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor, nn
+from torch.distributions import transform_to
+
+from pyro_gen._random import seeded
+
+if TYPE_CHECKING:
+    from pyro_gen.inference.objectives import Objective
+
+__all__ = [
+    "Program",
+    "Structure",
+    "data_size",
+    "is_local",
+    "per_datum_log_prob",
+    "plate",
+    "structure",
+    "trace_pair",
+]
+
+DATA_PLATE = "data"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The data plate
+
+
+@effectful(type="data_size")
+def _full_size(size: int) -> int:
+    return size
+
+
+class data_size(Messenger):  # noqa: N801 - an effect handler, named like Pyro's
+    """Effect handler: inside it, the data given to a program is a minibatch of a data set of ``size`` rows.
+
+    :meth:`Program.plate` then scales the log-densities of its sites by ``size / len(x)``, so that the minibatch ELBO
+    is an unbiased estimate of the full one.
+
+    Arguments:
+        size: The number of rows of the full data set.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def _pyro_data_size(self, msg: Any) -> None:  # noqa: ANN401 - Pyro's message
+        msg["value"] = self.size
+
+
+def plate(x: Tensor, dim: int = -1) -> Any:  # noqa: ANN401 - Pyro's plate object is not exported as a type
+    """Creates the data plate: one independent copy of what it contains per row of ``x``.
+
+    Arguments:
+        x: The data, with shape :math:`(N, *)`.
+        dim: The batch dimension of the plate, a negative integer.
+
+    Returns:
+        A ``pyro.plate`` named ``"data"``, scaled to the full data set inside :class:`data_size`.
+    """
+    return pyro.plate(DATA_PLATE, _full_size(len(x)), subsample=torch.arange(len(x), device=x.device), dim=dim)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Program
+
+
+@contextmanager
+def _local_parameters() -> Iterator[None]:
+    with pyro.settings.context(module_local_params=True):
+        yield
+
+
+def _in_module_context(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps ``model`` or ``guide`` so that parameters and Bayesian weights are read from the module."""
+
+    @functools.wraps(method)
+    def wrapper(self: "Program", *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        with _local_parameters(), self._pyro_context:
+            return method(self, *args, **kwargs)
+
+    return wrapper
+
+
+class Program(PyroModule):
+    """A generative model and its guide, as one module.
+
+    Subclasses write :meth:`model` and, when there are latent variables, :meth:`guide` with the same arguments. Layers,
+    ``nn.Parameter``, ``PyroParam`` and ``PyroSample`` attributes are set in ``__init__`` as in any Pyro module.
+
+    Attributes:
+        objective: What :func:`pyro_gen.fit` minimises by default; ``None`` means the ELBO.
+        event_shape: The shape of one datum, for generation. :func:`pyro_gen.fit` sets it when the class does not.
+
+    Example:
+        >>> import pyro, torch
+        >>> import pyro.distributions as dist
+        >>> from pyro_gen import Program, observe
+        >>> class Mean(Program):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.loc = torch.nn.Parameter(torch.zeros(2))
+        ...     def model(self, x):
+        ...         with self.plate(x):
+        ...             return observe("x", dist.Normal(self.loc, 1.0).to_event(1), x)
+        >>> Mean().model(torch.tensor([[0.5, torch.nan]])).shape
+        torch.Size([1, 2])
+    """
+
+    objective: "Objective | None" = None
+    event_shape: torch.Size | None = None
+
+    def __init__(self) -> None:
+        with _local_parameters():
+            super().__init__()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init_subclass__(**kwargs)
+        for name in ("model", "guide"):
+            if name in cls.__dict__:
+                setattr(cls, name, _in_module_context(cls.__dict__[name]))
+
+    def model(self, x: Tensor, *context: Any) -> Any:  # noqa: ANN401
+        """The generative story :math:`p(x, z, w)`.
+
+        Arguments:
+            x: The data, with shape :math:`(N, *)` and NaN where nothing was observed.
+            context: What the model conditions on, each with shape :math:`(N, *)`.
+
+        Returns:
+            The data completed by :func:`pyro_gen.observe`, with the shape of ``x``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define model(self, x, *context).")
+
+    def guide(self, x: Tensor, *context: Any) -> Any:  # noqa: ANN401
+        """The approximate posterior :math:`q(z, w | x)`, with the arguments of :meth:`model`.
+
+        The default is for models without latent variables.
+        """
+
+    def plate(self, x: Tensor, dim: int = -1) -> Any:  # noqa: ANN401
+        """Creates the data plate of this program, see :func:`plate`."""
+        return plate(x, dim)
+
+    def marginal(self) -> "Program":
+        r"""Returns a program of the same data without latent variables, :math:`p(x) = \int p(x, z) \, dz`.
+
+        Programs whose latent variables integrate out in closed form override this; the returned program shares their
+        parameters.
+
+        Raises:
+            ValueError: The marginal is not known in closed form.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has latent variables and no closed-form marginal likelihood: "
+            'estimate it with method="iwae" or method="ais".'
+        )
+
+    def forward(self, method: str, *args: Any) -> Any:  # noqa: ANN401
+        """Calls ``model`` or ``guide`` by name, so that ``torch.func.functional_call`` reaches both."""
+        return getattr(self, method)(*args)
+
+    def initialise(self, x: Tensor, *context: Any, seed: int = 0) -> Self:  # noqa: ANN401
+        """Runs guide and model once, so that lazily created parameters exist (autoguides, plain functions).
+
+        Arguments:
+            x: Some data, with shape :math:`(N, *)`.
+            context: What the model conditions on.
+            seed: Seeds the draws of the run.
+
+        Returns:
+            The program itself.
+        """
+        with seeded(seed), torch.no_grad():
+            trace_pair(self, x, *context)
+        return self
+
+    @staticmethod
+    def from_functions(
+        model: Callable[..., Any], guide: "Callable[..., Any] | type[AutoGuide] | None" = None
+    ) -> "Program":
+        """Creates a program from plain functions.
+
+        Arguments:
+            model: A function ``model(x, *context)`` with Pyro's primitives, :func:`plate` and
+                :func:`pyro_gen.observe` in it.
+            guide: A function with the same arguments, a Pyro autoguide class or instance, or ``None`` for a model
+                without latent variables.
+
+        Returns:
+            A program that owns the parameters of both functions (``pyro.param``, ``pyro.module``) from its first run
+            on, and those of the autoguide.
+
+        Example:
+            >>> import pyro, torch
+            >>> import pyro.distributions as dist
+            >>> import pyro_gen as pg
+            >>> def model(x):
+            ...     loc = pyro.param("loc", torch.zeros(2))
+            ...     with pg.plate(x):
+            ...         return pg.observe("x", dist.Normal(loc, 1.0).to_event(1), x)
+            >>> program = pg.Program.from_functions(model).initialise(torch.zeros(5, 2))
+            >>> [tuple(p.shape) for p in program.parameters()]
+            [(2,)]
+        """
+        return _FunctionProgram(model, guide)
+
+
+class _ModuleParameters(Messenger):
+    """Effect handler: serves ``pyro.param`` statements from a module, where they are created at first sight."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def _pyro_param(self, msg: Any) -> None:  # noqa: ANN401
+        name = msg["name"].replace(".", "__").replace("$$$", "__")
+        init, constraint = (*msg["args"][1:], None, None)[:2]
+        constraint = msg["kwargs"].get("constraint", constraint) or dist.constraints.real
+        transform = transform_to(constraint)
+        if name not in self.module._parameters:
+            if init is None:
+                raise ValueError(f"pyro.param('{msg['name']}') is read before it has an initial value.")
+            value = init() if callable(init) else init
+            if not isinstance(value, nn.Parameter):  # a Parameter comes from pyro.module: the network's own, no copy
+                value = nn.Parameter(transform.inv(value.detach().clone()))
+            self.module.register_parameter(name, value)
+        msg["value"] = transform(self.module._parameters[name])
+
+
+class _FunctionProgram(Program):
+    def __init__(
+        self, model: Callable[..., Any], guide: "Callable[..., Any] | type[AutoGuide] | AutoGuide | None"
+    ) -> None:
+        super().__init__()
+        with _local_parameters():
+            self.params = nn.Module()
+            self._model = model
+            if inspect.isclass(guide) and issubclass(guide, AutoGuide):
+                guide = guide(self.model)
+            self._guide = guide
+
+    def model(self, x: Tensor, *context: Any) -> Any:  # noqa: ANN401
+        with _ModuleParameters(self.params):
+            return self._model(x, *context)
+
+    def guide(self, x: Tensor, *context: Any) -> Any:  # noqa: ANN401
+        if isinstance(self._guide, AutoGuide):
+            return self._guide(x, *context)
+        with _ModuleParameters(self.params):
+            return None if self._guide is None else self._guide(x, *context)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Traces
+
+
+def _is_subsample(site: Any) -> bool:  # noqa: ANN401
+    return type(site["fn"]).__name__ == "_Subsample"
+
+
+def sample_sites(trace: Trace) -> dict[str, Any]:
+    """The sample sites of a trace by name, in the order of execution, plates' own index sites left out."""
+    return {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not _is_subsample(s)}
+
+
+def trace_pair(program: Program, x: Tensor, *context: Any) -> tuple[Trace, Trace]:  # noqa: ANN401
+    """Runs the guide, then the model with the guide's latent variables.
+
+    Arguments:
+        program: The program.
+        x: The data, with shape :math:`(N, *)`.
+        context: What the model conditions on.
+
+    Returns:
+        The traces of model and guide.
+    """
+    guide_trace = pyro.poutine.trace(program.guide).get_trace(x, *context)
+    for name in [n for n, s in guide_trace.nodes.items() if s["type"] == "sample" and _is_subsample(s)]:
+        # Replaying an autoguide's plate would impose the batch size of its first run on the model.
+        guide_trace.remove_node(name)
+    model_trace = pyro.poutine.trace(pyro.poutine.replay(program.model, guide_trace)).get_trace(x, *context)
+    return model_trace, guide_trace
+
+
+def _data_frame(site: Any) -> Any:  # noqa: ANN401
+    return next((f for f in site["cond_indep_stack"] if f.name == DATA_PLATE), None)
+
+
+def is_local(site: Any) -> bool:  # noqa: ANN401
+    """Whether a trace's site stands inside the data plate (one value per datum)."""
+    return _data_frame(site) is not None
+
+
+def per_datum_log_prob(site: Any, log_prob: Tensor | None = None) -> Tensor:  # noqa: ANN401
+    """Sums a local site's log-density over everything but the data plate.
+
+    Arguments:
+        site: A site of a trace on which ``compute_log_prob`` was called.
+        log_prob: Another tensor of the batch shape of the site to sum instead, a Kullback-Leibler divergence say.
+
+    Returns:
+        The log-densities with shape :math:`(N,)`, in nats, masks and scales applied.
+
+    Raises:
+        ValueError: The batch shape of the site does not fit its plates: a broadcast mixed the data.
+    """
+    frame = _data_frame(site)
+    log_prob = site["log_prob"] if log_prob is None else log_prob
+    if log_prob.dim() < -frame.dim or log_prob.shape[frame.dim] != frame.size:
+        raise ValueError(
+            f"Site '{site['name']}' has log_prob of shape {tuple(log_prob.shape)}, but its data plate has size "
+            f"{frame.size} at dimension {frame.dim}: enclose batch dimensions in plates, declare event dimensions "
+            "with .to_event(...), and look for an (N, 1) that met an (N,)."
+        )
+    return log_prob.movedim(frame.dim, -1).reshape(-1, frame.size).sum(0)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What one trace tells about a program.
+
+    Attributes:
+        local: Names of the latent sites inside the data plate, in order.
+        global_: Names of the latent sites outside of it, in order.
+        observed: Names of the observed sites.
+        kind: ``"exact"`` (no latent site), ``"bound"`` (latent sites), ``"unnormalised"`` (a factor) or
+            ``"implicit"`` (an observed site without a density).
+    """
+
+    local: tuple[str, ...]
+    global_: tuple[str, ...]
+    observed: tuple[str, ...]
+    kind: str
+
+
+def structure(program: Program, x: Tensor, *context: Any, seed: int = 0) -> Structure:  # noqa: ANN401
+    """Reads off one trace of the model what kind of density a program is.
+
+    Arguments:
+        program: The program.
+        x: Some data, with shape :math:`(N, *)`.
+        context: What the model conditions on.
+        seed: Seeds the trace.
+
+    Returns:
+        The names of its sites and the kind of its density.
+    """
+    with seeded(seed), torch.no_grad():
+        sites = sample_sites(pyro.poutine.trace(program.model).get_trace(x, *context))
+    latent = {n: s for n, s in sites.items() if not s["is_observed"]}
+    observed = {n: s for n, s in sites.items() if s["is_observed"] and not s["infer"].get("_deterministic")}
+    if any(isinstance(_base(s["fn"]), dist.Unit) for s in observed.values()):
+        kind = "unnormalised"
+    elif any(isinstance(_base(s["fn"]), dist.Delta) for s in observed.values()):
+        kind = "implicit"
+    else:
+        kind = "bound" if latent else "exact"
+    return Structure(
+        local=tuple(n for n, s in latent.items() if is_local(s)),
+        global_=tuple(n for n, s in latent.items() if not is_local(s)),
+        observed=tuple(observed),
+        kind=kind,
+    )
+
+
+def _base(distribution: Any) -> Any:  # noqa: ANN401
+    while hasattr(distribution, "base_dist") and not isinstance(distribution, dist.TransformedDistribution):
+        distribution = distribution.base_dist
+    return distribution
