@@ -1,0 +1,134 @@
+"""Each floor of the package imports only from its own and from the floors below it (CONTRIBUTING.md, "The floors").
+
+Imports inside functions count; imports under `if TYPE_CHECKING:` do not, they name a type and load nothing.
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "pyro_gen"
+
+# From the ground up. A module or a package belongs to the floor that names it, with all that it contains.
+FLOORS = [
+    {"_random"},
+    {"program", "likelihoods", "nets", "data"},
+    {"density"},
+    {"inference"},
+    {"models"},
+    {"imputation", "structure", "evaluation", "lightning"},
+    {"zoo", "cli", "demo", "__init__"},
+]
+FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
+
+
+def is_type_checking(test: ast.expr) -> bool:
+    name = test.attr if isinstance(test, ast.Attribute) else getattr(test, "id", None)
+    return name == "TYPE_CHECKING"
+
+
+def import_nodes(node: ast.AST) -> list[ast.Import | ast.ImportFrom]:
+    """All import statements below a node, at any depth, less those under `if TYPE_CHECKING:`."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [node]
+    skipped = set(node.body) if isinstance(node, ast.If) and is_type_checking(node.test) else set()
+    return [found for child in ast.iter_child_nodes(node) if child not in skipped for found in import_nodes(child)]
+
+
+def imported_parts(source: str, module: str, is_package: bool, parts: set[str]) -> set[str]:
+    """The parts of pyro_gen that a module imports ('models', 'program', ...); '__init__' is pyro_gen itself.
+
+    Args:
+        source: the text of the module.
+        module: its dotted name, such as 'pyro_gen.inference.svi'.
+        is_package: whether the text is that of an `__init__.py`.
+        parts: the modules and packages right under pyro_gen, to tell `from pyro_gen import models` from a name.
+    """
+    names: set[str] = set()
+    for node in import_nodes(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+            continue
+        base = node.module or ""
+        if node.level:
+            package = module.split(".") if is_package else module.split(".")[:-1]
+            above = package[: len(package) - node.level + 1]
+            base = ".".join([*above, base] if base else above)
+        if base == "pyro_gen":
+            names |= {f"pyro_gen.{alias.name}" if alias.name in parts else base for alias in node.names}
+        else:
+            names.add(base)
+    split = [name.split(".") for name in names if name == "pyro_gen" or name.startswith("pyro_gen.")]
+    return {name[1] if len(name) > 1 else "__init__" for name in split}
+
+
+def violations(package: Path) -> list[str]:
+    """One line for each part without a floor and for each import of a higher floor."""
+    parts = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    found = [f"pyro_gen.{part} has no floor: name it in FLOORS" for part in sorted(parts - FLOOR_OF.keys())]
+    for path in sorted(package.rglob("*.py")):
+        inside = path.relative_to(package).with_suffix("").parts
+        part = inside[0]
+        if part not in FLOOR_OF:
+            continue
+        is_package = inside[-1] == "__init__"
+        module = ".".join(["pyro_gen", *(inside[:-1] if is_package else inside)])
+        for target in sorted(imported_parts(path.read_text(encoding="utf-8"), module, is_package, parts)):
+            if FLOOR_OF.get(target, -1) > FLOOR_OF[part]:
+                found.append(f"{module} imports pyro_gen.{target} from a floor above")
+    return found
+
+
+def test_no_floor_imports_from_above() -> None:
+    assert violations(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("inference/ais.py", "from pyro_gen.models.vae import VAE"),
+        ("inference/ais.py", "def f():\n    import pyro_gen.models.vae"),
+        ("inference/ais.py", "from ..models import vae"),
+        ("inference/ais.py", "from pyro_gen import models"),
+        ("inference/ais.py", "from .. import models"),
+        ("inference/__init__.py", "from ..models import vae"),
+        ("inference/ais.py", "if not TYPE_CHECKING:\n    import pyro_gen.models"),
+        ("inference/ais.py", "if TYPE_CHECKING:\n    pass\nelse:\n    import pyro_gen.models"),
+        ("program.py", "import pyro_gen as pg"),
+        ("program.py", "from pyro_gen import observe"),
+        ("models/vae/vae.py", "from ...evaluation import check_program"),
+        ("gadgets.py", ""),
+    ],
+)
+def test_a_planted_violation_is_caught(tmp_path: Path, path: str, line: str) -> None:
+    package = plant(tmp_path, path, line)
+    assert len(violations(package)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("inference/ais.py", "from ..density import density\nfrom .svi import fit\nimport torch"),
+        (
+            "program.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from pyro_gen.inference.objectives import ELBO",
+        ),
+        ("models/vae/vae.py", "from pyro_gen import nets\nfrom pyro_gen.inference import ELBO"),
+        ("cli.py", "import pyro_gen as pg\nimport pyro_generic"),
+    ],
+)
+def test_what_is_allowed_is_not_reported(tmp_path: Path, path: str, line: str) -> None:
+    assert violations(plant(tmp_path, path, line)) == []
+
+
+def plant(folder: Path, path: str, text: str) -> Path:
+    """A small copy of the package's shape with one file of the given text in it."""
+    package = folder / "pyro_gen"
+    for name in ("inference", "models", "models/vae", "evaluation"):
+        (package / name).mkdir(parents=True)
+        (package / name / "__init__.py").touch()
+    for name in ("__init__.py", "program.py", "likelihoods.py", "nets.py", "density.py", "cli.py"):
+        (package / name).touch()
+    (package / path).write_text(text, encoding="utf-8")
+    return package

@@ -1,0 +1,33 @@
+"""The README's program works as it stands there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def program_text() -> str:
+    section = re.search(
+        r"<!-- program:start.*?```python\n(.*?)```\n<!-- program:end -->", README.read_text(encoding="utf-8"), re.S
+    )
+    assert section is not None
+    return section[1]
+
+
+def test_the_readme_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {"__name__": "readme"}
+    exec(compile(program_text(), str(README), "exec"), names)
+    draws, holes = names["lower_halves"], names["holes"]
+    assert isinstance(draws, torch.Tensor)
+    assert isinstance(holes, torch.Tensor)
+    assert draws.shape == (20, 5, 8, 8)
+    assert torch.equal(draws[:, :, :4], holes[:, :4].expand(20, 5, 4, 8))
+    assert not draws.isnan().any()
+    assert "nats" in capsys.readouterr().out
+
+
+def test_the_readme_program_is_at_most_40_lines() -> None:
+    assert len([line for line in program_text().splitlines() if line.strip()]) <= 40
