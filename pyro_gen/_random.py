@@ -1,9 +1,15 @@
-"""Reproducible randomness that leaves the caller's generators alone."""
+"""Reproducible randomness that leaves the caller's generators alone, and randomness under ``vmap``."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -28,3 +34,41 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+_OUT_OF_PLACE: dict[Any, Callable[..., Tensor]] = {
+    torch.Tensor.normal_: lambda t, mean=0.0, std=1.0: mean + std * torch.randn_like(t),
+    torch.Tensor.uniform_: lambda t, low=0.0, high=1.0: low + (high - low) * torch.rand_like(t),
+    torch.Tensor.exponential_: lambda t, rate=1.0: -torch.log1p(-torch.rand_like(t)) / rate,
+    torch.Tensor.cauchy_: lambda t, median=0.0, sigma=1.0: median + sigma * (math.pi * (torch.rand_like(t) - 0.5)).tan(),
+}
+
+
+class _OutOfPlaceDraws(TorchFunctionMode):
+    """Replaces in-place draws, ``torch.empty(shape).normal_()`` in torch's distributions, by fresh tensors.
+
+    Under ``vmap`` an in-place draw into a tensor that all particles share is refused.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        return _OUT_OF_PLACE.get(func, func)(*args, **(kwargs or {}))
+
+
+def vmap_draws(particle: Callable[[], T], num_particles: int) -> T:
+    """Runs a random function for many particles at once, each with draws of its own.
+
+    Arguments:
+        particle: A function without arguments whose tensors may be random.
+        num_particles: The number of particles :math:`K`.
+
+    Returns:
+        What ``particle`` returns, each tensor with a leading dimension :math:`K`.
+
+    Example:
+        >>> with seeded(0):
+        ...     z = vmap_draws(lambda: torch.distributions.Normal(0.0, 1.0).rsample((2,)), 3)
+        >>> z.shape, z.unique().numel()
+        (torch.Size([3, 2]), 6)
+    """
+    with _OutOfPlaceDraws():
+        return torch.vmap(lambda _: particle(), randomness="different")(torch.zeros(num_particles))  # type: ignore[no-any-return]

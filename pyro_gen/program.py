@@ -16,7 +16,7 @@ global parameter store is never used.
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.distributions.util import scale_and_mask
 from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
@@ -40,10 +41,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Program",
     "Structure",
+    "data_scale",
     "data_size",
+    "fixed",
     "is_local",
     "per_datum_log_prob",
     "plate",
+    "sample_sites",
+    "site_log_prob",
     "structure",
     "trace_pair",
 ]
@@ -75,7 +80,29 @@ class data_size(Messenger):  # noqa: N801 - an effect handler, named like Pyro's
         self.size = size
 
     def _pyro_data_size(self, msg: Any) -> None:  # noqa: ANN401 - Pyro's message
-        msg["value"] = self.size
+        if msg["value"] is None:  # the innermost handler answers
+            msg["value"] = self.size
+
+
+class fixed(Messenger):  # noqa: N801
+    """Effect handler: latent sites take the given values and stay latent (``condition`` would make them observed).
+
+    Arguments:
+        values: Values by site name; sites not named are sampled.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:  # noqa: ANN401
+        if not msg["is_observed"] and msg["name"] in self.values:
+            msg["value"] = self.values[msg["name"]]
+
+
+def data_scale(x: Tensor) -> float:
+    """The ratio of the size of the full data set, see :class:`data_size`, to the rows of ``x``."""
+    return _full_size(len(x)) / len(x)
 
 
 def plate(x: Tensor, dim: int = -1) -> Any:  # noqa: ANN401 - Pyro's plate object is not exported as a type
@@ -322,11 +349,17 @@ def is_local(site: Any) -> bool:  # noqa: ANN401
     return _data_frame(site) is not None
 
 
+def site_log_prob(site: Any) -> Tensor:  # noqa: ANN401
+    """The log-density of a site's value with its batch shape, in nats, masks and scales applied."""
+    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    return scale_and_mask(log_prob, site["scale"], site["mask"])  # type: ignore[no-any-return]
+
+
 def per_datum_log_prob(site: Any, log_prob: Tensor | None = None) -> Tensor:  # noqa: ANN401
     """Sums a local site's log-density over everything but the data plate.
 
     Arguments:
-        site: A site of a trace on which ``compute_log_prob`` was called.
+        site: A site of a trace.
         log_prob: Another tensor of the batch shape of the site to sum instead, a Kullback-Leibler divergence say.
 
     Returns:
@@ -336,7 +369,7 @@ def per_datum_log_prob(site: Any, log_prob: Tensor | None = None) -> Tensor:  # 
         ValueError: The batch shape of the site does not fit its plates: a broadcast mixed the data.
     """
     frame = _data_frame(site)
-    log_prob = site["log_prob"] if log_prob is None else log_prob
+    log_prob = site_log_prob(site) if log_prob is None else log_prob
     if log_prob.dim() < -frame.dim or log_prob.shape[frame.dim] != frame.size:
         raise ValueError(
             f"Site '{site['name']}' has log_prob of shape {tuple(log_prob.shape)}, but its data plate has size "
