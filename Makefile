@@ -53,13 +53,14 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "pyro-gen needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3"; exit 1; }
 	@echo "Creating $(VENV) with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 # Of pip's output only the large downloads and the last step are shown; all of it is kept in install.log.
 define install
 	@echo "Installing $(1) into $(VENV): about 3 minutes the first time, PyTorch is large"
-	@$(BIN)/python -m pip install --disable-pip-version-check --editable '$(1)' | tee $(VENV)/install.log \
-	  | awk '/\([0-9][0-9]+(\.[0-9]+)? MB\)/ || /GB\)/ || /^Installing collected/ {print substr($$0, 1, 110); fflush()}'
+	@$(BIN)/python -m pip install --disable-pip-version-check --editable '$(1)' 2>&1 | tee $(VENV)/install.log \
+	  | awk '/\([0-9][0-9]+(\.[0-9]+)? MB\)/ || /GB\)/ || /^Installing collected/ {print substr($$0, 1, 110); fflush()}' \
+	  || { tail -n 20 $(VENV)/install.log; echo "The installation failed; all of its output is in $(VENV)/install.log"; exit 1; }
 	@touch $(VENV)/.installed
 endef
 
