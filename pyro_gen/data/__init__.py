@@ -1,0 +1,34 @@
+"""Data: sets with a fixed split, tables from files, transforms with their log-Jacobians, minibatches."""
+
+from pyro_gen.data.batches import Batches
+from pyro_gen.data.datasets import DataSet, load
+from pyro_gen.data.tables import Table, as_tensor, read_table
+from pyro_gen.data.transforms import (
+    Binarize,
+    Compose,
+    Dequantize,
+    DynamicBinarize,
+    Logit,
+    Standardize,
+    StochasticBinarize,
+    Transform,
+    bits_per_dim,
+)
+
+__all__ = [
+    "Batches",
+    "Binarize",
+    "Compose",
+    "DataSet",
+    "Dequantize",
+    "DynamicBinarize",
+    "Logit",
+    "Standardize",
+    "StochasticBinarize",
+    "Table",
+    "Transform",
+    "as_tensor",
+    "bits_per_dim",
+    "load",
+    "read_table",
+]

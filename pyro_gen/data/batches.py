@@ -1,0 +1,193 @@
+"""Minibatches: which data a training step sees, as a pure function of (seed, epoch, step, rank)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
+
+from pyro_gen._random import seeded
+from pyro_gen.data.tables import as_tensor
+from pyro_gen.data.transforms import Transform
+
+__all__ = ["Batches"]
+
+
+class Batches:
+    r"""Creates the minibatches of a data set, epoch by epoch.
+
+    An epoch goes once through the data in a random order, which is a pure function of (seed, epoch): a run that is
+    resumed at epoch 7 sees what the uninterrupted run saw, and all ranks agree without talking.
+
+    **Several ranks.** Each global batch is cut into one contiguous slice per rank. All slices have the same size, so
+    that the plain average over ranks of the gradients of the mean loss, which is what DDP takes, is the gradient of
+    the mean loss over the global batch. Therefore ``batch_size`` must be a multiple of ``world_size``, and the last,
+    short batch of an epoch gives up the fewer than ``world_size`` data that would make its slices unequal (another
+    epoch's order takes others). With one rank nothing is left out.
+
+    Arguments:
+        data: The data: ``x`` (anything that :func:`as_tensor` takes); a tuple ``(x, *context)`` of tensors or arrays
+            with equal first dimension; or a torch map-style ``Dataset`` whose items are ``x`` or tuples
+            ``(x, *context)``, of which every part is passed on. ``x`` becomes floating; context is left as it is.
+        batch_size: Number of data in a global batch, all ranks together.
+        seed: Seed of the order and of the transform's draws.
+        transform: Applied to the ``x`` of each batch. Its draws come from (seed, epoch, step, rank).
+        rank: Which of the processes this one is.
+        world_size: Number of processes.
+
+    Attributes:
+        size: Number of data in the whole data set, which is what the plate of a minibatch is scaled to.
+        event_shape: Shape of one datum before the transform.
+
+    Raises:
+        TypeError: If the data is an iterable data set, or its items are neither tensors, numbers nor tuples of them.
+        ValueError: If the data is empty, its parts differ in length or device, or the batch size does not suit.
+
+    Example:
+        >>> batches = Batches(torch.arange(5.0)[:, None], batch_size=2, seed=0)
+        >>> len(batches), batches.size, batches.event_shape
+        (3, 5, torch.Size([1]))
+        >>> [len(x) for (x,) in batches.epoch(0)]
+        [2, 2, 1]
+        >>> sorted(torch.cat([x for (x,) in batches.epoch(1)]).flatten().tolist())
+        [0.0, 1.0, 2.0, 3.0, 4.0]
+    """
+
+    size: int
+    event_shape: torch.Size
+
+    def __init__(
+        self,
+        data: Any,
+        batch_size: int,
+        *,
+        seed: int,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size: expected a positive integer, got {batch_size!r}.")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank: expected one of 0..{world_size - 1} for world_size={world_size}, got {rank}.")
+        if batch_size % world_size:
+            raise ValueError(
+                f"batch_size: expected a multiple of the {world_size} processes, got {batch_size}; "
+                f"{batch_size + -batch_size % world_size} would do."
+            )
+        self._fetch: Callable[[Tensor], tuple[Tensor, ...]]
+        if isinstance(data, Dataset) and not isinstance(data, TensorDataset):
+            self.size = _dataset_size(data)
+            self._device = torch.device("cpu")
+            self._fetch = _DatasetRows(data)
+            self.event_shape = self._fetch(torch.tensor([0]))[0].shape[1:]
+        else:
+            parts = _in_memory(data.tensors if isinstance(data, TensorDataset) else data)
+            self.size = len(parts[0])
+            self._device = parts[0].device
+            self._fetch = lambda rows: tuple([part.index_select(0, rows) for part in parts])
+            self.event_shape = parts[0].shape[1:]
+        if self.size < world_size:
+            raise ValueError(f"data: expected at least one datum for each of {world_size} processes, got {self.size}.")
+        self.batch_size = batch_size
+        self.seed = seed
+        self.transform = transform
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        """Number of steps of an epoch."""
+        whole, rest = divmod(self.size, self.batch_size)
+        return whole + (rest >= self.world_size)
+
+    def __repr__(self) -> str:
+        return f"Batches({self.size} data of shape {tuple(self.event_shape)}, {len(self)} steps of {self.batch_size})"
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+        r"""Goes once through the data.
+
+        Arguments:
+            epoch: Number of the epoch, from 0.
+
+        Yields:
+            Tuples ``(x, *context)``: this rank's slice of each global batch, ``x`` with shape (n, \*event), on the
+            device of the data (the CPU for a ``Dataset``).
+        """
+        generator = torch.Generator().manual_seed(_mix_seed(self.seed, epoch))
+        order = torch.randperm(self.size, generator=generator).to(self._device)
+        for step in range(len(self)):
+            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+            if self.world_size > 1:
+                share = len(batch) // self.world_size
+                batch = batch[self.rank * share : (self.rank + 1) * share]
+            x, *context = self._fetch(batch)
+            if self.transform is not None:
+                x = self._transformed(self.transform, x, _mix_seed(self.seed, epoch, step, self.rank))
+            yield x, *context
+
+    @staticmethod
+    def _transformed(transform: Callable[[Tensor], Tensor], x: Tensor, seed: int) -> Tensor:
+        if isinstance(transform, Transform):
+            if not transform.draws:
+                return transform(x)
+            return transform(x, torch.Generator(x.device).manual_seed(seed))
+        # Anyone's callable draws from torch's global generators.
+        with seeded(seed):
+            return transform(x)
+
+
+def _mix_seed(*words: int) -> int:
+    """A well-mixed 32-bit seed (torch's CPU generator takes no more) of a few integers."""
+    return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+
+def _in_memory(data: Any) -> tuple[Tensor, ...]:
+    if isinstance(data, tuple):
+        if not data:
+            raise ValueError("data: expected (x, *context), got an empty tuple.")
+        x, *context = data
+    else:
+        x, context = data, []
+    parts = [as_tensor(x, "data")]
+    for i, part in enumerate(context, 1):
+        part = part if isinstance(part, Tensor) else torch.as_tensor(np.asarray(part))
+        if part.ndim == 0 or len(part) != len(parts[0]):
+            raise ValueError(
+                f"data: part {i} of the tuple has shape {tuple(part.shape)}, x {tuple(parts[0].shape)}; "
+                "expected equal first dimensions."
+            )
+        if part.device != parts[0].device:
+            raise ValueError(f"data: part {i} of the tuple is on {part.device}, x on {parts[0].device}.")
+        parts.append(part)
+    return tuple(parts)
+
+
+def _dataset_size(data: Dataset[Any]) -> int:
+    if isinstance(data, IterableDataset) or not hasattr(data, "__len__"):
+        raise TypeError("data: expected a map-style data set, with __len__ and __getitem__; this one can only iterate.")
+    if len(data) == 0:
+        raise ValueError("data: the data set is empty.")
+    return len(data)
+
+
+class _DatasetRows:
+    """Rows of a map-style data set, as a tuple of batched tensors."""
+
+    def __init__(self, data: Dataset[Any]) -> None:
+        self.data = data
+
+    def __call__(self, rows: Tensor) -> tuple[Tensor, ...]:
+        items: Sequence[Any] = [self.data[i] for i in rows.tolist()]
+        if not isinstance(items[0], tuple | list):
+            items = [(item,) for item in items]
+        try:
+            parts = [default_collate(list(part)) for part in zip(*items, strict=True)]
+        except (TypeError, RuntimeError, ValueError) as error:
+            raise TypeError(f"data: items of the data set do not stack into a batch: {error}") from error
+        wrong = [type(part).__name__ for part in parts if not isinstance(part, Tensor)]
+        if wrong:
+            raise TypeError(f"data: items of the data set must be tensors or tuples of tensors, got {wrong[0]}.")
+        x = parts[0]
+        return (x if x.is_floating_point() else x.to(torch.get_default_dtype()), *parts[1:])

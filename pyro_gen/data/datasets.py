@@ -1,0 +1,201 @@
+"""Data sets with a fixed split into training and test data, loaded by name.
+
+The small ones come with scikit-learn, so nothing is downloaded; every fifth datum (index % 5 == 0) is test data. MNIST
+and Fashion-MNIST are read through torchvision from a folder that the user names, with their own split.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_gen._random import seeded
+from pyro_gen.data.tables import as_tensor
+from pyro_gen.data.transforms import Transform
+
+__all__ = ["NAMES", "DataSet", "load"]
+
+# How scikit-learn is asked for each set. Its own scaling of diabetes uses the moments of all data, test data included.
+_SCIKIT_LEARN: dict[str, dict[str, Any]] = {
+    "breast_cancer": {},
+    "diabetes": {"scaled": False},
+    "digits": {},
+    "iris": {},
+    "linnerud": {},
+    "wine": {},
+}
+_TORCHVISION = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST"}
+
+#: The names :func:`load` knows.
+NAMES: tuple[str, ...] = tuple(sorted([*_SCIKIT_LEARN, *_TORCHVISION]))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DataSet:
+    r"""Training and test data.
+
+    Attributes:
+        name: The name it was loaded by.
+        train: Training data, with shape (N, \*event).
+        test: Test data, with shape (N_test, \*event). For the final figure, not for choices.
+        train_target: What a classifier or a regression would predict, never part of ``train``: class labels as int64,
+            numbers as floats, with shape (N,) ((N, 3) for linnerud); None where there is none.
+        test_target: The same of the test data.
+        columns: The D column names of a table, None for images.
+        levels: Number of levels L where the data has the values 0, 1, ..., L - 1, else None.
+    """
+
+    name: str
+    train: Tensor
+    test: Tensor
+    train_target: Tensor | None = None
+    test_target: Tensor | None = None
+    columns: tuple[str, ...] | None = None
+    levels: int | None = None
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """Shape of one datum."""
+        return self.train.shape[1:]
+
+    def __repr__(self) -> str:
+        levels = "" if self.levels is None else f", {self.levels} levels"
+        return (
+            f"DataSet({self.name!r}, {len(self.train)} train, {len(self.test)} test, "
+            f"event shape {tuple(self.event_shape)}{levels})"
+        )
+
+    def split(self, validation: float = 0.1, seed: int = 0) -> tuple[Tensor, Tensor]:
+        r"""Sets a random part of the training data aside, to make choices on.
+
+        Arguments:
+            validation: Fraction to set aside, in (0, 1). It is rounded to a number of data.
+            seed: Same seed, same split. The caller's random state is left alone.
+
+        Returns:
+            Training data (N - n, \*event) and validation data (n, \*event), each in the original order.
+
+        Raises:
+            ValueError: If either part would be empty.
+
+        Example:
+            >>> train, validation = load("iris").split(0.25)
+            >>> len(train), len(validation)
+            (90, 30)
+        """
+        held_out = round(len(self.train) * validation) if 0 < validation < 1 else 0
+        if not 0 < held_out < len(self.train):
+            raise ValueError(
+                f"validation={validation!r}: expected a fraction in (0, 1) that leaves data on both sides "
+                f"of {len(self.train)}."
+            )
+        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
+        return self.train[order[held_out:].sort().values], self.train[order[:held_out].sort().values]
+
+
+def load(
+    name: str,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    transform: Callable[[Tensor], Tensor] | None = None,
+) -> DataSet:
+    r"""Loads a data set.
+
+    ================ ============= ======== ======= =======================================
+    name             train / test  event    levels  values
+    ================ ============= ======== ======= =======================================
+    breast_cancer    455 / 114     (30,)            numbers
+    diabetes         353 / 89      (10,)            numbers, in their own units
+    digits           1437 / 360    (8, 8)   17      grey levels 0..16
+    fashion_mnist    60000 / 10000 (28, 28) 256     grey levels 0..255
+    iris             120 / 30      (4,)             numbers
+    linnerud         16 / 4        (3,)             numbers
+    mnist            60000 / 10000 (28, 28) 256     grey levels 0..255
+    wine             142 / 36      (13,)            numbers
+    ================ ============= ======== ======= =======================================
+
+    Arguments:
+        name: One of the above.
+        root: The folder that torchvision keeps its data sets in (``root/MNIST/raw/train-images-idx3-ubyte``, ...), for
+            mnist and fashion_mnist only. Nothing is ever downloaded.
+        transform: Applied to training and to test data, once: what it draws is drawn here from a fixed seed, and the
+            caller's random state is left alone. (For fresh draws in every epoch give it to ``pg.fit`` instead.)
+
+    Returns:
+        The data as float tensors in torch's default dtype. ``levels`` describes the result of ``transform``; after a
+        callable that is no :class:`~pyro_gen.data.Transform` it is None.
+
+    Raises:
+        ValueError: If the name is unknown, or ``root`` is missing or does not hold the files.
+
+    Example:
+        >>> from pyro_gen.data import Binarize
+        >>> load("digits")
+        DataSet('digits', 1437 train, 360 test, event shape (8, 8), 17 levels)
+        >>> binary = load("digits", transform=Binarize(8.0))
+        >>> binary
+        DataSet('digits', 1437 train, 360 test, event shape (8, 8), 2 levels)
+        >>> round(binary.train.mean().item(), 3)
+        0.323
+    """
+    if name in _SCIKIT_LEARN:
+        data = _load_scikit_learn(name)
+    elif name in _TORCHVISION:
+        data = _load_torchvision(name, root)
+    else:
+        raise ValueError(f"unknown data set {name!r}; there are: {', '.join(NAMES)}.")
+    if transform is None:
+        return data
+    with seeded(0):
+        train, test = transform(data.train), transform(data.test)
+    return DataSet(
+        name,
+        train,
+        test,
+        data.train_target,
+        data.test_target,
+        data.columns,
+        transform.levels_out if isinstance(transform, Transform) else None,
+    )
+
+
+def _load_scikit_learn(name: str) -> DataSet:
+    import sklearn.datasets
+
+    bunch = getattr(sklearn.datasets, f"load_{name}")(**_SCIKIT_LEARN[name])
+    images = name == "digits"
+    values = as_tensor(bunch.images if images else bunch.data, name)
+    target = torch.as_tensor(bunch.target)
+    if target.is_floating_point():
+        target = target.to(values.dtype)
+    test = torch.arange(len(values)) % 5 == 0
+    return DataSet(
+        name,
+        values[~test],
+        values[test],
+        target[~test],
+        target[test],
+        columns=None if images else tuple(map(str, bunch.feature_names)),
+        levels=17 if images else None,
+    )
+
+
+def _load_torchvision(name: str, root: str | os.PathLike[str] | None) -> DataSet:
+    import torchvision.datasets
+
+    kind = _TORCHVISION[name]
+    raw = f"{kind}/raw/train-images-idx3-ubyte"
+    if root is None:
+        raise ValueError(f"{name}: give the folder it lies in as root (with {raw} and the rest below it).")
+    try:
+        train, test = (getattr(torchvision.datasets, kind)(root, train=part, download=False) for part in (True, False))
+    except RuntimeError:
+        raise ValueError(
+            f"{name}: {os.fspath(root)!r} does not hold it in torchvision's layout ({raw} and the rest); "
+            f"torchvision.datasets.{kind}({os.fspath(root)!r}, download=True) fetches it."
+        ) from None
+    dtype = torch.get_default_dtype()
+    return DataSet(name, train.data.to(dtype), test.data.to(dtype), train.targets, test.targets, levels=256)
