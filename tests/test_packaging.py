@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -35,6 +36,17 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     built = subprocess.run([*pip, "--wheel-dir", str(folder), str(ROOT)], capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     return next(folder.glob("pyro_gen-*.whl"))
+
+
+def test_source_distribution_holds_the_whole_package(tmp_path: Path) -> None:
+    # hatchling's walk is another one here, and the links at the root once made it drop models/ and inference/.
+    hatchling = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    built = subprocess.run(hatchling, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    with tarfile.open(next(tmp_path.glob("pyro_gen-*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert files_on_disk(ROOT / "pyro_gen") - names == set()
+    assert not any(name.startswith(("models", "inference")) for name in names)
 
 
 @pytest.fixture
