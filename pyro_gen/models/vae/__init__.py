@@ -1,0 +1,5 @@
+"""Variational autoencoders."""
+
+from pyro_gen.models.vae.vae import VAE
+
+__all__ = ["VAE"]
