@@ -506,9 +506,11 @@ def make_head(likelihood: str | Head, event_shape: torch.Size | tuple[int, ...],
         options: Passed to the head, ``levels=17`` say.
 
     Raises:
-        ValueError: There is no head of that name, or the given head is for another shape.
+        ValueError: There is no head of that name, or the given head is for another shape or given with options.
     """
     if isinstance(likelihood, Head):
+        if options:
+            raise ValueError(f"Options ({', '.join(options)}) go with the name of a likelihood, not with a head.")
         if likelihood.event_shape != torch.Size(event_shape):
             raise ValueError(f"The head is for data of shape {tuple(likelihood.event_shape)}, not {tuple(event_shape)}.")
         return likelihood
