@@ -40,7 +40,9 @@ _OUT_OF_PLACE: dict[Any, Callable[..., Tensor]] = {
     torch.Tensor.normal_: lambda t, mean=0.0, std=1.0: mean + std * torch.randn_like(t),
     torch.Tensor.uniform_: lambda t, low=0.0, high=1.0: low + (high - low) * torch.rand_like(t),
     torch.Tensor.exponential_: lambda t, rate=1.0: -torch.log1p(-torch.rand_like(t)) / rate,
-    torch.Tensor.cauchy_: lambda t, median=0.0, sigma=1.0: median + sigma * (math.pi * (torch.rand_like(t) - 0.5)).tan(),
+    torch.Tensor.cauchy_: lambda t, median=0.0, sigma=1.0: (
+        median + sigma * (math.pi * (torch.rand_like(t) - 0.5)).tan()
+    ),
 }
 
 
@@ -50,7 +52,7 @@ class _OutOfPlaceDraws(TorchFunctionMode):
     Under ``vmap`` an in-place draw into a tensor that all particles share is refused.
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _OUT_OF_PLACE.get(func, func)(*args, **(kwargs or {}))
 
 
@@ -71,4 +73,4 @@ def vmap_draws(particle: Callable[[], T], num_particles: int) -> T:
         (torch.Size([3, 2]), 6)
     """
     with _OutOfPlaceDraws():
-        return torch.vmap(lambda _: particle(), randomness="different")(torch.zeros(num_particles))  # type: ignore[no-any-return]
+        return torch.vmap(lambda _: particle(), randomness="different")(torch.zeros(num_particles))

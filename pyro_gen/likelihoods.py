@@ -12,13 +12,13 @@ A head turns the output of a decoder into such a likelihood.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ def _complete(value: Tensor, draw: Callable[[], Tensor] | None = None) -> Tensor
     return value if draw is None else torch.where(torch.isnan(value), draw().to(value.dtype), value)
 
 
-class assume_missing(Messenger):  # noqa: N801 - an effect handler, named like Pyro's
+class assume_missing(Messenger):
     """Effect handler: answers whether data has missing entries, instead of looking at it.
 
     Inside a traced graph the data cannot be looked at. ``True`` is always right, ``False`` is faster.
@@ -70,33 +70,33 @@ class assume_missing(Messenger):  # noqa: N801 - an effect handler, named like P
         super().__init__()
         self.missing = missing
 
-    def _pyro_missing(self, msg: Any) -> None:  # noqa: ANN401 - Pyro's message
+    def _pyro_missing(self, msg: Any) -> None:
         msg["value"] = self.missing
         msg["done"] = True
 
 
-class completions(Messenger):  # noqa: N801
+class completions(Messenger):
     """Effect handler: collects the completed values of the observe statements inside it.
 
     Entering it returns a dictionary that maps site names to completed values.
     """
 
-    def __enter__(self) -> dict[str, Tensor]:
+    def __enter__(self) -> dict[str, Tensor]:  # type: ignore[override]
         super().__enter__()
         self.values: dict[str, Tensor] = {}
         return self.values
 
-    def _pyro_post_completion(self, msg: Any) -> None:  # noqa: ANN401
+    def _pyro_post_completion(self, msg: Any) -> None:
         self.values[msg["name"]] = msg["value"]
 
 
-class no_completion(Messenger):  # noqa: N801
+class no_completion(Messenger):
     """Effect handler: draws no missing entries, for densities that must be functions of their inputs alone.
 
     The completed value keeps its NaNs, so that a model which goes on computing with them cannot do so unnoticed.
     """
 
-    def _pyro_completion(self, msg: Any) -> None:  # noqa: ANN401
+    def _pyro_completion(self, msg: Any) -> None:
         msg["value"] = msg["args"][0]
         msg["done"] = True
 
@@ -105,7 +105,7 @@ class no_completion(Messenger):  # noqa: N801
 # observe
 
 
-def observe(name: str, distribution: Any, value: Tensor | None = None) -> Tensor:  # noqa: ANN401
+def observe(name: str, distribution: Any, value: Tensor | None = None) -> Tensor:
     """Makes the sample site of observed data, in which NaN means "not observed".
 
     Without missing entries this is ``pyro.sample(name, distribution, obs=value)``. With missing entries the site
@@ -136,10 +136,10 @@ def observe(name: str, distribution: Any, value: Tensor | None = None) -> Tensor
         -0.9189
     """
     if value is None:
-        return pyro.sample(name, distribution)  # type: ignore[no-any-return]
+        return pyro.sample(name, distribution)
     _check_shape(name, distribution, value)
     if not _any_missing(value):
-        return _complete(pyro.sample(name, distribution, obs=value), name=name)  # type: ignore[call-arg]
+        return _complete(pyro.sample(name, distribution, obs=value), name=name)
     try:
         scored, filled, draw = _marginalise(distribution, value)
     except _CannotMarginaliseError as error:
@@ -149,14 +149,14 @@ def observe(name: str, distribution: Any, value: Tensor | None = None) -> Tensor
             "Gaussian or mixture distribution."
         ) from None
     pyro.sample(name, scored, obs=filled)
-    return _complete(value, draw, name=name)  # type: ignore[call-arg]
+    return _complete(value, draw, name=name)
 
 
 class _CannotMarginaliseError(Exception):
     pass
 
 
-def _check_shape(name: str, distribution: Any, value: Tensor) -> None:  # noqa: ANN401
+def _check_shape(name: str, distribution: Any, value: Tensor) -> None:
     event_dim = distribution.event_dim
     shape = tuple(value.shape)
     if shape[value.dim() - event_dim :] != tuple(distribution.event_shape):
@@ -177,7 +177,7 @@ def _check_shape(name: str, distribution: Any, value: Tensor) -> None:  # noqa: 
         )
 
 
-def _marginalise(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor]]:  # noqa: ANN401
+def _marginalise(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor]]:
     """Splits a distribution at the missing entries of ``value``.
 
     Returns a distribution and a NaN-free value whose log-density is the marginal one of the seen entries, and a
@@ -218,7 +218,7 @@ def _marginalise(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tenso
     return base.mask(~whole), torch.where(missing, base.sample().to(value.dtype), value), lambda: _draw(base)
 
 
-def _marginalise_mixture(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor]]:  # noqa: ANN401
+def _marginalise_mixture(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor]]:
     k_dim = -1 - d.event_dim  # the components' dimension
     components, filled, draw_components = _marginalise(d.component_distribution, value.unsqueeze(k_dim))
     if filled.shape[k_dim] > 1:  # the support's fill value may depend on the component
@@ -230,18 +230,20 @@ def _marginalise_mixture(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[
     def draw() -> Tensor:
         k = dist.Categorical(logits=mixing.logits + components.log_prob(filled)).sample()
         values = draw_components()
-        index = k.reshape(k.shape + (1,) * (1 + d.event_dim)).expand(*values.shape[:k_dim], 1, *values.shape[k_dim + 1 :])
+        index = k.reshape(k.shape + (1,) * (1 + d.event_dim)).expand(
+            *values.shape[:k_dim], 1, *values.shape[k_dim + 1 :]
+        )
         return values.gather(k_dim, index).squeeze(k_dim)
 
     scored = dist.MixtureSameFamily(mixing, components, validate_args=False)
     return scored, filled.squeeze(k_dim), draw
 
 
-def _draw(d: Any) -> Tensor:  # noqa: ANN401
+def _draw(d: Any) -> Tensor:
     return d.rsample() if d.has_rsample else d.sample()  # type: ignore[no-any-return]
 
 
-def _draw_gaussian(d: Any, scored: Any, value: Tensor, seen: Tensor) -> Tensor:  # noqa: ANN401
+def _draw_gaussian(d: Any, scored: Any, value: Tensor, seen: Tensor) -> Tensor:
     """Draws from N(loc, S) given the seen entries, by Matheron's rule: correct a joint draw by the seen residual."""
     joint = d.expand(scored.batch_shape).rsample()
     residual = (value.nan_to_num() - joint) * seen
@@ -249,10 +251,10 @@ def _draw_gaussian(d: Any, scored: Any, value: Tensor, seen: Tensor) -> Tensor: 
     return joint + (d.covariance_matrix @ precision).squeeze(-1)  # type: ignore[no-any-return]
 
 
-def _point_in(support: Any) -> Tensor:  # noqa: ANN401
+def _point_in(support: Any) -> Tensor:
     """A point inside a univariate support, to stand where nothing was observed."""
     if not support.is_discrete:
-        return transform_to(support)(torch.zeros(()))
+        return transform_to(support)(torch.zeros(()))  # type: ignore[no-any-return]
     return torch.as_tensor(getattr(support, "lower_bound", 0.0))  # booleans have no bounds
 
 
@@ -260,7 +262,7 @@ def _point_in(support: Any) -> Tensor:  # noqa: ANN401
 # Distributions of K-level data
 
 
-class LevelCategorical(dist.Categorical):  # type: ignore[misc, name-defined]
+class LevelCategorical(dist.Categorical):
     """A categorical distribution over the levels 0, ..., K - 1 of a quantity, so that it has a mean."""
 
     @property
@@ -270,7 +272,7 @@ class LevelCategorical(dist.Categorical):  # type: ignore[misc, name-defined]
         return (self.probs * levels).sum(-1)
 
 
-class DiscretizedLogistic(dist.TorchDistribution):  # type: ignore[misc]
+class DiscretizedLogistic(dist.TorchDistribution):
     r"""A logistic distribution rounded to the levels 0, ..., K - 1; the outer levels take the tails.
 
     .. math:: P(x = k) = \sigma\Big(\frac{k + 1/2 - \mu}{s}\Big) - \sigma\Big(\frac{k - 1/2 - \mu}{s}\Big)
@@ -292,7 +294,7 @@ class DiscretizedLogistic(dist.TorchDistribution):  # type: ignore[misc]
         1.0
     """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012 - torch's protocol
+    arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real, "scale": constraints.positive}
 
     def __init__(self, loc: Tensor, scale: Tensor, levels: int, validate_args: bool | None = None) -> None:
         self.loc, self.scale = broadcast_all(loc, scale)
@@ -303,7 +305,7 @@ class DiscretizedLogistic(dist.TorchDistribution):  # type: ignore[misc]
     def support(self) -> constraints.Constraint:
         return constraints.integer_interval(0, self.levels - 1)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> "DiscretizedLogistic":  # noqa: ANN401
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "DiscretizedLogistic":
         return DiscretizedLogistic(
             self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.levels, validate_args=False
         )
@@ -319,9 +321,9 @@ class DiscretizedLogistic(dist.TorchDistribution):  # type: ignore[misc]
         first, last = value <= 0, value >= self.levels - 1
         return torch.where(first, left, torch.where(last, right, left + right + inner))
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
-            u = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+            u = torch.rand(self._extended_shape(torch.Size(sample_shape)), dtype=self.loc.dtype, device=self.loc.device)
             u = u.clamp(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps)
             return (self.loc + self.scale * u.logit()).round().clamp(0, self.levels - 1)
 
@@ -355,7 +357,7 @@ class Head(nn.Module):
     def features(self) -> torch.Size:
         return self.event_shape
 
-    def forward(self, h: Tensor) -> Any:  # noqa: ANN401
+    def forward(self, h: Tensor) -> Any:
         """Creates the likelihood.
 
         Arguments:
@@ -370,14 +372,14 @@ class Head(nn.Module):
         """Maps data to about [-1, 1], as input of an encoder; same shape, NaN stays NaN."""
         return x
 
-    def _to_event(self, base: Any) -> Any:  # noqa: ANN401
+    def _to_event(self, base: Any) -> Any:
         return base.to_event(len(self.event_shape))
 
 
 class BernoulliHead(Head):
     """Independent Bernoulli entries in {0, 1}; the decoder outputs their logits."""
 
-    def forward(self, h: Tensor) -> Any:  # noqa: ANN401
+    def forward(self, h: Tensor) -> Any:
         return self._to_event(dist.Bernoulli(logits=h))
 
     def normalise(self, x: Tensor) -> Tensor:
@@ -402,7 +404,8 @@ class NormalHead(Head):
             raise ValueError(f'NormalHead(scale={scale!r}): give a positive number, "shared" or "entry".')
         if not isinstance(scale, str) and not scale > 0:
             raise ValueError(f"NormalHead(scale={scale!r}): a standard deviation is positive.")
-        self.scale, self.min_scale = scale, min_scale
+        self.scale: Any = scale
+        self.min_scale = min_scale
         if scale == "shared":
             self.raw_scale = nn.Parameter(torch.tensor(math.log(math.expm1(1.0))))  # softplus of it is 1
 
@@ -410,13 +413,12 @@ class NormalHead(Head):
     def features(self) -> torch.Size:
         return torch.Size((2, *self.event_shape)) if self.scale == "entry" else self.event_shape
 
-    def forward(self, h: Tensor) -> Any:  # noqa: ANN401
+    def forward(self, h: Tensor) -> Any:
         if self.scale == "entry":
             loc, raw = h.unbind(-1 - len(self.event_shape))
             return self._to_event(dist.Normal(loc, self.min_scale + F.softplus(raw)))
-        if self.scale == "shared":
-            return self._to_event(dist.Normal(h, self.min_scale + F.softplus(self.raw_scale)))
-        return self._to_event(dist.Normal(h, self.scale))
+        scale = self.min_scale + F.softplus(self.raw_scale) if self.scale == "shared" else self.scale
+        return self._to_event(dist.Normal(h, scale))
 
 
 class StudentTHead(Head):
@@ -433,7 +435,7 @@ class StudentTHead(Head):
         self.raw_scale = nn.Parameter(torch.tensor(math.log(math.expm1(1.0))))
         self.raw_df = nn.Parameter(torch.tensor(math.log(math.expm1(4.0))))  # 5 degrees of freedom
 
-    def forward(self, h: Tensor) -> Any:  # noqa: ANN401
+    def forward(self, h: Tensor) -> Any:
         df, scale = 1 + F.softplus(self.raw_df), self.min_scale + F.softplus(self.raw_scale)
         return self._to_event(dist.StudentT(df, h, scale))
 
@@ -454,7 +456,7 @@ class CategoricalHead(Head):
     def features(self) -> torch.Size:
         return torch.Size((self.levels, *self.event_shape))
 
-    def forward(self, h: Tensor) -> Any:  # noqa: ANN401
+    def forward(self, h: Tensor) -> Any:
         return self._to_event(LevelCategorical(logits=h.movedim(-1 - len(self.event_shape), -1)))
 
     def normalise(self, x: Tensor) -> Tensor:
@@ -477,7 +479,7 @@ class DiscretizedLogisticHead(Head):
     def features(self) -> torch.Size:
         return torch.Size((2, *self.event_shape))
 
-    def forward(self, h: Tensor) -> Any:  # noqa: ANN401
+    def forward(self, h: Tensor) -> Any:
         loc, log_scale = h.unbind(-1 - len(self.event_shape))
         half = (self.levels - 1) / 2
         # A network output near 0 starts at the middle level with a scale of a quarter of the range.
@@ -497,7 +499,7 @@ HEADS: dict[str, type[Head]] = {
 }
 
 
-def make_head(likelihood: str | Head, event_shape: torch.Size | tuple[int, ...], **options: Any) -> Head:  # noqa: ANN401
+def make_head(likelihood: str | Head, event_shape: torch.Size | tuple[int, ...], **options: Any) -> Head:
     """Creates a head by name.
 
     Arguments:
@@ -512,7 +514,9 @@ def make_head(likelihood: str | Head, event_shape: torch.Size | tuple[int, ...],
         if options:
             raise ValueError(f"Options ({', '.join(options)}) go with the name of a likelihood, not with a head.")
         if likelihood.event_shape != torch.Size(event_shape):
-            raise ValueError(f"The head is for data of shape {tuple(likelihood.event_shape)}, not {tuple(event_shape)}.")
+            raise ValueError(
+                f"The head is for data of shape {tuple(likelihood.event_shape)}, not {tuple(event_shape)}."
+            )
         return likelihood
     if likelihood not in HEADS:
         raise ValueError(f"There is no likelihood named {likelihood!r}: choose one of {', '.join(sorted(HEADS))}.")

@@ -15,7 +15,6 @@ global parameter store is never used.
 """
 
 import functools
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,7 +64,7 @@ def _full_size(size: int) -> int:
     return size
 
 
-class data_size(Messenger):  # noqa: N801 - an effect handler, named like Pyro's
+class data_size(Messenger):
     """Effect handler: inside it, the data given to a program is a minibatch of a data set of ``size`` rows.
 
     :meth:`Program.plate` then scales the log-densities of its sites by ``size / len(x)``, so that the minibatch ELBO
@@ -79,12 +78,12 @@ class data_size(Messenger):  # noqa: N801 - an effect handler, named like Pyro's
         super().__init__()
         self.size = size
 
-    def _pyro_data_size(self, msg: Any) -> None:  # noqa: ANN401 - Pyro's message
+    def _pyro_data_size(self, msg: Any) -> None:
         if msg["value"] is None:  # the innermost handler answers
             msg["value"] = self.size
 
 
-class fixed(Messenger):  # noqa: N801
+class fixed(Messenger):
     """Effect handler: latent sites take the given values and stay latent (``condition`` would make them observed).
 
     Arguments:
@@ -95,7 +94,7 @@ class fixed(Messenger):  # noqa: N801
         super().__init__()
         self.values = values
 
-    def _pyro_sample(self, msg: Any) -> None:  # noqa: ANN401
+    def _pyro_sample(self, msg: Any) -> None:
         if not msg["is_observed"] and msg["name"] in self.values:
             msg["value"] = self.values[msg["name"]]
 
@@ -105,7 +104,7 @@ def data_scale(x: Tensor) -> float:
     return _full_size(len(x)) / len(x)
 
 
-def plate(x: Tensor, dim: int = -1) -> Any:  # noqa: ANN401 - Pyro's plate object is not exported as a type
+def plate(x: Tensor, dim: int = -1) -> Any:
     """Creates the data plate: one independent copy of what it contains per row of ``x``.
 
     Arguments:
@@ -132,7 +131,7 @@ def _in_module_context(method: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps ``model`` or ``guide`` so that parameters and Bayesian weights are read from the module."""
 
     @functools.wraps(method)
-    def wrapper(self: "Program", *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def wrapper(self: "Program", *args: Any, **kwargs: Any) -> Any:
         with _local_parameters(), self._pyro_context:
             return method(self, *args, **kwargs)
 
@@ -171,13 +170,13 @@ class Program(PyroModule):
         with _local_parameters():
             super().__init__()
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in ("model", "guide"):
             if name in cls.__dict__:
                 setattr(cls, name, _in_module_context(cls.__dict__[name]))
 
-    def model(self, x: Tensor, *context: Any) -> Any:  # noqa: ANN401
+    def model(self, x: Tensor, *context: Any) -> Any:
         """The generative story :math:`p(x, z, w)`.
 
         Arguments:
@@ -189,13 +188,13 @@ class Program(PyroModule):
         """
         raise NotImplementedError(f"{type(self).__name__} must define model(self, x, *context).")
 
-    def guide(self, x: Tensor, *context: Any) -> Any:  # noqa: ANN401
+    def guide(self, x: Tensor, *context: Any) -> Any:
         """The approximate posterior :math:`q(z, w | x)`, with the arguments of :meth:`model`.
 
         The default is for models without latent variables.
         """
 
-    def plate(self, x: Tensor, dim: int = -1) -> Any:  # noqa: ANN401
+    def plate(self, x: Tensor, dim: int = -1) -> Any:
         """Creates the data plate of this program, see :func:`plate`."""
         return plate(x, dim)
 
@@ -213,11 +212,11 @@ class Program(PyroModule):
             'estimate it with method="iwae" or method="ais".'
         )
 
-    def forward(self, method: str, *args: Any) -> Any:  # noqa: ANN401
+    def forward(self, method: str, *args: Any) -> Any:
         """Calls ``model`` or ``guide`` by name, so that ``torch.func.functional_call`` reaches both."""
         return getattr(self, method)(*args)
 
-    def initialise(self, x: Tensor, *context: Any, seed: int = 0) -> Self:  # noqa: ANN401
+    def initialise(self, x: Tensor, *context: Any, seed: int = 0) -> Self:
         """Runs guide and model once, so that lazily created parameters exist (autoguides, plain functions).
 
         Arguments:
@@ -270,7 +269,7 @@ class _ModuleParameters(Messenger):
         super().__init__()
         self.module = module
 
-    def _pyro_param(self, msg: Any) -> None:  # noqa: ANN401
+    def _pyro_param(self, msg: Any) -> None:
         name = msg["name"].replace(".", "__").replace("$$$", "__")
         init, constraint = (*msg["args"][1:], None, None)[:2]
         constraint = msg["kwargs"].get("constraint", constraint) or dist.constraints.real
@@ -293,15 +292,15 @@ class _FunctionProgram(Program):
         with _local_parameters():
             self.params = nn.Module()
             self._model = model
-            if inspect.isclass(guide) and issubclass(guide, AutoGuide):
+            if isinstance(guide, type) and issubclass(guide, AutoGuide):
                 guide = guide(self.model)
-            self._guide = guide
+            self._guide: Any = guide
 
-    def model(self, x: Tensor, *context: Any) -> Any:  # noqa: ANN401
+    def model(self, x: Tensor, *context: Any) -> Any:
         with _ModuleParameters(self.params):
             return self._model(x, *context)
 
-    def guide(self, x: Tensor, *context: Any) -> Any:  # noqa: ANN401
+    def guide(self, x: Tensor, *context: Any) -> Any:
         if isinstance(self._guide, AutoGuide):
             return self._guide(x, *context)
         with _ModuleParameters(self.params):
@@ -312,7 +311,7 @@ class _FunctionProgram(Program):
 # Traces
 
 
-def _is_subsample(site: Any) -> bool:  # noqa: ANN401
+def _is_subsample(site: Any) -> bool:
     return type(site["fn"]).__name__ == "_Subsample"
 
 
@@ -321,7 +320,7 @@ def sample_sites(trace: Trace) -> dict[str, Any]:
     return {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not _is_subsample(s)}
 
 
-def trace_pair(program: Program, x: Tensor, *context: Any) -> tuple[Trace, Trace]:  # noqa: ANN401
+def trace_pair(program: Program, x: Tensor, *context: Any) -> tuple[Trace, Trace]:
     """Runs the guide, then the model with the guide's latent variables.
 
     Arguments:
@@ -340,22 +339,22 @@ def trace_pair(program: Program, x: Tensor, *context: Any) -> tuple[Trace, Trace
     return model_trace, guide_trace
 
 
-def _data_frame(site: Any) -> Any:  # noqa: ANN401
+def _data_frame(site: Any) -> Any:
     return next((f for f in site["cond_indep_stack"] if f.name == DATA_PLATE), None)
 
 
-def is_local(site: Any) -> bool:  # noqa: ANN401
+def is_local(site: Any) -> bool:
     """Whether a trace's site stands inside the data plate (one value per datum)."""
     return _data_frame(site) is not None
 
 
-def site_log_prob(site: Any) -> Tensor:  # noqa: ANN401
+def site_log_prob(site: Any) -> Tensor:
     """The log-density of a site's value with its batch shape, in nats, masks and scales applied."""
     log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
     return scale_and_mask(log_prob, site["scale"], site["mask"])  # type: ignore[no-any-return]
 
 
-def per_datum_log_prob(site: Any, log_prob: Tensor | None = None) -> Tensor:  # noqa: ANN401
+def per_datum_log_prob(site: Any, log_prob: Tensor | None = None) -> Tensor:
     """Sums a local site's log-density over everything but the data plate.
 
     Arguments:
@@ -397,7 +396,7 @@ class Structure:
     kind: str
 
 
-def structure(program: Program, x: Tensor, *context: Any, seed: int = 0) -> Structure:  # noqa: ANN401
+def structure(program: Program, x: Tensor, *context: Any, seed: int = 0) -> Structure:
     """Reads off one trace of the model what kind of density a program is.
 
     Arguments:
@@ -427,7 +426,7 @@ def structure(program: Program, x: Tensor, *context: Any, seed: int = 0) -> Stru
     )
 
 
-def _base(distribution: Any) -> Any:  # noqa: ANN401
+def _base(distribution: Any) -> Any:
     while hasattr(distribution, "base_dist") and not isinstance(distribution, dist.TransformedDistribution):
         distribution = distribution.base_dist
     return distribution
