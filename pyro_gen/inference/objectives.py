@@ -51,14 +51,14 @@ class Objective(nn.Module):
     traceable = True
     anneals = True
 
-    def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:  # noqa: ANN401
-        """Computes the loss.
+    def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:
+        r"""Computes the loss.
 
         Arguments:
             program: The program.
             x: The data, with shape :math:`(N, *)`, NaN where nothing was observed.
             context: What the program conditions on.
-            kl_weight: Multiplies :math:`\\log q(z) - \\log p(z)` (KL annealing); 1 for the bound itself.
+            kl_weight: Multiplies :math:`\log q(z) - \log p(z)` (KL annealing); 1 for the bound itself.
 
         Returns:
             A scalar, the negative bound in nats of the full data set.
@@ -128,12 +128,12 @@ class ELBO(Objective):
         super().__init__()
         self.num_particles, self.analytic_kl, self.free_bits = _positive(num_particles), analytic_kl, free_bits
 
-    def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:  # noqa: ANN401
+    def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:
         def particle() -> Tensor:
             model_trace, guide_trace = trace_pair(program, x, *context)
             _require_reparameterised(guide_trace)
             divergence = self._divergence(model_trace, guide_trace)
-            log_likelihood = sum(site_log_prob(s).sum() for s in _observed_sites(model_trace))
+            log_likelihood = torch.stack([site_log_prob(s).sum() for s in _observed_sites(model_trace)]).sum()
             return kl_weight * divergence - log_likelihood
 
         return _over_particles(particle, self.num_particles).mean()
@@ -153,7 +153,7 @@ class ELBO(Objective):
             total = total + self._freed(divergence, q)
         return total
 
-    def _freed(self, divergence: Tensor, site: Any) -> Tensor:  # noqa: ANN401
+    def _freed(self, divergence: Tensor, site: Any) -> Tensor:
         if self.free_bits == 0 or not is_local(site):
             return divergence.sum()
         # divergence: (*batch, *event) when it is known per dimension, else (*batch)
@@ -162,7 +162,7 @@ class ELBO(Objective):
         return rows.mean(0).clamp(min=floor).sum() * len(rows)
 
 
-def _analytic_kl(p: Any, q: Any, per_dimension: bool) -> Tensor | None:  # noqa: ANN401
+def _analytic_kl(p: Any, q: Any, per_dimension: bool) -> Tensor | None:
     """KL(q || p) of a site with its batch shape (and event shape, if asked and known), or None if not closed-form."""
     if p["mask"] is not None or q["mask"] is not None or not _same(p["scale"], q["scale"]):
         return None
@@ -180,7 +180,7 @@ def _analytic_kl(p: Any, q: Any, per_dimension: bool) -> Tensor | None:  # noqa:
         return None
 
 
-def _same(a: Any, b: Any) -> bool:  # noqa: ANN401
+def _same(a: Any, b: Any) -> bool:
     return not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b
 
 
@@ -209,7 +209,7 @@ class Renyi(Objective):
             raise ValueError("The Renyi bound of order 1 is the ELBO: use ELBO().")
         self.alpha, self.num_particles = alpha, _positive(num_particles)
 
-    def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:  # noqa: ANN401
+    def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:
         def particle() -> Tensor:
             with data_size(len(x)):
                 model_trace, guide_trace = trace_pair(program, x, *context)
@@ -258,7 +258,7 @@ class DReG(Objective):
         super().__init__()
         self.num_particles = _positive(num_particles)
 
-    def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:  # noqa: ANN401
+    def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:
         frames: dict[str, int] = {}  # name -> dimension of the data in the site's value, counted from the right
 
         def draw() -> dict[str, Tensor]:
@@ -297,7 +297,7 @@ class _StoppedGuide:
     def __init__(self, program: Program, constants: dict[str, Tensor]) -> None:
         self.program, self.constants = program, constants
 
-    def __call__(self, x: Tensor, *context: Any) -> Any:  # noqa: ANN401
+    def __call__(self, x: Tensor, *context: Any) -> Any:
         return torch.func.functional_call(self.program, self.constants, ("guide", x, *context))
 
 
@@ -309,7 +309,7 @@ def _align(weights: Tensor, dims: int, data_dim: int) -> Tensor:
 
 
 def _log_weight(model_trace: Trace, guide_trace: Trace, kl_weight: Tensor | float) -> Tensor:
-    """log w_n = log p(x_n | z_n) + kl_weight (log p(z_n) - log q(z_n | x_n)), with shape (N,)."""
+    """Log w_n = log p(x_n | z_n) + kl_weight (log p(z_n) - log q(z_n | x_n)), with shape (N,)."""
     log_likelihood, log_ratio = local_log_weight(model_trace, guide_trace)
     return log_likelihood + kl_weight * log_ratio
 
@@ -365,6 +365,7 @@ class ScoreFunctionELBO(Objective):
     traceable = False  # the average is state
     anneals = False
     average: Tensor
+    started: Tensor
 
     def __init__(
         self, baseline: str | nn.Module | None = "decaying_average", decay: float = 0.9, num_particles: int = 1
@@ -376,11 +377,11 @@ class ScoreFunctionELBO(Objective):
         self.register_buffer("average", torch.zeros(()))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
-    def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:  # noqa: ANN401
+    def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:
         losses = [self._particle(program, x, *context) for _ in range(self.num_particles)]
         return torch.stack(losses).mean()
 
-    def _particle(self, program: Program, x: Tensor, *context: Any) -> Tensor:  # noqa: ANN401
+    def _particle(self, program: Program, x: Tensor, *context: Any) -> Tensor:
         scale = data_scale(x)
         with data_size(len(x)):
             model_trace, guide_trace = trace_pair(program, x, *context)
@@ -450,7 +451,7 @@ class EnumELBO(Objective):
         super().__init__()
         self._elbo = TraceEnum_ELBO(max_plate_nesting=max_plate_nesting, num_particles=_positive(num_particles))
 
-    def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:  # noqa: ANN401
+    def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:
         model, guide = config_enumerate(program.model), config_enumerate(program.guide)
         return self._elbo.differentiable_loss(model, guide, x, *context)  # type: ignore[no-any-return]
 
@@ -465,7 +466,7 @@ def _positive(num_particles: int) -> int:
     return num_particles
 
 
-def _vmapped(particle: Callable[[], Any], num_particles: int) -> Any:  # noqa: ANN401
+def _vmapped(particle: Callable[[], Any], num_particles: int) -> Any:
     """Runs a random function for many particles at once, each with draws of its own; outputs get a leading K."""
     with pyro.validation_enabled(False):  # validation looks at values, which vmap forbids
         return vmap_draws(particle, num_particles)

@@ -1,0 +1,185 @@
+r"""One training step as a graph: loss and gradients as a pure function of parameters and data.
+
+A Pyro program is a Python function; most of a small model's step is spent in Python. ``make_fx`` runs the program once
+and records what happened to the tensors: guide, model, log-densities and the backward pass. The recording has no Pyro
+in it, and ``torch.compile`` makes it fast. A recording is only as good as its promise that the next run would do the
+same, so it is compared with the program itself, at other parameters and with other draws, before it is used.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_gen._random import seeded
+from pyro_gen.inference.objectives import Objective
+from pyro_gen.likelihoods import assume_missing
+from pyro_gen.program import Program, data_size
+
+__all__ = ["GradientStep", "LossModule", "NotTraceableError", "compiler_available"]
+
+
+class NotTraceableError(Exception):
+    """A program cannot be recorded as a graph; the message says why."""
+
+
+def compiler_available() -> bool:
+    """Whether this machine has the C++ compiler that ``torch.compile`` needs on the CPU."""
+    return any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+
+
+class LossModule(nn.Module):
+    """Program and objective as one module: its parameters are what training moves, its forward is the loss.
+
+    Arguments:
+        program: The program.
+        objective: The objective.
+        size: The number of rows of the full data set.
+        missing: Whether the data may have missing entries.
+    """
+
+    def __init__(self, program: Program, objective: Objective, size: int, missing: bool) -> None:
+        super().__init__()
+        self.program, self.objective, self.size, self.missing = program, objective, size, missing
+
+    def forward(self, batch: Sequence[Tensor], kl_weight: Tensor) -> Tensor:
+        """Computes the loss per datum.
+
+        Arguments:
+            batch: The data :math:`(n, *)` of a minibatch, and its context.
+            kl_weight: A scalar.
+
+        Returns:
+            A scalar, the negative bound in nats per datum.
+        """
+        options = {"kl_weight": kl_weight} if self.objective.anneals else {}
+        with data_size(self.size), assume_missing(self.missing):
+            return self.objective.loss(self.program, *batch, **options) / self.size
+
+
+StepFunction = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], list[Tensor]]
+
+
+class GradientStep:
+    """Computes loss, gradient norm and gradients of a :class:`LossModule`, through a graph where that is possible.
+
+    Arguments:
+        module: The loss.
+        clip_norm: The greatest norm of the gradient, ``None`` for no clipping.
+        mode: ``"eager"``, ``"traced"`` or ``"compiled"``.
+    """
+
+    def __init__(self, module: LossModule, clip_norm: float | None, mode: str) -> None:
+        self.module, self.clip_norm, self.mode = module, clip_norm, mode
+        if mode != "eager":
+            _require_pure(module)
+        named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+        self.names = [n for n, _ in named]
+        self.parameters = [p for _, p in named]
+        self._graphs: dict[tuple[torch.Size, ...], StepFunction] = {}
+
+    def __call__(self, batch: Sequence[Tensor], kl_weight: Tensor) -> tuple[float, float]:
+        """Sets the gradients of the parameters for a minibatch.
+
+        Arguments:
+            batch: The data :math:`(n, *)` of a minibatch, and its context.
+            kl_weight: A scalar.
+
+        Returns:
+            The loss per datum in nats, and the norm of the gradient before clipping.
+        """
+        with torch.no_grad():
+            if self.mode == "eager":
+                figures, *gradients = self._eager(batch, kl_weight)
+            else:
+                figures, *gradients = self._graph(batch, kl_weight)(self.parameters, batch, kl_weight)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        loss, norm = figures.tolist()
+        return loss, norm
+
+    def prepare(self, batch: Sequence[Tensor]) -> None:
+        """Records the step for batches of this shape.
+
+        Raises:
+            NotTraceableError: The program cannot be recorded.
+        """
+        if self.mode != "eager":
+            with torch.no_grad():
+                self._graph(batch, torch.ones((), device=batch[0].device))
+
+    def _eager(self, batch: Sequence[Tensor], kl_weight: Tensor) -> list[Tensor]:
+        with torch.enable_grad(), pyro.validation_enabled(False):
+            return self._differentiate(self.module(batch, kl_weight), self.parameters)
+
+    def _functional(self, parameters: Sequence[Tensor], batch: Sequence[Tensor], kl_weight: Tensor) -> list[Tensor]:
+        with torch.enable_grad(), pyro.validation_enabled(False):
+            leaves = [p.detach().requires_grad_() for p in parameters]
+            named = dict(zip(self.names, leaves, strict=True))
+            return self._differentiate(torch.func.functional_call(self.module, named, (batch, kl_weight)), leaves)
+
+    def _differentiate(self, loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+        gradients: Sequence[Tensor] = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
+        if self.clip_norm is not None:
+            factor = (self.clip_norm / norm.clamp(min=1e-12)).clamp(max=1.0)
+            gradients = [g * factor for g in gradients]
+        return [torch.stack([loss.detach(), norm.detach().to(loss.dtype)]), *(g.detach() for g in gradients)]
+
+    def _graph(self, batch: Sequence[Tensor], kl_weight: Tensor) -> StepFunction:
+        shapes = tuple(b.shape for b in batch)
+        if shapes not in self._graphs:
+            first = not self._graphs
+            with seeded(0):  # the run that is recorded must not use up the draws of the steps
+                traced = _record(self._functional, self.parameters, batch, kl_weight)
+                if first:
+                    self._verify(traced, batch, kl_weight)
+            # The short last batch of an epoch is not worth a compilation.
+            compiled = self.mode == "compiled" and first
+            self._graphs[shapes] = torch.compile(traced, dynamic=False) if compiled else traced
+        return self._graphs[shapes]
+
+    def _verify(self, traced: StepFunction, batch: Sequence[Tensor], kl_weight: Tensor) -> None:
+        """Compares recording and program on permuted rows, at moved parameters and another ``kl_weight``."""
+        with torch.no_grad():
+            moved = [p + 0.01 * p.abs().mean() * torch.randn_like(p) for p in self.parameters]
+            order = torch.randperm(len(batch[0]), device=batch[0].device)
+            other = [b[order] for b in batch]
+            results = []
+            for function in (self._functional, traced):
+                torch.manual_seed(1)
+                results.append(function(moved, other, 0.5 * kl_weight))
+        for a, b in zip(*results, strict=True):
+            scale = a.abs().max().clamp(min=1e-6)
+            if not bool(((a - b).abs() <= 1e-3 * scale).all() | ~torch.isfinite(a).all()):
+                raise NotTraceableError("its recording gives another result than the program, on other data")
+
+
+def _require_pure(module: LossModule) -> None:
+    if not module.objective.traceable:
+        raise NotTraceableError(f"{type(module.objective).__name__} keeps state or branches on values")
+    for name, layer in module.program.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            raise NotTraceableError(f"'{name}' ({type(layer).__name__}) updates its running statistics")
+
+
+def _record(function: StepFunction, *args: Any) -> StepFunction:
+    random = torch.Tag.nondeterministic_seeded
+    try:
+        graph = make_fx(lambda p, b, w: function(p, b, w))(*args)  # a bound method hides an argument from make_fx
+    except Exception as error:  # any program may fail here, in any way: it then runs as the Python that it is
+        raise NotTraceableError(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
+    # Draws that nobody uses stay: without them the others would change.
+    graph.graph.eliminate_dead_code(
+        lambda n: (
+            n.op in ("placeholder", "output")
+            or n.is_impure()
+            or (isinstance(n.target, torch._ops.OpOverload) and random in n.target.tags)
+        )
+    )
+    graph.recompile()
+    return graph  # type: ignore[no-any-return]

@@ -1,0 +1,531 @@
+r"""Stochastic variational inference: :func:`fit` trains any program on any data.
+
+Each step takes a minibatch :math:`B`, draws the latent variables from the guide and follows the gradient of
+
+.. math:: -\frac{1}{N} \Big( \frac{N}{|B|} \sum_{n \in B} \mathcal{L}_n + \mathcal{L}_\text{global} \Big) ,
+
+an unbiased estimate of the negative bound per datum, with Adam. What a step sees and draws is a function of the seed
+and the epoch alone, so a run that is interrupted and resumed ends where the uninterrupted one ends.
+
+References:
+    | Stochastic Variational Inference (Hoffman et al., 2013)
+    | https://arxiv.org/abs/1206.7055
+    | Automated Variational Inference in Probabilistic Programming (Wingate & Weber, 2013)
+    | https://arxiv.org/abs/1301.1299
+"""
+
+import copy
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyro
+import torch
+from pyro.util import check_site_shape
+from torch import Tensor
+
+from pyro_gen._random import seeded
+from pyro_gen.data import Batches
+from pyro_gen.inference.graph import GradientStep, LossModule, NotTraceableError, compiler_available
+from pyro_gen.inference.objectives import ELBO, Objective
+from pyro_gen.program import Program, data_size, sample_sites, site_log_prob, trace_pair
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+    from rich.progress import Progress
+
+__all__ = ["FitResult", "NonFiniteLossError", "fit"]
+
+# Steps after which the half a minute of torch.compile has paid for itself, at about half a millisecond a step.
+STEPS_WORTH_COMPILING = 60_000
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss or its gradient became NaN or infinite; the message names the site. The weights of the last completed
+    epoch are in the program.
+    """
+
+
+@dataclass
+class FitResult:
+    """What :func:`fit` returns.
+
+    Attributes:
+        program: The trained program, the one that was given.
+        history: One row per epoch: ``epoch``, ``train_loss`` and ``validation_loss`` (negative bound in nats per
+            datum), ``lr``, ``kl_weight``, ``seconds``.
+        best_epoch: The epoch with the least validation loss, whose weights the program has when ``patience`` was
+            given; ``None`` without validation data.
+        stopped: ``"epochs"`` or ``"patience"``.
+        steps: Gradient steps taken.
+        seconds: Wall-clock time of the training.
+        mode: How the steps ran: ``"eager"``, ``"traced"`` or ``"compiled"``.
+        mode_reason: Why not faster, where that needs a reason.
+    """
+
+    program: Program
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int | None = None
+    stopped: str = "epochs"
+    steps: int = 0
+    seconds: float = 0.0
+    mode: str = "eager"
+    mode_reason: str = ""
+
+    def __repr__(self) -> str:
+        if not self.history:
+            return "FitResult(no epochs)"
+        last = self.history[-1]
+        losses = f"train loss {last['train_loss']:.4f}"
+        if self.best_epoch is not None:
+            best = self.history[self.best_epoch - 1]
+            losses += f", best validation loss {best['validation_loss']:.4f} in epoch {self.best_epoch}"
+        return (
+            f"FitResult({len(self.history)} epochs, {losses} nats/datum; {self.steps} {self.mode} steps "
+            f"in {self.seconds:.1f} s, stopped by {self.stopped})"
+        )
+
+
+def fit(
+    program: Program,
+    data: Any,
+    *,
+    objective: Objective | None = None,
+    epochs: int = 100,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    validation: Any = None,
+    patience: int | None = None,
+    transform: Callable[[Tensor], Tensor] | None = None,
+    schedule: str | Callable[[float], float] = "constant",
+    clip_norm: float | None = None,
+    weight_decay: float = 0.0,
+    kl_warmup: int = 0,
+    seed: int = 0,
+    compile: bool | str = "auto",
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    log_dir: str | Path | None = None,
+    logger: str = "csv",
+    accelerator: str | None = None,
+    devices: int | str = 1,
+    num_nodes: int = 1,
+    strategy: str = "auto",
+    progress: bool = True,
+) -> FitResult:
+    """Trains a program by stochastic variational inference, in place.
+
+    Arguments:
+        program: The program; its parameters are updated.
+        data: The data: a tensor, array or data frame of shape :math:`(N, *)` with NaN where nothing was observed, a
+            tuple ``(x, *context)``, or a torch ``Dataset`` of these.
+        objective: What is minimised; by default the program's ``objective``, or the ELBO.
+        epochs: Passes through the data.
+        batch_size: Rows per step, all processes together.
+        lr: The learning rate of Adam (AdamW with ``weight_decay``).
+        validation: Held-out data, as ``data``; its loss is reported after each epoch.
+        patience: Stop after so many epochs without a better validation loss, and return to the best weights.
+        transform: Applied to ``x`` of each minibatch: ``pg.data.DynamicBinarize`` say. Validation data takes it too,
+            with the same draws in each epoch.
+        schedule: ``"constant"``, ``"cosine"`` (to zero), or a function of the progress in [0, 1] that returns a
+            factor for ``lr``.
+        clip_norm: Greatest norm of the gradient.
+        weight_decay: Decoupled weight decay.
+        kl_warmup: Epochs over which the weight of the KL term rises linearly from 0 to 1. (For free bits give
+            ``objective=ELBO(free_bits=...)``.)
+        seed: Seeds order, draws and dropout. The caller's generators are left alone.
+        compile: ``"auto"`` records the step as a graph and compiles it when the run is long enough to repay that;
+            ``True`` compiles, ``"trace"`` records, ``False`` runs the Python.
+        checkpoint: A file, written after each epoch.
+        resume: Go on from ``checkpoint`` if it exists; the result is that of the uninterrupted run.
+        log_dir: A folder for the history as ``metrics.csv`` or TensorBoard events.
+        logger: ``"csv"`` or ``"tensorboard"``.
+        accelerator: ``"cpu"``, ``"gpu"``, ``"auto"`` as in Lightning Fabric; by default where the program is.
+        devices: Devices per node. More than one is data-parallel training (DDP), started by ``torchrun`` or by Fabric.
+        num_nodes: Nodes.
+        strategy: Fabric's strategy, ``"ddp"`` say.
+        progress: Whether to show a progress bar on standard error.
+
+    Returns:
+        The history and how it ended.
+
+    Raises:
+        ValueError: Arguments, program or data do not fit.
+        NonFiniteLossError: The loss became NaN or infinite.
+
+    Example:
+        >>> import torch, pyro_gen as pg
+        >>> x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)) + 2
+        >>> result = pg.fit(pg.models.Gaussian(3), x, epochs=60, lr=0.05, schedule="cosine", progress=False)
+        >>> bool((result.program.loc - x.mean(0)).abs().max() < 0.02)
+        True
+    """
+    settings = _Settings(epochs, batch_size, lr, patience, schedule, kl_warmup, seed)
+    settings.check(validation)
+    objective = objective or program.objective or ELBO()
+    if kl_warmup and not objective.anneals:
+        raise ValueError(f"{type(objective).__name__} has no KL weight to warm up: use kl_warmup=0.")
+
+    fabric = _launch(program, accelerator, devices, num_nodes, strategy, log_dir, logger)
+    batches = Batches(
+        data, batch_size, seed=seed, transform=transform, rank=fabric.global_rank, world_size=fabric.world_size
+    )
+    held_out = None
+    if validation is not None:
+        held_out = Batches(validation, batch_size, seed=seed, transform=transform)
+        if held_out.event_shape != batches.event_shape:
+            raise ValueError(
+                f"Validation data of shape {tuple(held_out.event_shape)} per datum, training data of "
+                f"{tuple(batches.event_shape)}."
+            )
+    with seeded(seed):
+        first = next(batches.epoch(0))
+        missing = _any_missing(batches, held_out)
+        program.initialise(*first, seed=seed)
+        program.to(fabric.device)
+        objective.to(fabric.device)
+        _preflight(program, [b.to(fabric.device) for b in first], batches.size)
+        if program.event_shape is None:
+            program.event_shape = torch.Size(first[0].shape[1:])
+        module = LossModule(program, objective, batches.size, missing)
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        if not parameters:
+            raise ValueError(f"{type(program).__name__} has no parameters to train.")
+        optimizer: torch.optim.Optimizer = (
+            torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
+            if weight_decay
+            else torch.optim.Adam(parameters, lr=lr, fused=True)
+        )
+        step, mode, reason = _make_step(fabric, module, optimizer, clip_norm, compile, epochs * len(batches), first)
+        training = _Training(fabric, module, optimizer, step, batches, held_out, settings)
+        training.result.mode, training.result.mode_reason = mode, reason
+        if checkpoint is not None and resume and Path(checkpoint).exists():
+            training.load(Path(checkpoint))
+        was_training = program.training
+        with _progress_bar(progress and fabric.is_global_zero, epochs * len(batches)) as bar:
+            training.run(None if checkpoint is None else Path(checkpoint), bar)
+        program.train(was_training)
+    return training.result
+
+
+@dataclass(frozen=True)
+class _Settings:
+    epochs: int
+    batch_size: int
+    lr: float
+    patience: int | None
+    schedule: str | Callable[[float], float]
+    kl_warmup: int
+    seed: int
+
+    def check(self, validation: Any) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs={self.epochs}: at least one epoch is needed.")
+        if not self.lr > 0:
+            raise ValueError(f"lr={self.lr}: the learning rate is positive.")
+        if isinstance(self.schedule, str) and self.schedule not in ("constant", "cosine"):
+            raise ValueError(f'schedule={self.schedule!r}: give "constant", "cosine" or a function.')
+        if self.patience is not None and validation is None:
+            raise ValueError("patience= stops on the validation loss: give validation= too.")
+
+    def lr_at(self, progress: float) -> float:
+        if callable(self.schedule):
+            return self.lr * self.schedule(progress)
+        return self.lr * (0.5 * (1 + math.cos(math.pi * progress)) if self.schedule == "cosine" else 1.0)
+
+
+class _Training:
+    """The loop. Its state after an epoch is its checkpoint."""
+
+    def __init__(
+        self,
+        fabric: "Fabric",
+        module: LossModule,
+        optimizer: torch.optim.Optimizer,
+        step: Callable[[Sequence[Tensor], Tensor], tuple[float, float]],
+        batches: Batches,
+        held_out: Batches | None,
+        settings: _Settings,
+    ) -> None:
+        self.fabric, self.module, self.optimizer, self.step = fabric, module, optimizer, step
+        self.batches, self.held_out, self.settings = batches, held_out, settings
+        self.result = FitResult(module.program)
+        self.best: dict[str, Tensor] | None = None
+
+    def run(self, checkpoint: Path | None, bar: "_Bar") -> None:
+        start = time.perf_counter() - self.result.seconds
+        bar.advance(self.result.steps)
+        while len(self.result.history) < self.settings.epochs and not self._out_of_patience():
+            last_good = copy.deepcopy(self.module.state_dict())
+            try:
+                row = self._epoch(len(self.result.history), bar)
+            except NonFiniteLossError:
+                self.module.load_state_dict(last_good)
+                raise
+            self.result.history.append(row)
+            self._keep_best()
+            self.result.seconds = row["seconds"] = time.perf_counter() - start
+            self.fabric.log_dict(row, step=int(row["epoch"]))
+            if checkpoint is not None and self.fabric.is_global_zero:
+                self._save(checkpoint)
+        for logger in self.fabric.loggers:
+            logger.finalize("success")
+        self.result.stopped = "patience" if self._out_of_patience() else "epochs"
+        if self.settings.patience is not None and self.best is not None:
+            self.module.load_state_dict(self.best)
+
+    def _epoch(self, epoch: int, bar: "_Bar") -> dict[str, float]:
+        settings, steps = self.settings, len(self.batches)
+        torch.manual_seed(_mix(settings.seed, epoch, self.fabric.global_rank))
+        self.module.train()
+        total, rows = 0.0, 0
+        for i, rows_on_host in enumerate(self.batches.epoch(epoch)):
+            progress = (epoch * steps + i) / (settings.epochs * steps)
+            kl_weight = min(1.0, (epoch + i / steps) / settings.kl_warmup) if settings.kl_warmup else 1.0
+            for group in self.optimizer.param_groups:
+                group["lr"] = settings.lr_at(progress)
+            batch = [b.to(self.fabric.device) for b in batch]
+            loss, norm = self.step(batch, torch.tensor(kl_weight, device=self.fabric.device))
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise _non_finite(self.module, batch, epoch + 1, loss)
+            self.optimizer.step()
+            total, rows = total + loss * len(batch[0]), rows + len(batch[0])
+            self.result.steps += 1
+            bar.advance(1, f"epoch {epoch + 1}/{settings.epochs}  loss {total / rows:.4f}{self._validation_text()}")
+        row = {"epoch": epoch + 1, "train_loss": total / rows}
+        if self.held_out is not None:
+            row["validation_loss"] = self._validate(self.held_out)
+        return row | {"lr": self.optimizer.param_groups[0]["lr"], "kl_weight": kl_weight}
+
+    @torch.no_grad()
+    def _validate(self, held_out: Batches) -> float:
+        """The loss per held-out datum; a global latent's divergence is shared by the training data as in training."""
+        torch.manual_seed(_mix(self.settings.seed, 0, 0))  # the same draws for each epoch
+        self.module.eval()
+        total, one = 0.0, torch.ones((), device=self.fabric.device)
+        with pyro.validation_enabled(False):
+            for batch in held_out.epoch(0):
+                total += self.module([b.to(self.fabric.device) for b in batch], one).item() * len(batch[0])
+        return total / held_out.size
+
+    def _validation_text(self) -> str:
+        if self.held_out is None or not self.result.history:
+            return ""
+        return f"  validation {self.result.history[-1]['validation_loss']:.4f}"
+
+    def _keep_best(self) -> None:
+        if self.held_out is None:
+            return
+        losses = [row["validation_loss"] for row in self.result.history]
+        best = int(np.nanargmin(losses)) + 1
+        if best == len(losses):
+            self.result.best_epoch = best
+            if self.settings.patience is not None:
+                self.best = copy.deepcopy(self.module.state_dict())
+
+    def _out_of_patience(self) -> bool:
+        if self.settings.patience is None or self.result.best_epoch is None:
+            return False
+        return len(self.result.history) - self.result.best_epoch >= self.settings.patience
+
+    def _save(self, path: Path) -> None:
+        state = {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+            "history": self.result.history,
+            "best_epoch": self.result.best_epoch,
+            "steps": self.result.steps,
+            "seconds": self.result.seconds,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(path.suffix + ".partial")
+        torch.save(state, partial)
+        os.replace(partial, path)  # an interrupted write leaves the old checkpoint
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best, self.result.history = state["best"], state["history"]
+        self.result.best_epoch, self.result.steps = state["best_epoch"], state["steps"]
+        self.result.seconds = state["seconds"]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Devices
+
+
+def _launch(
+    program: Program,
+    accelerator: str | None,
+    devices: int | str,
+    num_nodes: int,
+    strategy: str,
+    log_dir: str | Path | None,
+    logger: str,
+) -> "Fabric":
+    from lightning.fabric import Fabric  # importing Lightning takes seconds
+    from lightning.fabric.loggers.csv_logs import CSVLogger
+    from lightning.fabric.loggers.tensorboard import TensorBoardLogger
+
+    loggers: list[Any] = []
+    if log_dir is not None:
+        if logger not in ("csv", "tensorboard"):
+            raise ValueError(f'logger={logger!r}: give "csv" or "tensorboard".')
+        kind: Any = CSVLogger if logger == "csv" else TensorBoardLogger
+        loggers = [kind(root_dir=log_dir, name="", version="")]
+    if accelerator is None:
+        device = next((p.device.type for p in program.parameters()), "cpu")
+        accelerator = "gpu" if device == "cuda" else device
+    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy, loggers=loggers)
+    fabric.launch()
+    return fabric
+
+
+def _make_step(
+    fabric: "Fabric",
+    module: LossModule,
+    optimizer: torch.optim.Optimizer,
+    clip_norm: float | None,
+    compile: bool | str,
+    steps: int,
+    first: Sequence[Tensor],
+) -> tuple[Callable[[Sequence[Tensor], Tensor], tuple[float, float]], str, str]:
+    if compile not in (True, False, "auto", "trace"):
+        raise ValueError(f'compile={compile!r}: give "auto", "trace", True or False.')
+    if fabric.world_size > 1:
+        if compile in (True, "trace"):
+            raise ValueError(
+                'Several devices train in eager mode (DDP averages gradients by hooks): use compile="auto".'
+            )
+        return _DistributedStep(fabric, module, optimizer, clip_norm), "eager", "several devices"
+    if compile is False:
+        return GradientStep(module, clip_norm, "eager"), "eager", ""
+    if compile is True and fabric.device.type == "cpu" and not compiler_available():
+        raise ValueError('compile=True needs a C++ compiler, and none was found: install one, or use compile="trace".')
+    worth = steps >= STEPS_WORTH_COMPILING and (fabric.device.type != "cpu" or compiler_available())
+    mode = "compiled" if compile is True or (compile == "auto" and worth) else "traced"
+    try:
+        step = GradientStep(module, clip_norm, mode)
+        step.prepare([b.to(fabric.device) for b in first])
+        return step, mode, ""
+    except NotTraceableError as error:
+        if compile != "auto":
+            raise ValueError(f"The program cannot be recorded as a graph ({error}): use compile=False.") from error
+        return GradientStep(module, clip_norm, "eager"), "eager", str(error)
+
+
+class _DistributedStep:
+    """A step on several devices: Fabric's DDP averages the gradients over them."""
+
+    def __init__(
+        self, fabric: "Fabric", module: LossModule, optimizer: torch.optim.Optimizer, clip_norm: float | None
+    ) -> None:
+        self.fabric, self.optimizer = fabric, optimizer
+        self.max_norm = math.inf if clip_norm is None else clip_norm
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.module = fabric.setup_module(module)
+
+    def __call__(self, batch: Sequence[Tensor], kl_weight: Tensor) -> tuple[float, float]:
+        self.optimizer.zero_grad()
+        with pyro.validation_enabled(False):
+            loss = self.module(batch, kl_weight)
+            self.fabric.backward(loss)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
+        mean = self.fabric.all_reduce(loss.detach(), reduce_op="mean")
+        return mean.item(), norm.item()  # type: ignore[union-attr]
+
+
+def _mix(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What can be wrong
+
+
+def _any_missing(batches: Batches, held_out: Batches | None) -> bool:
+    """Looks at all data once, so that a recorded graph need not."""
+    return any(
+        part.is_floating_point() and bool(torch.isnan(part).any())
+        for source in (batches, held_out)
+        if source is not None
+        for batch in source.epoch(0)
+        for part in batch
+    )
+
+
+def _preflight(program: Program, batch: Sequence[Tensor], size: int) -> None:
+    """Runs the program once with Pyro's validation on: the user meets Pyro's messages, and no silent broadcast."""
+    with torch.no_grad(), pyro.validation_enabled(True), data_size(size):
+        model_trace, guide_trace = trace_pair(program, *batch)
+        for where, trace in (("guide", guide_trace), ("model", model_trace)):
+            trace.compute_log_prob()
+            for site in sample_sites(trace).values():
+                try:
+                    check_site_shape(site, max_plate_nesting=1000)
+                except ValueError as error:
+                    raise ValueError(f"{where} of {type(program).__name__}, {str(error).strip()}") from None
+
+
+def _non_finite(module: LossModule, batch: Sequence[Tensor], epoch: int, loss: float) -> NonFiniteLossError:
+    what = f"The loss became {loss}" if not math.isfinite(loss) else "The gradient of the loss became NaN or infinite"
+    head = f"{what} in epoch {epoch}"
+    tail = "The weights of the last completed epoch were kept. Try a smaller lr, clip_norm=, or check the scale of x."
+    with torch.no_grad(), pyro.validation_enabled(False):
+        for _ in range(10):  # the draws of the failing step are gone; others find the site nearly always
+            for where, trace in zip(("model", "guide"), trace_pair(module.program, *batch), strict=True):
+                for name, site in sample_sites(trace).items():
+                    if not torch.isfinite(site["value"]).all():
+                        return NonFiniteLossError(f"{head}: the {where}'s site '{name}' has a non-finite value. {tail}")
+                    if not torch.isfinite(site_log_prob(site)).all():
+                        return NonFiniteLossError(
+                            f"{head}: the {where}'s site '{name}' has a non-finite log_prob. {tail}"
+                        )
+    bad = [n for n, p in module.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    return NonFiniteLossError(f"{head}: through the parameters {', '.join(bad) or 'of the program'}. {tail}")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Progress
+
+
+class _Bar:
+    """A progress bar that costs nothing per step."""
+
+    def __init__(self, progress: "Progress | None", total: int) -> None:
+        self.progress = progress
+        self.task = None if progress is None else progress.add_task("training", total=total)
+        self.done, self.shown_at = 0, 0.0
+
+    def advance(self, steps: int, text: str = "training") -> None:
+        self.done += steps
+        now = time.monotonic()
+        if self.progress is not None and self.task is not None and now - self.shown_at > 0.1:
+            self.progress.update(self.task, completed=self.done, description=text)
+            self.shown_at = now
+
+
+@contextmanager
+def _progress_bar(show: bool, total: int) -> Iterator[_Bar]:
+    if not show:
+        yield _Bar(None, total)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f}%"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield _Bar(progress, total)
