@@ -182,4 +182,4 @@ def _record(function: StepFunction, *args: Any) -> StepFunction:
         )
     )
     graph.recompile()
-    return graph  # type: ignore[no-any-return]
+    return graph

@@ -290,7 +290,7 @@ class _Training:
             kl_weight = min(1.0, (epoch + i / steps) / settings.kl_warmup) if settings.kl_warmup else 1.0
             for group in self.optimizer.param_groups:
                 group["lr"] = settings.lr_at(progress)
-            batch = [b.to(self.fabric.device) for b in batch]
+            batch = [b.to(self.fabric.device) for b in rows_on_host]
             loss, norm = self.step(batch, torch.tensor(kl_weight, device=self.fabric.device))
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise _non_finite(self.module, batch, epoch + 1, loss)
