@@ -188,12 +188,12 @@ def _marginalise(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tenso
     if isinstance(d, torch.distributions.Independent):
         scored, filled, draw = _marginalise(d.base_dist, value)
         return scored.to_event(d.reinterpreted_batch_ndims), filled, draw
+    if isinstance(d, torch.distributions.MixtureSameFamily):
+        return _marginalise_mixture(d, value)
     if d.event_dim == 0:
         base = d.expand(torch.broadcast_shapes(d.batch_shape, value.shape))
         filled = torch.where(missing, _point_in(base.support).to(value), value)
         return base.mask(~missing), filled, lambda: _draw(base)
-    if isinstance(d, torch.distributions.MixtureSameFamily):
-        return _marginalise_mixture(d, value)
     # Gaussians: an entry that is missing becomes an independent N(0, 1 / (2 pi)) evaluated at its mode, log-density 0.
     seen = (~missing).to(value.dtype)
     if isinstance(d, torch.distributions.LowRankMultivariateNormal):
@@ -230,10 +230,8 @@ def _marginalise_mixture(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[
     def draw() -> Tensor:
         k = dist.Categorical(logits=mixing.logits + components.log_prob(filled)).sample()
         values = draw_components()
-        index = k.reshape(k.shape + (1,) * (1 + d.event_dim)).expand(
-            *values.shape[:k_dim], 1, *values.shape[k_dim + 1 :]
-        )
-        return values.gather(k_dim, index).squeeze(k_dim)
+        index = k.reshape(k.shape + (1,) * (1 + d.event_dim))
+        return values.take_along_dim(index, k_dim).squeeze(k_dim)
 
     scored = dist.MixtureSameFamily(mixing, components, validate_args=False)
     return scored, filled.squeeze(k_dim), draw
@@ -263,7 +261,10 @@ def _point_in(support: Any) -> Tensor:
 
 
 class LevelCategorical(dist.Categorical):
-    """A categorical distribution over the levels 0, ..., K - 1 of a quantity, so that it has a mean."""
+    """A categorical distribution over the levels 0, ..., K - 1 of a quantity: its draws are floats, and have a mean."""
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return super().sample(torch.Size(sample_shape)).to(self.logits.dtype)  # type: ignore[no-any-return, no-untyped-call]
 
     @property
     def mean(self) -> Tensor:
