@@ -79,8 +79,6 @@ def read_table(path: str | os.PathLike[str], *, drop_all_missing: bool = False) 
         tensor([[1.5000, 2.0000],
                 [   nan, 4.0000]])
     """
-    import pandas as pd
-
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}.")
@@ -92,7 +90,7 @@ def read_table(path: str | os.PathLike[str], *, drop_all_missing: bool = False) 
         if len(frame) == 0:
             raise ValueError("the table has column names but no rows")
         numbers = _frame_to_array(frame)
-    except (ValueError, pd.errors.ParserWarning) as error:
+    except ValueError as error:
         reason = str(error).strip().splitlines()[0].removeprefix("Error tokenizing data. C error: ").rstrip(".")
         raise ValueError(f"{path}: {reason}.") from None
     missing = np.isnan(numbers)
@@ -173,7 +171,7 @@ def _decode(raw: bytes) -> str:
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         return raw.decode("utf-16")
     if b"\0" in raw:
-        raise ValueError("not a text file and not Parquet")
+        raise ValueError("neither a text file nor Parquet")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -194,18 +192,20 @@ def _read_text(text: str) -> "pd.DataFrame":
         raise ValueError("the first line holds only numbers: it should hold the column names")
     decimal = "," if separator == ";" and "," in start and "." not in start.split("\n", 1)[-1] else "."
     with warnings.catch_warnings():
-        # Rows longer than the header: pandas would cut them with a warning.
         warnings.simplefilter("error", pd.errors.ParserWarning)
-        frame = pd.read_csv(
-            io.StringIO(text),
-            sep=separator,
-            decimal=decimal,
-            na_values=_MISSING,
-            index_col=False,
-            skip_blank_lines=False,
-            skipinitialspace=True,
-            low_memory=False,
-        )
+        try:
+            frame = pd.read_csv(
+                io.StringIO(text),
+                sep=separator,
+                decimal=decimal,
+                na_values=_MISSING,
+                index_col=False,
+                skip_blank_lines=False,
+                skipinitialspace=True,
+                low_memory=False,
+            )
+        except pd.errors.ParserWarning:  # pandas would cut the rows
+            raise ValueError(f"rows have more fields than the header, which has {len(names)}") from None
     frame.columns = pd.Index(names)
     return frame
 
@@ -215,7 +215,7 @@ def _read_parquet(raw: bytes) -> "pd.DataFrame":
 
     table = pyarrow.parquet.read_table(io.BytesIO(raw))
     _check_names(table.column_names)
-    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+    frame: pd.DataFrame = table.to_pandas()  # without the index, where pandas wrote one
     return frame
 
 
@@ -279,7 +279,7 @@ def _to_array(x: Any) -> npt.NDArray[Any]:
     if array.dtype.kind == "c":
         raise TypeError("expected real numbers, got complex ones")
     if array.dtype.kind in "biuf":
-        return np.ascontiguousarray(array, dtype=np.float64 if array.dtype.itemsize > 8 else None)
+        return np.asarray(array, dtype=np.float64 if array.dtype.itemsize > 8 else None, order="C")
     if array.ndim == 0:
         raise TypeError(f"expected a tensor, an array, a DataFrame or nested lists of numbers, got {type(x).__name__}")
     if array.size == 0:

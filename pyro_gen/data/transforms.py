@@ -74,11 +74,7 @@ class Transform(ABC):
             TypeError: If ``x`` is not a floating tensor.
             ValueError: If ``x`` has no batch dimension or has values outside the domain of the transform.
         """
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(f"{self}: expected a floating tensor, got {kind}; pg.data.as_tensor(x) makes one.")
-        if x.ndim == 0:
-            raise ValueError(f"{self}: expected a batch of shape (N, *event), got a scalar.")
+        _check_batch(self, x)
         return self._forward(x, generator)
 
     @abstractmethod
@@ -130,7 +126,15 @@ class Transform(ABC):
 
 
 def _rows(x: Tensor) -> Tensor:
-    return x.reshape(len(x), -1)
+    return x.reshape(len(x), math.prod(x.shape[1:]))  # -1 would be ambiguous for an empty batch
+
+
+def _check_batch(who: object, x: object) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"{who}: expected a floating tensor, got {kind}; pg.data.as_tensor(x) makes one.")
+    if x.ndim == 0:
+        raise ValueError(f"{who}: expected a batch of shape (N, *event), got a scalar.")
 
 
 def _check_levels(levels: int) -> None:
@@ -349,8 +353,10 @@ class Standardize(Transform):
             x: Training data, with shape (N, \*event). NaN = not observed.
 
         Raises:
+            TypeError: If ``x`` is not a floating tensor.
             ValueError: If an entry has no observed value or is constant.
         """
+        _check_batch("Standardize.fit", x)
         wide = x.double()
         count = (~torch.isnan(wide)).sum(0)
         mean = wide.nanmean(0)

@@ -1,0 +1,108 @@
+import pickle
+from pathlib import Path
+
+import pytest
+import sklearn.datasets
+import torch
+from torch import Tensor
+
+from pyro_gen.data import Binarize, DataSet, Dequantize, DynamicBinarize, StochasticBinarize, load
+from pyro_gen.data.datasets import NAMES
+
+SHAPES = {
+    "breast_cancer": (569, (30,)),
+    "diabetes": (442, (10,)),
+    "digits": (1797, (8, 8)),
+    "iris": (150, (4,)),
+    "linnerud": (20, (3,)),
+    "wine": (178, (13,)),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_fifth_datum_is_test(name: str) -> None:
+    data = load(name)
+    total, event = SHAPES[name]
+    assert data.name == name and data.event_shape == event
+    assert len(data.test) == (total + 4) // 5 and len(data.train) == total - len(data.test)
+    assert data.train.dtype == data.test.dtype == torch.get_default_dtype()
+    original = getattr(sklearn.datasets, f"load_{name}")(**({"scaled": False} if name == "diabetes" else {}))
+    flat = torch.tensor(original.data, dtype=torch.get_default_dtype())
+    assert torch.equal(data.test.flatten(1), flat[::5])
+    assert torch.equal(data.train.flatten(1), flat[torch.arange(total) % 5 != 0])
+    assert torch.equal(data.test_target, torch.as_tensor(original.target[::5]).to(data.test_target.dtype))
+    assert len(data.train_target) == len(data.train)
+    if name == "digits":
+        assert data.levels == 17 and data.columns is None
+        assert data.train_target.dtype == torch.int64
+    else:
+        assert data.levels is None and data.columns == tuple(original.feature_names)
+
+
+def test_the_digits_on_rate() -> None:
+    data = load("digits", transform=Binarize(8.0))
+    assert data.levels == 2
+    assert torch.cat([data.train, data.test]).mean().item() == pytest.approx(0.323, abs=5e-4)
+
+
+def test_mnist(mnist_root: Path) -> None:
+    data = load("mnist", root=mnist_root)
+    assert repr(data) == "DataSet('mnist', 60000 train, 10000 test, event shape (28, 28), 256 levels)"
+    assert (data.train.min(), data.train.max()) == (0, 255)
+    assert data.train_target[:5].tolist() == [5, 0, 4, 1, 9] and data.test_target[:5].tolist() == [7, 2, 1, 0, 4]
+    # The well-known mean of the training pixels.
+    assert data.train.double().mean().item() / 255 == pytest.approx(0.1307, abs=1e-4)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
+def test_images_that_are_not_there(name: str, kind: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{name}: give the folder .* as root .*{kind}/raw"):
+        load(name)
+    for root in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ValueError, match=f"{kind}/raw/train-images-idx3-ubyte .*download=True"):
+            load(name, root=root)
+    assert not any(tmp_path.iterdir())
+
+
+def test_unknown_name_lists_the_names() -> None:
+    with pytest.raises(ValueError, match=r"unknown data set 'cifar'.*breast_cancer, diabetes, digits.*wine"):
+        load("cifar")
+    assert set(NAMES) == {*SHAPES, "mnist", "fashion_mnist"}
+
+
+def test_transform_is_drawn_once(untouched_rng: None) -> None:
+    for transform in (StochasticBinarize(17, seed=1), DynamicBinarize(17), Dequantize(17)):
+        first, second = load("digits", transform=transform), load("digits", transform=transform)
+        assert torch.equal(first.train, second.train) and torch.equal(first.test, second.test)
+        assert first.levels == transform.levels_out
+
+
+def test_any_callable_transforms() -> None:
+    def halve(x: Tensor) -> Tensor:
+        return x[:, ::2]
+
+    data = load("digits", transform=halve)
+    assert data.event_shape == (4, 8) and data.levels is None and len(data.test) == len(data.test_target) == 360
+
+
+def test_split_is_a_partition_and_reproducible(untouched_rng: None) -> None:
+    data = DataSet("count", torch.arange(103.0)[:, None], torch.zeros(1, 1))
+    train, validation = data.split(0.1, seed=4)
+    assert (len(train), len(validation)) == (93, 10)
+    assert torch.equal(torch.cat([train, validation]).sort(0).values, data.train)
+    for part in (train, validation):
+        assert (part.diff(dim=0) > 0).all()
+    again, other = data.split(0.1, seed=4)[1], data.split(0.1, seed=5)[1]
+    assert torch.equal(validation, again) and not torch.equal(validation, other)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 20, 0.01])
+def test_split_that_leaves_one_side_empty(fraction: float) -> None:
+    data = DataSet("small", torch.zeros(10, 1), torch.zeros(1, 1))
+    with pytest.raises(ValueError, match="fraction"):
+        data.split(fraction)
+
+
+def test_it_pickles_for_worker_processes() -> None:
+    data = load("iris")
+    assert torch.equal(pickle.loads(pickle.dumps(data)).train, data.train)
