@@ -1,0 +1,1 @@
+"""Judging a model: conformance of programs, and the baselines that a likelihood must beat."""
