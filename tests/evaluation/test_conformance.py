@@ -1,0 +1,785 @@
+"""The conformance suite lets sound programs pass, and for each check there is a broken program that it catches."""
+
+import random
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+import torch.nn.functional as F
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from pyro.nn import PyroModule, PyroParam, PyroSample
+from torch import nn
+from torch.distributions import constraints
+
+import pyro_gen as pg
+from pyro_gen.evaluation.conformance import CHECKS, check_program
+from pyro_gen.program import Program, plate
+
+N, D, K = 9, 4, 2
+
+
+def data(n=N, d=D):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(1))
+
+
+class Good(Program):
+    """A small VAE; the broken programs below differ from it in one thing each."""
+
+    def __init__(self):
+        super().__init__()
+        self.decoder = nn.Sequential(nn.Linear(K, 5), nn.Tanh(), nn.Linear(5, D))
+        self.encoder = nn.Linear(2 * D, 2 * K)
+
+    def prior(self):
+        return dist.Normal(0.0, 1.0).expand([K]).to_event(1)
+
+    def posterior(self, x):
+        seen = ~x.isnan()
+        loc, raw = self.encoder(torch.cat([x.nan_to_num(), seen.to(x.dtype)], -1)).chunk(2, -1)
+        return dist.Normal(loc, F.softplus(raw) + 0.01).to_event(1)
+
+    def likelihood(self, z):
+        return dist.Normal(self.decoder(z), 1.0).to_event(1)
+
+    def model(self, x):
+        with self.plate(x):
+            z = pyro.sample("z", self.prior())
+            return pg.observe("x", self.likelihood(z), x)
+
+    def guide(self, x):
+        with self.plate(x):
+            pyro.sample("z", self.posterior(x))
+
+
+class Exact(Program):
+    """No latent variable."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(D))
+        self.scale = PyroParam(torch.ones(D), constraint=constraints.positive)
+
+    def model(self, x):
+        with self.plate(x):
+            return pg.observe("x", dist.Normal(self.loc, self.scale).to_event(1), x)
+
+
+def regression(x):
+    """Global latent variables only, from a function; for AutoNormal."""
+    loc = pyro.sample("loc", dist.Normal(0.0, 1.0).expand([D]).to_event(1))
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+    with plate(x):
+        return pg.observe("x", dist.Normal(loc, scale).to_event(1), x)
+
+
+class Bayesian(Program):
+    """Weights as global latent variables beside a local one, a discrete site, a context and two data sites."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = PyroModule[nn.Linear](K, D)
+        self.layer.weight = PyroSample(dist.Normal(0.0, 1.0).expand([D, K]).to_event(2))
+        self.weight_loc = nn.Parameter(torch.zeros(D, K))
+        self.encoder = nn.Linear(D + 1, K)
+        self.shift = nn.Parameter(torch.zeros(2))
+
+    def model(self, x, c):
+        layer = self.layer
+        layer.weight  # noqa: B018 - sampled once, outside of the plate
+        with self.plate(x):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([K]).to_event(1))
+            k = pyro.sample("k", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+            loc = layer(z) + c[:, None] + self.shift[k.long()][:, None]
+            left = pg.observe("left", dist.Normal(loc[:, :2], 1.0).to_event(1), x[:, :2])
+            right = pg.observe("right", dist.StudentT(5.0, loc[:, 2:], 1.0).to_event(1), x[:, 2:])
+            return torch.cat([left, right], -1)
+
+    def guide(self, x, c):
+        pyro.sample("layer.weight", dist.Normal(self.weight_loc, 0.1).to_event(2))
+        with self.plate(x):
+            loc = self.encoder(torch.cat([x.nan_to_num(), c[:, None]], -1))
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+
+class Scalar(Program):
+    """Data of shape (N,)."""
+
+    def __init__(self):
+        super().__init__()
+        self.logit = nn.Parameter(torch.zeros(()))
+
+    def model(self, x):
+        with self.plate(x):
+            return pg.observe("x", dist.Bernoulli(logits=self.logit), x)
+
+
+class Whole(Program):
+    """A likelihood that cannot be marginalised over a part of an event."""
+
+    def __init__(self):
+        super().__init__()
+        self.concentration = PyroParam(torch.ones(D), constraint=constraints.positive)
+
+    def model(self, x):
+        with self.plate(x):
+            return pg.observe("x", dist.Dirichlet(self.concentration), x)
+
+
+class Energy(Program):
+    """An unnormalised density."""
+
+    def __init__(self):
+        super().__init__()
+        self.energy = nn.Linear(D, 1)
+
+    def model(self, x):
+        with self.plate(x):
+            pyro.factor("x", -self.energy(x)[:, 0].square())
+        return x
+
+
+def mixed(module):
+    """Good with a layer between: Dropout or BatchNorm in the encoder."""
+
+    class Mixed(Good):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Sequential(nn.Linear(2 * D, 6), module, nn.Linear(6, 2 * K))
+
+    return Mixed()
+
+
+def network_function():
+    network = nn.Linear(K, D)
+
+    def model(x):
+        pyro.module("network", network)
+        with plate(x):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([K]).to_event(1))
+            return pg.observe("x", dist.Normal(network(z), 1.0).to_event(1), x)
+
+    def guide(x):
+        loc = pyro.param("loc", torch.zeros(K))
+        with plate(x):
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+    return Program.from_functions(model, guide)
+
+
+HOLES = data().masked_fill(data() > 1.2, torch.nan)
+
+SOUND = {
+    "vae": (Good, (data(),)),
+    "vae, data with holes": (Good, (HOLES,)),
+    "vae, 2 rows": (Good, (data(2),)),
+    "exact": (Exact, (data(),)),
+    "functions, AutoNormal": (lambda: Program.from_functions(regression, AutoNormal), (data(),)),
+    "functions, AutoMultivariateNormal": (
+        lambda: Program.from_functions(regression, AutoMultivariateNormal),
+        (data(),),
+    ),
+    "functions, initialised": (
+        lambda: Program.from_functions(regression, AutoNormal).initialise(data(50)),
+        (data(50),),
+    ),
+    "global and local, context": (Bayesian, (data(), torch.arange(float(N)))),
+    "scalar data": (Scalar, (torch.tensor([0.0, 1.0, 1.0, 0.0]),)),
+    "whole events": (Whole, (data().softmax(-1),)),
+    "energy": (Energy, (data(),)),
+    "BatchNorm in the encoder": (lambda: mixed(nn.BatchNorm1d(6)), (data(),)),
+    "Dropout in the encoder": (lambda: mixed(nn.Dropout(0.5)), (data(),)),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_sound_programs_pass(name):
+    create, args = SOUND[name]
+    report = check_program(create(), *args)
+    report.raise_for_failures()
+    assert report.ok and [r.name for r in report] == list(CHECKS)
+
+
+def test_what_is_skipped_and_remarked():
+    skipped = {r.name for r in check_program(Good(), data()) if r.status == "skipped"}
+    assert not skipped
+    assert {r.name for r in check_program(Exact(), data()) if r.status == "skipped"} == {"guide_rows", "vmap"}
+    report = check_program(Energy(), data())
+    assert {r.name for r in report if r.status == "skipped"} == {
+        "guide_rows", "missing_density", "missing_gradients", "missing_completion", "generation", "gradients", "vmap",
+    }  # fmt: skip
+    assert all("unnormalised" in report[n].message for n in ("missing_density", "generation", "gradients"))
+    assert "whole events" in check_program(Whole(), data().softmax(-1))["missing_density"].message
+    assert "BatchNorm1d" in check_program(mixed(nn.BatchNorm1d(6)), data())["train_eval"].message
+    assert "coupled" in check_program(mixed(nn.BatchNorm1d(6)), data())["guide_rows"].message
+    assert "Dropout" in check_program(mixed(nn.Dropout(0.5)), data())["hidden_randomness"].message
+    context = (data(), torch.arange(float(N)))
+    assert "'k' left to enumeration" in check_program(Bayesian(), *context)["sites"].message
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Broken programs. BROKEN has, by check: (program, data, what the message must say).
+
+
+class Crashes(Good):
+    def model(self, x):
+        raise RuntimeError("no such thing")
+
+
+class MissesSite(Good):
+    def model(self, x):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with self.plate(x):
+            z = pyro.sample("z", self.prior())
+            return pg.observe("x", self.likelihood(z + w), x)
+
+
+class ExtraSite(Good):
+    def guide(self, x):
+        pyro.sample("w", dist.Normal(0.0, 1.0))
+        with self.plate(x):
+            pyro.sample("z", self.posterior(x))
+
+
+class OtherShape(Good):
+    def guide(self, x):
+        with self.plate(x):
+            pyro.sample("z", dist.Normal(0.0, 1.0).expand([K + 1]).to_event(1))
+
+
+class OtherPlate(Good):
+    def guide(self, x):
+        pyro.sample("z", self.posterior(x).to_event(1))
+
+
+class ColumnAgainstRow(Program):
+    """x has shape (N,), the mean (N, 1): log-densities of shape (N, N), and no error from torch."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def model(self, x):
+        with self.plate(x):
+            loc = self.layer(torch.ones(len(x), 1))
+            return pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+
+class LatentColumn(Good):
+    def model(self, x):
+        with self.plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), K), 1.0))  # without to_event
+            return pg.observe("x", self.likelihood(z[: len(x), :K]), x)
+
+
+class NoPlate(Exact):
+    def model(self, x):
+        return pg.observe("x", dist.Normal(self.loc, self.scale).expand(x.shape).to_event(2), x)
+
+
+class SumFactor(Exact):
+    def model(self, x):
+        pyro.factor("x", dist.Normal(self.loc, self.scale).log_prob(x).sum())
+        return x
+
+
+class SumsOverData(Exact):
+    """In the plate, but each of N rows has the log-density of all."""
+
+    def model(self, x):
+        with self.plate(x):
+            return pyro.sample("x", dist.Normal(self.loc, self.scale).expand(x.shape).to_event(2), obs=x)
+
+
+class GlobalPerRow(Good):
+    def model(self, x):
+        z = pyro.sample("z", self.prior().expand([len(x)]).to_event(1))
+        with self.plate(x):
+            return pg.observe("x", self.likelihood(z), x)
+
+
+class DecoderBatchNorm(Good):
+    def __init__(self):
+        super().__init__()
+        self.decoder = nn.Sequential(nn.Linear(K, 5), nn.BatchNorm1d(5), nn.Linear(5, D))
+
+
+class DecoderMean(Good):
+    def likelihood(self, z):
+        return dist.Normal(self.decoder(z - z.mean(0)), 1.0).to_event(1)
+
+
+class EncoderMean(Good):
+    def posterior(self, x):
+        return super().posterior(x - x.nanmean(0))
+
+
+class Unscaled(Good):
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior())
+            return pg.observe("x", self.likelihood(z), x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.posterior(x))
+
+
+class UnscaledGuide(Good):
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.posterior(x))
+
+
+class ScaledGlobal(Exact):
+    def __init__(self):
+        super().__init__()
+        self.w_loc = nn.Parameter(torch.zeros(()))
+
+    def model(self, x):
+        with pyro.poutine.scale(scale=pg.program.data_scale(x)):
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with self.plate(x):
+            return pg.observe("x", dist.Normal(self.loc + w, self.scale).to_event(1), x)
+
+    def guide(self, x):
+        pyro.sample("w", dist.Normal(self.w_loc, 1.0))
+
+
+class GlobalFromBatch(ScaledGlobal):
+    def model(self, x):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with self.plate(x):
+            return pg.observe("x", dist.Normal(self.loc + w, self.scale).to_event(1), x)
+
+    def guide(self, x):
+        pyro.sample("w", dist.Normal(self.w_loc + x.nanmean(), 1.0))
+
+
+class RowParameters(Good):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Parameter(torch.randn(N, K))
+
+    def guide(self, x):
+        with self.plate(x):
+            pyro.sample("z", dist.Normal(self.encoder[: len(x)], 1.0).to_event(1))
+
+
+class NaNScored(Good):
+    """Masks after scoring: the value is right, the gradient is not; and the completion misses."""
+
+    def model(self, x):
+        with self.plate(x):
+            z = pyro.sample("z", self.prior())
+            return pyro.sample("x", self.likelihood(z), obs=x)
+
+
+class ZeroFilled(Good):
+    def model(self, x):
+        with self.plate(x):
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", self.likelihood(z), obs=x.nan_to_num())
+            return torch.where(x.isnan(), torch.zeros_like(x), x)
+
+
+class NaNEncoder(Good):
+    def posterior(self, x):
+        return dist.Normal(self.encoder(torch.cat([x, x], -1))[:, :K], 1.0).to_event(1)
+
+
+class NaNGradient(Good):
+    """The forward value is finite: the NaN is masked after the function of it."""
+
+    def posterior(self, x):
+        h = self.factor * x
+        return super().posterior(torch.where(x.isnan(), torch.zeros_like(h), h))
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(()))
+
+
+class Rescaled(Good):
+    def model(self, x):
+        with self.plate(x):
+            z = pyro.sample("z", self.prior())
+            return pg.observe("x", self.likelihood(z), x / 3) * 3
+
+
+class ReturnsNothing(Good):
+    def model(self, x):
+        with self.plate(x):
+            pg.observe("x", self.likelihood(pyro.sample("z", self.prior())), x)
+
+
+class ReturnsInput(Good):
+    def model(self, x):
+        with self.plate(x):
+            pg.observe("x", self.likelihood(pyro.sample("z", self.prior())), x)
+        return x
+
+
+class Unbounded(dist.Exponential):
+    """Its sample() does not keep to its support."""
+
+    def expand(self, batch_shape, _instance=None):
+        return super().expand(batch_shape, self._get_checked_instance(Unbounded, _instance))
+
+    def rsample(self, sample_shape=torch.Size()):
+        return super().rsample(sample_shape) - 1
+
+
+class WrongSampler(Exact):
+    def model(self, x):
+        with self.plate(x):
+            return pg.observe("x", Unbounded(self.scale + self.loc).to_event(1), x)
+
+
+class HiddenRandomness(Good):
+    def likelihood(self, z):
+        return dist.Normal(self.decoder(z + torch.randn_like(z)), 1.0).to_event(1)
+
+
+class HiddenRandomnessGuide(Good):
+    def posterior(self, x):
+        return super().posterior(x + 0.1 * torch.randn_like(x))
+
+
+class ForgottenDropout(Good):
+    def likelihood(self, z):
+        return dist.Normal(F.dropout(self.decoder(z), 0.5), 1.0).to_event(1)
+
+
+class NumPyDraws(Good):
+    def guide(self, x):
+        with self.plate(x):
+            pyro.sample("z", dist.Delta(torch.as_tensor(np.random.randn(len(x), K)).float(), event_dim=1))  # noqa: NPY002
+
+
+class PythonDraws(Good):
+    def model(self, x):
+        random.random()
+        with self.plate(x):
+            return pg.observe("x", self.likelihood(pyro.sample("z", self.prior())), x)
+
+
+class Reseeds(Good):
+    def model(self, x):
+        torch.manual_seed(0)
+        with self.plate(x):
+            return pg.observe("x", self.likelihood(pyro.sample("z", self.prior())), x)
+
+
+class NormalForPositive(Good):
+    def prior(self):
+        return dist.LogNormal(0.0, 1.0).expand([K]).to_event(1)
+
+    def posterior(self, x):
+        return dist.Normal(5 + self.encoder(torch.cat([x, x], -1).nan_to_num())[:, :K], 0.01).to_event(1)
+
+
+class Grey(Good):
+    def likelihood(self, z):
+        return dist.Bernoulli(logits=self.decoder(z)).to_event(1)
+
+
+class NegativeScale(Exact):
+    def model(self, x):
+        with self.plate(x):
+            return pg.observe("x", dist.Normal(self.loc, -self.scale).to_event(1), x)
+
+
+class Unused(Good):
+    def __init__(self):
+        super().__init__()
+        self.forgotten = nn.Linear(2, 2)
+
+
+class InfiniteGradient(Exact):
+    def model(self, x):
+        with self.plate(x):
+            return pg.observe("x", dist.Normal(self.loc.abs().sqrt(), self.scale).to_event(1), x)
+
+
+class NaNLoss(Exact):
+    def model(self, x):
+        with self.plate(x):
+            return pg.observe("x", dist.Normal(self.loc.log() - self.loc.log(), self.scale).to_event(1), x)
+
+
+class GlobalStore(Exact):
+    def model(self, x):
+        shift = pyro.param("shift", torch.zeros(D))
+        with self.plate(x):
+            return pg.observe("x", dist.Normal(self.loc + shift, self.scale).to_event(1), x)
+
+
+class PlainList(Good):
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(K, K)]
+
+    def likelihood(self, z):
+        return dist.Normal(self.decoder(self.layers[0](z)), 1.0).to_event(1)
+
+
+class AsksTraining(Good):
+    def likelihood(self, z):
+        return dist.Normal(self.decoder(z) + self.training, 1.0).to_event(1)
+
+
+class KeepsState(Good):
+    """The first call with a batch of latents leaves its shape behind."""
+
+    calls = 0
+
+    def likelihood(self, z):
+        batched = torch._C._functorch.is_batchedtensor(z)
+        return dist.Normal(self.decoder(z) + (1.0 if batched else 0.0), 1.0).to_event(1)
+
+
+class ForeignState(Good):
+    def get_extra_state(self):
+        return random.Random(0)
+
+    def set_extra_state(self, state):
+        pass
+
+
+class Caches(Good):
+    """Keeps a result computed from a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.cache = None
+
+    def likelihood(self, z):
+        if self.cache is None:
+            self.cache = self.decoder[2].bias.detach() + 1
+        return dist.Normal(z.sum(-1, keepdim=True) + self.cache, 1.0).to_event(1)
+
+    def posterior(self, x):
+        return self.prior().expand([len(x)])
+
+
+class NotDeeplyCopied(Good):
+    def __deepcopy__(self, memo):
+        return self
+
+
+class OtherState(Good):
+    """What the density depends on is not saved."""
+
+    def __init__(self):
+        super().__init__()
+        self.version = 0
+
+    def likelihood(self, z):
+        return dist.Normal(self.decoder(z) + self.version, 1.0).to_event(1)
+
+    def load_state_dict(self, *args, **kwargs):
+        self.version += 1
+        return super().load_state_dict(*args, **kwargs)
+
+
+BROKEN = {
+    "runs": [(Crashes, data(), "no such thing")],
+    "sites": [
+        (MissesSite, data(), "The model samples 'w', the guide does not"),
+        (lambda: Program.from_functions(regression), data(), "'loc', 'scale'"),
+        (ExtraSite, data(), "The guide samples 'w'"),
+        (OtherShape, data(), "'z' has batch and event shape (9,), (2,) in the model, (9,), (3,) in the guide"),
+        (OtherPlate, data(), "Site 'z'"),
+    ],
+    "shapes": [
+        (ColumnAgainstRow, data()[:, 0], "log-densities of shape (9, 9)"),
+        (LatentColumn, data(2), "Site 'z' of the model has log-densities of shape (2, 2)"),
+    ],
+    "data_plate": [
+        (NoPlate, data(), "Site 'x' scores data outside"),
+        (SumFactor, data(), "Site 'x' scores data outside"),
+    ],
+    "per_datum": [
+        (SumsOverData, data(), "event shape (9, 4) for 9 rows, (8, 4) for 8: its log-density sums over the data"),
+        (NoPlate, data(), "sums over the data"),
+        (GlobalPerRow, data(), "Site 'z' of the model"),
+    ],
+    "model_rows": [
+        (DecoderBatchNorm, data(), "in training mode"),
+        (DecoderMean, data(), "in evaluation mode"),
+        (SumsOverData, data(), "in evaluation mode"),
+    ],
+    "guide_rows": [(EncoderMean, data(), "Site 'z' of the guide")],
+    "minibatch": [
+        (Unscaled, data(), "is not scaled in a minibatch: 3 of 9 rows should count 3-fold"),
+        (UnscaledGuide, data(), "Site 'z' of the guide is not scaled"),
+        (ScaledGlobal, data(), "Site 'w' of the model is scaled like data"),
+        (GlobalFromBatch, data(), "Site 'w' of the guide is global"),
+        (RowParameters, data(), "Site 'z' of the guide: the log-density of a row in a minibatch"),
+        (NoPlate, data(), "Site 'x' of the model is global"),
+    ],
+    "missing_density": [
+        (NaNScored, data(), "Site 'x' of the model has log-density nan"),
+        (ZeroFilled, data(), "log-likelihood"),
+        (NaNEncoder, data(), "Site 'z' of the guide has log-density nan"),
+    ],
+    "missing_gradients": [
+        (NaNGradient, data(), "Parameter 'factor' has a gradient that is not finite with NaN in x"),
+        (NaNScored, data(), "The loss is nan with NaN in x, from site 'x' of the model on"),
+    ],
+    "missing_completion": [
+        (Rescaled, data(), "entries that were seen"),
+        (ReturnsNothing, data(), "returns NoneType"),
+        (ReturnsInput, data(), "(NaN)"),
+    ],
+    "generation": [
+        (ReturnsInput, data(), "miss 36 of 36 entries"),
+        (WrongSampler, data().exp(), "outside of the support"),
+    ],
+    "hidden_randomness": [
+        (HiddenRandomness, data(), "Site 'x' of the model"),
+        (HiddenRandomnessGuide, data(), "Site 'z' of the guide"),
+        (ForgottenDropout, data(), "Site 'x' of the model"),
+    ],
+    "same_seed": [
+        (NumPyDraws, data(), "Site 'z' of the guide draws different values"),
+        (PythonDraws, data(), "NumPy or random"),
+        (Reseeds, data(), "reseeds"),
+    ],
+    "support": [
+        (NormalForPositive, data(), "The guide draws 'z' from Normal"),
+        (Grey, 255 * data().abs(), "outside of the support of Bernoulli"),
+        (NegativeScale, data(), "Expected parameter scale"),
+    ],
+    "gradients": [
+        (Unused, data(), "'forgotten.weight', 'forgotten.bias'"),
+        (InfiniteGradient, data(), "Parameter 'loc' has a gradient that is not finite"),
+        (NaNLoss, data(), "from site 'x' of the model"),
+    ],
+    "parameters": [
+        (GlobalStore, data(), "'shift'"),
+        (PlainList, data(), "2 trainable tensors that are not parameters of the program, of shapes"),
+    ],
+    "train_eval": [(AsksTraining, data(), "Site 'x' of the model")],
+    "vmap": [(KeepsState, data(), "vectorised over 3 chains")],
+    "save_load": [
+        (ForeignState, data(), "Weights only load failed"),
+        (Caches, data(), "changes none of its log-densities"),
+        (NotDeeplyCopied, data(), "changes the program itself"),
+        (OtherState, data(), "the log-density at model x is another"),
+    ],
+}
+
+
+def test_every_check_has_a_broken_program():
+    assert list(CHECKS) == [n for n in CHECKS if BROKEN.get(n)] and set(BROKEN) == set(CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("check", "case"), [pytest.param(c, case, id=f"{c}-{case[0].__name__}") for c in BROKEN for case in BROKEN[c]]
+)
+def test_broken_programs_are_caught(check, case):
+    create, x, message = case
+    report = check_program(create(), x)
+    assert report[check].status == "failed", report
+    assert message in report[check].message
+    assert report[check].advice
+    assert not report.ok
+    with pytest.raises(ValueError, match="fails"):
+        report.raise_for_failures()
+
+
+ALONE = [Unscaled, UnscaledGuide, GlobalStore, Unused, HiddenRandomness, EncoderMean, AsksTraining, NormalForPositive,
+         ReturnsNothing, PlainList, Reseeds, InfiniteGradient, KeepsState, ForeignState]  # fmt: skip
+
+
+CONSEQUENCES = {
+    ReturnsNothing: {"generation"},
+    HiddenRandomness: {"minibatch"},
+    EncoderMean: {"minibatch", "missing_density"},
+    InfiniteGradient: {"missing_gradients"},
+}
+
+
+@pytest.mark.parametrize("create", ALONE)
+def test_one_defect_does_not_show_as_others(create):
+    expected = {check for check, cases in BROKEN.items() if create in [c[0] for c in cases]}
+    expected |= CONSEQUENCES.get(create, set())
+    assert {r.name for r in check_program(create(), data()).failures} == expected
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The report, and what is left alone
+
+
+def test_a_program_that_does_not_run_skips_the_rest():
+    report = check_program(Crashes(), data())
+    assert [r.name for r in report.failures] == ["runs"]
+    assert all(r.status == "skipped" for r in report.results[1:])
+    assert "test_conformance.py" in report["runs"].advice
+
+
+def test_vmap_names_the_line_that_refuses():
+    class Branches(Good):
+        def likelihood(self, z):
+            return dist.Normal(self.decoder(z if z.sum() > 0 else z + 0.0), 1.0).to_event(1)
+
+    result = check_program(Branches(), data())["vmap"]
+    assert result.status == "skipped" and "z.sum() > 0" in result.message
+
+
+def test_report():
+    report = check_program(Unscaled(), data())
+    assert "\nFAILED  minibatch" in str(report) and "-> Open the data plate" in str(report)
+    assert str(report).startswith(f"Unscaled: {len(CHECKS) - 1} passed, 1 failed, 0 skipped")
+    assert max(map(len, str(report).splitlines())) <= 120
+    as_dict = report.to_dict()
+    assert as_dict["ok"] is False and len(as_dict["checks"]) == len(report) == len(CHECKS)
+    assert as_dict["checks"][0]["status"] == "passed"
+    with pytest.raises(KeyError, match="no check named 'other'"):
+        report["other"]
+    assert "regression, AutoNormal" in check_program(Program.from_functions(regression, AutoNormal), data()).program
+
+
+@pytest.mark.usefixtures("untouched_rng")
+@pytest.mark.parametrize("create", [lambda: mixed(nn.BatchNorm1d(6)), DecoderBatchNorm, GlobalStore])
+def test_program_and_store_stay_as_they_are(create):
+    with torch.random.fork_rng():
+        program = create()
+    program.train()
+    before = {n: v.clone() for n, v in program.state_dict().items()}
+    check_program(program, data())
+    assert all(torch.equal(v, before[n]) for n, v in program.state_dict().items())
+    assert program.training and all(p.grad is None for p in program.parameters())
+    assert len(pyro.get_param_store()) == 0
+
+
+def test_an_autoguide_survives_the_check():
+    program = Program.from_functions(regression, AutoNormal)
+    assert check_program(program, data()).ok
+    assert not list(program.parameters())  # still to be created, by the user's own data
+    program.initialise(data())
+    assert len(list(program.parameters())) == 4
+
+
+def test_network_in_a_closure_is_found_to_escape_copies():
+    # Everything works but what copies: copy.deepcopy and functional_call do not reach a closure.
+    report = check_program(network_function(), data())
+    assert {r.name for r in report.failures} <= {"save_load"}
+
+
+def test_same_seed_same_report():
+    assert str(check_program(Good(), data(), seed=3)) == str(check_program(Good(), data(), seed=3))
+
+
+def test_bad_input():
+    with pytest.raises(TypeError, match="needs a Program, got Linear"):
+        check_program(nn.Linear(1, 1), data())
+    with pytest.raises(TypeError, match="tensor of torch.int64"):
+        check_program(Good(), torch.zeros(3, D, dtype=torch.long))
+    with pytest.raises(TypeError, match="got ndarray"):
+        check_program(Good(), np.zeros((3, D)))
+    with pytest.raises(ValueError, match="at least 2 rows"):
+        check_program(Good(), data(1))
