@@ -1,0 +1,433 @@
+r"""Likelihoods by importance sampling, and the one door to all likelihood estimates.
+
+With draws :math:`z_k \sim q(z | x)` of the guide and weights :math:`w_k = p(x, z_k) / q(z_k | x)`,
+
+.. math::
+    \mathbb{E} \log w_1 \le \mathbb{E} \log \frac{1}{K} \sum_{k=1}^K w_k \le \log p(x) :
+
+the evidence lower bound and the importance-weighted one, which rises with K.
+
+References:
+    | Importance Weighted Autoencoders (Burda et al., 2016)
+    | https://arxiv.org/abs/1509.00519
+    | Pareto Smoothed Importance Sampling (Vehtari et al., 2024)
+    | https://arxiv.org/abs/1507.02646
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyro_gen._random import seeded
+from pyro_gen.density import entries_per_datum, evaluation, first_line, local_site, row_chunks, rows_of, rows_per_chunk
+from pyro_gen.inference.likelihood import LogLikelihood
+from pyro_gen.likelihoods import assume_missing, no_completion
+from pyro_gen.program import DATA_PLATE, Program, per_datum_log_prob, sample_sites, structure
+
+__all__ = [
+    "GuideDraws",
+    "effective_sample_size",
+    "entries_seen",
+    "given",
+    "guide_draws",
+    "log_likelihood",
+    "log_mean_exp",
+    "psis_khat",
+]
+
+METHODS = ("auto", "exact", "elbo", "iwae", "ais", "bdmc")
+
+
+def log_likelihood(
+    program: Program,
+    x: Tensor,
+    *context: Any,
+    method: str = "auto",
+    num_particles: int | None = None,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+    **options: Any,
+) -> LogLikelihood:
+    r"""Estimates :math:`\log p(x_n)` of each datum under a program.
+
+    Arguments:
+        program: The program.
+        x: The data, with shape :math:`(N, *)` and NaN where nothing was observed; what was seen is scored.
+        context: What the model conditions on, each with shape :math:`(N, *)`.
+        method: ``"exact"`` for programs without latent variables or with a closed-form ``marginal()``; ``"elbo"`` and
+            ``"iwae"`` by importance sampling from the guide; ``"ais"`` by annealed importance sampling and ``"bdmc"``
+            by the same with an upper bound on simulated data in the diagnostics, see :mod:`pyro_gen.inference.ais`.
+            ``"auto"`` takes ``"exact"`` where it applies, else ``"ais"``.
+        num_particles: The number K of draws of the guide per datum, by default 64 for the ELBO and 1000 for IWAE.
+        seed: Seeds the draws; the caller's generators are left alone.
+        progress: Called with the fraction done, now and then.
+        options: Passed to :func:`pyro_gen.inference.ais.ais` or its sandwich.
+
+    Returns:
+        The estimates with errors and diagnostics (effective sample size ``ess`` and Pareto ``khat``, per datum: above
+        0.7 the guide misses part of the posterior and the error is not to be trusted).
+
+    Raises:
+        ValueError: The method does not exist or does not apply to the program.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> from pyro_gen import Program, observe
+        >>> class Standard(Program):
+        ...     def model(self, x):
+        ...         with self.plate(x):
+        ...             return observe("x", dist.Normal(torch.zeros(2), 1.0).to_event(1), x)
+        >>> print(log_likelihood(Standard(), torch.zeros(4, 2)))
+        log-likelihood -1.838 +- 0.000 nats per datum (exact; 4 data, sampling error 0.000)
+    """
+    from pyro_gen.inference import ais  # it uses this module
+
+    if method not in METHODS:
+        raise ValueError(f"log_likelihood(method={method!r}): choose one of {', '.join(METHODS)}.")
+    if len(x) == 0:
+        raise ValueError("The log-likelihood of no data: x has 0 rows.")
+    if method in ("exact", "elbo", "iwae") and options:
+        raise ValueError(f'log_likelihood(method="{method}") has no option {next(iter(options))!r}.')
+    if method in ("exact", "ais", "bdmc") and num_particles is not None:
+        raise ValueError(f'log_likelihood(method="{method}") has no particles: num_particles is for "elbo" and "iwae".')
+    with evaluation(program):
+        kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
+        if kinds.kind in ("unnormalised", "implicit"):
+            what = "a factor" if kinds.kind == "unnormalised" else "an observed site without a density"
+            raise ValueError(f"{type(program).__name__} has {what}: its likelihood is not known by any method here.")
+        closed = type(program).marginal is not Program.marginal
+        if method == "auto":
+            method = "exact" if kinds.kind == "exact" or closed else "ais"
+        if method == "exact":
+            return _exact(program if kinds.kind == "exact" else program.marginal(), x, context)
+        if kinds.kind == "exact":
+            raise ValueError(f'{type(program).__name__} has no latent variable: its likelihood is method="exact".')
+        if method == "ais":
+            return ais.ais(program, x, *context, seed=seed, progress=progress, **options)
+        if method == "bdmc":
+            return ais.ais_with_gap(program, x, *context, seed=seed, progress=progress, **options)
+        if kinds.global_:
+            raise ValueError(
+                f"{type(program).__name__} has the global latent variable '{kinds.global_[0]}', shared by all data, so "
+                f'the data have no likelihood one by one: method="{method}" is for local latent variables. The '
+                "training loss of pyro_gen.fit bounds the joint likelihood."
+            )
+        if num_particles is None:
+            num_particles = 64 if method == "elbo" else 1000
+        return _by_guide(program, x, context, method, num_particles, seed, progress)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Exact
+
+
+def _exact(program: Program, x: Tensor, context: tuple[Any, ...]) -> LogLikelihood:
+    with torch.no_grad(), evaluation(program), no_completion():
+        probe = pyro.poutine.trace(program.model).get_trace(x[:1], *rows_of(x, context, slice(1)))
+        values = []
+        for rows in row_chunks(len(x), rows_per_chunk(entries_per_datum(probe), x.device)):
+            trace = pyro.poutine.trace(program.model).get_trace(x[rows], *rows_of(x, context, rows))
+            trace.compute_log_prob()
+            sites = [s for s in sample_sites(trace).values() if not s["infer"].get("_deterministic")]
+            values.append(sum(per_datum_log_prob(local_site(site)).double() for site in sites))
+        value = torch.cat(values)  # type: ignore[arg-type]
+    return LogLikelihood(value, torch.zeros_like(value), "exact", "exact", entries_seen(x))
+
+
+def entries_seen(x: Tensor) -> float:
+    """How many numbers of a datum were seen, in the mean over the data."""
+    return float((~torch.isnan(x)).sum()) / len(x)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Importance sampling from the guide
+
+
+class given(Messenger):
+    """Effect handler: gives latent sites these values, whatever their distribution.
+
+    Arguments:
+        values: The values by name of the site.
+    """
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and msg["name"] in self.values:
+            msg["value"] = self.values[msg["name"]]
+            msg["done"] = True
+
+
+class GuideDraws(NamedTuple):
+    """Draws of the guide for some rows of the data.
+
+    Attributes:
+        rows: The rows.
+        log_weights: In float64, with shape :math:`(K, n)`.
+        values: The draws by name of the site, with shape :math:`(K, *)`.
+        data_dims: Where the data dimension lies in each of ``values[name][0]``, counted from the left.
+    """
+
+    rows: slice
+    log_weights: Tensor
+    values: dict[str, Tensor]
+    data_dims: dict[str, int]
+
+    def select(self, index: Tensor) -> dict[str, Tensor]:
+        """Picks draws per datum: an index of shape :math:`(S, n)` into the K draws gives values of shape :math:`(S, *)`."""
+        out = {}
+        for name, value in self.values.items():
+            dim = self.data_dims[name]
+            picked = value.movedim(dim + 1, 1)[index, torch.arange(index.shape[1], device=index.device)]
+            out[name] = picked.movedim(1, dim + 1)
+        return out
+
+
+def guide_draws(program: Program, x: Tensor, *context: Any, num_particles: int) -> Iterator[GuideDraws]:
+    r"""Draws from the guide, with log-weights :math:`\log p(x_n, z_n) - \log q(z_n | x_n)`, chunk by chunk of the data.
+
+    Draws by the global generators (see :func:`pyro_gen._random.seeded`) and without gradients.
+
+    Arguments:
+        program: A program with local latent variables only, in evaluation mode.
+        x: The data, with shape :math:`(N, *)`.
+        context: What the model conditions on.
+        num_particles: The number K of draws per datum.
+
+    Yields:
+        The draws, for consecutive rows of the data.
+
+    Raises:
+        ValueError: Model and guide do not have the same latent sites, or the guide has parameters for another number of
+            data.
+    """
+    missing = x.is_floating_point() and bool(torch.isnan(x).any())
+    with torch.no_grad():
+        rows, entries = _plan(program, x, context, num_particles)
+        model = _ModelLogProb(program, missing)
+        for chunk in row_chunks(len(x), rows):
+            data = (x[chunk], *rows_of(x, context, chunk))
+            guide = _Guide(program, data)
+            size = max(1, rows_per_chunk(entries, x.device) // len(data[0]))
+            weights, draws = [], []
+            for start in range(0, num_particles, size):
+                values, log_q = guide.draw(min(size, num_particles - start))
+                weights.append(model(data, values).double() - log_q.double())
+                draws.append(values)
+            yield GuideDraws(
+                chunk,
+                torch.cat(weights),
+                {n: torch.cat([d[n] for d in draws]) for n in guide.data_dims},
+                guide.data_dims,
+            )
+
+
+def _plan(program: Program, x: Tensor, context: tuple[Any, ...], num_particles: int) -> tuple[int, int]:
+    """Checks guide against model, and finds how many rows to take at once and the entries per row."""
+    model = pyro.poutine.trace(program.model).get_trace(x[:1], *rows_of(x, context, slice(1)))
+    entries = entries_per_datum(model)
+    # Rows for which many particles fit, since the guide's network runs once per chunk.
+    rows = min(len(x), max(1, rows_per_chunk(entries, x.device) // min(num_particles, 64)))
+    guide = pyro.poutine.trace(program.guide).get_trace(x[:rows], *rows_of(x, context, slice(rows)))
+    latent = {n for n, s in sample_sites(model).items() if not s["is_observed"]}
+    guided = {n: s for n, s in sample_sites(guide).items() if not s["is_observed"]}
+    if absent := sorted(latent - set(guided)):
+        raise ValueError(f"The guide of {type(program).__name__} does not sample the latent variable '{absent[0]}'.")
+    for name, site in guided.items():
+        if name not in latent and not site["infer"].get("is_auxiliary"):
+            raise ValueError(f"The guide of {type(program).__name__} samples '{name}', which the model does not have.")
+        frame = next((f for f in site["cond_indep_stack"] if f.name == DATA_PLATE), None)
+        if frame is None:
+            raise ValueError(
+                f"The guide's site '{name}' stands outside of the data plate, so it has no density per datum: use "
+                'method="ais", or a guide that samples inside the plate.'
+            )
+        if frame.size != rows:  # an autoguide: one set of parameters per datum of its training
+            if frame.size != len(x):
+                raise ValueError(
+                    f"The guide of {type(program).__name__} has parameters for {frame.size} data and was given {len(x)}: "
+                    'it knows no other data than it was trained on. Use method="ais", or a guide that reads x.'
+                )
+            rows = len(x)
+    return rows, entries
+
+
+class _Guide:
+    """The guide for some rows of the data, as a sampler."""
+
+    def __init__(self, program: Program, data: tuple[Any, ...]) -> None:
+        self.program, self.data = program, data
+        trace = self._trace()
+        sites = _latent(trace)
+        self.single = next(iter(sites.values())) if len(sites) == 1 else None
+        self.data_dims = {n: s["value"].dim() - s["fn"].event_dim + _frame(s).dim for n, s in sites.items()}
+
+    def _trace(self) -> Trace:
+        with pyro.validation_enabled(False):
+            return pyro.poutine.trace(self.program.guide).get_trace(*self.data)
+
+    def draw(self, size: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Draws values of shape (size, *) with their log-densities, of shape (size, n)."""
+        if self.single is not None:
+            # The distribution of a lone site depends on nothing random: the guide's network need not run again.
+            site = self.single
+            value = site["fn"].sample((size,))
+            log_prob = scale_and_mask(site["fn"].log_prob(value), site["scale"], site["mask"])
+            return {site["name"]: value}, log_prob.movedim(_frame(site).dim, -1).reshape(
+                size, -1, len(self.data[0])
+            ).sum(1)
+        values, log_q = [], []
+        for _ in range(size):
+            trace = self._trace()
+            trace.compute_log_prob()
+            sites = _latent(trace)
+            values.append({n: s["value"] for n, s in sites.items()})
+            log_q.append(torch.stack([per_datum_log_prob(s) for s in sites.values()]).sum(0))
+        return {n: torch.stack([v[n] for v in values]) for n in values[0]}, torch.stack(log_q)
+
+
+def _latent(trace: Trace) -> dict[str, Any]:
+    return {n: s for n, s in sample_sites(trace).items() if not s["is_observed"]}
+
+
+def _frame(site: Any) -> Any:
+    return next(f for f in site["cond_indep_stack"] if f.name == DATA_PLATE)
+
+
+class _ModelLogProb:
+    """log p(x_n, z_n) of many draws: vectorised over them where the model allows it."""
+
+    def __init__(self, program: Program, missing: bool) -> None:
+        self.program, self.missing = program, missing
+        self.vectorised = True
+
+    def __call__(self, data: tuple[Any, ...], values: dict[str, Tensor]) -> Tensor:
+        def one(values: dict[str, Tensor]) -> Tensor:
+            with pyro.poutine.trace() as tape, no_completion(), assume_missing(self.missing), given(values):
+                self.program.model(*data)
+            tape.trace.compute_log_prob()
+            sites = [s for s in sample_sites(tape.trace).values() if not s["infer"].get("_deterministic")]
+            return torch.stack([per_datum_log_prob(local_site(s)) for s in sites]).sum(0)
+
+        with pyro.validation_enabled(False):
+            if self.vectorised:
+                try:
+                    return torch.vmap(one)(values)
+                except Exception as error:
+                    one({n: v[0] for n, v in values.items()})  # an error of the model itself comes out here
+                    self.vectorised = False
+                    warnings.warn(
+                        "The model cannot be vectorised by torch.vmap, so particles are evaluated one after another. "
+                        f"{first_line(error)}",
+                        stacklevel=2,
+                    )
+            size = len(next(iter(values.values())))
+            return torch.stack([one({n: v[k] for n, v in values.items()}) for k in range(size)])
+
+
+def _by_guide(
+    program: Program,
+    x: Tensor,
+    context: tuple[Any, ...],
+    method: str,
+    num_particles: int,
+    seed: int,
+    progress: Callable[[float], None] | None,
+) -> LogLikelihood:
+    if num_particles < 1:
+        raise ValueError(f"log_likelihood(num_particles={num_particles}): give a positive number.")
+    columns: dict[str, list[Tensor]] = {"value": [], "error": [], "ess": [], "khat": []}
+    with seeded(seed):
+        for draws in guide_draws(program, x, *context, num_particles=num_particles):
+            log_w = draws.log_weights
+            if method == "elbo":
+                value, error = log_w.mean(0), log_w.std(0) / math.sqrt(num_particles)
+            else:
+                value, error = log_mean_exp(log_w)
+            columns["value"].append(value)
+            columns["error"].append(error if num_particles > 1 else torch.full_like(value, math.nan))
+            columns["ess"].append(effective_sample_size(log_w))
+            columns["khat"].append(psis_khat(log_w))
+            if progress is not None:
+                progress(draws.rows.stop / len(x))
+    value, error, ess, khat = (torch.cat(columns[name]).cpu() for name in ("value", "error", "ess", "khat"))
+    diagnostics = {"ess": ess, "khat": khat, "num_particles": torch.tensor(num_particles)}
+    return LogLikelihood(
+        value, error, "stochastic lower bound", method, entries_seen(x), lower=value, diagnostics=diagnostics
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Weights
+
+
+def log_mean_exp(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The logarithm of the mean weight, and its standard error by the jackknife over draws.
+
+    Arguments:
+        log_weights: With shape :math:`(K, N)`.
+
+    Returns:
+        Both with shape :math:`(N,)`; the error is NaN for one draw.
+
+    Example:
+        >>> value, error = log_mean_exp(torch.tensor([[0.0], [0.0]]).double())
+        >>> value.item(), error.item()
+        (0.0, 0.0)
+    """
+    n = len(log_weights)
+    value = log_weights.logsumexp(0) - math.log(n)
+    if n == 1:
+        return value, torch.full_like(value, math.nan)
+    # Sums that leave out one draw each, from both ends, so that no digits are lost where one weight dominates.
+    nothing = torch.full_like(log_weights[:1], -math.inf)
+    before = torch.cat([nothing, log_weights[:-1].logcumsumexp(0)])
+    after = torch.cat([log_weights[1:].flip(0).logcumsumexp(0).flip(0), nothing])
+    left_out = torch.logaddexp(before, after)
+    return value, ((n - 1) * left_out.var(0, correction=0)).sqrt()
+
+
+def effective_sample_size(log_weights: Tensor) -> Tensor:
+    r"""The effective sample size :math:`(\sum_k w_k)^2 / \sum_k w_k^2`, from (K, N) log-weights, with shape :math:`(N,)`."""
+    return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
+
+
+def psis_khat(log_weights: Tensor) -> Tensor:
+    r"""The Pareto shape of the largest weights: below 0.7 an importance sampling estimate can be trusted.
+
+    A generalised Pareto distribution is fitted to the largest :math:`\min(K / 5, 3 \sqrt{K})` weights by the method of
+    Zhang & Stephens (2009), with the weak prior of Vehtari et al. (2024).
+
+    Arguments:
+        log_weights: With shape :math:`(K, N)`.
+
+    Returns:
+        The shapes k, float64 with shape :math:`(N,)`: NaN where K < 21 gives no tail to fit, 0 where all weights are equal.
+    """
+    n = len(log_weights)
+    tail = math.ceil(min(n / 5, 3 * math.sqrt(n)))
+    if tail <= 4:
+        return torch.full_like(log_weights[0], math.nan, dtype=torch.float64)
+    top = (log_weights.double() - log_weights.double().max(0).values).topk(tail + 1, dim=0).values.flip(0).exp()
+    x = top[1:] - top[0]  # excesses over the threshold, ascending, (M, N)
+    grid = 30 + int(math.sqrt(tail))
+    b = 1 - torch.sqrt(grid / (torch.arange(1, grid + 1, dtype=torch.float64, device=x.device) - 0.5))
+    b = b[:, None] / (3 * x[int(tail / 4 + 0.5) - 1]) + 1 / x[-1]  # (G, N)
+    k = torch.stack([torch.log1p(-row * x).mean(0) for row in b])
+    log_posterior = tail * (torch.log(-b / k) - k - 1)
+    posterior = log_posterior.softmax(0)
+    shape = torch.log1p(-(b * posterior).sum(0) * x).mean(0)
+    shape = (tail * shape + 10 * 0.5) / (tail + 10)
+    # A threshold below what exp can show (or many tied at it) means a handful of weights carry everything.
+    shape = torch.where(shape.isfinite(), shape, math.inf)
+    return torch.where(x[-1] > 0, shape, 0.0)

@@ -1,0 +1,126 @@
+r"""The result of a likelihood estimate: a number per datum, its error, and what kind of number it is."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["LogLikelihood"]
+
+_KINDS = ("exact", "stochastic lower bound", "stochastic upper bound", "sandwich")
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    r"""Estimates of :math:`\log p(x_n)`, in nats.
+
+    Arguments:
+        value: The estimates, float64 with shape :math:`(N,)`.
+        standard_error: Their Monte Carlo standard errors, float64 with shape :math:`(N,)`; 0 where exact, NaN where one
+            draw gives none.
+        kind: ``"exact"``, ``"stochastic lower bound"`` (its expectation is at most :math:`\log p(x_n)`),
+            ``"stochastic upper bound"``, or ``"sandwich"`` (both, in ``lower`` and ``upper``).
+        method: The method that made them.
+        event_dims: How many numbers of a datum were seen, in the mean over the data.
+        lower: Stochastic lower bounds with shape :math:`(N,)`, where known.
+        upper: Stochastic upper bounds with shape :math:`(N,)`, where known.
+        diagnostics: Tensors by name: effective sample size, Pareto k-hat, acceptance, ...
+
+    Example:
+        >>> result = LogLikelihood(torch.tensor([-3.0, -5.0]), torch.tensor([0.3, 0.4]), "exact", "exact", 2.0)
+        >>> result.mean(), round(result.mean_standard_error(), 4), result.sampling_error()
+        (-4.0, 0.25, 1.0)
+        >>> print(result)
+        log-likelihood -4.000 +- 0.250 nats per datum (exact; 2 data, sampling error 1.000)
+    """
+
+    value: Tensor
+    standard_error: Tensor
+    kind: str
+    method: str
+    event_dims: float
+    lower: Tensor | None = None
+    upper: Tensor | None = None
+    diagnostics: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            raise ValueError(f"LogLikelihood(kind={self.kind!r}): choose one of {', '.join(_KINDS)}.")
+        for name in ("value", "standard_error", "lower", "upper"):
+            tensor = getattr(self, name)
+            if tensor is not None:
+                object.__setattr__(self, name, tensor.detach().to("cpu", torch.float64))
+
+    def mean(self) -> float:
+        """The mean over the data, in nats per datum."""
+        return float(self.value.mean())
+
+    def mean_standard_error(self) -> float:
+        r"""The standard error of :meth:`mean` as an estimate for *these* data: Monte Carlo error only.
+
+        It does not cover the bias of a bound, nor the choice of the data (:meth:`sampling_error`). Errors of different
+        data are independent, so this is :math:`\sqrt{\sum_n se_n^2} / N`.
+        """
+        return float(self.standard_error.square().sum().sqrt()) / len(self.value)
+
+    def sampling_error(self) -> float:
+        r"""The standard error of :meth:`mean` as an estimate for the population that the data were drawn from.
+
+        It is the standard deviation of the values over :math:`\sqrt{N}`, so Monte Carlo error is in it;
+        NaN for one datum.
+        """
+        if len(self.value) < 2:
+            return math.nan
+        return float(self.value.std()) / math.sqrt(len(self.value))
+
+    def bits_per_dim(self, log_abs_det_jacobian: float | Tensor = 0.0) -> float:
+        r"""The mean negative log-likelihood in bits per number seen.
+
+        Arguments:
+            log_abs_det_jacobian: :math:`\log |\det dy/dx|` where the program saw the transformed data y(x) and bits per
+                number of x are wanted: a number, or one per datum with shape :math:`(N,)`.
+        """
+        jacobian = torch.as_tensor(log_abs_det_jacobian, dtype=torch.float64).mean()
+        return -(self.mean() + float(jacobian)) / (self.event_dims * math.log(2))
+
+    def perplexity(self) -> float:
+        """The exponential of the mean negative log-likelihood in nats per number seen (per token, for text)."""
+        return math.exp(-self.mean() / self.event_dims)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers and text only, for JSON: means over the data, diagnostics by their means."""
+        out: dict[str, Any] = {
+            "method": self.method,
+            "kind": self.kind,
+            "unit": "nats per datum",
+            "data": len(self.value),
+            "mean": self.mean(),
+            "standard_error": _number(self.mean_standard_error()),
+            "sampling_error": _number(self.sampling_error()),
+            "bits_per_dim": self.bits_per_dim(),
+        }
+        for name in ("lower", "upper"):
+            tensor = getattr(self, name)
+            if tensor is not None:
+                out[name] = float(tensor.mean())
+        out["diagnostics"] = {name: _number(float(t.double().mean())) for name, t in self.diagnostics.items()}
+        return out
+
+    def __str__(self) -> str:
+        error, sampling = self.mean_standard_error(), self.sampling_error()
+        bounds = "" if self.upper is None else f" in [{_mean(self.lower):.3f}, {_mean(self.upper):.3f}]"
+        label = self.method if self.kind == self.method else f"{self.method}, {self.kind}"
+        return (
+            f"log-likelihood {self.mean():.3f} +- {error:.3f} nats per datum{bounds} "
+            f"({label}; {len(self.value)} data, sampling error {sampling:.3f})"
+        )
+
+
+def _mean(tensor: Tensor | None) -> float:
+    return math.nan if tensor is None else float(tensor.mean())
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has no NaN

@@ -1,0 +1,276 @@
+r"""Generation, reconstruction and imputation: what a program says about entries that nobody observed.
+
+All three are one thing, since NaN means "not observed" and an observe statement completes it: generation completes a
+datum of which nothing is seen with latent variables of the prior, imputation completes a datum in part with latent
+variables of the posterior, :math:`p(x_m | x_o) = \int p(x_m | x_o, z) \, p(z | x_o) \, dz`.
+"""
+
+import warnings
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_gen._random import seeded
+from pyro_gen.density import evaluation, row_chunks, rows_of
+from pyro_gen.inference import ais
+from pyro_gen.inference.importance import given, guide_draws, psis_khat
+from pyro_gen.likelihoods import assume_missing, completions
+from pyro_gen.program import DATA_PLATE, Program, is_local, sample_sites, structure
+
+__all__ = ["impute", "reconstruct", "sample", "simulate"]
+
+ROWS = 1024  # rows at a time; part of what a seed means
+PROPOSALS = 200  # draws of the guide per datum, to resample from
+
+
+def sample(program: Program, n: int, *, context: tuple[Any, ...] = (), seed: int = 0) -> Tensor:
+    """Generates data.
+
+    Local latent variables come from the prior. Global ones, the weights of a Bayesian network say, come from the guide:
+    after training it is what is known of them.
+
+    Arguments:
+        program: The program.
+        n: The number of data.
+        context: What the model conditions on, each with shape :math:`(n, *)`.
+        seed: Seeds the draws; the caller's generators are left alone.
+
+    Returns:
+        The data, with shape :math:`(n, *)`.
+
+    Raises:
+        ValueError: The program does not know the shape of a datum, or its model does not return the completed data.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> from pyro_gen import Program, observe
+        >>> class Dice(Program):
+        ...     event_shape = torch.Size([2])
+        ...     def model(self, x):
+        ...         with self.plate(x):
+        ...             return observe("x", dist.Categorical(torch.ones(2, 6)).to_event(1), x)
+        >>> sample(Dice(), 3).shape
+        torch.Size([3, 2])
+    """
+    with seeded(seed), torch.no_grad(), evaluation(program):
+        return simulate(program, n, context)[0]
+
+
+def simulate(program: Program, n: int, context: tuple[Any, ...]) -> tuple[Tensor, dict[str, Tensor], dict[str, int]]:
+    """Draws data together with the local latent variables that made them, by the global generators.
+
+    Arguments:
+        program: The program, in evaluation mode.
+        n: The number of data.
+        context: What the model conditions on, each with shape :math:`(n, *)`.
+
+    Returns:
+        The data with shape :math:`(n, *)`, the values of the local latent sites by name, and where their data dimension
+        lies, counted from the left.
+    """
+    if n < 1:
+        raise ValueError(f"The number of data to generate is {n}: give a positive one.")
+    if program.event_shape is None:
+        raise ValueError(
+            f"{type(program).__name__} does not know the shape of one datum: set program.event_shape (pyro_gen.fit does)."
+        )
+    like = next((p for p in program.parameters() if p.is_floating_point()), torch.empty(0))
+    x = torch.full((n, *program.event_shape), torch.nan, dtype=like.dtype, device=like.device)
+    with pyro.validation_enabled(False):
+        few = (x[:ROWS], *rows_of(x, context, slice(ROWS)))
+        shared: dict[str, Tensor] = {}
+        if structure(program, *few).global_:
+            sites = sample_sites(pyro.poutine.trace(program.guide).get_trace(*few))
+            shared = {name: s["value"] for name, s in sites.items() if not is_local(s)}
+        data, values, dims = [], [], {}
+        for rows in row_chunks(n, ROWS):
+            with pyro.poutine.trace() as tape, given(shared):
+                data.append(_complete(program, x[rows], rows_of(x, context, rows)))
+            latent = {m: s for m, s in sample_sites(tape.trace).items() if not s["is_observed"] and is_local(s)}
+            values.append({name: s["value"] for name, s in latent.items()})
+            dims = {name: _data_dim(s) for name, s in latent.items()}
+    return torch.cat(data), {m: torch.cat([v[m] for v in values], d) for m, d in dims.items()}, dims
+
+
+def _data_dim(site: Any) -> int:
+    frame = next(f for f in site["cond_indep_stack"] if f.name == DATA_PLATE)
+    return int(site["value"].dim() - site["fn"].event_dim + frame.dim)
+
+
+def _complete(program: Program, x: Tensor, context: tuple[Any, ...]) -> Tensor:
+    """Runs the model on data with missing entries, and returns the completed data."""
+    with completions() as completed:
+        out = program.model(x, *context)
+    if out is None and len(completed) == 1:  # a model without a return statement
+        out = next(iter(completed.values()))
+    if not isinstance(out, Tensor) or out.shape != x.shape:
+        raise ValueError(
+            f"The model of {type(program).__name__} must return the completed data, of shape {tuple(x.shape)} here: "
+            "return what observe(...) returns."
+        )
+    return torch.where(torch.isnan(x), out.to(x.dtype), x)
+
+
+def reconstruct(program: Program, x: Tensor, *context: Any, draws: int = 1, seed: int = 0) -> Tensor:
+    """Encodes and decodes data: the mean of the likelihood at draws of the guide.
+
+    Arguments:
+        program: The program.
+        x: The data, with shape :math:`(N, *)` and NaN where nothing was observed.
+        context: What the model conditions on, each with shape :math:`(N, *)`.
+        draws: How many draws of the guide to average over.
+        seed: Seeds the draws; the caller's generators are left alone.
+
+    Returns:
+        The means, with the shape of ``x``, also of entries that were not observed.
+
+    Raises:
+        ValueError: The likelihood has no mean, or no observed site has the shape of the data.
+    """
+    if draws < 1:
+        raise ValueError(f"reconstruct(draws={draws}): give a positive number.")
+    out = []
+    with seeded(seed), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
+        for rows in row_chunks(len(x), ROWS):
+            data = (x[rows], *rows_of(x, context, rows))
+            total = torch.zeros_like(data[0])
+            for _ in range(draws):
+                sites = sample_sites(pyro.poutine.trace(program.guide).get_trace(*data))
+                latent = {name: s["value"] for name, s in sites.items() if not s["is_observed"]}
+                # The observed distribution as the model wrote it, not marginalised over what is missing.
+                with pyro.poutine.trace() as tape, given(latent), assume_missing(False):
+                    program.model(*data)
+                total += _mean_of(program, tape.trace, data[0])
+            out.append(total / draws)
+    return torch.cat(out)
+
+
+def _mean_of(program: Program, trace: Any, x: Tensor) -> Tensor:
+    for site in sample_sites(trace).values():
+        if site["is_observed"] and not site["infer"].get("_deterministic") and site["value"].shape == x.shape:
+            try:
+                return site["fn"].mean.to(x.dtype)  # type: ignore[no-any-return]
+            except NotImplementedError:
+                raise ValueError(
+                    f"The likelihood of {type(program).__name__} at '{site['name']}' has no mean in closed form: use "
+                    "pyro_gen.sample or pyro_gen.impute."
+                ) from None
+    raise ValueError(f"No observed site of {type(program).__name__} has the shape {tuple(x.shape)} of the data.")
+
+
+def impute(
+    program: Program,
+    x: Tensor,
+    *context: Any,
+    draws: int = 20,
+    method: str = "auto",
+    num_proposals: int = PROPOSALS,
+    seed: int = 0,
+) -> Tensor:
+    r"""Draws the missing entries from their distribution given the seen ones.
+
+    Without latent variables the observe statement draws from :math:`p(x_m | x_o)` itself. With local ones, draws of the
+    guide are resampled by their importance weights, and rows where the weights are not to be trusted (Pareto k-hat above
+    0.7) are drawn by annealed importance sampling. With global ones, the guide's draws stand for the posterior.
+
+    Arguments:
+        program: The program.
+        x: The data, with shape :math:`(N, *)` and NaN where nothing was observed.
+        context: What the model conditions on, each with shape :math:`(N, *)`.
+        draws: The number S of completed data sets.
+        method: ``"guide"`` for resampled draws of the guide alone, ``"ais"`` for annealed importance sampling alone, or
+            ``"auto"`` for both as said above.
+        num_proposals: Draws of the guide per row to resample from.
+        seed: Seeds the draws; the caller's generators are left alone.
+
+    Returns:
+        Completed data with shape :math:`(S, N, *)`; entries that were seen are bit-identical.
+
+    Raises:
+        ValueError: The method does not exist or does not apply.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> from pyro_gen import Program, observe
+        >>> class Pair(Program):
+        ...     def model(self, x):
+        ...         covariance = torch.tensor([[1.0, 0.9], [0.9, 1.0]])
+        ...         with self.plate(x):
+        ...             return observe("x", dist.MultivariateNormal(torch.zeros(2), covariance), x)
+        >>> y = impute(Pair(), torch.tensor([[2.0, torch.nan]]), draws=1000)
+        >>> abs(y[:, 0, 1].mean().item() - 1.8) < 0.1, y[:, 0, 0].unique().item()
+        (True, 2.0)
+    """
+    if method not in ("auto", "guide", "ais"):
+        raise ValueError(f'impute(method={method!r}): choose "auto", "guide" or "ais".')
+    if draws < 1 or num_proposals < 1:
+        raise ValueError(f"impute(draws={draws}, num_proposals={num_proposals}): give positive numbers.")
+    out = x.expand(draws, *x.shape).clone()
+    holes = torch.isnan(x).flatten(1).any(1).nonzero()[:, 0]
+    if len(holes) == 0:
+        return out
+    y, context = x[holes], rows_of(x, context, holes)
+    with seeded(seed), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
+        kinds = structure(program, y[:2], *rows_of(y, context, slice(2)))
+        if kinds.kind == "exact":
+            completed = _by_rows(program, y, context, draws)
+        elif kinds.global_ and method != "ais":
+            completed = torch.stack([_by_one_draw(program, y, context) for _ in range(draws)])
+        elif method == "ais":
+            completed = _by_ais(program, y, context, draws)
+        else:
+            completed, khat = _by_guide(program, y, context, draws, num_proposals)
+            hard = (~(khat <= 0.7)).nonzero()[:, 0]
+            if len(hard) and method == "auto":
+                completed[:, hard] = _by_ais(program, y[hard], rows_of(y, context, hard), draws)
+            elif len(hard):
+                warnings.warn(
+                    f"impute: the guide misses part of the posterior of {len(hard)} of {len(y)} rows (Pareto k-hat above "
+                    '0.7), so their draws spread too little: use method="auto".',
+                    stacklevel=2,
+                )
+    out[:, holes] = completed
+    return out
+
+
+def _by_rows(program: Program, x: Tensor, context: tuple[Any, ...], draws: int) -> Tensor:
+    chunks = [(x[r], rows_of(x, context, r)) for r in row_chunks(len(x), ROWS)]
+    return torch.stack([torch.cat([_complete(program, *chunk) for chunk in chunks]) for _ in range(draws)])
+
+
+def _by_one_draw(program: Program, x: Tensor, context: tuple[Any, ...]) -> Tensor:
+    sites = sample_sites(pyro.poutine.trace(program.guide).get_trace(x, *context))
+    with given({name: s["value"] for name, s in sites.items() if not s["is_observed"]}):
+        return _complete(program, x, context)
+
+
+def _with_latents(program: Program, x: Tensor, context: tuple[Any, ...], values: dict[str, Tensor]) -> Tensor:
+    completed = []
+    for s in range(len(next(iter(values.values())))):
+        with given({name: v[s] for name, v in values.items()}):
+            completed.append(_complete(program, x, context))
+    return torch.stack(completed)
+
+
+def _by_guide(
+    program: Program, x: Tensor, context: tuple[Any, ...], draws: int, num_proposals: int
+) -> tuple[Tensor, Tensor]:
+    completed, khat = [], []
+    for proposals in guide_draws(program, x, *context, num_particles=num_proposals):
+        rows, log_w = proposals.rows, proposals.log_weights
+        index = ais.resample(log_w, draws)
+        completed.append(_with_latents(program, x[rows], rows_of(x, context, rows), proposals.select(index)))
+        khat.append(psis_khat(log_w))
+    return torch.cat(completed, 1), torch.cat(khat)
+
+
+def _by_ais(program: Program, x: Tensor, context: tuple[Any, ...], draws: int) -> Tensor:
+    return torch.cat(
+        [
+            _with_latents(program, x[rows], rows_of(x, context, rows), values)
+            for rows, values in ais.posterior_draws(program, x, *context, draws=draws)
+        ],
+        1,
+    )
