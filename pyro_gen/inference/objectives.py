@@ -281,7 +281,9 @@ class DReG(Objective):
                 model_trace = pyro.poutine.trace(program.model).get_trace(x, *context)
             return _log_weight(model_trace, guide_trace, 1.0)
 
-        z = _vmapped(draw, self.num_particles)
+        # Views: a hook on a value itself would also see what reaches it through later sites of the guide, whose own
+        # hooks have weighted that already.
+        z = {n: v.view_as(v) for n, v in _vmapped(draw, self.num_particles).items()}
         weights: list[Tensor] = []
         for name, value in z.items():
             if value.requires_grad:
