@@ -289,12 +289,24 @@ class _FunctionProgram(Program):
         self, model: Callable[..., Any], guide: "Callable[..., Any] | type[AutoGuide] | AutoGuide | None"
     ) -> None:
         super().__init__()
-        with _local_parameters():
-            self.params = nn.Module()
-            self._model = model
-            if isinstance(guide, type) and issubclass(guide, AutoGuide):
-                guide = guide(self.model)
-            self._guide: Any = guide
+        self.params = nn.Module()
+        self._model = model
+        if isinstance(guide, AutoGuide):
+            if guide.prototype_trace is not None:
+                raise ValueError(f"The {type(guide).__name__} has run before, outside of the program: give a new one.")
+            for part in guide.modules():
+                if isinstance(part, AutoGuide):  # its run of the model is to meet the parameters of this program
+                    part._model = (self._with_parameters(part.model),)
+        elif isinstance(guide, type) and issubclass(guide, AutoGuide):
+            guide = guide(self.model)
+        self._guide: Any = guide
+
+    def _with_parameters(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any) -> Any:
+            with _local_parameters(), self._pyro_context, _ModuleParameters(self.params):
+                return function(*args)
+
+        return wrapper
 
     def model(self, x: Tensor, *context: Any) -> Any:
         with _ModuleParameters(self.params):
@@ -369,7 +381,9 @@ def per_datum_log_prob(site: Any, log_prob: Tensor | None = None) -> Tensor:
     """
     frame = _data_frame(site)
     log_prob = site_log_prob(site) if log_prob is None else log_prob
-    if log_prob.dim() < -frame.dim or log_prob.shape[frame.dim] != frame.size:
+    sizes = {f.dim: f.size for f in site["cond_indep_stack"] if f.vectorized}
+    in_plates = all(n == sizes.get(i - log_prob.dim(), 1) for i, n in enumerate(log_prob.shape) if n > 1)
+    if not in_plates or log_prob.dim() < -frame.dim or log_prob.shape[frame.dim] != frame.size:
         raise ValueError(
             f"Site '{site['name']}' has log_prob of shape {tuple(log_prob.shape)}, but its data plate has size "
             f"{frame.size} at dimension {frame.dim}: enclose batch dimensions in plates, declare event dimensions "
