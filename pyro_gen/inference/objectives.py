@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 from pyro.poutine.trace_struct import Trace
@@ -66,8 +67,11 @@ class Objective(nn.Module):
         raise NotImplementedError
 
 
-def latent_sites(model_trace: Trace, guide_trace: Trace) -> dict[str, tuple[Any, Any]]:
+def latent_sites(model_trace: Trace, guide_trace: Trace) -> dict[str, tuple[Any | None, Any]]:
     """Pairs the latent sites of model and guide, in the order of the model.
+
+    An autoguide draws unconstrained auxiliary variables and makes the latent ones from them, as ``Delta`` sites whose
+    log-density is the Jacobian. The auxiliary sites come last, paired with ``None``.
 
     Raises:
         ValueError: A site stands in only one of them.
@@ -85,12 +89,25 @@ def latent_sites(model_trace: Trace, guide_trace: Trace) -> dict[str, tuple[Any,
             f"The guide samples {', '.join(map(repr, extra))} but the model does not: remove the site, or mark it "
             "with infer={'is_auxiliary': True}."
         )
-    if auxiliary - set(model):
+    unmatched = {n: (None, guide[n]) for n in guide if n not in model}
+    if unmatched and not any(_is_delta(guide[n]) for n in model):
         raise ValueError(
-            f"The guide's auxiliary sites {', '.join(map(repr, sorted(auxiliary - set(model))))} have no density to "
-            "score them against: write the guide without them."
+            f"The guide's auxiliary sites {', '.join(map(repr, unmatched))} have no density to score them against, "
+            "since no latent variable is a function (a Delta site) of them: write the guide without them."
         )
-    return {n: (model[n], guide[n]) for n in model}
+    return {n: (model[n], guide[n]) for n in model} | unmatched
+
+
+def _is_delta(site: Any) -> bool:
+    fn = site["fn"]
+    while isinstance(fn, torch.distributions.Independent | dist.MaskedDistribution):
+        fn = fn.base_dist
+    return isinstance(fn, dist.Delta)
+
+
+def _log_ratio(p: Any | None, q: Any, log_prob: Callable[[Any], Tensor]) -> Tensor:
+    """The log-density of a latent site in the model over that in the guide; an auxiliary site has only the latter."""
+    return -log_prob(q) if p is None else log_prob(p) - log_prob(q)
 
 
 def _observed_sites(model_trace: Trace) -> list[Any]:
@@ -146,10 +163,10 @@ class ELBO(Objective):
             before_in_model = set(list(latents)[:i])
             before_in_guide = set(guide_order[: guide_order.index(name)])
             divergence = None
-            if self.analytic_kl and before_in_model <= before_in_guide:
+            if self.analytic_kl and p is not None and before_in_model <= before_in_guide:
                 divergence = _analytic_kl(p, q, self.free_bits > 0)
             if divergence is None:
-                divergence = site_log_prob(q) - site_log_prob(p)
+                divergence = -_log_ratio(p, q, site_log_prob)
             total = total + self._freed(divergence, q)
         return total
 
@@ -165,6 +182,8 @@ class ELBO(Objective):
 def _analytic_kl(p: Any, q: Any, per_dimension: bool) -> Tensor | None:
     """KL(q || p) of a site with its batch shape (and event shape, if asked and known), or None if not closed-form."""
     if p["mask"] is not None or q["mask"] is not None or not _same(p["scale"], q["scale"]):
+        return None
+    if _is_delta(q):  # Pyro's closed form leaves out the Delta's own log-density, an autoguide's Jacobian
         return None
     p_fn, q_fn = p["fn"], q["fn"]
     if (
@@ -327,9 +346,9 @@ def local_log_weight(model_trace: Trace, guide_trace: Trace) -> tuple[Tensor, Te
     """
     log_ratio: Tensor | float = 0.0
     for name, (p, q) in latent_sites(model_trace, guide_trace).items():
-        if not is_local(p):
+        if not is_local(q):
             raise _global_latent_error(name)
-        log_ratio = log_ratio + per_datum_log_prob(p) - per_datum_log_prob(q)
+        log_ratio = log_ratio + _log_ratio(p, q, per_datum_log_prob)
     log_likelihood = torch.stack([per_datum_log_prob(s) for s in _observed_sites(model_trace)]).sum(0)
     return log_likelihood, log_ratio
 
@@ -391,10 +410,10 @@ class ScoreFunctionELBO(Objective):
         local: Tensor = x.new_zeros(len(x))
         global_ = x.new_zeros(())
         for p, q in latents.values():
-            if is_local(p):
-                local = local + per_datum_log_prob(p) - per_datum_log_prob(q)
+            if is_local(q):
+                local = local + _log_ratio(p, q, per_datum_log_prob)
             else:
-                global_ = global_ + site_log_prob(p).sum() - site_log_prob(q).sum()
+                global_ = global_ + _log_ratio(p, q, lambda site: site_log_prob(site).sum())
         for site in _observed_sites(model_trace):
             if is_local(site):
                 local = local + per_datum_log_prob(site)
