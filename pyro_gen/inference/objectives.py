@@ -269,6 +269,9 @@ class DReG(Objective):
 
     Arguments:
         num_particles: The number of particles :math:`K`.
+
+    Raises:
+        ValueError: The program has dropout at work: the guide that draws and the one that is scored would differ.
     """
 
     anneals = False
@@ -278,6 +281,9 @@ class DReG(Objective):
         self.num_particles = _positive(num_particles)
 
     def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:
+        for name, layer in program.named_modules():
+            if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0:
+                raise ValueError(f"DReG runs the guide twice, and '{name}' drops other units each time: use IWAE.")
         frames: dict[str, int] = {}  # name -> dimension of the data in the site's value, counted from the right
 
         def draw() -> dict[str, Tensor]:
