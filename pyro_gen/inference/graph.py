@@ -7,7 +7,8 @@ same, so it is compared with the program itself, at other parameters and with ot
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -135,7 +136,8 @@ class GradientStep:
         if shapes not in self._graphs:
             first = not self._graphs
             with seeded(0):  # the run that is recorded must not use up the draws of the steps
-                traced = _record(self._functional, self.parameters, batch, kl_weight)
+                with _constant_buffers(self.module):
+                    traced = _record(self._functional, self.parameters, batch, kl_weight)
                 if first:
                     self._verify(traced, batch, kl_weight)
             # The short last batch of an epoch is not worth a compilation.
@@ -144,27 +146,56 @@ class GradientStep:
         return self._graphs[shapes]
 
     def _verify(self, traced: StepFunction, batch: Sequence[Tensor], kl_weight: Tensor) -> None:
-        """Compares recording and program on permuted rows, at moved parameters and another ``kl_weight``."""
-        with torch.no_grad():
-            moved = [p + 0.01 * p.abs().mean() * torch.randn_like(p) for p in self.parameters]
-            order = torch.randperm(len(batch[0]), device=batch[0].device)
-            other = [b[order] for b in batch]
-            results = []
-            for function in (self._functional, traced):
-                torch.manual_seed(1)
-                results.append(function(moved, other, 0.5 * kl_weight))
+        """Compares recording and program on permuted rows, at moved parameters and another ``kl_weight``.
+
+        The program runs as it does in eager mode, with the moved values in its own parameters: parameters that are
+        used behind the module's back, in a closure say, are constants of the recording, and must be found out.
+        """
+        order = torch.randperm(len(batch[0]), device=batch[0].device)
+        other, weight = [b[order] for b in batch], 0.5 * kl_weight
+        original = [p.clone() for p in self.parameters]
+        moved = [p + 0.01 * p.abs().mean() * torch.randn_like(p) for p in original]
+        torch.manual_seed(1)
+        try:
+            self._set_parameters(moved)
+            expected = self._eager(other, weight)
+        finally:
+            self._set_parameters(original)
+        torch.manual_seed(1)
+        results = (expected, traced(moved, other, weight))
         for a, b in zip(*results, strict=True):
             scale = a.abs().max().clamp(min=1e-6)
             if not bool(((a - b).abs() <= 1e-3 * scale).all() | ~torch.isfinite(a).all()):
                 raise NotTraceableError("its recording gives another result than the program, on other data")
 
+    def _set_parameters(self, values: Sequence[Tensor]) -> None:
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
+
 
 def _require_pure(module: LossModule) -> None:
     if not module.objective.traceable:
         raise NotTraceableError(f"{type(module.objective).__name__} keeps state or branches on values")
-    for name, layer in module.program.named_modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            raise NotTraceableError(f"'{name}' ({type(layer).__name__}) updates its running statistics")
+
+
+@contextmanager
+def _constant_buffers(module: nn.Module) -> Iterator[None]:
+    """Raises if the block changes a buffer, which a recording would do never or from the same value each time.
+
+    The buffers are restored, so that the steps start from what they were.
+    """
+    before = {n: (b, b.clone()) for n, b in module.named_buffers()}
+    changed: list[str] = []
+    try:
+        yield
+    finally:
+        changed = [n for n, b in module.named_buffers() if b is not before[n][0] or not torch.equal(b, before[n][1])]
+        for name in changed:
+            tensor, value = before[name]
+            owner, _, attribute = name.rpartition(".")
+            module.get_submodule(owner)._buffers[attribute] = tensor.copy_(value)
+    if changed:
+        raise NotTraceableError(f"each step changes the buffer '{changed[0].removeprefix('program.')}'")
 
 
 def _record(function: StepFunction, *args: Any) -> StepFunction:
