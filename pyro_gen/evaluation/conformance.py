@@ -13,6 +13,7 @@ No statistics are involved: a check that fails has found a defect, with the site
 import copy
 import io
 import random
+import sysconfig
 import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -127,7 +128,13 @@ class Report:
     def __str__(self) -> str:
         counts = {s: sum(r.status == s for r in self.results) for s in ("passed", "failed", "skipped")}
         head = f"{self.program}: " + ", ".join(f"{n} {s}" for s, n in counts.items())
-        return "\n".join([head, *(_lines(r) for r in self.results)])
+        lines = [_lines(r) for r in self.results if r.message != _NOT_RUN]
+        if len(lines) < len(self):
+            lines.append(f"skipped the other {len(self) - len(lines)} checks: the program does not run.")
+        return "\n".join([head, *lines])
+
+
+_NOT_RUN = "The program does not run."
 
 
 def _lines(result: Result) -> str:
@@ -218,7 +225,7 @@ class Case:
 
     def scores(self, side: str, **options: Any) -> dict[str, Tensor]:
         """The log-densities by site, (N,) for local sites and scalars for global ones."""
-        return {n: _score(s) for n, s in sample_sites(self.run(side, **options)).items()}
+        return {n: _score(s) for n, s in _sites(self.run(side, **options)).items()}
 
     def rows(self, index: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
         """Some rows of data and context."""
@@ -230,7 +237,7 @@ class Case:
     def latent_rows(self, side: str, index: Tensor) -> Latents:
         """The fixed latent variables, the local ones restricted to some rows."""
         values = dict(self.latents[side])
-        for name, site in sample_sites(self.run(side)).items():
+        for name, site in _sites(self.run(side)).items():
             frame = self.row_frame(site)
             if name in values and frame is not None:
                 dim = frame.dim - site["fn"].event_dim
@@ -248,9 +255,9 @@ class Case:
         """The observed sites whose log-density or value follows ``x``."""
         here, there = self.run("model"), self.run("model", x=self.x.roll(1, 0))
         found = []
-        for name, site in sample_sites(here).items():
+        for name, site in _sites(here).items():
             other = there.nodes.get(name)
-            if site["is_observed"] and other is not None and not site["infer"].get("_deterministic"):
+            if site["is_observed"] and other is not None:
                 same = _same(site["value"], other["value"]) and _same(_score(site), _score(other))
                 if not same or _same(self.x, self.x.roll(1, 0)):
                     found.append(name)
@@ -287,8 +294,13 @@ def _trace(program: Program, side: str, x: Tensor, context: tuple[Any, ...]) -> 
     return trace
 
 
+def _sites(trace: Trace) -> dict[str, Any]:
+    """The sites that have a density: pyro.deterministic makes none."""
+    return {n: s for n, s in sample_sites(trace).items() if not s["infer"].get("_deterministic")}
+
+
 def _latent_values(trace: Trace) -> Latents:
-    return {n: s["value"] for n, s in sample_sites(trace).items() if not s["is_observed"]}
+    return {n: s["value"] for n, s in _sites(trace).items() if not s["is_observed"]}
 
 
 def _base(distribution: Any) -> Any:
@@ -298,8 +310,8 @@ def _base(distribution: Any) -> Any:
 
 
 def _log_prob(site: Any) -> Tensor:
-    """The site's log-density; of a latent ``Delta`` its log-density plus its place, which a fixed value would hide."""
-    if site["is_observed"] or not isinstance(_base(site["fn"]), dist.Delta):
+    """The site's log-density; of a ``Delta`` its log-density plus its place, which any other value would hide."""
+    if not isinstance(_base(site["fn"]), dist.Delta):
         return site_log_prob(site)
     place = site["fn"].mean
     mark = site["fn"].log_prob(place) + sum_rightmost(place, site["fn"].event_dim)
@@ -344,7 +356,10 @@ def _copy(program: Program, share: bool = True) -> Program:
     Pyro's autoguides drop their model when they are copied, the original theirs too: both get it back. With ``share``,
     a program from functions keeps its parameters, since a network in a closure would not follow a copy of them.
     """
-    memo: dict[int, Any] = {}
+    # Pyro's transforms keep results of the last call, which cannot be copied with the graph that they came from.
+    values = [v for m in program.modules() for v in vars(m).values()]
+    values += [w for v in values if isinstance(v, tuple) for w in v]
+    memo: dict[int, Any] = {id(v): v.detach().clone() for v in values if isinstance(v, Tensor) and not v.is_leaf}
     guides = {n: m._model for n, m in program.named_modules() if isinstance(m, AutoGuide)}
     try:
         clone = copy.deepcopy(program, memo)
@@ -450,7 +465,7 @@ def check_program(program: Program, x: Tensor, *context: Any, seed: int = 0) -> 
     results: list[Result] = []
     for check in CHECKS.values():
         if results and results[0].status == "failed":
-            results.append(Result(check.name, "skipped", "The program does not run."))
+            results.append(Result(check.name, "skipped", _NOT_RUN))
         else:
             results.append(_result(check, program, x, context, seed))
     return Report(_name(program), tuple(results))
@@ -458,8 +473,12 @@ def check_program(program: Program, x: Tensor, *context: Any, seed: int = 0) -> 
 
 def _rows(program: Program) -> int:
     """The number of rows to look at: a run autoguide with local latent variables has parameters for so many rows."""
-    guides = [m for m in program.modules() if isinstance(m, AutoGuide) and DATA_PLATE in m._prototype_frames]
-    return max((g._prototype_frames[DATA_PLATE].size for g in guides), default=MAX_ROWS)
+    return max((g._prototype_frames[DATA_PLATE].size for g in _row_guides(program)), default=MAX_ROWS)
+
+
+def _row_guides(program: Program) -> list[Any]:
+    """The autoguides with local latent variables, which have parameters per row of data."""
+    return [m for m in program.modules() if isinstance(m, AutoGuide) and DATA_PLATE in m._prototype_frames]
 
 
 def _name(program: Program) -> str:
@@ -507,7 +526,7 @@ def _place(error: Exception) -> str:
     own = [
         f
         for f in frames
-        if "site-packages" not in f.filename
+        if not f.filename.startswith((sysconfig.get_path("stdlib"), sysconfig.get_path("purelib")))
         and not (Path(f.filename).name in _MACHINERY and "pyro_gen" in Path(f.filename).parts)
         and not f.filename.startswith("<")
     ]
@@ -527,7 +546,7 @@ def _check_runs(case: Case) -> None:
 
 @_register("The guide samples the latent sites of the model, with the same shapes.")
 def _check_sites(case: Case) -> str | None:
-    model, guide = (sample_sites(case.run(side, latents={})) for side in ("model", "guide"))
+    model, guide = (_sites(case.run(side, latents={})) for side in ("model", "guide"))
     latent = {n: s for n, s in model.items() if not s["is_observed"]}
     summed = [n for n, s in latent.items() if n not in guide and s["infer"].get("enumerate")]
     missing = [n for n in latent if n not in guide and n not in summed]
@@ -574,7 +593,7 @@ def _plates(site: Any) -> dict[str, int]:
 @_register("Batch dimensions are those of the plates: no silent broadcast.")
 def _check_shapes(case: Case) -> None:
     for side in SIDES:
-        for name, site in sample_sites(case.run(side)).items():
+        for name, site in _sites(case.run(side)).items():
             frames = {f.dim: f for f in site["cond_indep_stack"] if f.dim is not None}
             shape = site_log_prob(site).shape
             for dim in range(-max(len(shape), *(-d for d in frames), 0), 0):
@@ -593,7 +612,7 @@ def _check_shapes(case: Case) -> None:
 @_register('The data are observed inside the plate "data", one row each.')
 def _check_data_plate(case: Case) -> None:
     advice = "Observe inside `with self.plate(x):` (pg.plate(x) in a function)."
-    model = sample_sites(case.run("model"))
+    model = _sites(case.run("model"))
     if not case.data_sites:
         raise _Failed(
             "No observed site of the model depends on x.", 'End the model with `return pg.observe("x", ..., x)`.'
@@ -603,7 +622,7 @@ def _check_data_plate(case: Case) -> None:
             plates = ", ".join(_plates(model[name])) or "none"
             raise _Failed(f"Site '{name}' scores data outside the plate \"data\" (its plates: {plates}).", advice)
     for side in SIDES:
-        for name, site in sample_sites(case.run(side)).items():
+        for name, site in _sites(case.run(side)).items():
             size = _plates(site).get(DATA_PLATE, len(case.x))
             if size != len(case.x):
                 raise _Failed(f"Site '{name}' has {size} rows in its data plate, x has {len(case.x)}.", advice)
@@ -614,8 +633,8 @@ def _check_per_datum(case: Case) -> None:
     index = torch.arange(len(case.x) - 1, device=case.x.device)
     x, context = case.rows(index)
     for side in SIDES:
-        fewer = sample_sites(case.run(side, x=x, context=context, latents={}))
-        for name, site in sample_sites(case.run(side, latents={})).items():
+        fewer = _sites(case.run(side, x=x, context=context, latents={}))
+        for name, site in _sites(case.run(side, latents={})).items():
             if name not in fewer:
                 continue
             here, there = site["fn"], fewer[name]["fn"]
@@ -692,6 +711,12 @@ def _split(case: Case) -> list[Tensor]:
 @_register("Disjoint minibatches average to the full data: local log-densities scaled, global ones not.")
 def _check_minibatch(case: Case) -> None:
     n = len(case.x)
+    if _row_guides(case.program):
+        raise _Failed(
+            f"The autoguide has parameters for each of {n} rows: it can neither be fitted by minibatches nor judge "
+            "other data.",
+            "Fit it with batch_size=len(x), or write a guide that computes the posterior of a row from the row.",
+        )
     for side in SIDES:
         full = case.scores(side)
         for index in _split(case):
@@ -712,9 +737,8 @@ def _check_minibatch(case: Case) -> None:
                     raise _Failed(
                         f"Site '{name}' of the {side}: the log-density of a row in a minibatch differs from that in "
                         f"the full data by {_gap(value * len(index) / n, whole[index])}.",
-                        "A row's density must depend on the row alone, neither on its position (a parameter per row, "
-                        "as in an autoguide of local latent variables: fit it with batch_size=len(x), or write an "
-                        "amortised guide) nor on the rows beside it.",
+                        "A row's density must depend on the row alone, neither on its position (a parameter per row: "
+                        "fit it with batch_size=len(x), or write an amortised guide) nor on the rows beside it.",
                     )
 
 
@@ -830,7 +854,7 @@ def _check_generation(case: Case) -> None:
         trace = case.run("model", x=x, latents={})
     _require_completed(trace.nodes["_RETURN"]["value"], x)
     for name, value in completed.items():
-        support = sample_sites(trace)[name]["fn"].support
+        support = _sites(trace)[name]["fn"].support
         if not support.check(value).all():
             raise _Failed(
                 f"Data generated at site '{name}' lie outside of the support of its distribution, {support}.",
@@ -899,7 +923,7 @@ def _check_same_seed(case: Case) -> None:
 
 @_register("Draws of the guide and the data lie in the support of the model's distributions.")
 def _check_support(case: Case) -> None:
-    model, guide = (sample_sites(case.run(side)) for side in ("model", "guide"))
+    model, guide = (_sites(case.run(side)) for side in ("model", "guide"))
     for name, site in model.items():
         fn = site["fn"]
         if isinstance(_base(fn), dist.Unit | dist.Delta):
@@ -949,10 +973,10 @@ def _loss(case: Case, x: Tensor) -> tuple[Tensor, Trace, Trace]:
     """One draw of the negative ELBO; sites that cannot be reparameterised enter by the score function."""
     with seeded(case.seed):
         model, guide = trace_pair(case.program, x, *case.context)
-    log_p = [site_log_prob(s).sum() for s in sample_sites(model).values()]
-    log_q = {n: site_log_prob(s).sum() for n, s in sample_sites(guide).items()}
+    log_p = [site_log_prob(s).sum() for s in _sites(model).values()]
+    log_q = {n: site_log_prob(s).sum() for n, s in _sites(guide).items()}
     elbo = sum(log_p, start=torch.zeros((), device=x.device)) - sum(log_q.values())
-    fixed_sites = [n for n, s in sample_sites(guide).items() if not s["fn"].has_rsample]
+    fixed_sites = [n for n, s in _sites(guide).items() if not s["fn"].has_rsample]
     return -elbo - sum(log_q[n] * elbo.detach() for n in fixed_sites), model, guide
 
 
@@ -961,19 +985,23 @@ def _require_finite_gradients(case: Case, x: Tensor, when: str, advice: str) -> 
     case.program.train()
     loss, model, guide = _loss(case, x)
     if not loss.isfinite():
-        sites = [(side, n, s) for side, t in (("guide", guide), ("model", model)) for n, s in sample_sites(t).items()]
+        sites = [(side, n, s) for side, t in (("guide", guide), ("model", model)) for n, s in _sites(t).items()]
         side, name = next(((i, n) for i, n, s in sites if not site_log_prob(s).isfinite().all()), ("model", "x"))
         raise _Failed(f"The loss is {loss.item():.3g}{when}, from site '{name}' of the {side} on.", advice)
-    parameters = {n: p for n, p in case.program.named_parameters() if p.requires_grad}
-    if not parameters:
-        return []
-    if not loss.requires_grad:
-        return list(parameters)
-    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    for name, gradient in zip(parameters, gradients, strict=True):
+    gradients = _gradients(case.program, loss)
+    for name, gradient in gradients.items():
         if gradient is not None and not gradient.isfinite().all():
             raise _Failed(f"Parameter '{name}' has a gradient that is not finite{when}.", advice)
-    return [n for n, g in zip(parameters, gradients, strict=True) if g is None]
+    return [n for n, g in gradients.items() if g is None]
+
+
+def _gradients(program: Program, loss: Tensor) -> dict[str, Tensor | None]:
+    """The gradients by parameter, ``None`` where the loss does not depend on it; ``.grad`` stays as it is."""
+    parameters = {n: p for n, p in program.named_parameters() if p.requires_grad}
+    if not parameters or not loss.requires_grad:
+        return dict.fromkeys(parameters)
+    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return dict(zip(parameters, gradients, strict=True))
 
 
 @_register("Every parameter receives a finite gradient from the ELBO.")
@@ -1065,7 +1093,7 @@ def _check_vmap(case: Case) -> str | None:
         def scores(latents: Latents, side: str = side) -> dict[str, Tensor]:
             with no_completion(), assume_missing(missing), fixed(latents):
                 trace = _trace(case.program, side, case.x, case.context)
-                return {n: _score(s) for n, s in sample_sites(trace).items()}
+                return {n: _score(s) for n, s in _sites(trace).items()}
 
         try:
             with torch.no_grad():
@@ -1111,6 +1139,15 @@ def _check_save_load(case: Case) -> None:
             "Compute from parameters at every call, keep no results of an earlier one, and keep all networks on the "
             "program, none in globals or closures.",
         )
+    if case.kind not in ("unnormalised", "implicit"):
+        twin = Case(other, case.x, case.context, case.seed)
+        own, copied = (_gradients(c.program, _loss(c, c.x)[0]) for c in (case, twin))
+        lost = [n for n, g in own.items() if g is not None and copied[n] is None]
+        if lost:
+            raise _Failed(
+                f"A copy (copy.deepcopy) does not compute with its own {_names(lost)}.",
+                "Keep networks on the program: a function's closure and global variables do not follow a copy.",
+            )
     other.load_state_dict(state)
     if (name := _differing(before, scores(other), _same)) is not None:
         raise _Failed(
