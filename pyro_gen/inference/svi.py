@@ -15,6 +15,7 @@ References:
 """
 
 import copy
+import csv
 import math
 import os
 import time
@@ -47,9 +48,17 @@ STEPS_WORTH_COMPILING = 60_000
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss or its gradient became NaN or infinite; the message names the site. The weights of the last completed
-    epoch are in the program.
+    """The loss or its gradient became NaN or infinite; the message names the site.
+
+    The program has the last good weights: those from the start of an epoch whose first step had a finite loss and
+    gradient.
     """
+
+
+_KEPT = (
+    "The last weights from the start of an epoch with a finite loss were kept. Try a smaller lr, clip_norm=, or check "
+    "the scale of x."
+)
 
 
 @dataclass
@@ -168,25 +177,32 @@ def fit(
     """
     settings = _Settings(epochs, batch_size, lr, patience, schedule, kl_warmup, seed)
     settings.check(validation)
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm={clip_norm}: the greatest norm of the gradient is positive.")
+    if resume and checkpoint is None:
+        raise ValueError("resume=True goes on from a checkpoint: give checkpoint= too.")
     objective = objective or program.objective or ELBO()
     if kl_warmup and not objective.anneals:
         raise ValueError(f"{type(objective).__name__} has no KL weight to warm up: use kl_warmup=0.")
 
     fabric = _launch(program, accelerator, devices, num_nodes, strategy, log_dir, logger)
-    batches = Batches(
-        data, batch_size, seed=seed, transform=transform, rank=fabric.global_rank, world_size=fabric.world_size
-    )
-    held_out = None
-    if validation is not None:
-        held_out = Batches(validation, batch_size, seed=seed, transform=transform)
-        if held_out.event_shape != batches.event_shape:
-            raise ValueError(
-                f"Validation data of shape {tuple(held_out.event_shape)} per datum, training data of "
-                f"{tuple(batches.event_shape)}."
-            )
     with seeded(seed):
+        batches = Batches(
+            data, batch_size, seed=seed, transform=transform, rank=fabric.global_rank, world_size=fabric.world_size
+        )
+        held_out = None
+        if validation is not None:
+            held_out = Batches(validation, batch_size, seed=seed, transform=transform)
+            if held_out.event_shape != batches.event_shape:
+                raise ValueError(
+                    f"Validation data of shape {tuple(held_out.event_shape)} per datum, training data of "
+                    f"{tuple(batches.event_shape)}."
+                )
         first = next(batches.epoch(0))
-        missing = _any_missing(batches, held_out)
+        if held_out is not None and (parts := len(next(held_out.epoch(0)))) != len(first):
+            raise ValueError(f"Validation data of {parts} parts (x, *context), training data of {len(first)}.")
+        # All rows, not this rank's: each epoch deals them anew.
+        missing = _any_missing(Batches(data, batch_size, seed=seed, transform=transform), held_out)
         program.initialise(*first, seed=seed)
         program.to(fabric.device)
         objective.to(fabric.device)
@@ -202,15 +218,19 @@ def fit(
             if weight_decay
             else torch.optim.Adam(parameters, lr=lr, fused=True)
         )
-        step, mode, reason = _make_step(fabric, module, optimizer, clip_norm, compile, epochs * len(batches), first)
-        training = _Training(fabric, module, optimizer, step, batches, held_out, settings)
-        training.result.mode, training.result.mode_reason = mode, reason
-        if checkpoint is not None and resume and Path(checkpoint).exists():
-            training.load(Path(checkpoint))
         was_training = program.training
-        with _progress_bar(progress and fabric.is_global_zero, epochs * len(batches)) as bar:
-            training.run(None if checkpoint is None else Path(checkpoint), bar)
-        program.train(was_training)
+        csv_file = Path(log_dir) / "metrics.csv" if log_dir is not None and logger == "csv" else None
+        try:
+            module.train()  # before the step is recorded
+            step, mode, reason = _make_step(fabric, module, optimizer, clip_norm, compile, epochs * len(batches), first)
+            training = _Training(fabric, module, optimizer, step, batches, held_out, settings)
+            training.result.mode, training.result.mode_reason = mode, reason
+            if checkpoint is not None and resume and Path(checkpoint).exists():
+                training.load(Path(checkpoint))
+            with _progress_bar(progress and fabric.is_global_zero, epochs * len(batches)) as bar:
+                training.run(None if checkpoint is None else Path(checkpoint), csv_file, bar)
+        finally:
+            program.train(was_training)
     return training.result
 
 
@@ -227,12 +247,16 @@ class _Settings:
     def check(self, validation: Any) -> None:
         if self.epochs < 1:
             raise ValueError(f"epochs={self.epochs}: at least one epoch is needed.")
+        if self.kl_warmup < 0:
+            raise ValueError(f"kl_warmup={self.kl_warmup}: give a number of epochs, 0 for none.")
         if not self.lr > 0:
             raise ValueError(f"lr={self.lr}: the learning rate is positive.")
-        if isinstance(self.schedule, str) and self.schedule not in ("constant", "cosine"):
+        if not callable(self.schedule) and self.schedule not in ("constant", "cosine"):
             raise ValueError(f'schedule={self.schedule!r}: give "constant", "cosine" or a function.')
         if self.patience is not None and validation is None:
             raise ValueError("patience= stops on the validation loss: give validation= too.")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience={self.patience}: give at least one epoch.")
 
     def lr_at(self, progress: float) -> float:
         if callable(self.schedule):
@@ -257,21 +281,23 @@ class _Training:
         self.batches, self.held_out, self.settings = batches, held_out, settings
         self.result = FitResult(module.program)
         self.best: dict[str, Tensor] | None = None
+        self.last_good = copy.deepcopy(module.state_dict())
 
-    def run(self, checkpoint: Path | None, bar: "_Bar") -> None:
+    def run(self, checkpoint: Path | None, csv_file: Path | None, bar: "_Bar") -> None:
         start = time.perf_counter() - self.result.seconds
         bar.advance(self.result.steps)
         while len(self.result.history) < self.settings.epochs and not self._out_of_patience():
-            last_good = copy.deepcopy(self.module.state_dict())
             try:
                 row = self._epoch(len(self.result.history), bar)
             except NonFiniteLossError:
-                self.module.load_state_dict(last_good)
+                self.module.load_state_dict(self.last_good)
                 raise
             self.result.history.append(row)
             self._keep_best()
             self.result.seconds = row["seconds"] = time.perf_counter() - start
             self.fabric.log_dict(row, step=int(row["epoch"]))
+            if csv_file is not None and self.fabric.is_global_zero:
+                self._write_history(csv_file)
             if checkpoint is not None and self.fabric.is_global_zero:
                 self._save(checkpoint)
         for logger in self.fabric.loggers:
@@ -291,9 +317,14 @@ class _Training:
             for group in self.optimizer.param_groups:
                 group["lr"] = settings.lr_at(progress)
             batch = [b.to(self.fabric.device) for b in rows_on_host]
-            loss, norm = self.step(batch, torch.tensor(kl_weight, device=self.fabric.device))
+            try:
+                loss, norm = self.step(batch, torch.tensor(kl_weight, device=self.fabric.device))
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # a Cholesky factor of a matrix with NaN, say
+                raise NonFiniteLossError(f"Epoch {epoch + 1}: {error} {_KEPT}") from error
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise _non_finite(self.module, batch, epoch + 1, loss)
+            if i == 0:  # weights are known to be good once a loss was computed with them, not when they are reached
+                self.last_good = copy.deepcopy(self.module.state_dict())
             self.optimizer.step()
             total, rows = total + loss * len(batch[0]), rows + len(batch[0])
             self.result.steps += 1
@@ -311,7 +342,11 @@ class _Training:
         total, one = 0.0, torch.ones((), device=self.fabric.device)
         with pyro.validation_enabled(False):
             for batch in held_out.epoch(0):
-                total += self.module([b.to(self.fabric.device) for b in batch], one).item() * len(batch[0])
+                on_device = [b.to(self.fabric.device) for b in batch]
+                loss = self.module(on_device, one).item()
+                if not math.isfinite(loss):
+                    raise _non_finite(self.module, on_device, len(self.result.history) + 1, loss, "validation loss")
+                total += loss * len(batch[0])
         return total / held_out.size
 
     def _validation_text(self) -> str:
@@ -323,7 +358,7 @@ class _Training:
         if self.held_out is None:
             return
         losses = [row["validation_loss"] for row in self.result.history]
-        best = int(np.nanargmin(losses)) + 1
+        best = int(np.argmin(losses)) + 1
         if best == len(losses):
             self.result.best_epoch = best
             if self.settings.patience is not None:
@@ -333,6 +368,14 @@ class _Training:
         if self.settings.patience is None or self.result.best_epoch is None:
             return False
         return len(self.result.history) - self.result.best_epoch >= self.settings.patience
+
+    def _write_history(self, path: Path) -> None:
+        """Writes the whole history: a resumed run has its first epochs in it too, an interrupted one all it did."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(self.result.history[0]))
+            writer.writeheader()
+            writer.writerows(self.result.history)
 
     def _save(self, path: Path) -> None:
         state = {
@@ -372,15 +415,13 @@ def _launch(
     logger: str,
 ) -> "Fabric":
     from lightning.fabric import Fabric  # importing Lightning takes seconds
-    from lightning.fabric.loggers.csv_logs import CSVLogger
     from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
+    if logger not in ("csv", "tensorboard"):
+        raise ValueError(f'logger={logger!r}: give "csv" or "tensorboard".')
     loggers: list[Any] = []
-    if log_dir is not None:
-        if logger not in ("csv", "tensorboard"):
-            raise ValueError(f'logger={logger!r}: give "csv" or "tensorboard".')
-        kind: Any = CSVLogger if logger == "csv" else TensorBoardLogger
-        loggers = [kind(root_dir=log_dir, name="", version="")]
+    if log_dir is not None and logger == "tensorboard":
+        loggers = [TensorBoardLogger(root_dir=log_dir, name="", version="")]
     if accelerator is None:
         device = next((p.device.type for p in program.parameters()), "cpu")
         accelerator = "gpu" if device == "cuda" else device
@@ -475,22 +516,26 @@ def _preflight(program: Program, batch: Sequence[Tensor], size: int) -> None:
                     raise ValueError(f"{where} of {type(program).__name__}, {str(error).strip()}") from None
 
 
-def _non_finite(module: LossModule, batch: Sequence[Tensor], epoch: int, loss: float) -> NonFiniteLossError:
-    what = f"The loss became {loss}" if not math.isfinite(loss) else "The gradient of the loss became NaN or infinite"
+def _non_finite(
+    module: LossModule, batch: Sequence[Tensor], epoch: int, loss: float, name: str = "loss"
+) -> NonFiniteLossError:
+    what = f"The {name} became {loss}" if not math.isfinite(loss) else "The gradient of the loss became NaN or infinite"
     head = f"{what} in epoch {epoch}"
-    tail = "The weights of the last completed epoch were kept. Try a smaller lr, clip_norm=, or check the scale of x."
     with torch.no_grad(), pyro.validation_enabled(False):
         for _ in range(10):  # the draws of the failing step are gone; others find the site nearly always
-            for where, trace in zip(("model", "guide"), trace_pair(module.program, *batch), strict=True):
+            model_trace, guide_trace = trace_pair(module.program, *batch)
+            for where, trace in (("guide", guide_trace), ("model", model_trace)):  # the guide makes the values
                 for name, site in sample_sites(trace).items():
                     if not torch.isfinite(site["value"]).all():
-                        return NonFiniteLossError(f"{head}: the {where}'s site '{name}' has a non-finite value. {tail}")
+                        return NonFiniteLossError(
+                            f"{head}: the {where}'s site '{name}' has a non-finite value. {_KEPT}"
+                        )
                     if not torch.isfinite(site_log_prob(site)).all():
                         return NonFiniteLossError(
-                            f"{head}: the {where}'s site '{name}' has a non-finite log_prob. {tail}"
+                            f"{head}: the {where}'s site '{name}' has a non-finite log_prob. {_KEPT}"
                         )
     bad = [n for n, p in module.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
-    return NonFiniteLossError(f"{head}: through the parameters {', '.join(bad) or 'of the program'}. {tail}")
+    return NonFiniteLossError(f"{head}: through the parameters {', '.join(bad) or 'of the program'}. {_KEPT}")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
