@@ -1,0 +1,567 @@
+"""The command line: a thin door to the functions of the package.
+
+Results go to standard output (with ``--json`` as JSON and nothing else), progress and errors to standard error. The
+exit code is 0, or 1 where the answer is no (a program fails a check, a figure does not hold), or 2 for bad input.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from pyro_gen import zoo
+from pyro_gen.data import Transform, as_tensor, read_table
+from pyro_gen.data import load as load_data
+from pyro_gen.data.datasets import NAMES as DATA_SETS
+from pyro_gen.inference.svi import fit as train
+from pyro_gen.program import Program
+from pyro_gen.targets import MODELS, SavedProgram, build, load_program, make_transform, save_program
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="pyro-gen",
+    help="Generative models as Pyro programs: train, measure and use them.",
+    epilog="Every command takes --help, and --debug, which shows the traceback of an error.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+zoo_app = typer.Typer(help="Programs with their recipes and the figures these must reproduce.", no_args_is_help=True)
+app.add_typer(zoo_app, name="zoo")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
+Progress = Annotated[bool, typer.Option(help="Show progress bars.")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(envvar="PYRO_GEN_DATA", help="The folder that holds MNIST in torchvision's layout."),
+]
+Saved = Annotated[Path, typer.Argument(metavar="WEIGHTS", help="A file written by pyro-gen fit.")]
+Moved = Annotated[str | None, typer.Option("--target", help="Where the program's class is now, if it has moved.")]
+TARGET = (
+    "A model of the zoo (VAE), an entry of it (vae-digits), or a file of yours: my_file.py:MyProgram, a class or an "
+    "instance. A class is given event_shape (or features) if its __init__ takes it, and --set."
+)
+
+
+class Part(StrEnum):
+    """The parts of a named data set."""
+
+    train = "train"
+    test = "test"
+
+
+class Method(StrEnum):
+    """The methods of pg.log_likelihood."""
+
+    auto = "auto"
+    exact = "exact"
+    elbo = "elbo"
+    iwae = "iwae"
+    ais = "ais"
+    bdmc = "bdmc"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Arguments:
+        arguments: What stands behind ``pyro-gen``; by default that of the process.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    try:
+        app([w for w in words if w != "--debug"], prog_name="pyro-gen")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    """What an exception says, without the tensors that torch and Pyro print into their messages."""
+    text = " ".join(str(error).split("tensor(")[0].split())
+    # Messages of this package are whole sentences; others may be a word, or nothing.
+    if not isinstance(error, ValueError | TypeError | ArithmeticError) or " " not in text:
+        text = f"{type(error).__name__}: {text} (--debug shows where)"
+    return text if len(text) <= 700 else text[:700] + " ..."
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Data
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Data by name or from a file, before any transform."""
+
+    name: str
+    x: Tensor
+    columns: tuple[str, ...] | None
+    levels: int | None
+
+
+def _read(name: str, part: Part, data_root: Path | None, drop_empty: bool) -> _Data:
+    if name in DATA_SETS:
+        known = load_data(name, root=data_root)
+        return _Data(name, known.train if part is Part.train else known.test, known.columns, known.levels)
+    path = Path(name)
+    if path.suffix == ".pt" or path.suffix == ".npy":
+        return _Data(str(path), _read_array(path), None, None)
+    if not path.exists() and not path.suffix:
+        raise ValueError(f"there is no data set {name!r}, nor a file: the data sets are {', '.join(DATA_SETS)}.")
+    table = read_table(path, drop_all_missing=drop_empty)
+    return _Data(str(path), table.values, table.columns, None)
+
+
+def _read_array(path: Path) -> Tensor:
+    import numpy as np
+
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file.")
+    try:
+        array = torch.load(path, weights_only=True) if path.suffix == ".pt" else np.load(path, allow_pickle=False)
+    except Exception as error:
+        raise ValueError(f"{path}: not an array of numbers ({type(error).__name__}).") from error
+    return as_tensor(array, str(path))
+
+
+def _through(transform: Transform | None, x: Tensor, seed: int) -> Tensor:
+    return x if transform is None else transform(x, torch.Generator().manual_seed(seed))
+
+
+def _check_shape(saved: SavedProgram, data: _Data) -> None:
+    if data.x.shape[1:] != saved.program.event_shape:
+        raise ValueError(
+            f"{data.name} has data of shape {tuple(data.x.shape[1:])}, the program is for data of shape "
+            f"{tuple(saved.program.event_shape or ())}."
+        )
+
+
+def _options(pairs: Sequence[str]) -> dict[str, Any]:
+    options = {}
+    for pair in pairs:
+        name, sign, text = pair.partition("=")
+        if not sign or not name:
+            raise ValueError(f"--set {pair}: give an argument of the program as name=value.")
+        try:
+            options[name] = json.loads(text)
+        except json.JSONDecodeError:
+            options[name] = text
+    return options
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# demo
+
+
+@app.command("demo")
+def _demo(
+    out: Annotated[
+        Path, typer.Option(help="The picture, or a folder for it; a picture's name ends in .png, .pdf or .svg.")
+    ] = Path("pyro_gen_demo.png"),
+    seed: Seed = 0,
+    progress: Progress = True,
+    as_json: Json = False,
+) -> None:
+    """Train a VAE on the digits, measure it, and draw what it does. Takes one to two minutes on a CPU."""
+    from pyro_gen.demo import run
+
+    if not out.suffix or out.is_dir():
+        out = out / "pyro_gen_demo.png"
+    _check_picture(out)
+    found = run(out, seed=seed, progress=progress)
+    if as_json:
+        _print_json(found)
+        return
+    table = Table(title="Test log-likelihood, nats per image", title_justify="left", caption_justify="left")
+    for name in ("", "nats", "± Monte Carlo", "± test data", "kind"):
+        table.add_column(name, justify="left" if name in ("", "kind") else "right")
+    for method in found["test_log_likelihood"]:
+        error, sampling = found["standard_error"][method], found["sampling_error"][method]
+        value = found["test_log_likelihood"][method]
+        table.add_row(f"VAE, {method.upper()}", f"{value:.2f}", f"{error:.3f}", f"{sampling:.2f}", "lower bound")
+    table.add_section()
+    for name, value in found["baselines"].items():
+        label = {"mixture_of_bernoullis": "mixture of 50 Bernoullis"}.get(name, "independent Bernoullis")
+        table.add_row(label, f"{value:.2f}", "", "", "exact")
+    table.caption = (
+        f"BDMC gap {found['bdmc_gap']:.3f} nats: how far AIS is off at most, on simulated data.\n"
+        f"{found['test_images']} test images; {found['seconds']:.0f} s, of which training "
+        f"{found['train_seconds']:.0f} s; {found['peak_memory_gib']:.2f} GiB."
+    )
+    console = Console()
+    console.print(table)
+    console.print(f"Picture: {found['picture']}", soft_wrap=True, highlight=False)
+
+
+def _check_picture(path: Path) -> None:
+    if path.suffix not in (".png", ".pdf", ".svg"):
+        raise ValueError(f"{path}: a picture's name ends in .png, .pdf or .svg.")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# zoo
+
+
+@zoo_app.command("list")
+def _zoo_list(as_json: Json = False) -> None:
+    """List the entries."""
+    entries = [zoo.load(name) for name in zoo.names()]
+    if as_json:
+        _print_json([_described(entry) for entry in entries])
+        return
+    table = Table("entry", "what", "must reproduce", "takes about")
+    for e in entries:
+        clock = f"{e.minutes:g} min" if e.minutes >= 1 else f"{60 * e.minutes:.0f} s"
+        table.add_row(e.name, e.title, f"{e.figure} ({e.figure.method})", clock + (" on a GPU" if e.gpu else ""))
+    Console().print(table)
+
+
+def _described(entry: zoo.Entry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "title": entry.title,
+        "model": entry.model,
+        "options": entry.options,
+        "data": entry.data,
+        "transform": list(entry.transform),
+        "training": entry.training,
+        "figure": str(entry.figure),
+        "method": entry.figure.method,
+        "source": entry.figure.source,
+        "minutes": entry.minutes,
+        "gpu": entry.gpu,
+    }
+
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="An entry, see pyro-gen zoo list.")]
+
+
+@zoo_app.command("show")
+def _zoo_show(name: Name, as_json: Json = False) -> None:
+    """Show the recipe of an entry and its stored result."""
+    entry, result = zoo.load(name), zoo.stored().get(name)
+    if as_json:
+        _print_json(_described(entry) | {"result": result})
+        return
+    print(entry.text.strip())
+    if result is not None:
+        print(f"\n# stored result\n{json.dumps(result, indent=2)}")
+
+
+@zoo_app.command("reproduce")
+def _zoo_reproduce(
+    name: Name,
+    seed: Seed = 0,
+    data_root: DataRoot = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Written after each epoch; a run that finds it goes on from there.")
+    ] = None,
+    store: Annotated[bool, typer.Option("--store", help="Keep the result for the README's table.")] = False,
+    progress: Progress = True,
+    as_json: Json = False,
+) -> None:
+    """Train an entry, measure it, and say whether its figure holds (exit code 1 if not)."""
+    kept: dict[str, Any] = {} if checkpoint is None else {"checkpoint": checkpoint, "resume": True}
+    found = zoo.reproduce(name, seed=seed, data_root=data_root, device=device, progress=progress, **kept)
+    if store:
+        print(f"stored in {zoo.store(found)}", file=sys.stderr)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        print(found)
+    if not found.holds:
+        raise typer.Exit(1)
+
+
+@zoo_app.command("table")
+def _zoo_table(
+    write: Annotated[Path | None, typer.Option(help="A README to put the table into, between its marks.")] = None,
+) -> None:
+    """Print the table of the stored results as Markdown."""
+    if write is None:
+        print(zoo.table())
+        return
+    print(f"{write}: {'updated' if zoo.write_table(write) else 'up to date'}")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# fit, sample, evaluate, check
+
+
+@app.command("fit")
+def _fit(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help=TARGET)],
+    data: Annotated[
+        str | None,
+        typer.Option(help=f"A data set ({', '.join(DATA_SETS)}), or a .csv, .tsv, .parquet, .npy or .pt file."),
+    ] = None,
+    transform: Annotated[
+        list[str] | None,
+        typer.Option(help="What the data goes through first: standardize, binarize=8, ...; repeatable."),
+    ] = None,
+    options: Annotated[
+        list[str] | None, typer.Option("--set", help="An argument of the program, latent=8 say; repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The file of the trained program; by default TARGET.pt.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes through the data (100, or the recipe's).")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per step (128, or the recipe's).")] = None,
+    lr: Annotated[float | None, typer.Option(help="The learning rate (0.001, or the recipe's).")] = None,
+    schedule: Annotated[str | None, typer.Option(help="constant or cosine.")] = None,
+    validation: Annotated[float | None, typer.Option(help="The share of the data to hold out.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better one.")] = None,
+    drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without any value.")] = False,
+    data_root: DataRoot = None,
+    seed: Seed = 0,
+    progress: Progress = True,
+    as_json: Json = False,
+) -> None:
+    """Train a program and save it as one file, for sample and evaluate."""
+    chosen = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": schedule, "patience": patience}
+    arguments: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    entry = zoo.load(target) if target in zoo.names() else None
+    if entry is not None and (data or transform or options or validation):
+        raise ValueError(
+            f"{target} is an entry of the zoo, with data and program of its own: for other ones name its model, "
+            f"{entry.model}, instead."
+        )
+    if entry is not None:
+        prepared = zoo.prepare(entry, data_root)
+        result = zoo.train(entry, prepared, seed=seed, progress=progress, **arguments)
+        name, given, columns, source = entry.model, entry.options, prepared.columns, entry.data
+        kept = prepared.transform
+    else:
+        if data is None:
+            raise ValueError(f"say what to train {target} on, by --data.")
+        name, given = target, _options(options or [])
+        read = _read(data, Part.train, data_root, drop_empty)
+        x, held_out = _hold_out(read.x, validation, seed)
+        kept = make_transform(transform or [], x, read.levels)
+        columns, source = read.columns, read.name
+        program = build(name, x.shape[1:], given, seed=seed)
+        redraw = kept if kept is not None and kept.draws else None
+        if redraw is None:
+            x, held_out = _through(kept, x, seed), None if held_out is None else _through(kept, held_out, seed)
+        arguments |= {"validation": held_out, "transform": redraw}
+        result = train(program, x, seed=seed, progress=progress, **arguments)
+    path = out or Path(Path(target.replace(".py:", "_").replace(".py", "")).name + ".pt")
+    save_program(path, result.program, name, options=given, transform=kept, columns=columns, data=source)
+    last = result.history[-1]
+    if as_json:
+        _print_json(
+            {
+                "weights": str(path.resolve()),
+                "train_loss": last["train_loss"],
+                "validation_loss": last.get("validation_loss"),
+                "best_epoch": result.best_epoch,
+                "unit": "nats per datum",
+                "epochs": len(result.history),
+                "steps": result.steps,
+                "seconds": result.seconds,
+                "mode": result.mode,
+                "stopped": result.stopped,
+                "seed": seed,
+                "versions": zoo.versions(),
+            }
+        )
+        return
+    print(result)
+    print(f"Saved: {path.resolve()}")
+
+
+def _hold_out(x: Tensor, share: float | None, seed: int) -> tuple[Tensor, Tensor | None]:
+    if share is None:
+        return x, None
+    count = round(share * len(x))
+    if not 0 < count < len(x):
+        raise ValueError(
+            f"--validation {share}: a share between 0 and 1 that leaves data on both sides of {len(x)} rows."
+        )
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    return x[order[count:].sort().values], x[order[:count].sort().values]
+
+
+@app.command("sample")
+def _sample(
+    weights: Saved,
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="How many data to draw.")] = 24,
+    out: Annotated[
+        Path | None, typer.Option(help="A .csv, .npy or .pt file, or for images a .png, .pdf or .svg picture.")
+    ] = None,
+    target: Moved = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw data from a trained program: a picture of images, a table of rows, on the scale of the data it was given."""
+    from pyro_gen import pictures
+    from pyro_gen.inference.predictive import sample
+
+    saved = load_program(weights, target)
+    drawn = sample(saved.program, n, seed=seed)
+    scale = "the data's"
+    if saved.transform is not None:
+        try:
+            drawn = saved.transform.inverse(drawn)
+        except TypeError:  # binarisation cannot be undone
+            scale = f"after {saved.transform}"
+    picture = pictures.is_image(drawn.shape[1:])
+    path = out or Path(f"{weights.stem}_samples.{'png' if picture else 'csv'}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    match path.suffix:
+        case ".csv":
+            _write_csv(path, drawn, saved.description["columns"])
+        case ".npy":
+            import numpy as np
+
+            np.save(path, drawn.numpy())
+        case ".pt":
+            torch.save(drawn, path)
+        case ".png" | ".pdf" | ".svg" if picture:
+            pictures.write(pictures.image_grid(drawn, f"{n} samples of {weights.name}"), path)
+        case _:
+            kinds = ".csv, .npy, .pt, .png, .pdf or .svg" if picture else ".csv, .npy or .pt (no picture: no images)"
+            raise ValueError(f"{path}: the name of the samples' file ends in {kinds}.")
+    if as_json:
+        _print_json({"samples": str(path.resolve()), "shape": list(drawn.shape), "scale": scale, "seed": seed})
+        return
+    print(f"{n} samples of shape {tuple(drawn.shape[1:])}, scale: {scale}. Saved: {path.resolve()}")
+
+
+def _write_csv(path: Path, x: Tensor, columns: Sequence[str] | None) -> None:
+    import pandas as pd
+
+    flat = x.flatten(1)
+    pd.DataFrame(flat.numpy(), columns=pd.Index(columns or [f"x{i}" for i in range(flat.shape[1])])).to_csv(
+        path, index=False
+    )
+
+
+@app.command("evaluate")
+def _evaluate(
+    weights: Saved,
+    data: Annotated[str, typer.Option(help="A data set (of which the test data is taken), or a file, as for fit.")],
+    part: Annotated[Part, typer.Option(help="Which part of a named data set.")] = Part.test,
+    method: Annotated[Method, typer.Option(help="auto: exact where that applies, else ais.")] = Method.auto,
+    num_particles: Annotated[int | None, typer.Option(min=1, help="Draws of the guide, for elbo and iwae.")] = None,
+    chains: Annotated[int | None, typer.Option(min=1, help="Chains per datum, for ais and bdmc.")] = None,
+    temperatures: Annotated[int | None, typer.Option(min=1, help="Temperatures, for ais and bdmc.")] = None,
+    drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without any value.")] = False,
+    target: Moved = None,
+    data_root: DataRoot = None,
+    seed: Seed = 0,
+    progress: Progress = True,
+    as_json: Json = False,
+) -> None:
+    """Estimate the log-likelihood of data under a trained program."""
+    from pyro_gen.inference.importance import log_likelihood
+
+    saved = load_program(weights, target)
+    read = _read(data, part, data_root, drop_empty)
+    _check_shape(saved, read)
+    chosen = {"num_particles": num_particles, "chains": chains, "temperatures": temperatures}
+    options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    x = _through(saved.transform, read.x, seed)
+    with zoo.progress_bar(f"log-likelihood ({method.value})", progress) as report:
+        found = log_likelihood(saved.program, x, method=method.value, seed=seed, progress=report, **options)
+    result = found.to_dict() | {"data_set": read.name, "seed": seed, "transform": saved.description["transform"]}
+    note = ""
+    if saved.transform is not None:
+        note = f"of the data after {saved.transform}"
+        try:
+            jacobian = saved.transform.log_abs_det_jacobian(read.x)
+        except TypeError:  # no bijection
+            jacobian = None
+        if jacobian is not None:
+            result["mean_on_the_scale_of_the_data"] = found.mean() + float(jacobian.mean())
+            result["bits_per_dim"] = found.bits_per_dim(jacobian)
+            note += f"; {result['mean_on_the_scale_of_the_data']:.3f} on the scale of the data"
+    if as_json:
+        _print_json(result)
+        return
+    print(found)
+    if note:
+        print(note)
+
+
+@app.command("check")
+def _check(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help=TARGET)],
+    data: Annotated[
+        str | None, typer.Option(help="Data to check with, as for fit; by default some simulated from the program.")
+    ] = None,
+    transform: Annotated[list[str] | None, typer.Option(help="As for fit.")] = None,
+    options: Annotated[list[str] | None, typer.Option("--set", help="As for fit.")] = None,
+    drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without any value.")] = False,
+    data_root: DataRoot = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Put a program through the conformance suite (exit code 1 if a check fails)."""
+    from pyro_gen.evaluation.conformance import check_program
+
+    program, x = _program_and_data(target, data, transform or [], _options(options or []), drop_empty, data_root, seed)
+    report = check_program(program, x, seed=seed)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        print(report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _program_and_data(
+    target: str,
+    data: str | None,
+    transform: Sequence[str],
+    options: dict[str, Any],
+    drop_empty: bool,
+    data_root: Path | None,
+    seed: int,
+) -> tuple[Program, Tensor]:
+    from pyro_gen.inference.predictive import sample
+
+    if target in zoo.names():
+        entry = zoo.load(target)
+        prepared = zoo.prepare(entry, data_root)
+        return build(entry.model, prepared.test.shape[1:], entry.options, seed=seed), prepared.test
+    if data is not None:
+        read = _read(data, Part.train, data_root, drop_empty)
+        kept = make_transform(transform, read.x, read.levels)
+        x = _through(kept, read.x, seed)
+        return build(target, x.shape[1:], options, seed=seed), x
+    if target in MODELS:
+        raise ValueError(f"{target} takes the shape of its data: say which, by --data.")
+    program = build(target, None, options, seed=seed)
+    if program.event_shape is None:
+        raise ValueError(f"{target} does not know the shape of one datum (event_shape): give some data, by --data.")
+    return program, sample(program, 64, seed=seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,370 @@
+"""Programs and transforms by name, and trained programs as one file.
+
+A target names a program: a model of the zoo (``VAE``), or a file of the user's and what to take from it
+(``my_file.py:MyProgram``). A saved program is a file for ``torch.load(..., weights_only=True)`` with two entries:
+``state_dict``, and ``description``, a text (JSON) that says how to build the program again: target, arguments, shape of
+a datum, transform of the data. It holds no code; that of a user's program stays in its file.
+"""
+
+import dataclasses
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_gen import data, models
+from pyro_gen._random import seeded
+from pyro_gen.data import Compose, Standardize, Transform
+from pyro_gen.program import Program
+
+__all__ = [
+    "MODELS",
+    "TRANSFORMS",
+    "SavedProgram",
+    "build",
+    "describe_transform",
+    "load_program",
+    "make_transform",
+    "restore_transform",
+    "save_program",
+]
+
+#: The models of the zoo by name.
+MODELS: dict[str, type[Program]] = {name: getattr(models, name) for name in models.__all__}
+
+#: The transforms of data by name.
+TRANSFORMS: dict[str, type[Transform]] = {
+    "binarize": data.Binarize,
+    "dequantize": data.Dequantize,
+    "dynamic_binarize": data.DynamicBinarize,
+    "logit": data.Logit,
+    "standardize": data.Standardize,
+    "stochastic_binarize": data.StochasticBinarize,
+}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Programs
+
+
+def build(
+    target: str, event_shape: Sequence[int] | None = None, options: Mapping[str, Any] | None = None, seed: int = 0
+) -> Program:
+    """Creates a program by name.
+
+    A class whose ``__init__`` takes ``event_shape`` is given the shape of one datum, one that takes ``features`` its
+    length; any other is created with the options alone. A program, or an instance of one named in the file, is taken
+    as it is.
+
+    Arguments:
+        target: A name in :data:`MODELS`; or ``file.py:Name`` for a :class:`~pyro_gen.Program` class or instance in a
+            file; or ``file.py`` alone where it holds one of these, or one instance with the name ``program``.
+        event_shape: The shape of one datum, where it is known.
+        options: Arguments of the class by name.
+        seed: Seeds the initial parameters; the caller's generators are left alone.
+
+    Raises:
+        ValueError: There is nothing of that name, the file does not run, or the arguments do not fit.
+
+    Example:
+        >>> build("Gaussian", (3,), {"covariance": "diagonal"}).event_shape
+        torch.Size([3])
+    """
+    options = dict(options or {})
+    with seeded(seed):
+        found = find(target)
+        if isinstance(found, Program):
+            if options:
+                raise ValueError(f"{target} is a program already, so it takes no options ({', '.join(options)}).")
+            return found
+        program = found(**_arguments(found, target, event_shape, options))
+    if program.event_shape is None and event_shape is not None:
+        program.event_shape = torch.Size(event_shape)
+    return program
+
+
+def find(target: str) -> "type[Program] | Program":
+    """Finds what a target names, see :func:`build`."""
+    path, _, name = target.rpartition(":") if ".py:" in target else (target, "", "")
+    if path.endswith(".py"):
+        return _find_in_file(Path(path), name)
+    if target in MODELS:
+        return MODELS[target]
+    raise ValueError(
+        f"there is no model {target!r}: choose one of {', '.join(MODELS)}, or name a file of yours as "
+        "my_file.py:MyProgram."
+    )
+
+
+def check_options(model: str, options: Mapping[str, Any]) -> None:
+    """Checks names of arguments of a model in :data:`MODELS` without building it."""
+    signature = inspect.signature(MODELS[model])
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    if not open_ended and (unknown := [name for name in options if name not in signature.parameters]):
+        known = [name for name in signature.parameters if name not in ("event_shape", "features")]
+        raise ValueError(f"{model} has no argument {unknown[0]!r}: choose from {', '.join(known)}.")
+
+
+def _arguments(
+    cls: type[Program], target: str, event_shape: Sequence[int] | None, options: dict[str, Any]
+) -> dict[str, Any]:
+    parameters = inspect.signature(cls).parameters
+    arguments = dict(options)
+    for name in ("event_shape", "features"):
+        if name in parameters and name not in arguments and event_shape is not None:
+            if name == "features" and len(event_shape) != 1:
+                raise ValueError(f"{target} is for tables, rows of numbers, not data of shape {tuple(event_shape)}.")
+            arguments[name] = event_shape[0] if name == "features" else torch.Size(event_shape)
+    try:
+        inspect.signature(cls).bind(**arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"{target} cannot be built from the arguments {_listed(arguments)}: {error} (its signature is "
+            f"{cls.__name__}({', '.join(map(str, parameters.values()))}))."
+        ) from None
+    return arguments
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(names) or "(none)"
+
+
+def _find_in_file(path: Path, name: str) -> "type[Program] | Program":
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file.")
+    module = _run_file(path)
+    if name:
+        found = vars(module).get(name)
+        if isinstance(found, Program) or (isinstance(found, type) and issubclass(found, Program)):
+            return found
+        what = "has no" if found is None else f"holds a {type(found).__name__}, not a program, under"
+        raise ValueError(f"{path} {what} {name!r}; {_contents(module)}")
+    own = {n: v for n, v in vars(module).items() if isinstance(v, Program) or _is_own_class(v, module)}
+    if "program" in own:
+        return own["program"]  # type: ignore[no-any-return]
+    if len(own) == 1:
+        return next(iter(own.values()))  # type: ignore[no-any-return]
+    raise ValueError(f"{path}: say which program, as {path.name}:Name; {_contents(module)}")
+
+
+def _is_own_class(value: Any, module: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Program) and value.__module__ == module.__name__
+
+
+def _contents(module: Any) -> str:
+    names = [n for n, v in vars(module).items() if isinstance(v, Program) or _is_own_class(v, module)]
+    return f"its programs are: {', '.join(names)}." if names else "it defines no subclass of pyro_gen.Program."
+
+
+def _run_file(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path.resolve())
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path}: not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    # As `python my_file.py` would: modules beside the file can be imported.
+    sys.path.insert(0, str(path.resolve().parent))
+    sys.modules.setdefault(path.stem, module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise ValueError(f"{path}, line {error.lineno}: {error.msg}.") from error
+    except Exception as error:
+        raise ValueError(f"{path} does not run: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.resolve().parent))
+    return module
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Transforms
+
+
+def make_transform(specs: Sequence[str], train: Tensor, levels: int | None = None) -> Transform | None:
+    """Creates a transform from texts such as ``"binarize=8"`` or ``"standardize"``, applied from first to last.
+
+    Arguments:
+        specs: A name in :data:`TRANSFORMS` each, with its arguments behind ``=``, parted by commas.
+        train: Training data, with shape :math:`(N, *)`, from which ``standardize`` takes its moments.
+        levels: The number of levels of the data, for the transforms that need it.
+
+    Returns:
+        The transform, or ``None`` where there are no specs.
+
+    Raises:
+        ValueError: There is no transform of that name, or its arguments do not fit.
+
+    Example:
+        >>> make_transform(["binarize=8"], torch.zeros(1, 2))
+        Binarize(threshold=8)
+    """
+    made: list[Transform] = []
+    for spec in specs:
+        transform = _make_one(spec, train, levels)
+        made.append(transform)
+        with seeded(0):
+            train = transform(train)
+    return Compose(made) if len(made) > 1 else next(iter(made), None)
+
+
+def check_transform(spec: str) -> None:
+    """Checks the name of a transform and the form of its arguments."""
+    name, _, text = spec.partition("=")
+    if name not in TRANSFORMS:
+        raise ValueError(f"there is no transform {name!r}: choose one of {', '.join(TRANSFORMS)}.")
+    _numbers(spec, text)
+
+
+def _make_one(spec: str, train: Tensor, levels: int | None) -> Transform:
+    check_transform(spec)
+    name, _, text = spec.partition("=")
+    if name == "standardize":
+        if text:
+            raise ValueError(f"transform {spec!r}: standardize takes its moments from the training data, no arguments.")
+        return Standardize.fit(train)
+    cls: Any = TRANSFORMS[name]
+    values: list[Any] = _numbers(spec, text)
+    wanted = [f.name for f in dataclasses.fields(cls)]
+    if wanted[:1] == ["levels"] and not values:
+        if levels is None:
+            raise ValueError(f"transform {spec!r}: say how many levels the data has, as {name}=256.")
+        values = [levels]
+    try:
+        return cls(*values)  # type: ignore[no-any-return]
+    except TypeError:
+        raise ValueError(f"transform {spec!r}: its arguments are {', '.join(wanted)}, as {name}=NUMBER.") from None
+
+
+def _numbers(spec: str, text: str) -> list[float]:
+    try:
+        return [json.loads(part) for part in text.split(",")] if text else []
+    except json.JSONDecodeError:
+        raise ValueError(f"transform {spec!r}: its arguments are numbers, as in binarize=8.") from None
+
+
+def describe_transform(transform: Transform | None) -> list[dict[str, Any]]:
+    """Describes a transform as plain data, for JSON."""
+    if transform is None:
+        return []
+    if isinstance(transform, Compose):
+        return [one for t in transform.transforms for one in describe_transform(t)]
+    names = {cls: name for name, cls in TRANSFORMS.items()}
+    fields = {f.name: getattr(transform, f.name) for f in dataclasses.fields(transform)}  # type: ignore[arg-type]
+    return [
+        {"name": names[type(transform)]}
+        | {key: v.tolist() if isinstance(v, Tensor) else v for key, v in fields.items()}
+    ]
+
+
+def restore_transform(described: Sequence[Mapping[str, Any]]) -> Transform | None:
+    """Creates the transform that :func:`describe_transform` described.
+
+    Example:
+        >>> restore_transform(describe_transform(data.Binarize(8)))
+        Binarize(threshold=8)
+    """
+    made: list[Transform] = []
+    for one in described:
+        cls: Any = TRANSFORMS[one["name"]]
+        values = {key: torch.tensor(v) if isinstance(v, list) else v for key, v in one.items() if key != "name"}
+        made.append(cls(**values))
+    return Compose(made) if len(made) > 1 else next(iter(made), None)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Saved programs
+
+
+class SavedProgram(NamedTuple):
+    """A program and what was kept with it.
+
+    Attributes:
+        program: The program, in evaluation mode.
+        transform: What data must go through before the program, or ``None``.
+        description: How the program is built: ``target``, ``options``, ``event_shape``, ``transform``, ``columns``,
+            ``context_shapes``, ``data``.
+    """
+
+    program: Program
+    transform: Transform | None
+    description: dict[str, Any]
+
+
+def save_program(
+    path: str | Path,
+    program: Program,
+    target: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    transform: Transform | None = None,
+    columns: Sequence[str] | None = None,
+    data: str | None = None,
+) -> None:
+    """Saves a trained program as one file; the code of a user's program stays where it is, its path is kept.
+
+    Arguments:
+        path: The file to write.
+        program: The program.
+        target: What it was built from, as in :func:`build`.
+        options: The arguments that it was built with.
+        transform: What its data went through.
+        columns: Names of the columns, for tables.
+        data: What it was trained on, to be read by people.
+
+    Raises:
+        ValueError: The program does not know the shape of one datum.
+    """
+    if program.event_shape is None:
+        raise ValueError(f"{type(program).__name__} does not know the shape of one datum: train it first.")
+    where, _, name = target.rpartition(":") if ".py:" in target else (target, "", "")
+    if where.endswith(".py"):
+        target = f"{Path(where).resolve()}:{name}" if name else str(Path(where).resolve())
+    description = {
+        "target": target,
+        "options": dict(options or {}),
+        "event_shape": list(program.event_shape),
+        "transform": describe_transform(transform),
+        "columns": None if columns is None else list(columns),
+        "data": data,
+    }
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": program.state_dict(), "description": json.dumps(description)}, path)
+
+
+def load_program(path: str | Path, target: str | None = None) -> SavedProgram:
+    """Loads what :func:`save_program` saved; nothing in the file is run as code.
+
+    Arguments:
+        path: The file.
+        target: Where the program's class is now, if it has moved.
+
+    Raises:
+        ValueError: The file is missing or no saved program, or its weights do not fit the program.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file.")
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        state, description = saved["state_dict"], json.loads(saved["description"])
+    except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError, IndexError) as error:
+        raise ValueError(f"{path}: not a program saved by pyro-gen fit ({type(error).__name__}).") from error
+    shape = torch.Size(description["event_shape"])
+    program = build(target or description["target"], shape, description["options"])
+    program.event_shape = shape
+    # Parameters that a first run creates (plain functions, autoguides) must exist before they can be filled.
+    if program.state_dict().keys() != state.keys():
+        program.initialise(torch.zeros(2, *shape))
+    try:
+        program.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path}: its weights do not fit {description['target']}, which has changed since: {error}"
+        ) from None
+    return SavedProgram(program.eval(), restore_transform(description["transform"]), description)
