@@ -312,7 +312,7 @@ class Density:
         Returns:
             The :class:`Terms`; re-tempering them costs nothing.
         """
-        z = z.detach()
+        z = z.detach().contiguous()  # the graph holds for the strides it was traced with
         with torch.no_grad(), evaluation(self.program):
             return Terms(*self._graph(z)(z))
 

@@ -66,7 +66,7 @@ class _Options:
     chains: int = 16
     temperatures: int | None = None
     schedule: str | Tensor = "equalised"
-    leapfrog: int = 2
+    leapfrog: int = 1
     start: str = "guide"
     precondition: bool = True
     target_acceptance: float = 0.75
@@ -125,7 +125,7 @@ def ais(
         progress: Called with the fraction done, after each temperature.
         options: ``chains`` per datum (16); ``temperatures``, chosen so that the standard deviation of a log-weight is
             about 0.5 when it is left out; ``schedule``, ``"equalised"`` (every step adds the same divergence, measured
-            in the pilot rounds), ``"sigmoid"``, ``"linear"`` or a tensor of betas; ``leapfrog`` steps per temperature (2);
+            in the pilot rounds), ``"sigmoid"``, ``"linear"`` or a tensor of betas; ``leapfrog`` steps per temperature;
             ``start``, ``"guide"`` or ``"prior"``; ``precondition``, whether coordinates are scaled by the standard
             deviations found in the pilot rounds; ``target_acceptance`` (0.75).
 
@@ -182,7 +182,7 @@ def bdmc(
 
     Returns:
         A sandwich: ``lower`` as by :func:`ais`, ``upper`` with one backward weight in the place of one forward weight,
-        and ``value`` half-way. Diagnostics: ``gap``, upper - lower, whose mean bounds the bias of :func:`ais` on such data;
+        and ``value`` half-way. Diagnostics: ``gap``, upper - lower, whose mean bounds the bias of :func:`ais` here;
         ``jeffreys``, backward minus mean forward log-weight, whose mean bounds the Jeffreys divergence between the law
         of a chain's end and the posterior (BREAD, Grosse et al. 2016).
 
@@ -362,10 +362,18 @@ class _Path:
     leapfrog: int
 
 
+# One leapfrog step is the default by measurement. Mean error of a log-weight in nats for PPCA (20 dimensions, rank 4) at
+# equal cost, 480 gradients from the prior | 48 from the guide: L = 1: 0.11 | 0.02; L = 2: 0.25 | 0.10 (steps not jittered:
+# 1.68 | 0.21); L = 4: 0.55 | 0.12.
+
+
 def _hmc(
     target: _Target, state: _State, beta: float, step_size: Tensor, scale: Tensor, leapfrog: int
 ) -> tuple[_State, Tensor]:
     """One move of Hamiltonian Monte Carlo that leaves pi_beta invariant; also the acceptance probabilities (C, N)."""
+    if leapfrog > 1:
+        # Equal trajectories resonate: on a Gaussian, two steps at this acceptance come out near -z, and nothing mixes.
+        step_size = step_size * (0.5 + 0.5 * torch.rand_like(step_size))
     step = step_size.unsqueeze(-1) * scale
     p = torch.randn_like(state.z)
     start = state.base + beta * state.slope - 0.5 * p.square().sum(-1)
@@ -476,6 +484,7 @@ class _Tuner:
         window = temperatures // 8
         self.positions = path.betas[1:]
         self.log_steps = _smooth(record.log_steps, window)
+        self.scales = torch.ones_like(record.log_steps).unsqueeze(-1).expand(-1, -1, self.scales.shape[-1])
         if self.settings.precondition and record.variances is not None:
             # A few chains know a variance badly: lean on the neighbouring temperatures and on the other data.
             variances = _smooth(record.variances, window)
@@ -607,8 +616,8 @@ class _Collect:
             path = tuner.path(size)
             log_w, _, record = _forward(target, state, path, settings.target_acceptance, tick)
             tuner.learn(path, record)
-            # The variance of log w falls like 1 / T.
-            spread = float(log_w.var(0).mean().sqrt()) if settings.chains > 1 else SPREAD
+            # The variance of log w falls like 1 / T. A quantile, since a few data that lost a mode never have enough.
+            spread = float(log_w.var(0).quantile(0.75).sqrt()) if settings.chains > 1 else SPREAD
             needed = int(min(max(size * (spread / SPREAD) ** 2, PILOT), LONGEST))
             if size >= PILOT and (temperatures is not None or needed <= 4 * size):
                 break

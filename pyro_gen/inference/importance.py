@@ -184,7 +184,7 @@ class GuideDraws(NamedTuple):
     data_dims: dict[str, int]
 
     def select(self, index: Tensor) -> dict[str, Tensor]:
-        """Picks draws per datum: an index of shape :math:`(S, n)` into the K draws gives values of shape :math:`(S, *)`."""
+        """Picks draws per datum: an index of shape (S, n) into the K draws gives values of shape (S, *)."""
         out = {}
         for name, value in self.values.items():
             dim = self.data_dims[name]
@@ -255,7 +255,8 @@ def _plan(program: Program, x: Tensor, context: tuple[Any, ...], num_particles: 
         if frame.size != rows:  # an autoguide: one set of parameters per datum of its training
             if frame.size != len(x):
                 raise ValueError(
-                    f"The guide of {type(program).__name__} has parameters for {frame.size} data and was given {len(x)}: "
+                    f"The guide of {type(program).__name__} has parameters for {frame.size} data and was given "
+                    f"{len(x)}: "
                     'it knows no other data than it was trained on. Use method="ais", or a guide that reads x.'
                 )
             rows = len(x)
@@ -351,11 +352,12 @@ def _by_guide(
         for draws in guide_draws(program, x, *context, num_particles=num_particles):
             log_w = draws.log_weights
             if method == "elbo":
-                value, error = log_w.mean(0), log_w.std(0) / math.sqrt(num_particles)
+                value = log_w.mean(0)
+                error = ((log_w - value).square().sum(0) / (num_particles * torch.tensor(num_particles - 1.0))).sqrt()
             else:
                 value, error = log_mean_exp(log_w)
             columns["value"].append(value)
-            columns["error"].append(error if num_particles > 1 else torch.full_like(value, math.nan))
+            columns["error"].append(error)  # 0 / 0 = NaN for one draw
             columns["ess"].append(effective_sample_size(log_w))
             columns["khat"].append(psis_khat(log_w))
             if progress is not None:
@@ -398,7 +400,7 @@ def log_mean_exp(log_weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:
-    r"""The effective sample size :math:`(\sum_k w_k)^2 / \sum_k w_k^2`, from (K, N) log-weights, with shape :math:`(N,)`."""
+    r"""The effective sample size :math:`(\sum_k w_k)^2 / \sum_k w_k^2`: (K, N) log-weights give shape :math:`(N,)`."""
     return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
 
 
@@ -412,7 +414,8 @@ def psis_khat(log_weights: Tensor) -> Tensor:
         log_weights: With shape :math:`(K, N)`.
 
     Returns:
-        The shapes k, float64 with shape :math:`(N,)`: NaN where K < 21 gives no tail to fit, 0 where all weights are equal.
+        The shapes k, float64 with shape :math:`(N,)`: NaN where K < 21 gives no tail to fit, 0 where all weights
+        are equal.
     """
     n = len(log_weights)
     tail = math.ceil(min(n / 5, 3 * math.sqrt(n)))

@@ -5,6 +5,7 @@ datum of which nothing is seen with latent variables of the prior, imputation co
 variables of the posterior, :math:`p(x_m | x_o) = \int p(x_m | x_o, z) \, p(z | x_o) \, dz`.
 """
 
+import math
 import warnings
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.density import evaluation, row_chunks, rows_of
 from pyro_gen.inference import ais
-from pyro_gen.inference.importance import given, guide_draws, psis_khat
+from pyro_gen.inference.importance import effective_sample_size, given, guide_draws, psis_khat
 from pyro_gen.likelihoods import assume_missing, completions
 from pyro_gen.program import DATA_PLATE, Program, is_local, sample_sites, structure
 
@@ -74,7 +75,8 @@ def simulate(program: Program, n: int, context: tuple[Any, ...]) -> tuple[Tensor
         raise ValueError(f"The number of data to generate is {n}: give a positive one.")
     if program.event_shape is None:
         raise ValueError(
-            f"{type(program).__name__} does not know the shape of one datum: set program.event_shape (pyro_gen.fit does)."
+            f"{type(program).__name__} does not know the shape of one datum: set program.event_shape (pyro_gen.fit "
+            "does)."
         )
     like = next((p for p in program.parameters() if p.is_floating_point()), torch.empty(0))
     x = torch.full((n, *program.event_shape), torch.nan, dtype=like.dtype, device=like.device)
@@ -172,8 +174,9 @@ def impute(
     r"""Draws the missing entries from their distribution given the seen ones.
 
     Without latent variables the observe statement draws from :math:`p(x_m | x_o)` itself. With local ones, draws of the
-    guide are resampled by their importance weights, and rows where the weights are not to be trusted (Pareto k-hat above
-    0.7) are drawn by annealed importance sampling. With global ones, the guide's draws stand for the posterior.
+    guide are resampled by their importance weights, and rows where the weights are not to be trusted (Pareto k-hat
+    above 0.7, or 0.57 for 200 proposals; effective sample size below 30 or the number of draws) are drawn by annealed
+    importance sampling. With global ones, the guide's draws stand for the posterior.
 
     Arguments:
         program: The program.
@@ -208,7 +211,7 @@ def impute(
     if draws < 1 or num_proposals < 1:
         raise ValueError(f"impute(draws={draws}, num_proposals={num_proposals}): give positive numbers.")
     out = x.expand(draws, *x.shape).clone()
-    holes = torch.isnan(x).flatten(1).any(1).nonzero()[:, 0]
+    holes = torch.isnan(x).reshape(len(x), -1).any(1).nonzero()[:, 0]
     if len(holes) == 0:
         return out
     y, context = x[holes], rows_of(x, context, holes)
@@ -221,14 +224,14 @@ def impute(
         elif method == "ais":
             completed = _by_ais(program, y, context, draws)
         else:
-            completed, khat = _by_guide(program, y, context, draws, num_proposals)
-            hard = (~(khat <= 0.7)).nonzero()[:, 0]
+            completed, trusted = _by_guide(program, y, context, draws, num_proposals)
+            hard = (~trusted).nonzero()[:, 0]
             if len(hard) and method == "auto":
                 completed[:, hard] = _by_ais(program, y[hard], rows_of(y, context, hard), draws)
             elif len(hard):
                 warnings.warn(
-                    f"impute: the guide misses part of the posterior of {len(hard)} of {len(y)} rows (Pareto k-hat above "
-                    '0.7), so their draws spread too little: use method="auto".',
+                    f"impute: the guide misses part of the posterior of {len(hard)} of {len(y)} rows (by Pareto k-hat "
+                    'and effective sample size), so their draws are not to be trusted: use method="auto".',
                     stacklevel=2,
                 )
     out[:, holes] = completed
@@ -257,13 +260,16 @@ def _with_latents(program: Program, x: Tensor, context: tuple[Any, ...], values:
 def _by_guide(
     program: Program, x: Tensor, context: tuple[Any, ...], draws: int, num_proposals: int
 ) -> tuple[Tensor, Tensor]:
-    completed, khat = [], []
+    completed, trusted = [], []
     for proposals in guide_draws(program, x, *context, num_particles=num_proposals):
         rows, log_w = proposals.rows, proposals.log_weights
         index = ais.resample(log_w, draws)
         completed.append(_with_latents(program, x[rows], rows_of(x, context, rows), proposals.select(index)))
-        khat.append(psis_khat(log_w))
-    return torch.cat(completed, 1), torch.cat(khat)
+        # The shape that so few weights can bear (Vehtari et al., 2024, section 3.2.4), and enough of them that count.
+        bearable = min(0.7, 1 - 1 / math.log10(num_proposals)) if num_proposals > 10 else -math.inf
+        enough = effective_sample_size(log_w) >= max(draws, 30)
+        trusted.append((psis_khat(log_w) <= bearable) & enough)
+    return torch.cat(completed, 1), torch.cat(trusted)
 
 
 def _by_ais(program: Program, x: Tensor, context: tuple[Any, ...], draws: int) -> Tensor:

@@ -1,0 +1,220 @@
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyro_gen.density
+from pyro_gen.inference import ais as module
+from pyro_gen.inference.ais import ais, ais_with_gap, bdmc, resample
+from pyro_gen.inference.importance import log_likelihood
+from pyro_gen.likelihoods import observe
+from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
+from pyro_gen.program import Program
+
+
+class MeanField(ProbabilisticPCA):
+    """PPCA with a guide that ignores the correlations of its posterior."""
+
+    def guide(self, x):
+        with self.plate(x):
+            posterior = self._posterior(x)
+            pyro.sample("z", dist.Normal(posterior.loc, posterior.variance.sqrt()).to_event(1))
+
+
+@pytest.fixture
+def program():
+    program = MeanField(20, 4)
+    with torch.no_grad():
+        program.loadings.normal_()
+        program.log_scale.fill_(-0.5)
+    return program
+
+
+@pytest.fixture
+def data(program):
+    z = torch.randn(100, 4)
+    x = z @ program.loadings.detach().T + 0.6 * torch.randn(100, 20)
+    x[::2, :10] = torch.nan
+    return x
+
+
+@pytest.mark.parametrize("start", ["prior", "guide"])
+def test_against_exact(program, data, start):
+    exact = log_likelihood(program, data, method="exact")
+    result = ais(program, data, start=start, chains=16 if start == "guide" else 64)
+    assert result.kind == "stochastic lower bound" and result.value.dtype == torch.float64
+    assert abs(result.mean() - exact.mean()) < 0.02
+    assert result.lower.mean() < result.mean()  # one chain's bound is looser
+    z = (result.mean() - exact.mean()) / result.mean_standard_error()
+    assert abs(z) < 4.5  # false-alarm rate 7e-6; the bias of 16 chains is below one standard error here
+    assert 0.6 < result.diagnostics["acceptance"].mean() < 0.9
+    assert result.diagnostics["ess"].mean() > 10 and bool((result.diagnostics["betas"].diff() > 0).all())
+
+
+def unbiasedness(program, data, **options):
+    """The z-score of E[w / Z] = 1 over chains and data, and the mean error of log w."""
+    exact = log_likelihood(program, data, method="exact").value
+    settings = module._Options.of(None, **options)
+    with torch.no_grad(), module.seeded(0):
+        log_w = torch.cat([run.log_weights for run in module._Collect(program, data, (), settings, None)], 1)
+    ratio = (log_w - exact).exp().flatten()
+    return ((ratio.mean() - 1) / (ratio.std() / math.sqrt(len(ratio)))).item()
+
+
+OPTIONS = {"chains": 64, "temperatures": 8}
+
+
+@pytest.fixture
+def sharp(program):
+    """A program of high densities, where a mistaken acceptance shows, and data from it."""
+    with torch.no_grad():
+        program.log_scale.fill_(-2.5)
+    x = torch.randn(100, 4) @ program.loadings.detach().T + 0.08 * torch.randn(100, 20)
+    x[::2, :10] = torch.nan
+    return program, x
+
+
+@pytest.mark.parametrize("leapfrog", [1, 3])
+def test_weights_are_unbiased(sharp, leapfrog):
+    assert abs(unbiasedness(*sharp, leapfrog=leapfrog, **OPTIONS)) < 4  # false-alarm rate 6e-5
+
+
+def test_weights_from_the_prior_are_unbiased(program, data):
+    # A low likelihood, so that the weights of 100 temperatures have a finite spread worth the name.
+    with torch.no_grad():
+        program.log_scale.fill_(1.0)
+    assert abs(unbiasedness(program, data, start="prior", chains=64, temperatures=64)) < 4  # false-alarm rate 6e-5
+
+
+def test_stale_cache_is_caught(sharp, monkeypatch):
+    # The twin: accept against the log-density cached at the temperature before.
+    right, last = module._hmc, {"beta": 0.0}
+
+    def stale(target, state, beta, step_size, scale, leapfrog):
+        old, last["beta"] = last["beta"] if last["beta"] < beta else 0.0, beta
+        wrong = state._replace(base=state.base + (old - beta) * state.slope)
+        new, probability = right(target, wrong, beta, step_size, scale, leapfrog)
+        return target.at(new.z), probability
+
+    monkeypatch.setattr(module, "_hmc", stale)
+    assert abs(unbiasedness(*sharp, **OPTIONS)) > 8
+
+
+class Scale(Program):
+    def model(self, x):
+        with self.plate(x):
+            s = pyro.sample("s", dist.Gamma(2.0, 1.0))
+            return observe("x", dist.Normal(torch.zeros(3), s.unsqueeze(-1)).to_event(1), x)
+
+    def guide(self, x):
+        with self.plate(x):
+            pyro.sample("s", dist.LogNormal(x.square().mean(-1).sqrt().log(), 0.5))
+
+
+def scale_error(x, **options):
+    s = torch.linspace(1e-3, 40, 200_001, dtype=torch.float64)
+    joint = dist.Gamma(2.0, 1.0).log_prob(s)[:, None] + sum(
+        dist.Normal(0.0, s[:, None]).log_prob(x[:, i].double()) for i in range(3)
+    )
+    exact = torch.trapezoid(joint.exp(), s, dim=0).log()
+    result = ais(Scale(), x, **options)
+    return abs((result.value - exact).mean().item()) / result.mean_standard_error()
+
+
+@pytest.mark.parametrize("start", ["prior", "guide"])
+def test_constrained_latent_against_quadrature(start, monkeypatch):
+    x = torch.randn(60, 3) * 2
+    options = {"start": start, "chains": 32, "temperatures": 24}
+    assert scale_error(x, **options) < 4.5  # false-alarm rate 7e-6
+    # The twin: a transform without its Jacobian.
+    right = pyro_gen.density.biject_to
+
+    def flat(support):
+        transform = right(support)
+        transform.log_abs_det_jacobian = lambda u, y: torch.zeros_like(u)
+        return transform
+
+    monkeypatch.setattr(pyro_gen.density, "biject_to", flat)
+    assert scale_error(x, **options) > 10
+
+
+def test_sandwich(program):
+    result = bdmc(program, 200, temperatures=16)
+    assert result.kind == "sandwich"
+    gap = result.diagnostics["gap"]
+    assert gap.mean() + 4 * gap.std() / math.sqrt(200) >= 0 and gap.mean() < 0.2
+    assert torch.equal(gap, result.upper - result.lower)
+    # The same data again, by the same seed: lower <= exact <= upper in the mean, up to 4 standard errors.
+    with module.seeded(0), torch.no_grad():
+        from pyro_gen.inference.predictive import simulate
+
+        x = simulate(program, 200, ())[0]
+    exact = log_likelihood(program, x, method="exact").value
+    for below, above in ((result.lower, exact), (exact, result.upper)):
+        difference = above - below
+        assert difference.mean() > -4 * difference.std() / math.sqrt(200)  # false-alarm rate 3e-5
+    # One chain: the looser sandwich that bounds the Jeffreys divergence.
+    jeffreys = result.diagnostics["jeffreys"]
+    assert jeffreys.mean() > gap.mean()
+    # The twin: a datum with latent variables that did not make it is no exact draw, and opens the sandwich.
+    right = module._backward
+    try:
+        module._backward = lambda target, z, path: right(target, z.flip(1), path)
+        broken = bdmc(program, 200, temperatures=16)
+    finally:
+        module._backward = right
+    assert broken.diagnostics["jeffreys"].mean() < 0.5 * jeffreys.mean()
+
+
+def test_gap_beside_real_data(program, data):
+    result = ais_with_gap(program, data, simulated=30, temperatures=16)
+    assert result.method == "bdmc" and result.upper is None and result.diagnostics["gap"].shape == (30,)
+    assert program.event_shape == (20,)
+    assert torch.equal(result.value, ais(program, data, temperatures=16).value)
+
+
+def test_options(program, data, untouched_rng):
+    x = data[:10]
+    linear = ais(program, x, schedule="linear", temperatures=10)
+    torch.testing.assert_close(linear.diagnostics["betas"], torch.linspace(0, 1, 11, dtype=torch.float64))
+    betas = torch.tensor([0.0, 0.1, 0.3, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(ais(program, x, schedule=betas).diagnostics["betas"], betas)
+    seen = []
+    wu = ais(program, x, preset="wu2017", temperatures=40, leapfrog=2, progress=seen.append)
+    assert len(wu.diagnostics["betas"]) == 41 and seen == sorted(seen) and seen[-1] == pytest.approx(1.0)
+    assert wu.diagnostics["betas"][1] < 1 / 40  # a sigmoid starts slowly
+    again = ais(program, x, preset="wu2017", temperatures=40, leapfrog=2)
+    assert torch.equal(wu.value, again.value)
+    assert not torch.equal(wu.value, ais(program, x, preset="wu2017", temperatures=40, leapfrog=2, seed=1).value)
+
+
+def test_chunks_of_data(program, data, monkeypatch):
+    exact = log_likelihood(program, data, method="exact")
+    monkeypatch.setattr(module, "rows_per_chunk", lambda entries, device: 16 * 40)
+    result = ais(program, data, temperatures=32)
+    assert abs(result.mean() - exact.mean()) < 0.03 and result.diagnostics["barrier"].shape == (100,)
+
+
+def test_resampling():
+    log_w = torch.tensor([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]]).double().log().T
+    index = resample(log_w, 8)
+    assert index[:, 0].bincount(minlength=3).tolist() == [4, 2, 2] and index[:, 1].tolist() == [0] * 8
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"preset": "wu"}, "wu2017"),
+        ({"chain": 3}, "no option 'chain'"),
+        ({"chains": 0}, "positive"),
+        ({"start": "posterior"}, '"prior" or "guide"'),
+        ({"schedule": "cosine"}, "equalised"),
+        ({"schedule": torch.tensor([0.0, 0.5])}, "from 0 to 1"),
+        ({"schedule": torch.tensor([0.0, 1.0]), "temperatures": 3}, "leave temperatures out"),
+    ],
+)
+def test_refusals(program, data, options, words):
+    with pytest.raises(ValueError, match=words):
+        ais(program, data, **options)

@@ -1,0 +1,236 @@
+import arviz
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_gen.inference import importance
+from pyro_gen.inference.importance import effective_sample_size, log_likelihood, log_mean_exp, psis_khat
+from pyro_gen.likelihoods import observe
+from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
+from pyro_gen.program import Program
+
+
+class MeanField(ProbabilisticPCA):
+    """PPCA with a guide that ignores the correlations of its posterior."""
+
+    def guide(self, x):
+        with self.plate(x):
+            posterior = self._posterior(x)
+            pyro.sample("z", dist.Normal(posterior.loc, posterior.variance.sqrt()).to_event(1))
+
+
+class Sequential(MeanField):
+    """The same guide, in two sites."""
+
+    def model(self, x):
+        with self.plate(x):
+            a = pyro.sample("a", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            b = pyro.sample("b", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            z = torch.cat([a, b], -1)
+            return observe("x", dist.Normal(z @ self.loadings.T + self.loc, self.log_scale.exp()).to_event(1), x)
+
+    def guide(self, x):
+        with self.plate(x):
+            q = self._posterior(x)
+            scale = q.variance.sqrt()
+            pyro.sample("a", dist.Normal(q.loc[:, :1], scale[:, :1]).to_event(1))
+            pyro.sample("b", dist.Normal(q.loc[:, 1:], scale[:, 1:]).to_event(1))
+
+
+@pytest.fixture
+def data():
+    x = torch.randn(50, 3) @ torch.randn(3, 20) + 0.5 * torch.randn(50, 20)
+    x[::2, :10] = torch.nan
+    return x
+
+
+@pytest.fixture
+def program(data):
+    program = MeanField(20, 3)
+    with torch.no_grad():
+        program.loadings.normal_()
+        program.log_scale.fill_(-0.5)
+    return program
+
+
+def test_bounds_rise_with_k_and_stay_below_exact(program, data, untouched_rng):
+    exact = log_likelihood(program, data)
+    assert exact.method == "exact" and exact.kind == "exact" and exact.mean_standard_error() == 0
+    assert exact.event_dims == 15.0  # seen entries
+    gaps = []
+    for seed, k in enumerate((1, 10, 100, 2000)):
+        result = log_likelihood(program, data, method="iwae" if k > 1 else "elbo", num_particles=k, seed=seed)
+        gaps.append(exact.mean() - result.mean())
+        if k > 1:  # 4 standard errors: false-alarm rate 3e-5 each
+            assert gaps[-1] > -4 * result.mean_standard_error()
+    assert gaps[0] > gaps[1] > gaps[2] > 0 and abs(gaps[3]) < 0.02
+    # The twin: the bound of another, better, program crosses the exact value of this one.
+    program.log_scale.data -= 0.1
+    other = log_likelihood(program, data, method="iwae", num_particles=2000)
+    program.log_scale.data += 0.1
+    assert abs(other.mean() - exact.mean()) > 4 * other.mean_standard_error()
+
+
+def test_elbo_against_closed_form(program, data):
+    # E_q log p(x, z) - E_q log q = log p(x) - KL(q, posterior), the latter between Gaussians.
+    q = program._posterior(data)
+    field = dist.Normal(q.loc, q.variance.sqrt()).to_event(1)
+    diagonal = dist.MultivariateNormal(q.loc, torch.diag_embed(field.variance))
+    expected = log_likelihood(program, data).value - torch.distributions.kl_divergence(diagonal, q)
+    result = log_likelihood(program, data, method="elbo", num_particles=500)
+    z = (result.mean() - expected.mean().item()) / result.mean_standard_error()
+    assert abs(z) < 4  # false-alarm rate 6e-5
+    assert 0.5 < ((result.value - expected) / result.standard_error).square().mean() < 1.8  # errors are honest
+
+
+def test_jackknife_error_is_the_spread_over_seeds(program, data):
+    runs = [log_likelihood(program, data, method="iwae", num_particles=50, seed=s) for s in range(100)]
+    spread = torch.stack([r.value for r in runs]).var(0)
+    stated = torch.stack([r.standard_error for r in runs]).square().mean(0)
+    assert 0.7 < (stated / spread).median() < 1.4
+
+
+def test_two_site_guide_is_the_same_guide(program, data):
+    other = Sequential(20, 3)
+    other.load_state_dict(program.state_dict())
+    a = log_likelihood(program, data, method="iwae", num_particles=500)
+    b = log_likelihood(other, data, method="iwae", num_particles=500)
+    difference = (a.value - b.value) / (a.standard_error**2 + b.standard_error**2).sqrt()
+    assert difference.abs().max() < 5.5  # 50 of them: false-alarm rate 2e-6 if normal
+
+
+def test_chunks_do_not_matter(program, data, monkeypatch):
+    whole = log_likelihood(program, data, method="iwae", num_particles=4000)
+    monkeypatch.setattr(importance, "rows_per_chunk", lambda entries, device: 300)
+    parts = log_likelihood(program, data, method="iwae", num_particles=4000)
+    difference = (whole.value - parts.value) / (whole.standard_error**2 + parts.standard_error**2).sqrt()
+    assert difference.abs().max() < 5.5 and not torch.equal(whole.value, parts.value)
+    exact = log_likelihood(program, data)
+    monkeypatch.setattr(importance, "rows_per_chunk", lambda entries, device: 7)
+    torch.testing.assert_close(log_likelihood(program, data).value, exact.value)
+
+
+def test_reproducible(program, data, untouched_rng):
+    first = log_likelihood(program, data, method="iwae", num_particles=20, seed=3)
+    again = log_likelihood(program, data, method="iwae", num_particles=20, seed=3)
+    other = log_likelihood(program, data, method="iwae", num_particles=20, seed=4)
+    assert torch.equal(first.value, again.value) and not torch.equal(first.value, other.value)
+
+
+def test_discrete_latents():
+    class Mixture(Program):
+        loc = torch.tensor([-2.0, 0.0, 3.0])
+
+        def model(self, x):
+            with self.plate(x):
+                k = pyro.sample("k", dist.Categorical(torch.ones(3)))
+                return observe("x", dist.Normal(self.loc[k], 1.0), x)
+
+        def guide(self, x):
+            with self.plate(x):
+                pyro.sample("k", dist.Categorical(torch.ones(len(x), 3)))
+
+    x = torch.randn(20)
+    exact = dist.MixtureSameFamily(dist.Categorical(torch.ones(3)), dist.Normal(Mixture.loc, 1.0)).log_prob(x)
+    result = log_likelihood(Mixture(), x, method="iwae", num_particles=5000)
+    assert ((result.value - exact) / result.standard_error).abs().max() < 5
+
+
+def test_model_that_cannot_be_vectorised():
+    class Branch(Program):
+        def model(self, x):
+            with self.plate(x):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+                return observe("x", dist.Normal(z if z.sum() < 1e9 else -z, 1.0), x)
+
+        def guide(self, x):
+            with self.plate(x):
+                pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+
+    x = torch.randn(5)
+    with pytest.warns(UserWarning, match="particles are evaluated one after another"):
+        result = log_likelihood(Branch(), x, method="iwae", num_particles=30)
+    torch.testing.assert_close(result.value, dist.Normal(0.0, 2**0.5).log_prob(x).double(), rtol=1e-5, atol=1e-5)
+
+
+def test_autoguides():
+    def model(x):
+        from pyro_gen.program import plate
+
+        with plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            return observe("x", dist.Normal(z, 1.0), x)
+
+    x = torch.randn(30)
+    program = Program.from_functions(model, pyro.infer.autoguide.AutoNormal).initialise(x)
+    result = log_likelihood(program, x, method="iwae", num_particles=3000)
+    exact = dist.Normal(0.0, 2**0.5).log_prob(x)
+    assert abs(result.mean() - exact.mean().item()) < 1.0  # untrained, narrow guide: a loose bound
+    with pytest.raises(ValueError, match="parameters for 30 data"):
+        log_likelihood(program, x[:7], method="iwae")
+
+
+def test_khat_against_arviz():
+    log_w = torch.randn(1000, 6).double() * torch.tensor([0.1, 0.5, 1.0, 2.0, 4.0, 8.0])
+    expected = [float(arviz.psislw(column)[1]) for column in log_w.T.numpy()]
+    torch.testing.assert_close(psis_khat(log_w), torch.tensor(expected).double(), rtol=1e-6, atol=1e-6)
+    assert psis_khat(torch.zeros(100, 2)).tolist() == [0.0, 0.0]
+    assert psis_khat(torch.zeros(20, 2)).isnan().all()
+    assert psis_khat(torch.randn(100, 1) * 1e5)[0] > 0.7
+
+
+def test_weights():
+    log_w = torch.tensor([[0.0, -1e4], [0.0, 0.0], [0.0, -1e4], [0.0, -1e4]]).double()
+    value, error = log_mean_exp(log_w)
+    assert value.tolist() == pytest.approx([0.0, -1.3862943611])
+    assert error[0] == 0 and error[1] > 1e3  # all rests on one weight, and the jackknife says so
+    assert effective_sample_size(log_w).tolist() == pytest.approx([4.0, 1.0])
+
+
+def test_refusals(program, data):
+    with pytest.raises(ValueError, match="choose one of"):
+        log_likelihood(program, data, method="guess")
+    with pytest.raises(ValueError, match="0 rows"):
+        log_likelihood(program, data[:0])
+    with pytest.raises(ValueError, match="no particles"):
+        log_likelihood(program, data, method="exact", num_particles=3)
+    with pytest.raises(ValueError, match="option 'chains'"):
+        log_likelihood(program, data, method="iwae", chains=3)
+    with pytest.raises(ValueError, match="positive"):
+        log_likelihood(program, data, method="iwae", num_particles=0)
+    with pytest.raises(ValueError, match='method="exact"'):
+        log_likelihood(program.marginal(), data, method="iwae")
+
+    class Misses(MeanField):
+        def guide(self, x):
+            pass
+
+    class Invents(MeanField):
+        def guide(self, x):
+            with self.plate(x):
+                pyro.sample("z", self._posterior(x))
+                pyro.sample("extra", dist.Normal(torch.zeros(len(x)), 1.0))
+
+    class Hierarchical(Program):
+        def model(self, x):
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+            with self.plate(x):
+                return observe("x", dist.Normal(w, 1.0), x)
+
+    with pytest.raises(ValueError, match="does not sample the latent variable 'z'"):
+        log_likelihood(Misses(20, 3), data, method="iwae")
+    with pytest.raises(ValueError, match="'extra'"):
+        log_likelihood(Invents(20, 3), data, method="iwae")
+    for method in ("iwae", "ais"):
+        with pytest.raises(ValueError, match="global latent variable 'w'"):
+            log_likelihood(Hierarchical(), torch.randn(4), method=method)
+    with pytest.raises(ValueError, match="no closed-form"):
+        log_likelihood(_NoMarginal(), torch.randn(4), method="exact")
+
+
+class _NoMarginal(Program):
+    def model(self, x):
+        with self.plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            return observe("x", dist.Normal(z, 1.0), x)

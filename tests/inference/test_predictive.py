@@ -1,0 +1,183 @@
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_gen.inference.predictive import impute, reconstruct, sample
+from pyro_gen.likelihoods import observe
+from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
+from pyro_gen.program import Program
+
+
+class Narrow(ProbabilisticPCA):
+    """PPCA with a guide that is wrong: shifted, and too narrow."""
+
+    def guide(self, x):
+        with self.plate(x):
+            q = self._posterior(x)
+            pyro.sample("z", dist.Normal(q.loc + 1.5 * q.variance.sqrt(), 0.3 * q.variance.sqrt()).to_event(1))
+
+
+class Good(ProbabilisticPCA):
+    """PPCA with a guide that is a little too wide."""
+
+    def guide(self, x):
+        with self.plate(x):
+            q = self._posterior(x)
+            pyro.sample("z", dist.Normal(q.loc, 1.2 * q.variance.sqrt()).to_event(1))
+
+
+def make(kind):
+    torch.manual_seed(1)
+    program = kind(6, 2)
+    with torch.no_grad():
+        program.loadings.normal_()
+        program.loc.normal_()
+        program.log_scale.fill_(-0.7)
+    return program
+
+
+def conditional(program, x):
+    """Mean and covariance of the missing entries of one row given the seen ones."""
+    w = program.loadings.detach().double()
+    covariance = w @ w.T + torch.eye(6).double() * (2 * program.log_scale.detach().double()).exp()
+    m = torch.isnan(x)
+    loc, solve = program.loc.detach().double(), torch.linalg.inv(covariance[~m][:, ~m])
+    gain = covariance[m][:, ~m] @ solve
+    return loc[m] + gain @ (x[~m].double() - loc[~m]), covariance[m][:, m] - gain @ covariance[~m][:, m]
+
+
+def z_scores(draws, mean, covariance):
+    """z-scores of the means and of all second moments of (S, D) independent draws."""
+    white = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), (draws - mean).T, upper=False)
+    moments = torch.cat(
+        [white, *[(white[i] * white[: i + 1] - torch.eye(len(white))[i, : i + 1, None]) for i in range(len(white))]]
+    )
+    return moments.mean(1) / (moments.std(1) / math.sqrt(moments.shape[1]))
+
+
+X = torch.tensor([0.5, torch.nan, 1.0, torch.nan, -1.0, 0.3])
+
+
+@pytest.mark.parametrize(("kind", "method"), [(Good, "auto"), (Narrow, "auto"), (Narrow, "ais")])
+def test_imputations_against_the_conditional_gaussian(kind, method, untouched_rng):
+    with torch.random.fork_rng():
+        program = make(kind)
+    # Rows are independent, draws of one row are resampled from one set of proposals: one draw of many rows.
+    x = X.expand(1500, 6)
+    y = impute(program, x, draws=1, method=method)[0]
+    scores = z_scores(y[:, X.isnan()].double(), *conditional(program, X))
+    assert scores.abs().max() < 4.2  # 5 scores: false-alarm rate 1.3e-4
+    assert torch.equal(y[:, ~X.isnan()], x[:, ~X.isnan()])
+
+
+def test_wrong_guide_alone_warns_and_fails_the_test():
+    program = make(Narrow)
+    with pytest.warns(UserWarning, match="k-hat"):
+        y = impute(program, X.expand(1500, 6), draws=1, method="guide", num_proposals=50)[0]
+    assert z_scores(y[:, X.isnan()].double(), *conditional(program, X)).abs().max() > 6
+
+
+def test_many_draws_of_one_row():
+    program = make(Narrow)
+    y = impute(program, X.expand(40, 6), draws=30)
+    assert y.shape == (30, 40, 6)
+    mean, covariance = conditional(program, X)
+    draws = y[..., X.isnan()].double()
+    assert ((draws.mean((0, 1)) - mean) / covariance.diag().sqrt()).abs().max() < 0.2
+    within = draws.var(0).mean(0) / covariance.diag()
+    assert bool(((within > 0.8) & (within < 1.2)).all())
+
+
+def test_exact_density_and_untouched_rows():
+    program = make(Good).marginal()
+    x = X.expand(3000, 6).clone()
+    x[0] = 0.0
+    y = impute(program, x, draws=2)
+    scores = z_scores(y[1, 1:, X.isnan()].double(), *conditional(program, X))
+    assert scores.abs().max() < 4.2  # false-alarm rate 1.3e-4
+    assert torch.equal(y[:, 0], x[:1].expand(2, 6))
+    assert torch.equal(impute(program, torch.zeros(2, 6), draws=3), torch.zeros(3, 2, 6))
+
+
+def test_generation_has_the_marginal_distribution(untouched_rng):
+    with torch.random.fork_rng():
+        program = make(Good)
+    x = sample(program, 3000, seed=5)
+    w = program.loadings.detach().double()
+    covariance = w @ w.T + torch.eye(6).double() * (2 * program.log_scale.detach().double()).exp()
+    scores = z_scores(x.double(), program.loc.detach().double(), covariance)
+    assert scores.abs().max() < 4.8  # 27 scores: false-alarm rate 4e-5
+    assert torch.equal(x, sample(program, 3000, seed=5)) and not torch.equal(x, sample(program, 3000, seed=6))
+    assert z_scores(x.double() + 0.2, program.loc.detach().double(), covariance).abs().max() > 6  # the twin
+
+
+def test_global_latents_come_from_the_guide():
+    class Mean(Program):
+        event_shape = torch.Size([1])
+
+        def model(self, x):
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+            with self.plate(x):
+                return observe("x", dist.Normal(w.expand(1), 0.01).to_event(1), x)
+
+        def guide(self, x):
+            pyro.sample("w", dist.Normal(7.0, 0.01))
+
+    assert (sample(Mean(), 2500) - 7).abs().max() < 0.2
+    y = impute(Mean(), torch.tensor([[torch.nan], [1.0]]), draws=4)
+    assert (y[:, 0] - 7).abs().max() < 0.2 and bool((y[:, 1] == 1).all())
+
+
+def test_reconstruction():
+    program = make(ProbabilisticPCA)
+    x = X.expand(4, 6)
+    mean, _ = conditional(program, X)
+    y = reconstruct(program, x, draws=500)
+    assert (y[0, X.isnan()] - mean).abs().max() < 0.15  # also of what is missing
+    assert torch.equal(reconstruct(program, x, seed=1), reconstruct(program, x, seed=1))
+
+
+def test_conditional_programs():
+    class Conditional(Program):
+        event_shape = torch.Size([])
+
+        def model(self, x, c):
+            with self.plate(x):
+                z = pyro.sample("z", dist.Normal(c, 0.01))
+                return observe("x", dist.Normal(z, 0.01), x)
+
+        def guide(self, x, c):
+            with self.plate(x):
+                pyro.sample("z", dist.Normal(c, 0.01))
+
+    c = torch.arange(2000.0)
+    assert (sample(Conditional(), 2000, context=(c,)) - c).abs().max() < 0.2
+    x = torch.where(c % 2 == 0, torch.nan, c)
+    assert (impute(Conditional(), x, c, draws=2) - c).abs().max() < 0.2
+    assert (reconstruct(Conditional(), x, c) - c).abs().max() < 0.2
+
+
+def test_refusals():
+    class Silent(Program):
+        def model(self, x):
+            with self.plate(x):
+                observe("x", dist.Categorical(torch.ones(3)), x)
+            return 3
+
+    with pytest.raises(ValueError, match="event_shape"):
+        sample(Silent(), 2)
+    silent = Silent()
+    silent.event_shape = torch.Size([])
+    with pytest.raises(ValueError, match="must return the completed data"):
+        sample(silent, 2)
+    with pytest.raises(ValueError, match="positive"):
+        sample(silent, 0)
+    with pytest.raises(ValueError, match='choose "auto"'):
+        impute(silent, X, method="mean")
+    with pytest.raises(ValueError, match="positive"):
+        impute(silent, X, draws=0)
+    with pytest.raises(ValueError, match="positive"):
+        reconstruct(silent, X, draws=0)
