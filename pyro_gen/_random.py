@@ -29,10 +29,11 @@ def seeded(seed: int) -> Iterator[None]:
         >>> bool((torch.get_rng_state() == before).all())
         True
     """
-    # CUDA is forked only once it is in use: asking for its state would initialise it.
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    # CUDA is forked only once it is in use: asking for its state would initialise it, and torch.manual_seed would
+    # note its seed for later, with a stack trace that takes milliseconds.
+    cuda = torch.cuda.is_initialized()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if cuda else ()):
+        (torch.manual_seed if cuda else torch.default_generator.manual_seed)(seed)
         yield
 
 
@@ -56,12 +57,13 @@ class _OutOfPlaceDraws(TorchFunctionMode):
         return _OUT_OF_PLACE.get(func, func)(*args, **(kwargs or {}))
 
 
-def vmap_draws(particle: Callable[[], T], num_particles: int) -> T:
+def vmap_draws(particle: Callable[..., T], num_particles: int, *batched: Any) -> T:
     """Runs a random function for many particles at once, each with draws of its own.
 
     Arguments:
-        particle: A function without arguments whose tensors may be random.
+        particle: A function whose tensors may be random.
         num_particles: The number of particles :math:`K`.
+        batched: Its arguments, each with a leading dimension :math:`K`.
 
     Returns:
         What ``particle`` returns, each tensor with a leading dimension :math:`K`.
@@ -73,4 +75,6 @@ def vmap_draws(particle: Callable[[], T], num_particles: int) -> T:
         (torch.Size([3, 2]), 6)
     """
     with _OutOfPlaceDraws():
-        return torch.vmap(lambda _: particle(), randomness="different")(torch.zeros(num_particles))
+        return torch.vmap(lambda _, *args: particle(*args), randomness="different")(
+            torch.zeros(num_particles), *batched
+        )

@@ -313,7 +313,7 @@ class DReG(Objective):
         for name, value in z.items():
             if value.requires_grad:
                 value.register_hook(lambda g, d=frames[name]: g * _align(weights[0], g.dim(), d))
-        log_w = torch.vmap(weigh)(z)  # (K, N)
+        log_w = _vmapped(weigh, self.num_particles, z)  # (K, N); a model may draw too, missing data say
         weights.append(torch.softmax(log_w, 0).detach())
         surrogate = (weights[0] * log_w).sum()
         bound = (torch.logsumexp(log_w, 0) - math.log(self.num_particles)).sum()
@@ -493,10 +493,10 @@ def _positive(num_particles: int) -> int:
     return num_particles
 
 
-def _vmapped(particle: Callable[[], Any], num_particles: int) -> Any:
+def _vmapped(particle: Callable[..., Any], num_particles: int, *batched: Any) -> Any:
     """Runs a random function for many particles at once, each with draws of its own; outputs get a leading K."""
     with pyro.validation_enabled(False):  # validation looks at values, which vmap forbids
-        return vmap_draws(particle, num_particles)
+        return vmap_draws(particle, num_particles, *batched)
 
 
 def _over_particles(particle: Callable[[], Tensor], num_particles: int) -> Tensor:
