@@ -373,6 +373,17 @@ class Head(nn.Module):
         """Maps data to about [-1, 1], as input of an encoder; same shape, NaN stays NaN."""
         return x
 
+    def marginal_features(self, x: Tensor) -> Tensor:
+        """The decoder output that fits each entry by itself, where a decoder's training should start.
+
+        Arguments:
+            x: Data with shape :math:`(N, *event)`, NaN where nothing was observed.
+
+        Returns:
+            A tensor of shape ``features``.
+        """
+        raise NotImplementedError
+
     def _to_event(self, base: Any) -> Any:
         return base.to_event(len(self.event_shape))
 
@@ -385,6 +396,9 @@ class BernoulliHead(Head):
 
     def normalise(self, x: Tensor) -> Tensor:
         return 2 * x - 1
+
+    def marginal_features(self, x: Tensor) -> Tensor:
+        return x.nanmean(0).nan_to_num(0.5).logit(eps=1e-3)
 
 
 class NormalHead(Head):
@@ -440,6 +454,9 @@ class StudentTHead(Head):
         df, scale = 1 + F.softplus(self.raw_df), self.min_scale + F.softplus(self.raw_scale)
         return self._to_event(dist.StudentT(df, h, scale))
 
+    def marginal_features(self, x: Tensor) -> Tensor:
+        return _moments(x)[0]
+
 
 class CategoricalHead(Head):
     """Independent categorical entries with levels 0, ..., K - 1; the decoder outputs K logits per entry.
@@ -462,6 +479,10 @@ class CategoricalHead(Head):
 
     def normalise(self, x: Tensor) -> Tensor:
         return 2 * x / (self.levels - 1) - 1
+
+    def marginal_features(self, x: Tensor) -> Tensor:
+        counts = torch.stack([(x == k).sum(0) for k in range(self.levels)])  # (K, *event)
+        return torch.log((counts + 0.5) / (counts + 0.5).sum(0)).to(x.dtype)
 
 
 class DiscretizedLogisticHead(Head):
@@ -489,6 +510,23 @@ class DiscretizedLogisticHead(Head):
 
     def normalise(self, x: Tensor) -> Tensor:
         return 2 * x / (self.levels - 1) - 1
+
+    def marginal_features(self, x: Tensor) -> Tensor:
+        mean, scale = _moments(x)
+        half = (self.levels - 1) / 2
+        # The standard deviation of a logistic distribution is pi / sqrt(3) of its scale.
+        return torch.stack([mean / half - 1, torch.log(scale * math.sqrt(3) / math.pi / (half / 2))])
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (at least a hundredth of the greatest) of each entry's seen values."""
+    mean = x.nanmean(0).nan_to_num()
+    scale = (x - mean).square().nanmean(0).sqrt().nan_to_num()
+    return mean, scale.clamp(min=1e-2 * scale.max().item() or 1.0)
+
+
+def _softplus_inverse(y: Tensor) -> Tensor:
+    return y + torch.log(-torch.expm1(-y))
 
 
 HEADS: dict[str, type[Head]] = {

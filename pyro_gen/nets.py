@@ -67,6 +67,9 @@ class MissingInput(nn.Module):
 class MLP(nn.Sequential):
     """Creates a multilayer perceptron, from shape (*, sizes[0]) to (*, sizes[-1]).
 
+    The weights start as in Understanding the Difficulty of Training Deep Feedforward Neural Networks (Glorot & Bengio,
+    2010), at which the variance of a signal survives the layers.
+
     Arguments:
         sizes: The widths of input, hidden layers and output.
         activation: What stands between the layers, a name in :data:`ACTIVATIONS`.
@@ -91,6 +94,8 @@ class MLP(nn.Sequential):
             if i > 0:
                 layers += [_activation(activation), *([nn.Dropout(dropout)] if dropout else [])]
             linear = nn.Linear(before, after)
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
             layers.append(MissingInput(linear) if missing and i == 0 else linear)
         super().__init__(*layers)
 

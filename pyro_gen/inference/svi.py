@@ -45,6 +45,8 @@ __all__ = ["FitResult", "NonFiniteLossError", "fit"]
 
 # Steps after which the half a minute of torch.compile has paid for itself, at about half a millisecond a step.
 STEPS_WORTH_COMPILING = 60_000
+# Rows that a program sees before training, to create its parameters and to start them near the data.
+ROWS_TO_INITIALISE = 4096
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -201,9 +203,10 @@ def fit(
         first = next(batches.epoch(0))
         if held_out is not None and (parts := len(next(held_out.epoch(0)))) != len(first):
             raise ValueError(f"Validation data of {parts} parts (x, *context), training data of {len(first)}.")
-        # All rows, not this rank's: each epoch deals them anew.
-        missing = _any_missing(Batches(data, batch_size, seed=seed, transform=transform), held_out)
-        program.initialise(*first, seed=seed)
+        # All rows, not this rank's: each epoch deals them anew, and all ranks start at the same parameters.
+        everything = Batches(data, batch_size, seed=seed, transform=transform)
+        missing = _any_missing(everything, held_out)
+        program.initialise(*(r.to(_device(program)) for r in _rows(everything, ROWS_TO_INITIALISE)), seed=seed)
         program.to(fabric.device)
         objective.to(fabric.device)
         _preflight(program, [b.to(fabric.device) for b in first], batches.size)
@@ -423,7 +426,7 @@ def _launch(
     if log_dir is not None and logger == "tensorboard":
         loggers = [TensorBoardLogger(root_dir=log_dir, name="", version="")]
     if accelerator is None:
-        device = next((p.device.type for p in program.parameters()), "cpu")
+        device = _device(program).type
         accelerator = "gpu" if device == "cuda" else device
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy, loggers=loggers)
     fabric.launch()
@@ -501,6 +504,20 @@ def _any_missing(batches: Batches, held_out: Batches | None) -> bool:
         for batch in source.epoch(0)
         for part in batch
     )
+
+
+def _device(program: Program) -> torch.device:
+    return next((p.device for p in program.parameters()), torch.device("cpu"))
+
+
+def _rows(batches: Batches, count: int) -> list[Tensor]:
+    """At least ``count`` rows of the data, where there are so many."""
+    taken: list[tuple[Tensor, ...]] = []
+    for batch in batches.epoch(0):
+        taken.append(batch)
+        if sum(len(b[0]) for b in taken) >= count:
+            break
+    return [torch.cat(part) for part in zip(*taken, strict=True)]
 
 
 def _preflight(program: Program, batch: Sequence[Tensor], size: int) -> None:

@@ -11,6 +11,10 @@ approximate posterior. Both are trained together on the evidence lower bound
     \mathcal{L}(x) = \mathbb{E}_{q_\phi(z \mid x)}\big[\log p_\theta(x \mid z)\big]
     - \mathrm{KL}\big(q_\phi(z \mid x) \,\|\, p(z)\big) \;\le\; \log p_\theta(x) .
 
+Training starts from what is known about each entry by itself: the encoder sees data less its mean :math:`m`, and the
+decoder adds to the output of its network an offset :math:`b`, learned further, that fits the marginal of each entry,
+:math:`f_\theta(z) = \mathrm{NN}_\theta(z) + b`. Both are set from the first data seen (:meth:`VAE.initialise`).
+
 Entries that are missing drop out of the likelihood (:func:`pyro_gen.observe`), and the encoder is told which they are,
 so :math:`q_\phi(z \mid x_o)` depends on the seen ones alone.
 
@@ -22,7 +26,7 @@ References:
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import pyro
 import pyro.distributions as dist
@@ -49,7 +53,7 @@ class VAE(Program):
         architecture: ``"dense"``, or ``"conv"`` for data of shape :math:`(H, W)` or :math:`(C, H, W)`.
         activation: The name of the activation in :data:`pyro_gen.nets.ACTIVATIONS`.
         dropout: The share of hidden units dropped in training.
-        encoder: A module to use instead, from normalised data of shape :math:`(*, event)`, NaN where missing, to
+        encoder: A module to use instead, from normalised, centred data of shape :math:`(*, event)`, NaN where missing, to
             :math:`(*, 2 K)`: the means, then the raw scales.
         decoder: A module to use instead, from :math:`(*, K)` to :math:`(*, features)` of the likelihood head.
         head_options: Passed to the likelihood head, ``levels=17`` say.
@@ -62,6 +66,9 @@ class VAE(Program):
         >>> vae.model(torch.full((5, 8, 8), torch.nan)).shape  # five generated images
         torch.Size([5, 8, 8])
     """
+
+    mean: Tensor
+    initialised: Tensor
 
     def __init__(
         self,
@@ -98,15 +105,32 @@ class VAE(Program):
         else:
             raise ValueError(f'VAE(architecture={architecture!r}): give "dense" or "conv".')
 
+        self.offset = nn.Parameter(torch.zeros(features))
+        self.register_buffer("mean", torch.zeros(self.event_shape))
+        self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
+
+    def initialise(self, x: Tensor, *context: Any, seed: int = 0) -> Self:
+        """Sets the mean and the decoder's offset from data with shape :math:`(N, *event)`, the first time only."""
+        if not self.initialised:
+            with torch.no_grad():
+                self.mean.copy_(self.likelihood.normalise(x).nanmean(0).nan_to_num())
+                self.offset.copy_(self.likelihood.marginal_features(x))
+                self.initialised.fill_(True)
+        return super().initialise(x, *context, seed=seed)
+
+    def decode(self, z: Tensor) -> Any:
+        """The likelihood of data given latent variables with shape :math:`(*, K)`."""
+        return self.likelihood(self.decoder(z) + self.offset)
+
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The joint density :math:`p(x, z)` of data with shape :math:`(N, *event)`; returns it completed."""
         with self.plate(x):
             z = pyro.sample("z", dist.Normal(x.new_zeros(self.latent), 1.0).to_event(1))  # (N, K)
-            return observe("x", self.likelihood(self.decoder(z)), x)
+            return observe("x", self.decode(z), x)
 
     def guide(self, x: Tensor, *context: Any) -> None:
         r"""The approximate posterior :math:`q(z \mid x_o)`."""
         with self.plate(x):
-            loc, raw_scale = self.encoder(self.likelihood.normalise(x)).chunk(2, -1)  # (N, K) each
+            loc, raw_scale = self.encoder(self.likelihood.normalise(x) - self.mean).chunk(2, -1)  # (N, K) each
             # The floor keeps log q finite where the posterior collapses to a point.
             pyro.sample("z", dist.Normal(loc, 1e-4 + F.softplus(raw_scale)).to_event(1))
