@@ -53,8 +53,8 @@ class VAE(Program):
         architecture: ``"dense"``, or ``"conv"`` for data of shape :math:`(H, W)` or :math:`(C, H, W)`.
         activation: The name of the activation in :data:`pyro_gen.nets.ACTIVATIONS`.
         dropout: The share of hidden units dropped in training.
-        encoder: A module to use instead, from normalised, centred data of shape :math:`(*, event)`, NaN where missing, to
-            :math:`(*, 2 K)`: the means, then the raw scales.
+        encoder: A module to use instead, from normalised, centred data of shape :math:`(*, event)`, NaN where missing,
+            to :math:`(*, 2 K)`: the means, then the raw scales.
         decoder: A module to use instead, from :math:`(*, K)` to :math:`(*, features)` of the likelihood head.
         head_options: Passed to the likelihood head, ``levels=17`` say.
 
