@@ -362,9 +362,9 @@ class _Path:
     leapfrog: int
 
 
-# One leapfrog step is the default by measurement. Mean error of a log-weight in nats for PPCA (20 dimensions, rank 4) at
-# equal cost, 480 gradients from the prior | 48 from the guide: L = 1: 0.11 | 0.02; L = 2: 0.25 | 0.10 (steps not jittered:
-# 1.68 | 0.21); L = 4: 0.55 | 0.12.
+# One leapfrog step is the default by measurement. Mean error of a log-weight in nats for PPCA (20 dimensions, rank 4)
+# at equal cost, 480 gradients from the prior | 48 from the guide: L = 1: 0.11 | 0.02; L = 2: 0.25 | 0.10 (steps not
+# jittered: 1.68 | 0.21); L = 4: 0.55 | 0.12.
 
 
 def _hmc(
