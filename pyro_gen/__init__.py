@@ -1,10 +1,37 @@
-"""A model zoo for probabilistic programming on Pyro: model/guide pairs, trained, measured and put to work."""
+"""A model zoo for probabilistic programming on Pyro: model/guide pairs, trained, measured and put to work.
 
-from pyro_gen import data, inference, models
-from pyro_gen.inference import FitResult, fit
+Example:
+    >>> import pyro_gen as pg
+    >>> digits = pg.data.load("digits", transform=pg.data.Binarize(8))
+    >>> vae = pg.models.VAE(digits.event_shape, latent=8)
+    >>> result = pg.fit(vae, digits.train, epochs=2, progress=False)
+    >>> pg.sample(vae, 3).shape
+    torch.Size([3, 8, 8])
+"""
+
+from pyro_gen import data, evaluation, inference, models
+from pyro_gen.evaluation.conformance import check_program
+from pyro_gen.inference import FitResult, LogLikelihood, bdmc, fit, impute, log_likelihood, reconstruct, sample
 from pyro_gen.likelihoods import observe
 from pyro_gen.program import Program, plate
 
 __version__ = "0.1.0"
 
-__all__ = ["FitResult", "Program", "data", "fit", "inference", "models", "observe", "plate"]
+__all__ = [
+    "FitResult",
+    "LogLikelihood",
+    "Program",
+    "bdmc",
+    "check_program",
+    "data",
+    "evaluation",
+    "fit",
+    "impute",
+    "inference",
+    "log_likelihood",
+    "models",
+    "observe",
+    "plate",
+    "reconstruct",
+    "sample",
+]
