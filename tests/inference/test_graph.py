@@ -1,0 +1,259 @@
+"""The recorded step is the program's own step, and a program that cannot be recorded is found out."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pyro_gen as pg
+from pyro_gen.inference import ELBO, IWAE, DReG, Objective, Renyi, ScoreFunctionELBO, graph
+from pyro_gen.inference.graph import GradientStep, LossModule, NotTraceableError, compiler_available
+from pyro_gen.program import Program
+
+
+def binary(rows: int = 50, holes: bool = False) -> Tensor:
+    x = (torch.rand(rows, 9, generator=torch.Generator().manual_seed(1)) < 0.4).float()
+    if holes:
+        x[torch.rand(rows, 9, generator=torch.Generator().manual_seed(2)) < 0.3] = torch.nan
+    return x
+
+
+def vae(**options: Any) -> Program:
+    torch.manual_seed(5)
+    return pg.models.VAE(9, latent=2, hidden=(6,), **options)
+
+
+def trained(
+    make: Callable[[], Program], data: Any, compile: bool | str, **options: Any
+) -> tuple[Any, dict[str, Tensor]]:
+    program = make()
+    options = {"epochs": 2, "batch_size": 16, "lr": 0.01, "seed": 3} | options
+    result = pg.fit(program, data, compile=compile, progress=False, **options)
+    return result, program.state_dict()
+
+
+CASES: dict[str, tuple[Callable[[], Program], bool, dict[str, Any]]] = {
+    "elbo": (vae, False, {}),
+    "several particles": (vae, False, {"objective": ELBO(3, analytic_kl=False)}),
+    "iwae": (vae, False, {"objective": IWAE(4)}),
+    "dreg": (vae, False, {"objective": DReG(4)}),
+    "dreg, missing data": (vae, True, {"objective": DReG(4)}),
+    "renyi": (vae, False, {"objective": Renyi(0.5, 3)}),
+    "free bits and warm-up": (vae, False, {"objective": ELBO(free_bits=0.1), "kl_warmup": 2}),
+    "missing data": (vae, True, {}),
+    "dropout": (lambda: vae(dropout=0.3), False, {}),
+    "dropout, given in eval mode": (lambda: vae(dropout=0.3).eval(), False, {}),
+    "clipped": (vae, False, {"clip_norm": 0.1}),
+    "weight decay": (vae, False, {"weight_decay": 0.1}),
+    "gaussian, missing data": (lambda: pg.models.Gaussian(9), True, {}),
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_traced_run_is_the_eager_run(case: str) -> None:
+    """50 rows in batches of 16: the last, short batch is recorded too."""
+    make, holes, options = CASES[case]
+    eager, a = trained(make, binary(holes=holes), False, **options)
+    traced, b = trained(make, binary(holes=holes), "trace", **options)
+    assert (eager.mode, traced.mode) == ("eager", "traced")
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-6, msg=name)
+    for row, other in zip(eager.history, traced.history, strict=True):
+        assert row["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
+
+
+def test_twin_a_recording_with_other_draws_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the unused draws of the missing entries, the others move: the comparison above must notice."""
+    original = torch.fx.Graph.eliminate_dead_code
+    monkeypatch.setattr(
+        torch.fx.Graph,
+        "eliminate_dead_code",
+        lambda self, _: original(self, lambda n: n.op in ("placeholder", "output")),
+    )
+    monkeypatch.setattr(GradientStep, "_verify", lambda *_: None)
+    make, _, options = CASES["missing data"]
+    _, a = trained(make, binary(holes=True), False, **options)
+    _, b = trained(make, binary(holes=True), "trace", **options)
+    assert any(not torch.allclose(a[n], b[n], rtol=1e-5, atol=1e-6) for n in a)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What cannot be recorded
+
+
+class Shifted(Program):
+    """x ~ N(loc + effect(x), 1) where ``effect`` is what makes recording hard."""
+
+    def __init__(self, effect: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(1))
+        self.effect = effect
+
+    def model(self, x: Tensor) -> Tensor:
+        with self.plate(x):
+            return pg.observe("x", dist.Normal(self.loc + self.effect(x), 1.0).to_event(1), x)
+
+
+class Counter:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, x: Tensor) -> float:
+        self.calls += 1
+        return 1 / self.calls
+
+
+class MovingAverage(nn.Module):
+    """A buffer that each step changes, in place or by another tensor."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.in_place = in_place
+        self.register_buffer("average", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.in_place:
+            self.average.mul_(0.9).add_(0.1 * x.mean())
+        else:
+            self.average = 0.9 * self.average + 0.1 * x.mean()
+        return self.average
+
+
+class Normalised(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.reshape(-1, 1, 1)).reshape(x.shape)
+
+
+def closure_program() -> Program:
+    """A network in a closure: the functions use its parameters without asking the program for them."""
+    network = nn.Linear(1, 1)
+
+    def model(x: Tensor) -> Tensor:
+        pyro.module("network", network)
+        with pg.plate(x):
+            return pg.observe("x", dist.Normal(network(torch.ones_like(x)), 1.0).to_event(1), x)
+
+    return Program.from_functions(model)
+
+
+X = torch.randn(40, 1, generator=torch.Generator().manual_seed(0)) + 1.0
+
+IMPURE: dict[str, tuple[Callable[[], Program], str]] = {
+    "branch on values": (lambda: Shifted(lambda x: 1.0 if x.mean() > 0.9 else -1.0), ""),
+    "number of a tensor": (lambda: Shifted(lambda x: float(x.sum())), ""),
+    "Python's random numbers": (lambda: Shifted(lambda x: random.random()), "another result"),
+    "a counter": (lambda: Shifted(Counter()), "another result"),
+    "moving average in place": (lambda: Shifted(MovingAverage(True)), "changes the buffer 'effect.average'"),
+    "moving average replaced": (lambda: Shifted(MovingAverage(False)), "changes the buffer 'effect.average'"),
+    "batch norm": (lambda: Shifted(Normalised(nn.BatchNorm1d(1))), "changes the buffer 'effect.layer"),
+    "instance norm": (
+        lambda: Shifted(
+            Normalised(
+                nn.Sequential(
+                    nn.Flatten(0), nn.Unflatten(0, (1, 1, -1)), nn.InstanceNorm1d(1, track_running_stats=True)
+                )
+            )
+        ),
+        "changes the buffer 'effect.layer",
+    ),
+    "a network in a closure": (closure_program, "another result"),
+}
+
+
+@pytest.mark.parametrize("case", IMPURE, ids=str)
+def test_what_cannot_be_recorded_runs_as_python_and_says_why(case: str) -> None:
+    make, reason = IMPURE[case]
+    torch.manual_seed(1)
+    program = make()
+    result = pg.fit(program, X, epochs=2, batch_size=16, progress=False)
+    assert result.mode == "eager"
+    assert result.mode_reason and reason in result.mode_reason
+    assert "\n" not in result.mode_reason
+    with pytest.raises(ValueError, match=r"cannot be recorded as a graph .* use compile=False"):
+        pg.fit(make(), X, epochs=2, batch_size=16, progress=False, compile="trace")
+
+
+@pytest.mark.parametrize("case", ["moving average in place", "moving average replaced", "batch norm", "instance norm"])
+def test_the_attempt_to_record_leaves_no_trace_in_the_buffers(case: str) -> None:
+    make, _ = IMPURE[case]
+    _, attempted = trained(make, X, "auto")
+    _, eager = trained(make, X, False)
+    for name in eager:
+        assert torch.equal(attempted[name], eager[name])
+
+
+def test_a_network_in_a_closure_is_trained() -> None:
+    torch.manual_seed(1)
+    program = closure_program()
+    result = pg.fit(program, X, epochs=60, batch_size=40, lr=0.1, progress=False)
+    mean = sum(p.detach().sum() for p in result.program.parameters())  # weight + bias
+    assert abs(float(mean) - float(X.mean())) < 1e-2
+
+
+def test_twin_without_verification_the_closure_is_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GradientStep, "_verify", lambda *_: None)
+    program = closure_program()
+    result = pg.fit(program, X, epochs=60, batch_size=40, lr=0.1, progress=False)
+    mean = sum(p.detach().sum() for p in result.program.parameters())
+    assert result.mode == "traced"
+    assert abs(float(mean) - float(X.mean())) > 1e-2
+
+
+def test_verification_leaves_parameters_and_generators_as_they_were(untouched_rng: None) -> None:
+    program = vae()
+    torch.manual_seed(0)
+    before = {n: p.clone() for n, p in program.named_parameters()}
+    step = GradientStep(LossModule(program, ELBO(), 50, missing=False), None, "traced")
+    step.prepare([binary(16)])
+    assert all(torch.equal(p, before[n]) for n, p in program.named_parameters())
+
+
+def test_an_objective_with_state_is_not_recorded() -> None:
+    result, _ = trained(vae, binary(), "auto", objective=ScoreFunctionELBO())
+    assert "ScoreFunctionELBO keeps state" in result.mode_reason
+    with pytest.raises(NotTraceableError):
+        GradientStep(LossModule(vae(), ScoreFunctionELBO(), 50, missing=False), None, "traced")
+
+
+def test_frozen_parameters_stay() -> None:
+    program = vae()
+    frozen = next(program.decoder.parameters())
+    frozen.requires_grad_(False)
+    before = frozen.clone()
+    pg.fit(program, binary(), epochs=2, batch_size=16, compile="trace", progress=False)
+    assert torch.equal(frozen, before)
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph.shutil, "which", lambda name: None)
+    assert not compiler_available()
+    with pytest.raises(ValueError, match=r"compile=True needs a C\+\+ compiler"):
+        pg.fit(vae(), binary(), epochs=1, compile=True, progress=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not compiler_available(), reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("objective", [None, IWAE(4)], ids=["elbo", "iwae"])
+def test_a_compiled_run_reaches_what_the_eager_one_does(objective: Objective | None) -> None:
+    """Compiled draws are others, so losses agree to their noise: 2% of a loss that falls by more than 10%."""
+    options = {"epochs": 60, "objective": objective, "lr": 0.02}
+    eager, _ = trained(vae, binary(500), False, **options)
+    compiled, _ = trained(vae, binary(500), True, **options)
+    assert compiled.mode == "compiled"
+    a, b = (sum(row["train_loss"] for row in r.history[-10:]) / 10 for r in (eager, compiled))
+    assert abs(a - b) < 0.02 * abs(a)
+    # without draws it is the same computation
+    eager, a_state = trained(lambda: pg.models.Gaussian(9), binary(), False)
+    compiled, b_state = trained(lambda: pg.models.Gaussian(9), binary(), True)
+    for name in a_state:
+        torch.testing.assert_close(a_state[name], b_state[name], rtol=1e-4, atol=1e-5)

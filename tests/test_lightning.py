@@ -1,0 +1,85 @@
+"""SVIModule under Lightning's Trainer trains what pg.fit trains."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import pyro_gen as pg
+from pyro_gen.inference import IWAE, DReG
+from pyro_gen.lightning import SVIModule
+
+# Lightning's advice where a module could validate and the Trainer was given no data for it.
+pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+
+X = torch.randn(60, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 0.5]) + 1.0
+
+
+def trainer(folder: Path, **options: Any) -> lightning.Trainer:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    return lightning.Trainer(accelerator="cpu", devices=1, default_root_dir=folder, **quiet, **options)
+
+
+def test_it_reaches_the_optimum_of_fit_and_its_checkpoint_loads(tmp_path: Path) -> None:
+    module = SVIModule(pg.models.Gaussian(2), size=60, lr=0.05)
+    run = trainer(tmp_path, max_epochs=150, enable_checkpointing=False)
+    run.fit(module, DataLoader(X, batch_size=60), DataLoader(X, batch_size=20))
+    fitted = pg.fit(pg.models.Gaussian(2), X, epochs=150, lr=0.05, progress=False)
+    torch.testing.assert_close(module.program.loc, X.mean(0), atol=2e-3, rtol=0)
+    for name, value in fitted.program.state_dict().items():
+        torch.testing.assert_close(module.state_dict()[f"program.{name}"], value, atol=1e-4, rtol=0)
+    # both are per datum: the last validation loss is that of the optimum
+    assert float(run.callback_metrics["validation_loss"]) == pytest.approx(fitted.history[-1]["train_loss"], abs=1e-3)
+
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    again = SVIModule(pg.models.Gaussian(2), size=60)
+    again.load_state_dict(state)
+    assert torch.equal(again.program.loc, module.program.loc)
+
+
+class Regression(pg.Program):
+    """y_n ~ N(slope x_n, 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.zeros(1))
+
+    def model(self, x: Tensor, context: Tensor) -> Tensor:
+        with self.plate(x):
+            return pg.observe("x", dist.Normal(self.slope * context, 1.0).to_event(1), x)
+
+
+def test_context_comes_as_further_parts_of_a_batch(tmp_path: Path) -> None:
+    y, x = 2 * X[:, :1], X[:, :1]
+    module = SVIModule(Regression(), size=60, lr=0.1)
+    loader = DataLoader(TensorDataset(y, x), batch_size=30, shuffle=True)
+    trainer(tmp_path, max_epochs=60, enable_checkpointing=False).fit(module, loader)
+    torch.testing.assert_close(module.program.slope, torch.tensor([2.0]), atol=1e-2, rtol=0)
+
+
+def test_the_kl_weight_rises_over_its_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = []
+    original = IWAE.loss
+
+    def loss(self: IWAE, *args: Any, kl_weight: float) -> Tensor:
+        weights.append(kl_weight)
+        return original(self, *args, kl_weight=kl_weight)
+
+    monkeypatch.setattr(IWAE, "loss", loss)
+    vae = pg.models.VAE(2, latent=1, hidden=(4,), likelihood="normal")
+    module = SVIModule(vae, IWAE(3), size=60, kl_warmup=2)
+    trainer(tmp_path, max_epochs=3, enable_checkpointing=False).fit(module, DataLoader(X, batch_size=30))
+    assert weights == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def test_misuse_is_named() -> None:
+    with pytest.raises(ValueError, match="size=0"):
+        SVIModule(pg.models.Gaussian(2), size=0)
+    with pytest.raises(ValueError, match="DReG has no KL weight"):
+        SVIModule(pg.models.Gaussian(2), DReG(2), size=60, kl_warmup=3)
