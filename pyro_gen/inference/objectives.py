@@ -313,7 +313,7 @@ class DReG(Objective):
         for name, value in z.items():
             if value.requires_grad:
                 value.register_hook(lambda g, d=frames[name]: g * _align(weights[0], g.dim(), d))
-        log_w = _vmapped(weigh, self.num_particles, z)  # (K, N); a model may draw too, missing data say
+        log_w: Tensor = _vmapped(weigh, self.num_particles, z)  # (K, N); a model may draw too, missing data say
         weights.append(torch.softmax(log_w, 0).detach())
         surrogate = (weights[0] * log_w).sum()
         bound = (torch.logsumexp(log_w, 0) - math.log(self.num_particles)).sum()
