@@ -1,0 +1,536 @@
+"""fit lands on known optima, resumes to the same result, and says what is wrong."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import scipy.optimize
+import torch
+from pyro.infer.autoguide import AutoNormal
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+import pyro_gen as pg
+from pyro_gen.inference import ELBO, IWAE, DReG, NonFiniteLossError, ScoreFunctionELBO
+from pyro_gen.inference.svi import fit
+from pyro_gen.program import Program
+
+
+def correlated(rows: int = 80) -> Tensor:
+    noise = torch.randn(rows, 3, generator=torch.Generator().manual_seed(0))
+    return noise @ torch.tensor([[1.0, 0.6, 0.0], [0.0, 0.8, -0.3], [0.0, 0.0, 1.5]]) + torch.tensor([1.0, -2.0, 0.5])
+
+
+def binary(rows: int = 60) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    z = torch.randn(rows, 2, generator=generator) @ torch.randn(2, 9, generator=generator)
+    return (torch.rand(rows, 9, generator=generator) < torch.sigmoid(2 * z)).float()
+
+
+def vae() -> Program:
+    torch.manual_seed(5)
+    return pg.models.VAE(9, latent=2, hidden=(6,))
+
+
+def quiet(program: Program, data: Any, **options: Any) -> pg.FitResult:
+    return fit(program, data, **({"progress": False, "compile": False, "batch_size": 20} | options))
+
+
+def same(a: Program, b: Program) -> bool:
+    return all(torch.equal(v, b.state_dict()[n]) for n, v in a.state_dict().items())
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Known optima
+
+
+@pytest.mark.parametrize("covariance", ["full", "diagonal"])
+def test_a_gaussian_lands_on_the_maximum_of_the_likelihood(covariance: str) -> None:
+    x = correlated()
+    program = pg.models.Gaussian(3, covariance)
+    result = quiet(program, x, epochs=400, batch_size=80, lr=0.05, schedule="cosine", compile="auto")
+    centred = x - x.mean(0)
+    optimum = centred.T @ centred / len(x)
+    with torch.no_grad():
+        if covariance == "full":
+            found = program.scale_tril @ program.scale_tril.T
+        else:
+            found, optimum = program.scale.square(), optimum.diagonal()
+    torch.testing.assert_close(program.loc.detach(), x.mean(0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(found, optimum, atol=2e-3, rtol=2e-3)
+    assert result.mode == "traced"
+
+
+def test_with_missing_entries_it_lands_where_a_direct_optimiser_does() -> None:
+    x = correlated()
+    x[torch.rand(x.shape, generator=torch.Generator().manual_seed(3)) < 0.3] = torch.nan
+    program = pg.models.Gaussian(3)
+    quiet(program, x, epochs=400, batch_size=80, lr=0.05, schedule="cosine", compile="auto")
+
+    rows = x.double().numpy()
+    lower = np.tril_indices(3)
+
+    def negative_log_likelihood(free: np.ndarray) -> float:
+        factor = np.zeros((3, 3))
+        factor[lower] = free[3:]
+        covariance, total = factor @ factor.T, 0.0
+        for row in rows:
+            seen = ~np.isnan(row)
+            part, residual = covariance[np.ix_(seen, seen)], row[seen] - free[:3][seen]
+            total += residual @ np.linalg.solve(part, residual) + np.linalg.slogdet(2 * np.pi * part)[1]
+        return total / 2 / len(rows)
+
+    best = scipy.optimize.minimize(negative_log_likelihood, np.concatenate([np.zeros(3), np.eye(3)[lower]]))
+    factor = np.zeros((3, 3))
+    factor[lower] = best.x[3:]
+    scale_tril = program.scale_tril.detach().double().numpy()
+    np.testing.assert_allclose(program.loc.detach().numpy(), best.x[:3], atol=5e-3)
+    np.testing.assert_allclose(scale_tril @ scale_tril.T, factor @ factor.T, atol=1e-2)
+
+
+def test_a_global_latent_in_minibatches_reaches_the_conjugate_posterior() -> None:
+    """m ~ N(0, 1), x_n ~ N(m, 1): the posterior is N(sum x / (N + 1), 1 / (N + 1))."""
+    x = 1.0 + torch.randn(99, 1, generator=torch.Generator().manual_seed(0))
+
+    def model(x: Tensor) -> Tensor:
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        with pg.plate(x):
+            return pg.observe("x", dist.Normal(m, 1.0).expand([1]).to_event(1), x)
+
+    program = Program.from_functions(model, AutoNormal)
+    quiet(
+        program,
+        x,
+        epochs=250,
+        batch_size=33,
+        lr=0.05,
+        schedule="cosine",
+        objective=ELBO(num_particles=8),
+        compile="auto",
+    )
+    trace = pyro.poutine.trace(program.guide).get_trace(x)
+    q = trace.nodes["m_unconstrained"]["fn"]
+    # Unscaled minibatches would give N(., 1 / 34): a scale of 0.17 instead of 0.1.
+    assert float(q.mean.detach()) == pytest.approx(float(x.sum()) / 100, abs=0.03)
+    assert float(q.variance.detach()) ** 0.5 == pytest.approx(0.1, rel=0.15)
+
+
+def test_two_instances_of_a_class_train_independently() -> None:
+    """With Pyro's global store, a second instance trains nothing."""
+    pyro.clear_param_store()
+    a, b = pg.models.Gaussian(3), pg.models.Gaussian(3)
+    for program, x in ((a, correlated()), (b, -correlated())):
+        quiet(program, x, epochs=150, batch_size=80, lr=0.1, schedule="cosine")
+    torch.testing.assert_close(a.loc, correlated().mean(0), atol=5e-3, rtol=0)
+    torch.testing.assert_close(b.loc, -correlated().mean(0), atol=5e-3, rtol=0)
+    assert len(pyro.get_param_store()) == 0
+
+
+class Regression(Program):
+    """y_n ~ N(w x_n, 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1))
+
+    def model(self, y: Tensor, x: Tensor) -> Tensor:
+        with self.plate(y):
+            return pg.observe("y", dist.Normal(self.w * x, 1.0).to_event(1), y)
+
+
+class Rows(Dataset[tuple[Tensor, Tensor]]):
+    def __init__(self, *parts: Tensor) -> None:
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def __getitem__(self, i: int) -> Any:
+        return tuple(p[i] for p in self.parts) if len(self.parts) > 1 else self.parts[0][i]
+
+
+@pytest.mark.parametrize("as_dataset", [False, True])
+def test_context_and_data_sets(as_dataset: bool) -> None:
+    x = torch.linspace(-1, 1, 40).unsqueeze(-1)
+    y = 3 * x + 0.1 * torch.randn(40, 1, generator=torch.Generator().manual_seed(0))
+    data: Any = Rows(y, x) if as_dataset else (y, x)
+    program = Regression()
+    quiet(program, data, epochs=120, batch_size=40, lr=0.2, schedule="cosine", validation=(y, x))
+    assert float(program.w.detach()) == pytest.approx(float((x * y).sum() / (x * x).sum()), abs=1e-3)
+    assert program.event_shape == (1,)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The same again
+
+
+def flip(x: Tensor) -> Tensor:
+    return torch.where(torch.rand_like(x) < 0.1, 1 - x, x)
+
+
+def test_a_seed_fixes_the_run_and_the_caller_keeps_their_generators(untouched_rng: None) -> None:
+    state = torch.get_rng_state()
+    results = []
+    for seed in (0, 0, 1):
+        program = vae()
+        torch.set_rng_state(state)
+        quiet(
+            program,
+            Rows(binary()),
+            epochs=2,
+            seed=seed,
+            validation=binary()[:9],
+            transform=flip,
+        )
+        results.append(program)
+    assert same(results[0], results[1])
+    assert not same(results[0], results[2])
+
+
+RESUMED: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "traced": {"compile": "trace"},
+    "cosine": {"schedule": "cosine"},
+    "iwae": {"objective": IWAE(3)},
+    "early stopping": {"patience": 2, "validation": binary()[:20], "lr": 0.2},
+    "warm-up": {"kl_warmup": 4},
+    "score function": {"objective": ScoreFunctionELBO()},
+    "weight decay": {"weight_decay": 0.1},
+    "fresh draws": {"transform": pg.data.DynamicBinarize(2)},
+}
+
+
+@pytest.mark.parametrize("case", RESUMED, ids=str)
+def test_an_interrupted_run_ends_where_the_uninterrupted_one_does(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"epochs": 6, "lr": 0.02} | RESUMED[case]
+    if "objective" in options:  # its state belongs to a run
+        kind = type(options["objective"])
+        make = (lambda: IWAE(3)) if kind is IWAE else ScoreFunctionELBO
+    else:
+        make = lambda: None  # noqa: E731
+    whole, halves = vae(), vae()
+    uninterrupted = quiet(whole, binary(), **(options | {"objective": make()}))
+
+    class PowerCutError(Exception):
+        pass
+
+    epoch = pg.inference.svi._Training._epoch
+
+    def until_the_third(self: Any, number: int, bar: Any) -> Any:
+        if number == 2:
+            raise PowerCutError
+        return epoch(self, number, bar)
+
+    file = tmp_path / "folder" / "checkpoint.pt"
+    with monkeypatch.context() as patch:
+        patch.setattr(pg.inference.svi._Training, "_epoch", until_the_third)
+        with pytest.raises(PowerCutError):
+            quiet(halves, binary(), checkpoint=file, log_dir=tmp_path / "log", **(options | {"objective": make()}))
+    resumed = vae()
+    with torch.no_grad():
+        next(resumed.parameters()).fill_(7.0)  # what the fresh program holds must not matter
+    result = quiet(
+        resumed, binary(), checkpoint=file, resume=True, log_dir=tmp_path / "log", **(options | {"objective": make()})
+    )
+    assert same(whole, resumed)
+    assert result.steps == uninterrupted.steps
+    assert (result.best_epoch, result.stopped) == (uninterrupted.best_epoch, uninterrupted.stopped)
+    for a, b in zip(result.history, uninterrupted.history, strict=True):
+        assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+    seconds = [row["seconds"] for row in result.history]
+    assert seconds == sorted(seconds)
+    with (tmp_path / "log" / "metrics.csv").open() as log:
+        assert [float(row["train_loss"]) for row in csv.DictReader(log)] == [r["train_loss"] for r in result.history]
+
+    again = quiet(vae(), binary(), checkpoint=file, resume=True, **(options | {"objective": make()}))
+    assert again.steps == result.steps  # nothing is left to do
+    assert same(again.program, whole)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Settings
+
+
+def test_early_stopping_returns_to_the_best_weights() -> None:
+    program = vae()
+    result = quiet(program, binary()[:30], validation=binary()[30:], epochs=200, lr=0.05, patience=5, compile="auto")
+    losses = [row["validation_loss"] for row in result.history]
+    assert result.stopped == "patience"
+    assert result.best_epoch == int(np.argmin(losses)) + 1 == len(losses) - 5
+    # Validation draws are a function of the seed: a step that moves nothing reports the loss of the weights it has.
+    check = quiet(program, binary()[:30], validation=binary()[30:], epochs=1, lr=1e-30)
+    assert check.history[0]["validation_loss"] == pytest.approx(min(losses), abs=1e-5)
+
+
+def test_validation_uses_the_same_draws_each_epoch() -> None:
+    result = quiet(vae(), binary(), validation=binary(), epochs=3, lr=1e-30)
+    assert len({row["validation_loss"] for row in result.history}) == 1
+    assert len({row["train_loss"] for row in result.history}) == 3
+
+
+def test_history_schedule_and_warm_up() -> None:
+    def lr(**options: Any) -> list[float]:
+        return [row["lr"] for row in quiet(vae(), binary(), epochs=4, lr=0.1, **options).history]
+
+    assert lr() == [0.1] * 4
+    progress = [(e * 3 + 2) / 12 for e in range(4)]  # of the last of three steps of an epoch
+    assert lr(schedule="cosine") == pytest.approx([0.05 * (1 + math.cos(math.pi * p)) for p in progress])
+    assert lr(schedule=lambda p: 1 - p) == pytest.approx([0.1 * (1 - p) for p in progress])
+    result = quiet(vae(), binary(), epochs=4, kl_warmup=2, validation=binary()[:7])
+    assert [row["kl_weight"] for row in result.history] == pytest.approx([1 / 3, 5 / 6, 1, 1])
+    assert [row["epoch"] for row in result.history] == [1, 2, 3, 4]
+    assert set(result.history[0]) == {"epoch", "train_loss", "validation_loss", "lr", "kl_weight", "seconds"}
+    assert (result.steps, result.stopped, result.mode) == (12, "epochs", "eager")
+    assert "4 epochs, train loss" in repr(result) and "best validation loss" in repr(result)
+
+
+def test_the_warm_up_trains_without_kl_first() -> None:
+    """At weight 0 nothing pulls the guide to the prior: a first epoch moves it as an autoencoder's."""
+    a, b = vae(), vae()
+    quiet(a, binary(), batch_size=60, epochs=1, lr=0.1, kl_warmup=1000)
+    quiet(b, binary(), batch_size=60, epochs=1, lr=0.1)
+    free, pulled = (float(_kl(p)) for p in (a, b))
+    assert free > pulled
+
+
+def _kl(program: Program) -> Tensor:
+    with torch.no_grad():
+        q = pyro.poutine.trace(program.guide).get_trace(binary()).nodes["z"]["fn"].base_dist
+        return torch.distributions.kl_divergence(q, dist.Normal(0.0, 1.0)).sum()
+
+
+def test_clipping_bounds_the_gradient() -> None:
+    """SGD would show it in the step; Adam's first moment does."""
+    x = 1000 * correlated()
+    seen = []
+    original = torch.optim.Adam.step
+
+    def step(self: Any, *args: Any) -> Any:
+        seen.append(torch.stack([p.grad.square().sum() for p in self.param_groups[0]["params"]]).sum().sqrt())
+        return original(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", step)
+        quiet(pg.models.Gaussian(3), x, epochs=1, clip_norm=0.5)
+        clipped, seen = seen, []
+        quiet(pg.models.Gaussian(3), x, epochs=1)
+    assert all(n == pytest.approx(0.5, rel=1e-4) for n in clipped)
+    assert all(n > 100 for n in seen)
+
+
+def test_weight_decay_shrinks() -> None:
+    a, b = pg.models.Gaussian(3), pg.models.Gaussian(3)
+    quiet(a, correlated(), epochs=60, lr=0.05)
+    quiet(b, correlated(), epochs=60, lr=0.05, weight_decay=1.0)
+    assert float(b.loc.detach().norm()) < 0.9 * float(a.loc.detach().norm())
+
+
+def test_the_transform_is_applied_afresh_and_validation_takes_it_too() -> None:
+    grey = torch.full((60, 9), 0.5)
+    result = quiet(vae(), grey, transform=pg.data.DynamicBinarize(2), validation=grey, epochs=2)
+    # binarised halves cost 9 log 2 = 6.24 nats at best
+    assert all(abs(row["validation_loss"] - 9 * math.log(2)) < 2 for row in result.history)
+
+
+def test_a_program_keeps_its_mode() -> None:
+    for training in (True, False):
+        program = vae().train(training)
+        quiet(program, binary(), epochs=1)
+        assert program.training is training
+
+
+def test_logs(tmp_path: Path) -> None:
+    result = quiet(vae(), binary(), epochs=3, validation=binary()[:10], log_dir=tmp_path / "csv")
+    with (tmp_path / "csv" / "metrics.csv").open() as file:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    assert rows == result.history
+
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = quiet(vae(), binary(), epochs=3, log_dir=tmp_path / "events", logger="tensorboard")
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train_loss")] == [
+        (row["epoch"], pytest.approx(row["train_loss"])) for row in result.history
+    ]
+
+
+def test_the_progress_bar_is_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    quiet(vae(), binary(), epochs=1, progress=True)
+    assert capsys.readouterr().out == ""
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# NaN
+
+
+class Fragile(Program):
+    """x ~ N(0, v) with a plain parameter for the variance, which a large step makes negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.v = nn.Parameter(torch.tensor([0.5]))
+
+    def model(self, x: Tensor) -> Tensor:
+        with self.plate(x):
+            return pg.observe("x", dist.Normal(0.0, self.v.sqrt()).to_event(1), x)
+
+
+class BadGuide(Program):
+    """The guide's scale 1 / raw is infinite once a step to its optimum, raw = 1, has gone too far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.raw = nn.Parameter(torch.tensor(3.0))
+
+    def model(self, x: Tensor) -> Tensor:
+        with self.plate(x):
+            z = pyro.sample("latent", dist.Normal(0.0, 1.0).expand([1]).to_event(1))
+            return pg.observe("x", dist.Normal(1e-30 * z, 1.0).to_event(1), x)
+
+    def guide(self, x: Tensor) -> None:
+        with self.plate(x):
+            pyro.sample("latent", dist.Normal(torch.zeros(1), 1 / self.raw.clamp(min=0.0)).to_event(1))
+
+
+@pytest.mark.parametrize("batch_size", [10, 40])
+@pytest.mark.parametrize("compile", [False, "trace"])
+def test_a_nan_loss_names_the_site_and_keeps_weights_that_work(batch_size: int, compile: Any) -> None:
+    """With one step per epoch the weights of the last completed epoch are the very ones that fail."""
+    x = 0.01 * torch.randn(40, 1, generator=torch.Generator().manual_seed(0))
+    program = Fragile()
+    with pytest.raises(NonFiniteLossError, match=r"The loss became nan in epoch \d+: the model's site 'x'") as caught:
+        quiet(program, x, epochs=20, lr=0.2, batch_size=batch_size, compile=compile)
+    assert "\n" not in str(caught.value)
+    assert float(program.v.detach()) > 0
+    assert ELBO().loss(program, x).isfinite()
+
+
+def test_an_infinite_value_of_the_guide_is_named() -> None:
+    program = BadGuide()
+    with pytest.raises(NonFiniteLossError, match="the guide's site 'latent' has a non-finite value"):
+        quiet(program, torch.zeros(20, 1), epochs=3, lr=5.0)
+
+
+def test_a_matrix_that_cannot_be_factored_is_a_non_finite_loss() -> None:
+    class Matrix(Program):
+        def __init__(self) -> None:
+            super().__init__()
+            self.d = nn.Parameter(torch.tensor(0.1))
+
+        def model(self, x: Tensor) -> Tensor:
+            with self.plate(x):
+                covariance = self.d * torch.eye(2)
+                return pg.observe("x", dist.MultivariateNormal(torch.zeros(2), covariance), x)
+
+    program = Matrix()
+    with pytest.raises(NonFiniteLossError, match="Epoch 2: "):
+        quiet(program, 1e-3 * torch.ones(20, 2), epochs=3, lr=0.2)
+    assert float(program.d.detach()) > 0
+
+
+def test_a_gradient_that_is_nan_under_a_finite_loss_names_the_parameter() -> None:
+    class Root(Program):
+        def __init__(self) -> None:
+            super().__init__()
+            self.r = nn.Parameter(torch.zeros(1))
+
+        def model(self, x: Tensor) -> Tensor:
+            with self.plate(x):
+                return pg.observe("x", dist.Normal(self.r.abs().sqrt(), 1.0).to_event(1), x)
+
+    with pytest.raises(NonFiniteLossError, match=r"gradient of the loss became NaN .* parameters program\.r"):
+        quiet(Root(), torch.ones(20, 1), epochs=1)
+
+
+def test_an_infinite_validation_loss_stops_too() -> None:
+    x = correlated()
+    with pytest.raises(NonFiniteLossError, match="The validation loss became inf in epoch 1: the model's site 'x'"):
+        quiet(pg.models.Gaussian(3, "diagonal"), x, validation=1e30 * x, epochs=2)
+
+
+def test_an_exploding_run_keeps_weights_with_a_finite_loss() -> None:
+    program = pg.models.ProbabilisticPCA(9, 2, guide="amortised")
+    x = binary() * 1e10
+    with pytest.raises(NonFiniteLossError):
+        quiet(program, x, epochs=300, lr=1e4)
+    assert all(p.isfinite().all() for p in program.parameters())
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Misuse
+
+
+class Broadcast(Program):
+    """Scores (N,) against (N, 1): log_prob has shape (N, N), and nothing fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(()))
+
+    def model(self, x: Tensor) -> Tensor:
+        with self.plate(x):
+            pyro.sample("x", dist.Normal(self.loc, 1.0), obs=x)
+        return x
+
+
+def test_a_silent_broadcast_is_caught_before_training() -> None:
+    with pytest.raises(ValueError, match=r"(?s)site \"x\""):
+        quiet(Broadcast(), torch.randn(20, 1), epochs=1)
+
+
+def test_data_of_another_shape_is_refused_in_its_first_line() -> None:
+    with pytest.raises(ValueError, match=r"^observe\('x'\): the value has shape \(20, 2\)"):  # Pyro adds the trace
+        quiet(pg.models.Gaussian(3), X[:, :2], epochs=1)
+
+
+def test_without_the_preflight_it_would_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pg.inference.svi, "_preflight", lambda *_: None)
+    with pyro.validation_enabled(False):
+        assert quiet(Broadcast(), torch.randn(20, 1), epochs=1).steps == 1
+
+
+class Constant(Program):
+    def model(self, x: Tensor) -> Tensor:
+        with self.plate(x):
+            return pg.observe("x", dist.Normal(torch.zeros(3), 1.0).to_event(1), x)
+
+
+X = correlated(20)
+
+
+@pytest.mark.parametrize(
+    ("program", "data", "options", "message"),
+    [
+        (None, X, {"epochs": 0}, "epochs=0"),
+        (None, X, {"lr": 0.0}, "lr=0.0"),
+        (None, X, {"lr": float("nan")}, "lr=nan"),
+        (None, X, {"batch_size": 0}, "batch_size"),
+        (None, X[:0], {}, "data"),
+        (None, X, {"schedule": "step"}, "schedule='step'"),
+        (None, X, {"schedule": 3}, "schedule=3"),
+        (None, X, {"clip_norm": 0.0}, "clip_norm=0.0"),
+        (None, X, {"kl_warmup": -1}, "kl_warmup=-1"),
+        (None, X, {"patience": 3}, "give validation= too"),
+        (None, X, {"patience": 0, "validation": X}, "patience=0"),
+        (None, X, {"validation": X[:, :2]}, r"Validation data of shape \(2,\) per datum, training data of \(3,\)"),
+        (None, X, {"validation": (X, X)}, "Validation data of 2 parts"),
+        (None, X, {"validation": X[:0]}, "data"),
+        (None, X, {"compile": "yes"}, "compile='yes'"),
+        (None, X, {"resume": True}, "give checkpoint= too"),
+        (None, X, {"log_dir": "logs", "logger": "paper"}, "logger='paper'"),
+        (None, X, {"objective": DReG(2), "kl_warmup": 3}, "DReG has no KL weight"),
+        (Constant, X, {}, "Constant has no parameters to train"),
+    ],
+)
+def test_misuse_is_one_clear_line(program: Any, data: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        quiet(pg.models.Gaussian(3) if program is None else program(), data, **({"epochs": 1} | options))
+    assert "\n" not in str(caught.value)
