@@ -28,6 +28,8 @@ from pyro_gen.targets import MODELS, SavedProgram, build, load_program, make_tra
 
 __all__ = ["app", "main"]
 
+FROM_FOLDER = ("fashion_mnist", "mnist")  # the data sets that do not come with scikit-learn
+
 app = typer.Typer(
     name="pyro-gen",
     help="Generative models as Pyro programs: train, measure and use them.",
@@ -101,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _one_line(error: Exception) -> str:
     """What an exception says, without the tensors that torch and Pyro print into their messages."""
     text = " ".join(str(error).split("tensor(")[0].split())
+    if text.endswith("but found invalid values:"):  # Pyro's, about data outside the support of the likelihood
+        text = text.removesuffix(":") + " in the data: transform it (--transform) or choose another likelihood (--set)."
     # Messages of this package are whole sentences; others may be a word, or nothing.
     if not isinstance(error, ValueError | TypeError | ArithmeticError) or " " not in text:
         text = f"{type(error).__name__}: {text} (--debug shows where)"
@@ -127,6 +131,10 @@ class _Data:
 
 def _read(name: str, part: Part, data_root: Path | None, drop_empty: bool) -> _Data:
     if name in DATA_SETS:
+        if name in FROM_FOLDER and data_root is None:
+            raise ValueError(
+                f"{name} does not come with the package: name its folder by --data-root (or PYRO_GEN_DATA)."
+            )
         known = load_data(name, root=data_root)
         return _Data(name, known.train if part is Part.train else known.test, known.columns, known.levels)
     path = Path(name)
@@ -134,7 +142,10 @@ def _read(name: str, part: Part, data_root: Path | None, drop_empty: bool) -> _D
         return _Data(str(path), _read_array(path), None, None)
     if not path.exists() and not path.suffix:
         raise ValueError(f"there is no data set {name!r}, nor a file: the data sets are {', '.join(DATA_SETS)}.")
-    table = read_table(path, drop_all_missing=drop_empty)
+    try:
+        table = read_table(path, drop_all_missing=drop_empty)
+    except ValueError as error:
+        raise ValueError(str(error).replace("drop_all_missing=True", "--drop-empty")) from error
     return _Data(str(path), table.values, table.columns, None)
 
 

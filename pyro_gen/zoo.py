@@ -276,7 +276,13 @@ def prepare(entry: Entry, data_root: str | Path | None = None) -> Prepared:
     Raises:
         ValueError: The data is not there.
     """
-    data = load_data(entry.data, root=data_root or os.environ.get("PYRO_GEN_DATA"))
+    root = data_root or os.environ.get("PYRO_GEN_DATA")
+    if entry.data in ("fashion_mnist", "mnist") and root is None:
+        raise ValueError(
+            f"{entry.name} needs {entry.data}, which does not come with the package: name its folder as data_root "
+            "(--data-root on the command line, or PYRO_GEN_DATA)."
+        )
+    data = load_data(entry.data, root=root)
     share = entry.training.get("validation")
     train, validation = (data.train, None) if share is None else data.split(share)
     return _prepare(entry, data, train, validation)

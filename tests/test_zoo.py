@@ -1,0 +1,316 @@
+"""The zoo: recipes are checked when they are read, figures are reproduced, and the README says so."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pyro_gen import data, zoo
+from pyro_gen.evaluation.baselines import full_gaussian, independent_categorical
+from pyro_gen.models import ProbabilisticPCA
+from pyro_gen.targets import (
+    build,
+    describe_transform,
+    load_program,
+    make_transform,
+    restore_transform,
+    save_program,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+FAST = ("gaussian-iris", "ppca-wine")
+SLOW = ("fa-breast-cancer", "iwae-digits", "vae-digits", "vae-digits-conv", "vae-digits-levels")
+ELSEWHERE = ("iwae-mnist", "vae-mnist", "vae-mnist-short")  # minutes to hours, and data that may not be there
+
+RECIPE = """
+title = "a"
+[program]
+model = "VAE"
+latent = 2
+[data]
+name = "digits"
+transform = ["binarize=8"]
+[training]
+epochs = 1
+objective = { name = "IWAE", num_particles = 2 }
+[figure]
+method = "ais"
+unit = "nats"
+at_least = -30.0
+source = "b"
+"""
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Recipes
+
+
+def test_every_entry_is_read_and_tested_somewhere() -> None:
+    assert set(zoo.names()) == {*FAST, *SLOW, *ELSEWHERE}
+    for name in zoo.names():
+        entry = zoo.load(name)
+        assert entry.name == name
+        assert entry.figure.source
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ('title = "a"', 'title = "a"\ncolour = "red"', "no key 'colour'"),
+        ('title = "a"', "", "needs the key 'title'"),
+        ('title = "a"', "title = ", "recipe x: "),
+        ('"VAE"', '"VEA"', "program.model is 'VEA'"),
+        ('"digits"', '"didgits"', "data.name is 'didgits'"),
+        ("binarize=8", "binarise=8", "no transform 'binarise'"),
+        ("binarize=8", "binarize=eight", "arguments are numbers"),
+        ("epochs = 1", "epoch = 1", "no key 'epoch'"),
+        ("epochs = 1", "seed = 1", "no key 'seed'"),
+        ('"IWAE"', '"IWEA"', "no objective 'IWEA'"),
+        ("num_particles = 2", "num_particles = 0", "num_particles=0"),
+        ("num_particles = 2", "particles = 2", "particles"),
+        ('"ais"', '"ias"', "figure.method is 'ias'"),
+        ('"nats"', '"bats"', "figure.unit is 'bats'"),
+        ("at_least = -30.0", "", "one of at_least"),
+        ("at_least = -30.0", "at_least = -30.0\nat_most = 0.0", "one of at_least"),
+        ("at_least = -30.0", "equals = -30.0", "positive tolerance"),
+        ("at_least = -30.0", "at_lest = -30.0", "no key 'at_lest'"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_named(old: str, new: str, complaint: str) -> None:
+    assert zoo.Entry.parse("x", RECIPE).model == "VAE"  # without the mistake
+    assert old in RECIPE
+    with pytest.raises(ValueError, match=r"recipe x: ") as error:
+        zoo.Entry.parse("x", RECIPE.replace(old, new, 1))
+    assert complaint in str(error.value)
+
+
+def test_an_argument_that_the_model_does_not_have_is_named() -> None:
+    text = RECIPE.replace('"VAE"\nlatent = 2', '"Gaussian"\ncovarience = "full"')
+    with pytest.raises(ValueError, match="Gaussian has no argument 'covarience': choose from covariance"):
+        zoo.Entry.parse("x", text)
+
+
+def test_unknown_entries_and_missing_data_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYRO_GEN_DATA", raising=False)
+    with pytest.raises(ValueError, match="no entry 'vae-digit'"):
+        zoo.load("vae-digit")
+    with pytest.raises(ValueError, match="vae-mnist needs mnist"):
+        zoo.prepare(zoo.load("vae-mnist"))
+
+
+@pytest.mark.parametrize(
+    ("bound", "inside", "outside"),
+    [
+        ({"at_least": -3.0}, -2.9, -3.1),
+        ({"at_most": 2.0}, 1.9, 2.1),
+        ({"equals": 1.0, "tolerance": 0.1}, 1.09, 1.11),
+        ({"equals": 1.0, "tolerance": 0.1}, 0.91, 0.89),
+    ],
+)
+def test_a_figure_holds_on_its_side_only(bound: dict[str, float], inside: float, outside: float) -> None:
+    figure = zoo.Figure("exact", "nats", "s", **bound)
+    assert figure.holds(inside) and not figure.holds(outside) and not figure.holds(float("nan"))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Data
+
+
+def test_a_drawing_transform_gives_training_fresh_draws_and_the_test_data_one() -> None:
+    entry = zoo.Entry.parse("x", RECIPE.replace('"binarize=8"', '"dynamic_binarize"'))
+    one, two = zoo.prepare(entry), zoo.prepare(entry)
+    grey = data.load("digits")
+    assert torch.equal(one.train, grey.train)  # the draws are made in training
+    assert one.fit_transform == data.DynamicBinarize(17)
+    assert torch.equal(one.test, two.test)
+    assert set(one.test.unique().tolist()) == {0.0, 1.0}
+    assert one.log_abs_det_jacobian is None
+
+
+def test_training_can_have_a_transform_of_its_own() -> None:
+    entry = zoo.Entry.parse("x", RECIPE.replace("epochs = 1", 'epochs = 1\ntransform = ["dynamic_binarize"]'))
+    prepared = zoo.prepare(entry)
+    assert prepared.fit_transform == data.DynamicBinarize(17)
+    assert torch.equal(prepared.test, data.load("digits", transform=data.Binarize(8)).test)
+
+
+def test_moments_and_validation_come_from_the_training_data() -> None:
+    entry = zoo.load("gaussian-iris")
+    prepared = zoo.prepare(entry)
+    assert prepared.train.mean(0).abs().max() < 1e-5
+    assert prepared.test.mean(0).abs().max() > 1e-3
+    share = dataclasses.replace(entry, training={**entry.training, "validation": 0.25})
+    held_out = zoo.prepare(share)
+    assert held_out.validation is not None
+    assert (len(held_out.train), len(held_out.validation)) == (90, 30)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Figures
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_fast_entries_reproduce_their_figure(name: str, untouched_rng: None) -> None:
+    found = zoo.reproduce(name, progress=False)
+    assert found.holds, str(found)
+    assert (found.standard_error, found.kind) == (0.0, "exact")
+    assert json.loads(json.dumps(found.to_dict()))["value"] == found.value
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_figure_does_not_hold_without_training(name: str) -> None:
+    found = zoo.reproduce(name, progress=False, epochs=1, lr=1e-9)
+    assert not found.holds, str(found)
+
+
+def test_the_figures_that_have_a_closed_form_are_its() -> None:
+    for name, closed in (("gaussian-iris", None), ("ppca-wine", 4)):
+        entry = zoo.load(name)
+        prepared = zoo.prepare(entry)
+        if closed is None:
+            exact = full_gaussian(prepared.train, prepared.test).mean().item()
+        else:
+            program = ProbabilisticPCA.from_data(prepared.train, closed)
+            exact = zoo.measure(entry, program, prepared.test).mean()
+        assert entry.figure.equals == pytest.approx(exact, abs=0.007)
+    grey = data.load("digits")
+    nats = independent_categorical(grey.train, grey.test, 17).mean().item()
+    bits = -nats / (64 * torch.tensor(2.0).log().item())
+    assert zoo.load("vae-digits-levels").figure.at_most == pytest.approx(bits, abs=0.02)
+
+
+def test_bits_per_dim_are_those_of_the_data_before_dequantisation() -> None:
+    # A standard normal of dequantised grey levels, trained for no time: bits/dim include log 17 per pixel.
+    text = RECIPE.replace('"binarize=8"', '"dequantize"').replace(
+        '"VAE"\nlatent = 2', '"Gaussian"\ncovariance = "diagonal"'
+    )
+    text = text.replace('"ais"', '"exact"').replace('"nats"', '"bits/dim"').replace("at_least = -30.0", "at_most = 9.0")
+    entry = zoo.Entry.parse("x", text.replace('objective = { name = "IWAE", num_particles = 2 }', ""))
+    prepared = zoo.prepare(entry)
+    assert prepared.log_abs_det_jacobian is not None
+    found = zoo.measure(entry, build("Gaussian", (64,)), prepared.test.flatten(1))
+    by_hand = (
+        0.5 * prepared.test.double().square().sum((1, 2)).mean() / 64 + 0.5 * torch.tensor(2 * torch.pi).log()
+    ).item()
+    expected = (by_hand + torch.tensor(17.0).log().item()) / torch.tensor(2.0).log().item()
+    assert found.bits_per_dim(prepared.log_abs_det_jacobian) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_slow_entries_reproduce_their_figure(name: str) -> None:
+    found = zoo.reproduce(name, progress=False)
+    assert found.holds, str(found)
+
+
+@pytest.mark.slow
+def test_the_short_mnist_recipe_reproduces_its_figure(mnist_root: Path) -> None:
+    found = zoo.reproduce("vae-mnist-short", data_root=mnist_root, progress=False)
+    assert found.holds, str(found)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Stored results
+
+
+def test_stored_results_belong_to_entries_and_hold() -> None:
+    for name, result in zoo.stored().items():
+        entry = zoo.load(name)
+        assert result["name"] == name
+        assert result["figure"] == str(entry.figure), f"the figure of {name} has changed: reproduce it again"
+        assert result["holds"] == entry.figure.holds(result["value"])
+
+
+def test_the_readme_has_the_table_of_the_stored_results(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = text.split("<!-- zoo-table:start -->\n")[1].split("<!-- zoo-table:end -->")[0]
+    assert shown == zoo.table() + "\n", "out of date: pyro-gen zoo table --write README.md"
+
+
+def test_writing_the_table_changes_nothing_else(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- zoo-table:start -->\nold\n<!-- zoo-table:end -->\nafter\n", encoding="utf-8")
+    assert zoo.write_table(readme)
+    assert readme.read_text(encoding="utf-8").startswith("before\n<!-- zoo-table:start -->\n| entry |")
+    assert readme.read_text(encoding="utf-8").endswith("|\n<!-- zoo-table:end -->\nafter\n")
+    assert not zoo.write_table(readme)
+    readme.write_text("no marks", encoding="utf-8")
+    with pytest.raises(ValueError, match="no lines"):
+        zoo.write_table(readme)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Targets and saved programs
+
+
+def test_transforms_survive_their_description() -> None:
+    x = data.load("digits").train
+    for specs in (["binarize=8"], ["standardize"], ["dequantize", "logit=0.05"], ["stochastic_binarize=17,3"]):
+        varied = x[:, 2:6, 2:6]
+        transform = make_transform(specs, varied, 17)
+        again = restore_transform(json.loads(json.dumps(describe_transform(transform))))
+        assert transform is not None and again is not None
+        g1, g2 = (torch.Generator().manual_seed(1) for _ in range(2))
+        assert torch.equal(transform(varied, g1), again(varied, g2))
+    assert restore_transform(describe_transform(None)) is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "complaint"),
+    [
+        ("binarize", "its arguments are threshold"),
+        ("binarize=1,2,3,4,5", "its arguments are threshold"),
+        ("standardize=3", "moments"),
+        ("dequantize", "how many levels"),
+    ],
+)
+def test_wrong_arguments_of_transforms_are_named(spec: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        make_transform([spec], torch.rand(5, 2))
+
+
+def test_a_saved_program_is_the_same_program(tmp_path: Path) -> None:
+    x = data.load("iris").train
+    program = build("FactorAnalysis", (4,), {"rank": 2}, seed=3)
+    save_program(tmp_path / "fa.pt", program, "FactorAnalysis", options={"rank": 2}, transform=data.Standardize.fit(x))
+    saved = load_program(tmp_path / "fa.pt")
+    assert saved.program.state_dict().keys() == program.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(saved.program.parameters(), program.parameters(), strict=True))
+    assert saved.transform is not None
+    assert torch.equal(saved.transform(x), data.Standardize.fit(x)(x))
+
+
+def test_programs_of_functions_and_autoguides_are_saved_too(tmp_path: Path) -> None:
+    source = tmp_path / "mine.py"
+    source.write_text(
+        "import pyro, torch, pyro_gen as pg\n"
+        "import pyro.distributions as dist\n"
+        "def model(x):\n"
+        "    loc = pyro.param('loc', torch.zeros(2))\n"
+        "    with pg.plate(x):\n"
+        "        return pg.observe('x', dist.Normal(loc, 1.0).to_event(1), x)\n"
+        "program = pg.Program.from_functions(model)\n",
+        encoding="utf-8",
+    )
+    program = build(f"{source}").initialise(torch.zeros(3, 2))
+    program.event_shape = torch.Size([2])
+    with torch.no_grad():
+        next(program.parameters()).fill_(5.0)
+    save_program(tmp_path / "mine.pt", program, f"{source}")
+    assert next(load_program(tmp_path / "mine.pt").program.parameters()).tolist() == [5.0, 5.0]
+    moved = source.rename(tmp_path / "moved.py")
+    with pytest.raises(ValueError, match=r"mine\.py: no such file"):
+        load_program(tmp_path / "mine.pt")
+    assert next(load_program(tmp_path / "mine.pt", target=str(moved)).program.parameters()).tolist() == [5.0, 5.0]
+
+
+def test_a_file_that_holds_code_is_refused(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (print, ("executed",))
+
+    torch.save({"state_dict": Payload(), "description": "{}"}, tmp_path / "bad.pt")
+    with pytest.raises(ValueError, match="not a program saved by pyro-gen fit"):
+        load_program(tmp_path / "bad.pt")
