@@ -173,7 +173,7 @@ def fit(
     Example:
         >>> import torch, pyro_gen as pg
         >>> x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)) + 2
-        >>> result = pg.fit(pg.models.Gaussian(3), x, epochs=60, lr=0.05, schedule="cosine", progress=False)
+        >>> result = pg.fit(pg.models.Gaussian(3), x, epochs=100, lr=0.1, schedule="cosine", progress=False)
         >>> bool((result.program.loc - x.mean(0)).abs().max() < 0.02)
         True
     """
