@@ -6,6 +6,7 @@ exit code is 0, or 1 where the answer is no (a program fails a check, a figure d
 
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -86,7 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     try:
-        app([w for w in words if w != "--debug"], prog_name="pyro-gen")
+        with warnings.catch_warnings():
+            # Pyro warns of NaN where an error that names the site follows.
+            warnings.filterwarnings("ignore", "Encountered (NaN|[+-]?inf)", UserWarning)
+            app([w for w in words if w != "--debug"], prog_name="pyro-gen")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
     except KeyboardInterrupt:
@@ -211,7 +215,7 @@ def _demo(
         return
     table = Table(title="Test log-likelihood, nats per image", title_justify="left", caption_justify="left")
     for name in ("", "nats", "± Monte Carlo", "± test data", "kind"):
-        table.add_column(name, justify="left" if name in ("", "kind") else "right")
+        table.add_column(name, justify="left" if name in ("", "kind") else "right", no_wrap=True)
     for method in found["test_log_likelihood"]:
         error, sampling = found["standard_error"][method], found["sampling_error"][method]
         value = found["test_log_likelihood"][method]

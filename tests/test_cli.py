@@ -1,0 +1,329 @@
+"""The command line, as a user types it: results, JSON, exit codes, and one clear line for every wrong input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pyro_gen import cli, data, zoo
+from pyro_gen.targets import load_program
+
+OWN = """
+import pyro, pyro.distributions as dist, torch
+from torch import nn
+from pyro_gen import Program, observe
+
+class Factors(Program):
+    def __init__(self, event_shape, factors=2):
+        super().__init__()
+        self.event_shape = torch.Size(event_shape)
+        self.factors = factors
+        size = self.event_shape.numel()
+        self.loading, self.encoder = nn.Linear(factors, size), nn.Linear(size, 2 * factors)
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def model(self, x):
+        with self.plate(x):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(self.factors), 1.0).to_event(1))
+            return observe("x", dist.Normal(self.loading(z), self.log_scale.exp()).to_event(1), x)
+
+    def guide(self, x):
+        with self.plate(x):
+            loc, log_scale = self.encoder(x.nan_to_num()).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc.tanh(), log_scale.sigmoid()).to_event(1))
+
+class Fixed(Factors):
+    def __init__(self):
+        super().__init__((3,))
+
+class Unscaled(Fixed):  # a minibatch counts as the whole data
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(self.factors), 1.0).to_event(1))
+            return observe("x", dist.Normal(self.loading(z), self.log_scale.exp()).to_event(1), x)
+
+class Explodes(Fixed):
+    def model(self, x):
+        with self.plate(x):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(self.factors), 1.0).to_event(1))
+            return observe("x", dist.Normal(self.loading(z) * 1e30, 1e-30).to_event(1), x)
+
+class Needs(Program):
+    def __init__(self, depth):
+        super().__init__()
+
+not_a_program = 3
+"""
+
+FIT = ("fit", "own.py:Fixed", "--data")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a user's files in it, as the current one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYRO_GEN_DATA", raising=False)
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).numpy() * [1, 10, 100] + [0, 5, 50]
+    x[3, 1] = np.nan
+    pd.DataFrame(x, columns=["a", "b", "c"]).to_csv("t.csv", index=False)
+    pd.DataFrame(x, columns=["a", "b", "c"]).to_parquet("t.parquet")
+    files = {
+        "own.py": OWN,
+        "broken.py": "x = (\n",
+        "raises.py": "import nowhere_to_be_found\n",
+        "empty.py": "",
+        "text.csv": "a,b\n1,x\n2,y\n",
+        "holes.csv": "a,b\n1,2\n,\n3,4\n",
+        "empty.csv": "",
+        "header.csv": "a,b\n",
+        "two.csv": "a,b\n1,2\n3,4\n5,7\n2,2\n",
+        "junk.pt": "junk",
+    }
+    for name, text in files.items():
+        Path(name).write_text(text, encoding="utf-8")
+    torch.save({"a": torch.zeros(2)}, "other.pt")
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = cli.main(words)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    code, out, err = run(capsys, *words, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What works
+
+
+def test_fit_evaluate_and_sample_a_users_program(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit = ["fit", "own.py:Factors", "--data", "t.csv", "--transform", "standardize", "--epochs", "60", "--lr", "0.02"]
+    found = run_json(capsys, *fit, "--batch-size", "40", "--no-progress")
+    assert Path(found["weights"]) == here / "own_Factors.pt"
+    assert (found["epochs"], found["steps"]) == (60, 60)
+
+    result = run_json(capsys, "evaluate", "own_Factors.pt", "--data", "t.parquet", "--method", "iwae", "--no-progress")
+    assert result["kind"] == "stochastic lower bound" and result["data"] == 40
+    # A standard normal has -3/2 log(2 pi e) = -4.26 on standardised data; two factors of 40 rows can overfit a little.
+    assert -4.4 < result["mean"] < -3.6
+    saved = load_program("own_Factors.pt")
+    assert saved.transform is not None
+    x = torch.tensor(pd.read_csv("t.csv").to_numpy(), dtype=torch.float32)
+    jacobian = saved.transform.log_abs_det_jacobian(x).mean().item()
+    assert result["mean_on_the_scale_of_the_data"] == pytest.approx(result["mean"] + jacobian)
+
+    code, out, _ = run(capsys, "evaluate", "own_Factors.pt", "--data", "t.csv", "--method", "elbo", "--no-progress")
+    assert code == 0 and out.startswith("log-likelihood -") and "nats per datum" in out
+
+    sampled = run_json(capsys, "sample", "own_Factors.pt", "--n", "500", "--seed", "3")
+    assert sampled["shape"] == [500, 3]
+    table = pd.read_csv(sampled["samples"])
+    assert list(table.columns) == ["a", "b", "c"]
+    # Back on the scale of the data: means 0, 5, 50 with scales 1, 10, 100. Bounds are 8 standard errors or wider.
+    assert (table.mean() - [0, 5, 50]).abs().lt(np.array([0.5, 5, 50])).all()
+    assert (table.std() / [1, 10, 100]).between(0.6, 1.6).all()
+
+
+def test_the_same_seed_gives_the_same_weights(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def weights(seed: int) -> torch.Tensor:
+        words = [*FIT, "t.csv", "--transform", "standardize", "--epochs", "2", "--seed", str(seed), "--out", "w.pt"]
+        assert run(capsys, *words, "--no-progress")[0] == 0
+        return torch.load("w.pt", weights_only=True)["state_dict"]["loading.weight"]
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_images_by_name_become_a_picture(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--set", "latent=2", "--set", "hidden=[16]", "--transform", "binarize=8"]
+    words = ["fit", "VAE", "--data", "digits", *options, "--epochs", "1", "--validation", "0.1", "--out", "vae.pt"]
+    found = run_json(capsys, *words, "--no-progress")
+    assert found["validation_loss"] > 0
+    sampled = run_json(capsys, "sample", "vae.pt", "-n", "14")
+    assert sampled["scale"] == "after Binarize(threshold=8)"
+    assert Path(sampled["samples"]).read_bytes().startswith(b"\x89PNG")
+    assert run_json(capsys, "sample", "vae.pt", "-n", "3", "--out", "s.npy")["shape"] == [3, 8, 8]
+    assert np.load("s.npy").shape == (3, 8, 8)
+    # The test data, not the training data, is what a named set is evaluated on.
+    assert (
+        run_json(capsys, "evaluate", "vae.pt", "--data", "digits", "--method", "elbo", "--no-progress")["data"] == 360
+    )
+
+
+def test_an_entry_of_the_zoo_is_fitted_by_its_recipe(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run_json(capsys, "fit", "gaussian-iris", "--no-progress")
+    assert found["epochs"] == zoo.load("gaussian-iris").training["epochs"]
+    result = run_json(capsys, "evaluate", "gaussian-iris.pt", "--data", "iris", "--no-progress")
+    assert zoo.load("gaussian-iris").figure.holds(result["mean"])
+    train = run_json(capsys, "evaluate", "gaussian-iris.pt", "--data", "iris", "--part", "train", "--no-progress")
+    assert train["data"] == 120
+
+
+def test_zoo_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [entry["name"] for entry in run_json(capsys, "zoo", "list")] == list(zoo.names())
+    assert run_json(capsys, "zoo", "show", "vae-digits")["figure"] == ">= -16.6 nats"
+    code, out, _ = run(capsys, "zoo", "list")
+    assert code == 0 and "gaussian-iris" in out
+    code, out, _ = run(capsys, "zoo", "show", "gaussian-iris")
+    assert code == 0 and out.startswith("title = ")
+    assert run(capsys, "zoo", "table")[1] == zoo.table() + "\n"
+
+
+def test_a_figure_that_does_not_hold_is_exit_code_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = zoo.load("gaussian-iris")
+    assert run(capsys, "zoo", "reproduce", "gaussian-iris", "--no-progress")[0] == 0
+    text = entry.text.replace("equals = -3.68", "equals = -3.5")
+    monkeypatch.setattr(zoo, "load", lambda name: zoo.Entry.parse(name, text))
+    code, out, _ = run(capsys, "zoo", "reproduce", "gaussian-iris", "--no-progress")
+    assert code == 1 and "DOES NOT HOLD" in out
+
+
+def test_check_says_what_is_wrong_with_a_program(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_json(capsys, "check", "own.py:Fixed")["ok"]  # on data simulated from it
+    assert run_json(capsys, "check", "own.py:Factors", "--data", "t.csv")["ok"]
+    code, out, _ = run(capsys, "check", "own.py:Unscaled", "--data", "t.csv", "--json")
+    assert code == 1
+    assert [c["name"] for c in json.loads(out)["checks"] if c["status"] == "failed"] == ["minibatch"]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What is wrong
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("fit", "VEA", "--data", "iris"), "there is no model 'VEA'"),
+        (("fit", "own.py:Nope", "--data", "t.csv"), "own.py has no 'Nope'; its programs are: Factors, Fixed"),
+        (("fit", "own.py:not_a_program", "--data", "t.csv"), "holds a int, not a program"),
+        (("fit", "own.py", "--data", "t.csv"), "say which program, as own.py:Name"),
+        (("fit", "own.py:Needs", "--data", "t.csv"), "missing a required argument: 'depth'"),
+        (("fit", "nowhere.py:Fixed", "--data", "t.csv"), "nowhere.py: no such file"),
+        (("fit", "broken.py:Fixed", "--data", "t.csv"), "broken.py, line 1: '(' was never closed"),
+        (("fit", "raises.py:Fixed", "--data", "t.csv"), "raises.py does not run: ModuleNotFoundError"),
+        (("fit", "empty.py", "--data", "t.csv"), "it defines no subclass of pyro_gen.Program"),
+        (("fit", "own.py:Fixed"), "say what to train own.py:Fixed on, by --data"),
+        ((*FIT, "nothing.csv"), "nothing.csv: no such file"),
+        ((*FIT, "irsi"), "there is no data set 'irsi'"),
+        ((*FIT, "text.csv"), "column 'b' holds text: 'x' in row 1"),
+        ((*FIT, "holes.csv"), "row 2 below the header); --drop-empty leaves them out"),
+        ((*FIT, "empty.csv"), "the file is empty"),
+        ((*FIT, "header.csv"), "no rows"),
+        ((*FIT, "junk.pt"), "not an array of numbers"),
+        ((*FIT, "mnist"), "name its folder by --data-root"),
+        ((*FIT, "two.csv"), "shape"),  # two columns for a program of three
+        ((*FIT, "t.csv", "--transform", "binarise=3"), "there is no transform 'binarise'"),
+        ((*FIT, "t.csv", "--set", "factors"), "--set factors: give an argument of the program as name=value"),
+        ((*FIT, "t.csv", "--set", "factors=2"), "unexpected keyword argument 'factors'"),
+        ((*FIT, "t.csv", "--validation", "1.5"), "a share between 0 and 1"),
+        ((*FIT, "t.csv", "--patience", "3"), "give validation"),
+        ((*FIT, "t.csv", "--lr", "-1"), "the learning rate is positive"),
+        ((*FIT, "t.csv", "--schedule", "cosin"), "schedule='cosin'"),
+        (("fit", "own.py:Explodes", "--data", "t.csv"), "site 'x'"),
+        (("fit", "VAE", "--data", "digits"), "found invalid values in the data: transform it"),
+        (("fit", "FactorAnalysis", "--data", "digits", "--set", "rank=2"), "is for tables"),
+        (("fit", "FactorAnalysis", "--data", "iris"), "missing a required argument: 'rank'"),
+        (("fit", "vae-digits", "--data", "iris"), "an entry of the zoo"),
+        (("evaluate", "nothing.pt", "--data", "iris"), "nothing.pt: no such file"),
+        (("evaluate", "junk.pt", "--data", "iris"), "junk.pt: not a program saved by pyro-gen fit"),
+        (("evaluate", "other.pt", "--data", "iris"), "other.pt: not a program saved by pyro-gen fit"),
+        (("sample", "empty.csv"), "not a program saved by pyro-gen fit"),
+        (("zoo", "show", "vae"), "the zoo has no entry 'vae'"),
+        (("zoo", "reproduce", "vae-mnist"), "vae-mnist needs mnist"),
+        (("zoo", "reproduce", "vae-mnist", "--data-root", "."), "does not hold it in torchvision's layout"),
+        (("zoo", "table", "--write", "text.csv"), "no lines"),
+        (("check", "VAE"), "say which, by --data"),
+        (("demo", "--out", "picture.txt"), "ends in .png, .pdf or .svg"),
+    ],
+)
+def test_bad_input_gets_one_clear_line_and_exit_code_2(
+    here: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], complaint: str
+) -> None:
+    code, out, err = run(capsys, *words, *(["--no-progress"] if words[0] in ("fit", "evaluate") else []))
+    assert (code, out) == (2, "")
+    lines = err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), err
+    assert complaint in lines[0]
+    assert len(lines[0]) < 720
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fti",),
+        ("fit",),
+        ("fit", "VAE", "--epoch", "3"),
+        ("fit", "VAE", "--epochs", "many"),
+        ("zoo", "shwo"),
+        ("evaluate", "x.pt"),
+    ],
+)
+def test_usage_errors_are_exit_code_2(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert err and "Traceback" not in err
+
+
+def test_weights_of_another_shape_and_a_changed_class_are_refused(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*FIT, "t.csv", "--transform", "standardize", "--epochs", "1", "--no-progress", "--out", "w.pt"]
+    assert run(capsys, *words)[0] == 0
+    code, _, err = run(capsys, "evaluate", "w.pt", "--data", "iris", "--no-progress")
+    assert code == 2 and "iris has data of shape (4,), the program is for data of shape (3,)" in err
+    source = Path("own.py").read_text(encoding="utf-8")
+    Path("own.py").write_text(source.replace("factors=2", "factors=4"), encoding="utf-8")
+    code, _, err = run(capsys, "evaluate", "w.pt", "--data", "t.csv", "--no-progress")
+    assert code == 2 and "weights do not fit" in err and len(err.strip().splitlines()) == 1
+    whole = Path("w.pt").read_bytes()
+    Path("w.pt").write_bytes(whole[: len(whole) // 2])
+    code, _, err = run(capsys, "sample", "w.pt")
+    assert code == 2 and "not a program saved" in err
+
+
+def test_debug_shows_the_traceback(here: Path) -> None:
+    with pytest.raises(ValueError, match="no such file"):
+        cli.main(["fit", "own.py:Fixed", "--data", "nothing.csv", "--debug"])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The installed command
+
+
+def installed(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = Path(sys.executable).with_name("pyro-gen")
+    return subprocess.run([str(command), *words], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_the_installed_command(here: Path) -> None:
+    done = installed(*FIT, "t.csv", "--transform", "standardize", "--epochs", "2", "--json", folder=here)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["epochs"] == 2
+    failed = installed("evaluate", "own_Fixed.pt", "--data", "text.csv", folder=here)
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert failed.stderr.startswith("error: text.csv: column 'b' holds text") and "Traceback" not in failed.stderr
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    for name in ("demo", "zoo", "fit", "sample", "evaluate", "check", "--debug"):
+        assert name in out
+
+
+def test_data_sets_in_the_help_are_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    out = " ".join(run(capsys, "fit", "--help")[1].split())
+    assert all(name in out for name in data.datasets.NAMES)

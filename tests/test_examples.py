@@ -1,0 +1,62 @@
+"""Every example runs, and its numbers are what they should be."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+# Bounds on the numbers each example returns. Seeds are fixed; the bounds leave room for other versions of torch.
+EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
+    "custom_program": {
+        "failures": (0, 0),
+        "untrained": (-60.0, -40.0),
+        "trained": (-21.8, -20.5),  # independent pixels have -25.3
+    },
+    "factor_analysis": {
+        "factors": (2, 8),
+        "validation": (-12.3, -11.4),  # one factor has -12.4
+        "test": (-16.7, -15.4),  # a full Gaussian, fitted without holes, has -15.9
+        "rmse": (0.6, 0.85),  # in standard deviations
+        "rmse_of_the_mean": (0.95, 1.05),
+        "coverage_90": (0.82, 0.95),
+    },
+    "vae_digits": {
+        "elbo": (-19.6, -18.0),
+        "iwae": (-18.6, -17.2),
+        "ais": (-18.6, -17.2),
+        "bdmc_gap": (-0.02, 0.2),
+        "mixture_of_bernoullis": (-18.5, -17.9),
+    },
+}
+
+
+def test_every_example_is_listed() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(EXPECTED), "name the bounds of its numbers in EXPECTED"
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    numbers = run(EXAMPLES / f"{name}.py")
+    for key, (low, high) in EXPECTED[name].items():
+        assert low <= numbers[key] <= high, f"{key} = {numbers[key]}, expected between {low} and {high}"
+    picture = tmp_path / "outputs" / f"{name}.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    if name == "vae_digits":
+        assert numbers["elbo"] < numbers["iwae"] <= numbers["ais"] + 0.1
+
+
+def run(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main()
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda p: p.stem)
+def test_examples_are_short(path: Path) -> None:
+    assert len([line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]) <= 75
