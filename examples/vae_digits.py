@@ -12,7 +12,7 @@ from pyro_gen.evaluation.baselines import mixture_of_bernoullis
 from pyro_gen.pictures import Row, image_rows, write
 
 
-def main(epochs: int = 60, simulated: int = 50) -> dict[str, float]:
+def main(epochs: int = 60, simulated: int = 30) -> dict[str, float]:
     pyro.set_rng_seed(0)
     digits = pg.data.load("digits", transform=pg.data.Binarize(8))
     train, validation = digits.split(0.1)
