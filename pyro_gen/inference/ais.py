@@ -596,8 +596,11 @@ class _Collect:
         target = density(self.program, *data)
         if self.settings.start == "prior":
             return _Target(target, None)
-        draws = [target.unconstrain(d.values) for d in guide_draws(self.program, *data, num_particles=64)]
-        z = torch.cat(draws, 1)
+        # The guide may take fewer rows at a time than the chains do.
+        parts = list(guide_draws(self.program, *data, num_particles=64))
+        z = target.unconstrain(
+            {n: torch.cat([p.values[n] for p in parts], dim + 1) for n, dim in parts[0].data_dims.items()}
+        )
         loc, scale = z.mean(0), INFLATION * z.std(0).clamp(min=1e-6)
         if not bool((loc.isfinite() & scale.isfinite()).all()):
             raise ValueError('The guide has draws that are not finite: use ais(start="prior"), or train it again.')

@@ -7,6 +7,7 @@ import torch
 
 import pyro_gen.density
 from pyro_gen.inference import ais as module
+from pyro_gen.inference import importance
 from pyro_gen.inference.ais import ais, ais_with_gap, bdmc, resample
 from pyro_gen.inference.importance import log_likelihood
 from pyro_gen.likelihoods import observe
@@ -195,6 +196,13 @@ def test_chunks_of_data(program, data, monkeypatch):
     monkeypatch.setattr(module, "rows_per_chunk", lambda entries, device: 16 * 40)
     result = ais(program, data, temperatures=32)
     assert abs(result.mean() - exact.mean()) < 0.03 and result.diagnostics["barrier"].shape == (100,)
+
+
+def test_guide_in_smaller_chunks_than_the_chains(program, data, monkeypatch):
+    # The rows at which the guide is drawn from 64 times are not those at which 16 chains fit into memory.
+    monkeypatch.setattr(importance, "rows_per_chunk", lambda entries, device: 64 * 7)
+    exact = log_likelihood(program, data, method="exact")
+    assert abs(ais(program, data).mean() - exact.mean()) < 0.02
 
 
 def test_resampling():
