@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro.distributions.util import scale_and_mask
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
@@ -30,13 +29,12 @@ from pyro_gen._random import seeded
 from pyro_gen.density import entries_per_datum, evaluation, first_line, local_site, row_chunks, rows_of, rows_per_chunk
 from pyro_gen.inference.likelihood import LogLikelihood
 from pyro_gen.likelihoods import assume_missing, no_completion
-from pyro_gen.program import DATA_PLATE, Program, per_datum_log_prob, sample_sites, structure
+from pyro_gen.program import DATA_PLATE, Program, fixed, per_datum_log_prob, sample_sites, structure
 
 __all__ = [
     "GuideDraws",
     "effective_sample_size",
     "entries_seen",
-    "given",
     "guide_draws",
     "log_likelihood",
     "log_mean_exp",
@@ -149,23 +147,6 @@ def entries_seen(x: Tensor) -> float:
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Importance sampling from the guide
-
-
-class given(Messenger):
-    """Effect handler: gives latent sites these values, whatever their distribution.
-
-    Arguments:
-        values: The values by name of the site.
-    """
-
-    def __init__(self, values: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.values = values
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] and msg["name"] in self.values:
-            msg["value"] = self.values[msg["name"]]
-            msg["done"] = True
 
 
 class GuideDraws(NamedTuple):
@@ -314,7 +295,7 @@ class _ModelLogProb:
 
     def __call__(self, data: tuple[Any, ...], values: dict[str, Tensor]) -> Tensor:
         def one(values: dict[str, Tensor]) -> Tensor:
-            with pyro.poutine.trace() as tape, no_completion(), assume_missing(self.missing), given(values):
+            with pyro.poutine.trace() as tape, no_completion(), assume_missing(self.missing), fixed(values):
                 self.program.model(*data)
             tape.trace.compute_log_prob()
             sites = [s for s in sample_sites(tape.trace).values() if not s["infer"].get("_deterministic")]

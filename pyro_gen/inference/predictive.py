@@ -16,9 +16,9 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.density import evaluation, row_chunks, rows_of
 from pyro_gen.inference import ais
-from pyro_gen.inference.importance import effective_sample_size, given, guide_draws, psis_khat
+from pyro_gen.inference.importance import effective_sample_size, guide_draws, psis_khat
 from pyro_gen.likelihoods import assume_missing, completions
-from pyro_gen.program import DATA_PLATE, Program, is_local, sample_sites, structure
+from pyro_gen.program import DATA_PLATE, Program, fixed, is_local, sample_sites, structure
 
 __all__ = ["impute", "reconstruct", "sample", "simulate"]
 
@@ -88,7 +88,7 @@ def simulate(program: Program, n: int, context: tuple[Any, ...]) -> tuple[Tensor
             shared = {name: s["value"] for name, s in sites.items() if not is_local(s)}
         data, values, dims = [], [], {}
         for rows in row_chunks(n, ROWS):
-            with pyro.poutine.trace() as tape, given(shared):
+            with pyro.poutine.trace() as tape, fixed(shared):
                 data.append(_complete(program, x[rows], rows_of(x, context, rows)))
             latent = {m: s for m, s in sample_sites(tape.trace).items() if not s["is_observed"] and is_local(s)}
             values.append({name: s["value"] for name, s in latent.items()})
@@ -142,7 +142,7 @@ def reconstruct(program: Program, x: Tensor, *context: Any, draws: int = 1, seed
                 sites = sample_sites(pyro.poutine.trace(program.guide).get_trace(*data))
                 latent = {name: s["value"] for name, s in sites.items() if not s["is_observed"]}
                 # The observed distribution as the model wrote it, not marginalised over what is missing.
-                with pyro.poutine.trace() as tape, given(latent), assume_missing(False):
+                with pyro.poutine.trace() as tape, fixed(latent), assume_missing(False):
                     program.model(*data)
                 total += _mean_of(program, tape.trace, data[0])
             out.append(total / draws)
@@ -245,14 +245,14 @@ def _by_rows(program: Program, x: Tensor, context: tuple[Any, ...], draws: int) 
 
 def _by_one_draw(program: Program, x: Tensor, context: tuple[Any, ...]) -> Tensor:
     sites = sample_sites(pyro.poutine.trace(program.guide).get_trace(x, *context))
-    with given({name: s["value"] for name, s in sites.items() if not s["is_observed"]}):
+    with fixed({name: s["value"] for name, s in sites.items() if not s["is_observed"]}):
         return _complete(program, x, context)
 
 
 def _with_latents(program: Program, x: Tensor, context: tuple[Any, ...], values: dict[str, Tensor]) -> Tensor:
     completed = []
     for s in range(len(next(iter(values.values())))):
-        with given({name: v[s] for name, v in values.items()}):
+        with fixed({name: v[s] for name, v in values.items()}):
             completed.append(_complete(program, x, context))
     return torch.stack(completed)
 
