@@ -214,7 +214,7 @@ def _demo(
         _print_json(found)
         return
     table = Table(title="Test log-likelihood, nats per image", title_justify="left", caption_justify="left")
-    for name in ("", "nats", "± Monte Carlo", "± test data", "kind"):
+    for name in ("", "nats", "± estimate", "± test data", "kind"):
         table.add_column(name, justify="left" if name in ("", "kind") else "right", no_wrap=True)
     for method in found["test_log_likelihood"]:
         error, sampling = found["standard_error"][method], found["sampling_error"][method]

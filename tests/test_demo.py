@@ -42,6 +42,7 @@ def test_a_short_demo(tmp_path: Path, untouched_rng: None) -> None:
         {"independent_bernoulli": independent, "mixture_of_bernoullis": mixture}, rel=1e-6
     )
     assert 0.1 < found["peak_memory_gib"] < 64
+    assert torch.get_num_threads() == 1  # that of the tests, restored
     assert Path(found["picture"]) == tmp_path / "demo.png"
     assert matplotlib.image.imread(found["picture"]).shape[2] in (3, 4)
 
