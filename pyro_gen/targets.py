@@ -43,6 +43,7 @@ TRANSFORMS: dict[str, type[Transform]] = {
     "binarize": data.Binarize,
     "dequantize": data.Dequantize,
     "dynamic_binarize": data.DynamicBinarize,
+    "jittered_binarize": data.JitteredBinarize,
     "logit": data.Logit,
     "standardize": data.Standardize,
     "stochastic_binarize": data.StochasticBinarize,

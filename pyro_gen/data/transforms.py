@@ -35,6 +35,7 @@ __all__ = [
     "Compose",
     "Dequantize",
     "DynamicBinarize",
+    "JitteredBinarize",
     "Logit",
     "Standardize",
     "StochasticBinarize",
@@ -166,6 +167,39 @@ class Binarize(Transform):
 
     def _forward(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         return torch.where(torch.isnan(x), x, (x >= self.threshold).to(x.dtype))
+
+
+@dataclass(frozen=True)
+class JitteredBinarize(Transform):
+    r"""Creates the binarisation :math:`y = 1[x \ge t + s e]` with one draw of :math:`e \sim N(0, 1)` per datum.
+
+    Data augmentation for training on images that will be binarised at the threshold :math:`t`: the same image with
+    strokes a little thinner or thicker. It uses the grey levels, which a data set of binary images does not have.
+
+    Arguments:
+        threshold: The threshold :math:`t`.
+        scale: The standard deviation :math:`s` of the threshold.
+
+    Example:
+        >>> grey = torch.full((1000, 1), 8.0)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> 0.45 < JitteredBinarize(8.0, 1.0)(grey, generator).mean().item() < 0.55
+        True
+    """
+
+    threshold: float
+    scale: float
+    draws = True
+    levels_out = 2
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise ValueError(f"scale: expected a positive number, got {self.scale!r}; Binarize has no jitter.")
+
+    def _forward(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        shape = (len(x), *(1 for _ in x.shape[1:]))
+        jitter = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
+        return torch.where(torch.isnan(x), x, (x >= self.threshold + self.scale * jitter).to(x.dtype))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pyro_gen.data import (
     Compose,
     Dequantize,
     DynamicBinarize,
+    JitteredBinarize,
     Logit,
     Standardize,
     StochasticBinarize,
@@ -34,7 +35,13 @@ BIJECTIONS = [
     (Compose([Dequantize(17), Logit(0.05)]), GREY),
     (Compose([Compose([Dequantize(17), Logit(0.01)]), STANDARDIZE]), GREY),
 ]
-ALL = [*BIJECTIONS, (Binarize(8.0), GREY), (StochasticBinarize(17), GREY), (DynamicBinarize(17), GREY)]
+ALL = [
+    *BIJECTIONS,
+    (Binarize(8.0), GREY),
+    (StochasticBinarize(17), GREY),
+    (DynamicBinarize(17), GREY),
+    (JitteredBinarize(8.0, 1.0), GREY),
+]
 IDS = [str(transform) for transform, _ in ALL]
 
 
@@ -171,6 +178,21 @@ def z_of_mean(transform: Transform, levels: int) -> float:
 def test_binarisation_draws_in_proportion_to_grey() -> None:
     assert z_of_mean(DynamicBinarize(17), 17) < 4.5
     assert z_of_mean(DynamicBinarize(18), 17) > 4.5  # the planted defect: x / L
+
+
+def test_jittered_binarisation_moves_the_threshold_of_a_datum():
+    grey = torch.tensor([6.0, 8.0, 9.5]).expand(20_000, 3)
+    y = JitteredBinarize(8.0, 1.2)(grey, torch.Generator().manual_seed(0))
+    exact = torch.distributions.Normal(0.0, 1.0).cdf((grey[0] - 8) / 1.2)
+
+    def z(expected):  # largest of three z-scores: false-alarm rate 2e-5
+        return ((y.mean(0) - expected) / (expected * (1 - expected) / len(y)).sqrt()).abs().max()
+
+    assert z(exact) < 4.5
+    assert z(torch.distributions.Normal(0.0, 1.0).cdf((grey[0] - 8) / 1.0)) > 4.5  # the planted defect: another scale
+    assert bool((y.diff(dim=1) >= 0).all())  # one threshold for all entries of a datum
+    with pytest.raises(ValueError, match="Binarize has no jitter"):
+        JitteredBinarize(8.0, 0.0)
 
 
 def test_black_and_white_are_certain() -> None:
