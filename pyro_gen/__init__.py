@@ -9,7 +9,7 @@ Example:
     torch.Size([3, 8, 8])
 """
 
-from pyro_gen import data, evaluation, inference, models
+from pyro_gen import data, evaluation, inference, models, zoo
 from pyro_gen.evaluation.conformance import check_program
 from pyro_gen.inference import FitResult, LogLikelihood, bdmc, fit, impute, log_likelihood, reconstruct, sample
 from pyro_gen.likelihoods import observe
@@ -34,4 +34,5 @@ __all__ = [
     "plate",
     "reconstruct",
     "sample",
+    "zoo",
 ]
