@@ -435,6 +435,12 @@ class NormalHead(Head):
         scale = self.min_scale + F.softplus(self.raw_scale) if self.scale == "shared" else self.scale
         return self._to_event(dist.Normal(h, scale))
 
+    def marginal_features(self, x: Tensor) -> Tensor:
+        mean, scale = _moments(x)
+        if self.scale != "entry":
+            return mean
+        return torch.stack([mean, _softplus_inverse((scale - self.min_scale).clamp(min=1e-3))])
+
 
 class StudentTHead(Head):
     """Independent Student-t entries: robust to outliers. Degrees of freedom and scale are learned, shared by entries.

@@ -23,6 +23,7 @@ from pyro.infer import TraceEnum_ELBO, config_enumerate
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
+from torch.utils._pytree import tree_map
 
 from pyro_gen._random import vmap_draws
 from pyro_gen.program import (
@@ -111,7 +112,8 @@ def _log_ratio(p: Any | None, q: Any, log_prob: Callable[[Any], Tensor]) -> Tens
 
 
 def _observed_sites(model_trace: Trace) -> list[Any]:
-    return [s for s in sample_sites(model_trace).values() if s["is_observed"]]
+    sites = sample_sites(model_trace).values()
+    return [s for s in sites if s["is_observed"] and not s["infer"].get("_deterministic")]
 
 
 def _require_reparameterised(guide_trace: Trace) -> None:
@@ -138,7 +140,9 @@ class ELBO(Objective):
     Arguments:
         num_particles: Draws per datum; more of them lower the variance of the gradient.
         analytic_kl: Whether to use closed-form divergences.
-        free_bits: Nats per latent dimension below which the divergence, averaged over the minibatch, is not pushed.
+        free_bits: Nats per latent dimension below which the divergence, averaged over the minibatch, is not pushed in
+            training; in evaluation mode the loss is the bound. Where the divergence is not known per dimension, the
+            dimensions of a site share their nats.
     """
 
     def __init__(self, num_particles: int = 1, analytic_kl: bool = True, free_bits: float = 0.0) -> None:
@@ -171,11 +175,11 @@ class ELBO(Objective):
         return total
 
     def _freed(self, divergence: Tensor, site: Any) -> Tensor:
-        if self.free_bits == 0 or not is_local(site):
+        if self.free_bits == 0 or not self.training or not is_local(site):
             return divergence.sum()
         # divergence: (*batch, *event) when it is known per dimension, else (*batch)
         rows = divergence.reshape(site["fn"].batch_shape.numel(), -1)  # (N, dimensions)
-        floor = self.free_bits * site["scale"]
+        floor = self.free_bits * site["scale"] * (site["fn"].event_shape.numel() / rows.shape[1])
         return rows.mean(0).clamp(min=floor).sum() * len(rows)
 
 
@@ -297,35 +301,27 @@ class DReG(Objective):
                 frames[name] = frame.dim - site["fn"].event_dim
             return {n: s["value"] for n, s in sites.items()}
 
-        # The parameters of log q are constants: its gradient reaches the guide through z alone.
-        constants = {n: p.detach() for n, p in program.named_parameters()}
-
-        def weigh(z: dict[str, Tensor]) -> Tensor:
+        def weigh(z: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
             with data_size(len(x)), fixed(z):
-                guide_trace = pyro.poutine.trace(_StoppedGuide(program, constants)).get_trace(x, *context)
+                guide_trace = pyro.poutine.trace(program.guide).get_trace(x, *context)
                 model_trace = pyro.poutine.trace(program.model).get_trace(x, *context)
-            return _log_weight(model_trace, guide_trace, 1.0)
+            joint = [s for s in sample_sites(model_trace).values() if not s["infer"].get("_deterministic")]
+            log_p = torch.stack([per_datum_log_prob(s) for s in joint]).sum(0)
+            return _log_weight(model_trace, guide_trace, 1.0), log_p
 
-        # Views: a hook on a value itself would also see what reaches it through later sites of the guide, whose own
-        # hooks have weighted that already.
-        z = {n: v.view_as(v) for n, v in _vmapped(draw, self.num_particles).items()}
-        weights: list[Tensor] = []
-        for name, value in z.items():
-            if value.requires_grad:
-                value.register_hook(lambda g, d=frames[name]: g * _align(weights[0], g.dim(), d))
-        log_w: Tensor = _vmapped(weigh, self.num_particles, z)  # (K, N); a model may draw too, missing data say
-        weights.append(torch.softmax(log_w, 0).detach())
-        surrogate = (weights[0] * log_w).sum()
-        bound = (torch.logsumexp(log_w, 0) - math.log(self.num_particles)).sum()
-        return -data_scale(x) * (surrogate + (bound - surrogate).detach())
-
-
-class _StoppedGuide:
-    def __init__(self, program: Program, constants: dict[str, Tensor]) -> None:
-        self.program, self.constants = program, constants
-
-    def __call__(self, x: Tensor, *context: Any) -> Any:
-        return torch.func.functional_call(self.program, self.constants, ("guide", x, *context))
+        draws: dict[str, Tensor] = _vmapped(draw, self.num_particles)
+        z = {n: v.detach().requires_grad_() for n, v in draws.items()}
+        log_w, log_p = _vmapped(weigh, self.num_particles, z)  # (K, N) each
+        slopes = torch.autograd.grad(  # of log w along the draws, the parameters being constants
+            log_w.sum(), list(z.values()), retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        weights = torch.softmax(log_w, 0).detach()
+        surrogate: Tensor = (weights * log_p).sum()
+        for (name, value), slope in zip(draws.items(), slopes, strict=True):
+            squared = _align(weights.square(), value.dim(), frames[name])
+            surrogate = surrogate + (squared * slope.detach() * value).sum()
+        bound = (torch.logsumexp(log_w, 0) - math.log(self.num_particles)).sum().detach()
+        return -data_scale(x) * (surrogate - surrogate.detach() + bound)
 
 
 def _align(weights: Tensor, dims: int, data_dim: int) -> Tensor:
@@ -439,7 +435,7 @@ class ScoreFunctionELBO(Objective):
                 surrogate = surrogate + signal.detach() * site_log_prob(q).sum()
         if isinstance(self.baseline, nn.Module):
             surrogate = surrogate - (local.detach() - baseline).square().sum()
-        elif self.baseline is not None:
+        elif self.baseline is not None and self.training:
             self._update_average(local.detach().mean())
         return -(elbo + surrogate - surrogate.detach())
 
@@ -496,7 +492,14 @@ def _positive(num_particles: int) -> int:
 def _vmapped(particle: Callable[..., Any], num_particles: int, *batched: Any) -> Any:
     """Runs a random function for many particles at once, each with draws of its own; outputs get a leading K."""
     with pyro.validation_enabled(False):  # validation looks at values, which vmap forbids
-        return vmap_draws(particle, num_particles, *batched)
+        try:
+            return vmap_draws(particle, num_particles, *batched)
+        except RuntimeError as error:
+            if "setup_context" not in str(error):
+                raise
+        # Pyro's own gradients of Beta and Dirichlet draws cannot be vectorised: one particle after another.
+        outs = [particle(*tree_map(lambda t, k=k: t[k], batched)) for k in range(num_particles)]
+        return tree_map(lambda *leaves: torch.stack(leaves), *outs)
 
 
 def _over_particles(particle: Callable[[], Tensor], num_particles: int) -> Tensor:
