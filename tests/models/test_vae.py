@@ -1,5 +1,7 @@
 """The variational autoencoder: any head, dense and convolutional, with holes in the data, under vmap and in a graph."""
 
+import math
+
 import pyro
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_gen._random import seeded
+from pyro_gen.inference import fit
 from pyro_gen.likelihoods import HEADS, NormalHead, assume_missing, no_completion
 from pyro_gen.models import VAE
 from pyro_gen.program import fixed, per_datum_log_prob, structure, trace_pair
@@ -58,6 +61,28 @@ def test_every_head_and_architecture(architecture, event_shape, likelihood):
     assert generated.shape == (4, *event_shape) and not generated.isnan().any()
     kind = structure(program, x)
     assert (kind.local, kind.observed, kind.kind) == (("z",), ("x",), "bound")
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "options"),
+    [
+        *((name, OPTIONS.get(name, {})) for name in sorted(HEADS)),
+        ("normal", {"scale": 0.5}),
+        ("normal", {"scale": "entry"}),
+    ],
+)
+def test_every_head_starts_at_the_marginals_and_is_fitted(likelihood, options):
+    x = images(40)
+    program = vae(likelihood=likelihood, **options)
+    start = program.likelihood.marginal_features(x)
+    assert start.shape == program.likelihood.features and start.isfinite().all()
+    # Where the network says nothing, the likelihood is the marginal of each entry: its mean is that of the data seen.
+    distribution = program.likelihood(start)
+    if likelihood in ("bernoulli", "normal"):
+        seen = x.nanmean(0).clamp(1e-3, 1 - 1e-3) if likelihood == "bernoulli" else x.nanmean(0)
+        assert torch.allclose(distribution.mean, seen, atol=1e-5)
+    result = fit(program, x, epochs=1, batch_size=20, progress=False)
+    assert math.isfinite(result.history[0]["train_loss"])
 
 
 @pytest.mark.parametrize("architecture", ["dense", "conv"])
@@ -163,6 +188,13 @@ def test_a_vae_learns_two_patterns():
         (lambda: VAE((8, 8), likelihood="gauss"), "choose one of"),
         (lambda: VAE((8, 8), activation="swish"), "choose one of"),
         (lambda: VAE((8, 8), likelihood=NormalHead((3,))), r"\(3,\)"),
+        (lambda: VAE(4, latent=0), r"VAE\(latent\).*not 0"),
+        (lambda: VAE(4, latent=2.5), r"VAE\(latent\).*not 2.5"),
+        (lambda: VAE(4, hidden=3), r"VAE\(hidden=3\): give a sequence"),
+        (lambda: VAE(4, hidden="20"), r"VAE\(hidden='20'\): give a sequence"),
+        (lambda: VAE(4, hidden=(20, 0)), r"VAE\(hidden\).*not 0"),
+        (lambda: VAE(4, hidden=["a"]), r"VAE\(hidden\).*not 'a'"),
+        (lambda: VAE((8, 8), hidden=(), architecture="conv"), "at least one stage"),
     ],
 )
 def test_misfits_are_explained(make, words):

@@ -59,7 +59,8 @@ class VAE(Program):
         head_options: Passed to the likelihood head, ``levels=17`` say.
 
     Raises:
-        ValueError: There is no likelihood, architecture or activation of that name, or it does not fit the data.
+        ValueError: There is no likelihood, architecture or activation of that name, it does not fit the data, or a
+            width is no positive integer.
 
     Example:
         >>> vae = VAE((8, 8), latent=4, hidden=(32,), likelihood="categorical", levels=17)
@@ -85,7 +86,11 @@ class VAE(Program):
     ) -> None:
         super().__init__()
         self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
-        self.latent = latent
+        self.latent = _positive("latent", latent)
+        if hidden is not None:
+            if not isinstance(hidden, Sequence) or isinstance(hidden, str):
+                raise ValueError(f"VAE(hidden={hidden!r}): give a sequence of widths, (200, 200) say.")
+            hidden = [_positive("hidden", width) for width in hidden]
         self.likelihood = make_head(likelihood, self.event_shape, **head_options)
         features = self.likelihood.features
         if architecture == "dense":
@@ -134,3 +139,9 @@ class VAE(Program):
             loc, raw_scale = self.encoder(self.likelihood.normalise(x) - self.mean).chunk(2, -1)  # (N, K) each
             # The floor keeps log q finite where the posterior collapses to a point.
             pyro.sample("z", dist.Normal(loc, 1e-4 + F.softplus(raw_scale)).to_event(1))
+
+
+def _positive(name: str, width: Any) -> int:
+    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+        raise ValueError(f"VAE({name}): a width is a positive integer, not {width!r}.")
+    return width
