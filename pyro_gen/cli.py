@@ -20,16 +20,24 @@ from rich.table import Table
 from torch import Tensor
 
 from pyro_gen import zoo
-from pyro_gen.data import Transform, as_tensor, read_table
+from pyro_gen.data import DataSet, Transform, as_tensor, read_table
 from pyro_gen.data import load as load_data
+from pyro_gen.data.datasets import FROM_FOLDER
 from pyro_gen.data.datasets import NAMES as DATA_SETS
+from pyro_gen.inference.objectives import Objective
 from pyro_gen.inference.svi import fit as train
 from pyro_gen.program import Program
-from pyro_gen.targets import MODELS, SavedProgram, build, load_program, make_transform, save_program
+from pyro_gen.targets import (
+    MODELS,
+    SavedProgram,
+    build,
+    load_program,
+    make_transform,
+    save_program,
+    transform_with_ladj,
+)
 
 __all__ = ["app", "main"]
-
-FROM_FOLDER = ("fashion_mnist", "mnist")  # the data sets that do not come with scikit-learn
 
 app = typer.Typer(
     name="pyro-gen",
@@ -62,6 +70,21 @@ class Part(StrEnum):
 
     train = "train"
     test = "test"
+
+
+class Device(StrEnum):
+    """The devices to train on."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class ObjectiveName(StrEnum):
+    """The objectives that need no more than a number of draws."""
+
+    elbo = "ELBO"
+    iwae = "IWAE"
+    dreg = "DReG"
 
 
 class Method(StrEnum):
@@ -143,7 +166,7 @@ def _read(name: str, part: Part, data_root: Path | None, drop_empty: bool) -> _D
         return _Data(name, known.train if part is Part.train else known.test, known.columns, known.levels)
     path = Path(name)
     if path.suffix == ".pt" or path.suffix == ".npy":
-        return _Data(str(path), _read_array(path), None, None)
+        return _Data(str(path), _read_array(path, drop_empty), None, None)
     if not path.exists() and not path.suffix:
         raise ValueError(f"there is no data set {name!r}, nor a file: the data sets are {', '.join(DATA_SETS)}.")
     try:
@@ -153,7 +176,7 @@ def _read(name: str, part: Part, data_root: Path | None, drop_empty: bool) -> _D
     return _Data(str(path), table.values, table.columns, None)
 
 
-def _read_array(path: Path) -> Tensor:
+def _read_array(path: Path, drop_empty: bool) -> Tensor:
     import numpy as np
 
     if not path.is_file():
@@ -162,7 +185,16 @@ def _read_array(path: Path) -> Tensor:
         array = torch.load(path, weights_only=True) if path.suffix == ".pt" else np.load(path, allow_pickle=False)
     except Exception as error:
         raise ValueError(f"{path}: not an array of numbers ({type(error).__name__}).") from error
-    return as_tensor(array, str(path))
+    x = as_tensor(array, str(path))
+    empty = x.isnan().reshape(len(x), -1).all(1)
+    if empty.all():
+        raise ValueError(f"{path}: no value is observed in the whole array.")
+    if empty.any() and not drop_empty:
+        raise ValueError(
+            f"{path}: {int(empty.sum())} of {len(x)} rows without any observed value (the first is row "
+            f"{int(empty.nonzero()[0])}, counted from 0); --drop-empty leaves them out."
+        )
+    return x[~empty]
 
 
 def _through(transform: Transform | None, x: Tensor, seed: int) -> Tensor:
@@ -294,7 +326,7 @@ def _zoo_reproduce(
     name: Name,
     seed: Seed = 0,
     data_root: DataRoot = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")] = None,
+    device: Annotated[Device | None, typer.Option(help="By default a GPU if there is one.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Written after each epoch; a run that finds it goes on from there.")
     ] = None,
@@ -304,6 +336,7 @@ def _zoo_reproduce(
 ) -> None:
     """Train an entry, measure it, and say whether its figure holds (exit code 1 if not)."""
     kept: dict[str, Any] = {} if checkpoint is None else {"checkpoint": checkpoint, "resume": True}
+    _check_device(device)
     found = zoo.reproduce(name, seed=seed, data_root=data_root, device=device, progress=progress, **kept)
     if store:
         print(f"stored in {zoo.store(found)}", file=sys.stderr)
@@ -351,6 +384,19 @@ def _fit(
     schedule: Annotated[str | None, typer.Option(help="constant or cosine.")] = None,
     validation: Annotated[float | None, typer.Option(help="The share of the data to hold out.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better one.")] = None,
+    objective: Annotated[
+        ObjectiveName | None,
+        typer.Option(case_sensitive=False, help="What is maximised; by default the program's own objective."),
+    ] = None,
+    particles: Annotated[int | None, typer.Option(min=1, help="Draws per datum of the objective.")] = None,
+    kl_warmup: Annotated[
+        int | None, typer.Option(help="Epochs over which the weight of the KL term rises to 1 (0, or the recipe's).")
+    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Written after each epoch.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint if it is there.")] = False,
+    device: Annotated[
+        Device | None, typer.Option(help="By default the CPU; for an entry of the zoo a GPU if there is one.")
+    ] = None,
     drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without any value.")] = False,
     data_root: DataRoot = None,
     seed: Seed = 0,
@@ -358,17 +404,22 @@ def _fit(
     as_json: Json = False,
 ) -> None:
     """Train a program and save it as one file, for sample and evaluate."""
-    chosen = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": schedule, "patience": patience}
+    _check_device(device)
+    chosen = {
+        **{"epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": schedule, "patience": patience},
+        **{"objective": _objective(objective, particles), "kl_warmup": kl_warmup, "checkpoint": checkpoint},
+    }
     arguments: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    arguments["resume"] = resume
     entry = zoo.load(target) if target in zoo.names() else None
-    if entry is not None and (data or transform or options or validation):
+    if entry is not None and (data or transform or options or validation is not None):
         raise ValueError(
             f"{target} is an entry of the zoo, with data and program of its own: for other ones name its model, "
             f"{entry.model}, instead."
         )
     if entry is not None:
         prepared = zoo.prepare(entry, data_root)
-        result = zoo.train(entry, prepared, seed=seed, progress=progress, **arguments)
+        result = zoo.train(entry, prepared, seed=seed, device=device, progress=progress, **arguments)
         name, given, columns, source = entry.model, entry.options, prepared.columns, entry.data
         kept = prepared.transform
     else:
@@ -376,14 +427,16 @@ def _fit(
             raise ValueError(f"say what to train {target} on, by --data.")
         name, given = target, _options(options or [])
         read = _read(data, Part.train, data_root, drop_empty)
-        x, held_out = _hold_out(read.x, validation, seed)
+        x, held_out = read.x, None
+        if validation is not None:
+            x, held_out = DataSet(read.name, read.x, read.x[:0]).split(validation, seed)
         kept = make_transform(transform or [], x, read.levels)
         columns, source = read.columns, read.name
         program = build(name, x.shape[1:], given, seed=seed)
         redraw = kept if kept is not None and kept.draws else None
         if redraw is None:
             x, held_out = _through(kept, x, seed), None if held_out is None else _through(kept, held_out, seed)
-        arguments |= {"validation": held_out, "transform": redraw}
+        arguments |= {"validation": held_out, "transform": redraw, "accelerator": device}
         result = train(program, x, seed=seed, progress=progress, **arguments)
     path = out or Path(Path(target.replace(".py:", "_").replace(".py", "")).name + ".pt")
     save_program(path, result.program, name, options=given, transform=kept, columns=columns, data=source)
@@ -410,16 +463,19 @@ def _fit(
     print(f"Saved: {path.resolve()}")
 
 
-def _hold_out(x: Tensor, share: float | None, seed: int) -> tuple[Tensor, Tensor | None]:
-    if share is None:
-        return x, None
-    count = round(share * len(x))
-    if not 0 < count < len(x):
-        raise ValueError(
-            f"--validation {share}: a share between 0 and 1 that leaves data on both sides of {len(x)} rows."
-        )
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    return x[order[count:].sort().values], x[order[:count].sort().values]
+def _objective(name: ObjectiveName | None, particles: int | None) -> Objective | None:
+    if name is None:
+        if particles is not None:
+            raise ValueError(f"--particles {particles}: say of which objective, by --objective.")
+        return None
+    if particles is None and name is not ObjectiveName.elbo:
+        raise ValueError(f"--objective {name.value}: say how many draws per datum, by --particles.")
+    return zoo.make_objective({"name": name.value, "num_particles": particles or 1})
+
+
+def _check_device(device: Device | None) -> None:
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds no GPU here.")
 
 
 @app.command("sample")
@@ -501,17 +557,13 @@ def _evaluate(
     _check_shape(saved, read)
     chosen = {"num_particles": num_particles, "chains": chains, "temperatures": temperatures}
     options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
-    x = _through(saved.transform, read.x, seed)
+    x, jacobian = (read.x, None) if saved.transform is None else transform_with_ladj(saved.transform, read.x, seed)
     with zoo.progress_bar(f"log-likelihood ({method.value})", progress) as report:
         found = log_likelihood(saved.program, x, method=method.value, seed=seed, progress=report, **options)
     result = found.to_dict() | {"data_set": read.name, "seed": seed, "transform": saved.description["transform"]}
     note = ""
     if saved.transform is not None:
         note = f"of the data after {saved.transform}"
-        try:
-            jacobian = saved.transform.log_abs_det_jacobian(read.x)
-        except TypeError:  # no bijection
-            jacobian = None
         if jacobian is not None:
             result["mean_on_the_scale_of_the_data"] = found.mean() + float(jacobian.mean())
             result["bits_per_dim"] = found.bits_per_dim(jacobian)
@@ -576,7 +628,3 @@ def _program_and_data(
     if program.event_shape is None:
         raise ValueError(f"{target} does not know the shape of one datum (event_shape): give some data, by --data.")
     return program, sample(program, 64, seed=seed)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -33,6 +33,7 @@ __all__ = [
     "make_transform",
     "restore_transform",
     "save_program",
+    "transform_with_ladj",
 ]
 
 #: The models of the zoo by name.
@@ -92,15 +93,21 @@ def build(
 
 def find(target: str) -> "type[Program] | Program":
     """Finds what a target names, see :func:`build`."""
-    path, _, name = target.rpartition(":") if ".py:" in target else (target, "", "")
-    if path.endswith(".py"):
-        return _find_in_file(Path(path), name)
+    path, name = _file_and_name(target)
+    if path is not None:
+        return _find_in_file(path, name)
     if target in MODELS:
         return MODELS[target]
     raise ValueError(
         f"there is no model {target!r}: choose one of {', '.join(MODELS)}, or name a file of yours as "
         "my_file.py:MyProgram."
     )
+
+
+def _file_and_name(target: str) -> tuple[Path | None, str]:
+    """The file that a target names and what to take from it; no file for a model of the zoo."""
+    path, _, name = target.rpartition(":") if ".py:" in target else (target, "", "")
+    return (Path(path), name) if path.endswith(".py") else (None, target)
 
 
 def check_options(model: str, options: Mapping[str, Any]) -> None:
@@ -248,6 +255,31 @@ def _numbers(spec: str, text: str) -> list[float]:
         raise ValueError(f"transform {spec!r}: its arguments are numbers, as in binarize=8.") from None
 
 
+def transform_with_ladj(transform: Transform, x: Tensor, seed: int = 0) -> tuple[Tensor, Tensor | None]:
+    """Transforms data and measures what that does to a density, in one draw.
+
+    Arguments:
+        transform: The transform.
+        x: The data, with shape :math:`(N, *)`.
+        seed: Seeds what the transform draws.
+
+    Returns:
+        The transformed data, with shape :math:`(N, *)`, and its log-Jacobian in nats per datum, with shape
+        :math:`(N)`, or ``None`` where the transform is no bijection.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 16.0]])
+        >>> transform_with_ladj(data.Compose([data.Dequantize(17), data.Logit(0.05)]), x)[1].shape
+        torch.Size([1])
+        >>> transform_with_ladj(data.Binarize(8), x)
+        (tensor([[0., 1.]]), None)
+    """
+    try:
+        return transform.call_and_ladj(x, torch.Generator().manual_seed(seed))
+    except TypeError:  # no bijection
+        return transform(x, torch.Generator().manual_seed(seed)), None
+
+
 def describe_transform(transform: Transform | None) -> list[dict[str, Any]]:
     """Describes a transform as plain data, for JSON."""
     if transform is None:
@@ -288,7 +320,7 @@ class SavedProgram(NamedTuple):
         program: The program, in evaluation mode.
         transform: What data must go through before the program, or ``None``.
         description: How the program is built: ``target``, ``options``, ``event_shape``, ``transform``, ``columns``,
-            ``context_shapes``, ``data``.
+            ``data``.
     """
 
     program: Program
@@ -322,9 +354,9 @@ def save_program(
     """
     if program.event_shape is None:
         raise ValueError(f"{type(program).__name__} does not know the shape of one datum: train it first.")
-    where, _, name = target.rpartition(":") if ".py:" in target else (target, "", "")
-    if where.endswith(".py"):
-        target = f"{Path(where).resolve()}:{name}" if name else str(Path(where).resolve())
+    file, name = _file_and_name(target)
+    if file is not None:
+        target = f"{file.resolve()}:{name}" if name else str(file.resolve())
     description = {
         "target": target,
         "options": dict(options or {}),

@@ -47,12 +47,13 @@ from torch import Tensor
 from pyro_gen import inference
 from pyro_gen.data import DataSet, Transform
 from pyro_gen.data import load as load_data
+from pyro_gen.data.datasets import FROM_FOLDER
 from pyro_gen.data.datasets import NAMES as DATA_SETS
 from pyro_gen.inference.importance import log_likelihood
 from pyro_gen.inference.likelihood import LogLikelihood
 from pyro_gen.inference.svi import FitResult, fit
 from pyro_gen.program import Program
-from pyro_gen.targets import MODELS, build, check_options, check_transform, make_transform
+from pyro_gen.targets import MODELS, build, check_options, check_transform, make_transform, transform_with_ladj
 
 __all__ = ["Entry", "Figure", "Prepared", "Reproduction", "load", "measure", "names", "prepare", "reproduce", "table"]
 
@@ -277,7 +278,7 @@ def prepare(entry: Entry, data_root: str | Path | None = None) -> Prepared:
         ValueError: The data is not there.
     """
     root = data_root or os.environ.get("PYRO_GEN_DATA")
-    if entry.data in ("fashion_mnist", "mnist") and root is None:
+    if entry.data in FROM_FOLDER and root is None:
         raise ValueError(
             f"{entry.name} needs {entry.data}, which does not come with the package: name its folder as data_root "
             "(--data-root on the command line, or PYRO_GEN_DATA)."
@@ -300,11 +301,7 @@ def _prepare(entry: Entry, data: DataSet, train: Tensor, validation: Tensor | No
         return Prepared(
             train, validation, data.test, fit_transform, None, torch.zeros(len(data.test)).double(), data.columns
         )
-    test = transform(data.test, torch.Generator().manual_seed(0))
-    try:
-        jacobian = transform.log_abs_det_jacobian(data.test)
-    except TypeError:  # no bijection
-        jacobian = None
+    test, jacobian = transform_with_ladj(transform, data.test)
     return Prepared(train, validation, test, fit_transform, transform, jacobian, data.columns)
 
 
@@ -424,7 +421,7 @@ def reproduce(
             ``checkpoint="run.ckpt", resume=True`` for a run that may be interrupted.
 
     Raises:
-        ValueError: There is no such entry, or its data is not there.
+        ValueError: There is no such entry, its data is not there, or the checkpoint is of another run.
 
     Example:
         >>> reproduce("gaussian-iris", progress=False).holds

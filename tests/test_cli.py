@@ -12,6 +12,9 @@ import pytest
 import torch
 
 from pyro_gen import cli, data, zoo
+from pyro_gen.inference import ELBO, IWAE, DReG, FitResult, fit, svi
+from pyro_gen.inference.objectives import Objective
+from pyro_gen.program import Program
 from pyro_gen.targets import load_program
 
 OWN = """
@@ -161,6 +164,127 @@ def test_images_by_name_become_a_picture(here: Path, capsys: pytest.CaptureFixtu
     )
 
 
+def test_a_transform_that_draws_is_evaluated_on_the_scale_of_the_data(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--set", "likelihood=student_t", "--set", "latent=2", "--set", "hidden=[8]", "--epochs", "1"]
+    words = ["fit", "VAE", "--data", "digits", *options, "--transform", "dequantize", "--transform", "logit=0.05"]
+    run_json(capsys, *words, "--out", "vae.pt", "--no-progress")
+    words = ["evaluate", "vae.pt", "--data", "digits", "--method", "elbo", "--seed", "7", "--no-progress"]
+    result = run_json(capsys, *words)
+    transform = data.Compose([data.Dequantize(17), data.Logit(0.05)])
+    _, ladj = transform.call_and_ladj(data.load("digits").test, torch.Generator().manual_seed(7))
+    on_the_scale = result["mean"] + ladj.mean().item()
+    assert result["mean_on_the_scale_of_the_data"] == pytest.approx(on_the_scale)
+    assert result["bits_per_dim"] == pytest.approx(-on_the_scale / (64 * np.log(2)))
+    _, other = transform.call_and_ladj(data.load("digits").test, torch.Generator().manual_seed(8))
+    assert abs((other - ladj).mean().item()) > 1e-3  # so the draw matters
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.pt"])
+def test_rows_without_a_value_are_refused_in_arrays_too(
+    here: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    def write(x: torch.Tensor) -> None:
+        torch.save(x, "a.pt")
+        np.save("a.npy", x.numpy())
+
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    x[[2, 4]] = torch.nan
+    x[0, 0] = torch.nan  # a hole in a row is none of it
+    write(x)
+    words = [*FIT, name, "--epochs", "1", "--batch-size", "2", "--no-progress"]
+    code, _, err = run(capsys, *words)
+    assert code == 2 and "2 of 6 rows without any observed value (the first is row 2, counted from 0)" in err
+    assert run_json(capsys, *words, "--drop-empty")["steps"] == 2  # four rows are left
+    code, _, err = run(capsys, "evaluate", "own_Fixed.pt", "--data", name, "--no-progress")
+    assert code == 2 and "--drop-empty leaves them out" in err
+    write(torch.full((6, 3), torch.nan))
+    code, _, err = run(capsys, *words, "--drop-empty")
+    assert code == 2 and "no value is observed in the whole array" in err
+
+
+@pytest.fixture
+def fitted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The arguments that the command line gives to pg.fit, which runs as ever."""
+    calls: list[dict[str, Any]] = []
+
+    def record(program: Program, x: Any, **arguments: Any) -> FitResult:
+        calls.append(arguments)
+        return fit(program, x, **arguments)
+
+    monkeypatch.setattr(cli, "train", record)
+    monkeypatch.setattr(zoo, "fit", record)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("words", "objective", "particles"),
+    [
+        (["--objective", "elbo"], ELBO, 1),
+        (["--objective", "ELBO", "--particles", "3"], ELBO, 3),
+        (["--objective", "iwae", "--particles", "4"], IWAE, 4),
+        (["--objective", "dreg", "--particles", "2"], DReG, 2),
+    ],
+)
+def test_the_objective_is_chosen(
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    fitted: list[dict[str, Any]],
+    words: list[str],
+    objective: type[Objective],
+    particles: int,
+) -> None:
+    run_json(capsys, *FIT, "t.csv", "--transform", "standardize", "--epochs", "1", *words, "--no-progress")
+    chosen = fitted[0]["objective"]
+    assert (type(chosen), chosen.num_particles) == (objective, particles)
+
+
+def test_arguments_of_fit_reach_it_and_those_not_given_do_not(
+    here: Path, capsys: pytest.CaptureFixture[str], fitted: list[dict[str, Any]]
+) -> None:
+    words = [*FIT, "t.csv", "--transform", "standardize", "--epochs", "2", "--no-progress"]
+    run_json(capsys, *words, "--kl-warmup", "2", "--device", "cpu")
+    run_json(capsys, *words)
+    run_json(capsys, "fit", "gaussian-iris", "--epochs", "1", "--kl-warmup", "1", "--no-progress")
+    assert (fitted[0]["kl_warmup"], fitted[0]["accelerator"]) == (2, "cpu")
+    assert not {"objective", "kl_warmup", "checkpoint"} & fitted[1].keys()
+    assert (fitted[2]["kl_warmup"], fitted[2]["epochs"]) == (1, 1)
+    assert fitted[2]["lr"] == zoo.load("gaussian-iris").training["lr"]  # the recipe's
+
+
+def test_a_resumed_fit_ends_where_the_uninterrupted_one_ends(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*FIT, "t.csv", "--transform", "standardize", "--epochs", "4", "--no-progress"]
+    whole = run_json(capsys, *words, "--out", "whole.pt")
+
+    def stop(training: Any, epoch: int, bar: Any) -> Any:
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return one_epoch(training, epoch, bar)
+
+    one_epoch = svi._Training._epoch
+    with monkeypatch.context() as patch:
+        patch.setattr(svi._Training, "_epoch", stop)
+        assert run(capsys, *words, "--checkpoint", "run.ckpt")[0] == 130
+    resumed = run_json(capsys, *words, "--checkpoint", "run.ckpt", "--resume", "--out", "resumed.pt")
+    assert resumed["train_loss"] == whole["train_loss"]
+    one, two = (torch.load(f, weights_only=True)["state_dict"] for f in ("whole.pt", "resumed.pt"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_checkpoint_of_another_run_is_refused_in_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["zoo", "reproduce", "gaussian-iris", "--checkpoint", "run.ckpt", "--no-progress"]
+    assert run(capsys, *words)[0] == 0
+    code, out, err = run(capsys, *words, "--seed", "1")
+    lines = err.strip().splitlines()
+    assert (code, out, len(lines)) == (2, "", 1)
+    assert lines[0].startswith("error: ") and "run.ckpt" in lines[0] and "seed" in lines[0]
+    with pytest.raises(ValueError, match="seed"):
+        zoo.reproduce("gaussian-iris", seed=1, checkpoint="run.ckpt", resume=True, progress=False)
+
+
 def test_an_entry_of_the_zoo_is_fitted_by_its_recipe(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = run_json(capsys, "fit", "gaussian-iris", "--no-progress")
     assert found["epochs"] == zoo.load("gaussian-iris").training["epochs"]
@@ -228,7 +352,18 @@ def test_check_says_what_is_wrong_with_a_program(here: Path, capsys: pytest.Capt
         ((*FIT, "t.csv", "--transform", "binarise=3"), "there is no transform 'binarise'"),
         ((*FIT, "t.csv", "--set", "factors"), "--set factors: give an argument of the program as name=value"),
         ((*FIT, "t.csv", "--set", "factors=2"), "unexpected keyword argument 'factors'"),
-        ((*FIT, "t.csv", "--validation", "1.5"), "a share between 0 and 1"),
+        ((*FIT, "t.csv", "--validation", "1.5"), "a fraction in (0, 1)"),
+        (("fit", "vae-digits", "--validation", "0"), "an entry of the zoo"),
+        ((*FIT, "t.csv", "--particles", "5"), "say of which objective, by --objective"),
+        ((*FIT, "t.csv", "--objective", "iwae"), "say how many draws per datum, by --particles"),
+        ((*FIT, "t.csv", "--kl-warmup", "-1"), "kl_warmup=-1"),
+        (
+            (*FIT, "t.csv", "--objective", "dreg", "--particles", "5", "--kl-warmup", "2"),
+            "DReG has no KL weight to warm up",
+        ),
+        ((*FIT, "t.csv", "--resume"), "give checkpoint"),
+        (("fit", "VAE", "--data", "iris", "--set", "hidden=3"), "VAE(hidden=3)"),
+        (("fit", "VAE", "--data", "iris", "--set", "latent=0"), "VAE(latent)"),
         ((*FIT, "t.csv", "--patience", "3"), "give validation"),
         ((*FIT, "t.csv", "--lr", "-1"), "the learning rate is positive"),
         ((*FIT, "t.csv", "--schedule", "cosin"), "schedule='cosin'"),
@@ -267,6 +402,8 @@ def test_bad_input_gets_one_clear_line_and_exit_code_2(
         ("fit",),
         ("fit", "VAE", "--epoch", "3"),
         ("fit", "VAE", "--epochs", "many"),
+        ("fit", "VAE", "--objective", "vae"),
+        ("fit", "VAE", "--device", "abacus"),
         ("zoo", "shwo"),
         ("evaluate", "x.pt"),
     ],
@@ -294,6 +431,15 @@ def test_weights_of_another_shape_and_a_changed_class_are_refused(
     assert code == 2 and "not a program saved" in err
 
 
+def test_a_gpu_that_is_not_there_is_named(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for words in ([*FIT, "t.csv"], ["zoo", "reproduce", "gaussian-iris"]):
+        code, out, err = run(capsys, *words, "--device", "cuda", "--no-progress")
+        assert (code, out, err.strip()) == (2, "", "error: --device cuda: torch finds no GPU here.")
+
+
 def test_debug_shows_the_traceback(here: Path) -> None:
     with pytest.raises(ValueError, match="no such file"):
         cli.main(["fit", "own.py:Fixed", "--data", "nothing.csv", "--debug"])
@@ -315,6 +461,13 @@ def test_the_installed_command(here: Path) -> None:
     failed = installed("evaluate", "own_Fixed.pt", "--data", "text.csv", folder=here)
     assert (failed.returncode, failed.stdout) == (2, "")
     assert failed.stderr.startswith("error: text.csv: column 'b' holds text") and "Traceback" not in failed.stderr
+
+
+def test_the_package_runs_as_a_module(here: Path) -> None:
+    words = [sys.executable, "-m", "pyro_gen", "zoo", "show", "vae"]
+    done = subprocess.run(words, cwd=here, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: the zoo has no entry 'vae'")
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ FLOORS = [
     {"inference"},
     {"models"},
     {"imputation", "structure", "evaluation", "lightning"},
-    {"zoo", "cli", "demo", "targets", "pictures", "__init__"},
+    {"zoo", "cli", "demo", "targets", "pictures", "__init__", "__main__"},
 ]
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 

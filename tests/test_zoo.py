@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,14 @@ from pyro_gen import data, zoo
 from pyro_gen.evaluation.baselines import full_gaussian, independent_categorical
 from pyro_gen.models import ProbabilisticPCA
 from pyro_gen.targets import (
+    SavedProgram,
     build,
     describe_transform,
     load_program,
     make_transform,
     restore_transform,
     save_program,
+    transform_with_ladj,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -134,6 +137,18 @@ def test_training_can_have_a_transform_of_its_own() -> None:
     prepared = zoo.prepare(entry)
     assert prepared.fit_transform == data.DynamicBinarize(17)
     assert torch.equal(prepared.test, data.load("digits", transform=data.Binarize(8)).test)
+
+
+def test_a_jacobian_that_depends_on_the_draw_is_that_of_the_test_data() -> None:
+    entry = zoo.Entry.parse("x", RECIPE.replace('["binarize=8"]', '["dequantize", "logit=0.05"]'))
+    prepared = zoo.prepare(entry)
+    s = prepared.test.double().sigmoid()  # known from the transformed data: dy/dx = (1 - 2 alpha) / (17 s (1 - s))
+    expected = (0.9 / (17 * s * (1 - s))).log().sum((1, 2))
+    assert prepared.log_abs_det_jacobian is not None
+    assert torch.allclose(prepared.log_abs_det_jacobian, expected, rtol=1e-4)
+    # The defect: the Jacobian of another draw.
+    other = transform_with_ladj(make_transform(entry.transform, prepared.train, 17), data.load("digits").test, 1)[1]
+    assert other is not None and not torch.isclose(other, expected, rtol=1e-4).any()
 
 
 def test_moments_and_validation_come_from_the_training_data() -> None:
@@ -304,6 +319,14 @@ def test_programs_of_functions_and_autoguides_are_saved_too(tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r"mine\.py: no such file"):
         load_program(tmp_path / "mine.pt")
     assert next(load_program(tmp_path / "mine.pt", target=str(moved)).program.parameters()).tolist() == [5.0, 5.0]
+
+
+def test_the_description_of_a_saved_program_is_what_it_says(tmp_path: Path) -> None:
+    save_program(tmp_path / "g.pt", build("Gaussian", (3,)), "Gaussian", columns=["a", "b", "c"], data="mine.csv")
+    description = load_program(tmp_path / "g.pt").description
+    listed = str(SavedProgram.__doc__).split("How the program is built: ")[1]
+    assert re.findall("``([a-z_]+)``", listed) == list(description)
+    assert (description["target"], description["data"]) == ("Gaussian", "mine.csv")
 
 
 def test_a_file_that_holds_code_is_refused(tmp_path: Path) -> None:

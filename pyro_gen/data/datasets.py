@@ -16,7 +16,7 @@ from pyro_gen._random import seeded
 from pyro_gen.data.tables import as_tensor
 from pyro_gen.data.transforms import Transform
 
-__all__ = ["NAMES", "DataSet", "load"]
+__all__ = ["FROM_FOLDER", "NAMES", "DataSet", "load"]
 
 # How scikit-learn is asked for each set. Its own scaling of diabetes uses the moments of all data, test data included.
 _SCIKIT_LEARN: dict[str, dict[str, Any]] = {
@@ -28,6 +28,9 @@ _SCIKIT_LEARN: dict[str, dict[str, Any]] = {
     "wine": {},
 }
 _TORCHVISION = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST"}
+
+#: The names of those that do not come with scikit-learn: :func:`load` needs ``root`` for them.
+FROM_FOLDER: tuple[str, ...] = tuple(_TORCHVISION)
 
 #: The names :func:`load` knows.
 NAMES: tuple[str, ...] = tuple(sorted([*_SCIKIT_LEARN, *_TORCHVISION]))
