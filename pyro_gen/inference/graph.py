@@ -104,10 +104,10 @@ class GradientStep:
         return loss, norm
 
     def prepare(self, batch: Sequence[Tensor]) -> None:
-        """Records the step for batches of this shape.
+        """Records the step for batches of this shape, and compiles it in that mode.
 
         Raises:
-            NotTraceableError: The program cannot be recorded.
+            NotTraceableError: The program cannot be recorded or compiled.
         """
         if self.mode != "eager":
             with torch.no_grad():
@@ -140,9 +140,9 @@ class GradientStep:
                     traced = _record(self._functional, self.parameters, batch, kl_weight)
                 if first:
                     self._verify(traced, batch, kl_weight)
-            # The short last batch of an epoch is not worth a compilation.
-            compiled = self.mode == "compiled" and first
-            self._graphs[shapes] = torch.compile(traced, dynamic=False) if compiled else traced
+                # The short last batch of an epoch is not worth a compilation.
+                compiled = self.mode == "compiled" and first
+                self._graphs[shapes] = _compile(traced, self.parameters, batch, kl_weight) if compiled else traced
         return self._graphs[shapes]
 
     def _verify(self, traced: StepFunction, batch: Sequence[Tensor], kl_weight: Tensor) -> None:
@@ -171,6 +171,15 @@ class GradientStep:
     def _set_parameters(self, values: Sequence[Tensor]) -> None:
         for parameter, value in zip(self.parameters, values, strict=True):
             parameter.copy_(value)
+
+
+def _compile(traced: StepFunction, *args: Any) -> StepFunction:
+    compiled: StepFunction = torch.compile(traced, dynamic=False)
+    try:
+        compiled(*args)  # this compiles it; the result is of no interest
+    except Exception as error:  # whatever the compiler of this machine makes of it
+        raise NotTraceableError(f"torch.compile failed: {str(error).strip().splitlines()[0]}") from error
+    return compiled
 
 
 def _require_pure(module: LossModule) -> None:

@@ -35,7 +35,7 @@ from pyro_gen._random import seeded
 from pyro_gen.data import Batches
 from pyro_gen.inference.graph import GradientStep, LossModule, NotTraceableError, compiler_available
 from pyro_gen.inference.objectives import ELBO, Objective
-from pyro_gen.program import Program, data_size, sample_sites, site_log_prob, trace_pair
+from pyro_gen.program import Program, data_size, sample_sites, site_log_prob, structure, trace_pair
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -45,6 +45,7 @@ __all__ = ["FitResult", "NonFiniteLossError", "fit"]
 
 # Steps after which the half a minute of torch.compile has paid for itself, at about half a millisecond a step.
 STEPS_WORTH_COMPILING = 60_000
+_WHY = {"unnormalised": "a factor site", "implicit": "an observed site that is a Delta"}
 # Rows that a program sees before training, to create its parameters and to start them near the data.
 ROWS_TO_INITIALISE = 4096
 
@@ -187,7 +188,7 @@ def fit(
     if kl_warmup and not objective.anneals:
         raise ValueError(f"{type(objective).__name__} has no KL weight to warm up: use kl_warmup=0.")
 
-    fabric = _launch(program, accelerator, devices, num_nodes, strategy, log_dir, logger)
+    fabric = _launch(program, data, accelerator, devices, num_nodes, strategy, log_dir, logger)
     with seeded(seed):
         batches = Batches(
             data, batch_size, seed=seed, transform=transform, rank=fabric.global_rank, world_size=fabric.world_size
@@ -206,10 +207,17 @@ def fit(
         # All rows, not this rank's: each epoch deals them anew, and all ranks start at the same parameters.
         everything = Batches(data, batch_size, seed=seed, transform=transform)
         missing = _any_missing(everything, held_out)
-        program.initialise(*(r.to(_device(program)) for r in _rows(everything, ROWS_TO_INITIALISE)), seed=seed)
+        program.initialise(*(r.to(_device(program, data)) for r in _rows(everything, ROWS_TO_INITIALISE)), seed=seed)
         program.to(fabric.device)
         objective.to(fabric.device)
-        _preflight(program, [b.to(fabric.device) for b in first], batches.size)
+        for rows in (first, *(() if held_out is None else (next(held_out.epoch(0)),))):
+            _preflight(program, [b.to(fabric.device) for b in rows], batches.size)
+        kind = structure(program, *(b.to(fabric.device) for b in first)).kind
+        if kind in ("unnormalised", "implicit") and type(objective).__module__ == ELBO.__module__:
+            raise ValueError(
+                f"{type(program).__name__} is {kind} ({_WHY[kind]}), so {type(objective).__name__} is no bound on its "
+                "log-likelihood: give an objective= made for such models."
+            )
         if program.event_shape is None:
             program.event_shape = torch.Size(first[0].shape[1:])
         module = LossModule(program, objective, batches.size, missing)
@@ -233,6 +241,7 @@ def fit(
             with _progress_bar(progress and fabric.is_global_zero, epochs * len(batches)) as bar:
                 training.run(None if checkpoint is None else Path(checkpoint), csv_file, bar)
         finally:
+            module.train()
             program.train(was_training)
     return training.result
 
@@ -389,6 +398,7 @@ class _Training:
             "best_epoch": self.result.best_epoch,
             "steps": self.result.steps,
             "seconds": self.result.seconds,
+            "identity": self._identity(),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(path.suffix + ".partial")
@@ -397,11 +407,31 @@ class _Training:
 
     def load(self, path: Path) -> None:
         state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        for what, value in self._identity().items():
+            if state["identity"][what] != value:
+                raise ValueError(
+                    f"The checkpoint {path} is of another run: its {what} is {state['identity'][what]}, not {value}. "
+                    "Remove it, or give another file."
+                )
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best, self.result.history = state["best"], state["history"]
         self.result.best_epoch, self.result.steps = state["best_epoch"], state["steps"]
         self.result.seconds = state["seconds"]
+        self.last_good = copy.deepcopy(self.module.state_dict())
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a run to be the same."""
+        settings = self.settings
+        return {
+            "seed": settings.seed,
+            "batch_size": settings.batch_size,
+            "lr": settings.lr,
+            "kl_warmup": settings.kl_warmup,
+            "schedule": settings.schedule if isinstance(settings.schedule, str) else "a function",
+            "objective": type(self.module.objective).__name__,
+            "rows of data": self.batches.size,
+        }
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -410,6 +440,7 @@ class _Training:
 
 def _launch(
     program: Program,
+    data: Any,
     accelerator: str | None,
     devices: int | str,
     num_nodes: int,
@@ -425,10 +456,13 @@ def _launch(
     loggers: list[Any] = []
     if log_dir is not None and logger == "tensorboard":
         loggers = [TensorBoardLogger(root_dir=log_dir, name="", version="")]
+    indices: Any = devices
     if accelerator is None:
-        device = _device(program).type
-        accelerator = "gpu" if device == "cuda" else device
-    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy, loggers=loggers)
+        device = _device(program, data)
+        accelerator = "gpu" if device.type == "cuda" else device.type
+        if device.index is not None and devices == 1:
+            indices = [device.index]
+    fabric = Fabric(accelerator=accelerator, devices=indices, num_nodes=num_nodes, strategy=strategy, loggers=loggers)
     fabric.launch()
     return fabric
 
@@ -454,16 +488,20 @@ def _make_step(
         return GradientStep(module, clip_norm, "eager"), "eager", ""
     if compile is True and fabric.device.type == "cpu" and not compiler_available():
         raise ValueError('compile=True needs a C++ compiler, and none was found: install one, or use compile="trace".')
+    reason = ""
     worth = steps >= STEPS_WORTH_COMPILING and (fabric.device.type != "cpu" or compiler_available())
-    mode = "compiled" if compile is True or (compile == "auto" and worth) else "traced"
-    try:
-        step = GradientStep(module, clip_norm, mode)
-        step.prepare([b.to(fabric.device) for b in first])
-        return step, mode, ""
-    except NotTraceableError as error:
-        if compile != "auto":
-            raise ValueError(f"The program cannot be recorded as a graph ({error}): use compile=False.") from error
-        return GradientStep(module, clip_norm, "eager"), "eager", str(error)
+    modes = ["compiled"] if compile is True or (compile == "auto" and worth) else []
+    modes += ["traced"] if compile in ("auto", "trace") else []
+    for mode in modes:
+        try:
+            step = GradientStep(module, clip_norm, mode)
+            step.prepare([b.to(fabric.device) for b in first])
+            return step, mode, reason
+        except NotTraceableError as error:
+            reason = str(error)
+            if compile != "auto":
+                raise ValueError(f"The program cannot be {mode} ({reason}): use compile=False.") from error
+    return GradientStep(module, clip_norm, "eager"), "eager", reason
 
 
 class _DistributedStep:
@@ -506,8 +544,11 @@ def _any_missing(batches: Batches, held_out: Batches | None) -> bool:
     )
 
 
-def _device(program: Program) -> torch.device:
-    return next((p.device for p in program.parameters()), torch.device("cpu"))
+def _device(program: Program, data: Any = None) -> torch.device:
+    """Where the program is; one of plain functions has no parameters yet, and goes where the data is."""
+    x = data[0] if isinstance(data, tuple) and data else data
+    default = x.device if isinstance(x, Tensor) else torch.device("cpu")
+    return next((p.device for p in program.parameters()), default)
 
 
 def _rows(batches: Batches, count: int) -> list[Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import pyro_gen as pg
-from pyro_gen.inference import ELBO, IWAE, DReG, Objective, Renyi, ScoreFunctionELBO, graph
+from pyro_gen.inference import ELBO, IWAE, DReG, Objective, Renyi, ScoreFunctionELBO, graph, svi
 from pyro_gen.inference.graph import GradientStep, LossModule, NotTraceableError, compiler_available
 from pyro_gen.program import Program
 
@@ -178,7 +178,7 @@ def test_what_cannot_be_recorded_runs_as_python_and_says_why(case: str) -> None:
     assert result.mode == "eager"
     assert result.mode_reason and reason in result.mode_reason
     assert "\n" not in result.mode_reason
-    with pytest.raises(ValueError, match=r"cannot be recorded as a graph .* use compile=False"):
+    with pytest.raises(ValueError, match=r"cannot be traced .* use compile=False"):
         pg.fit(make(), X, epochs=2, batch_size=16, progress=False, compile="trace")
 
 
@@ -257,3 +257,19 @@ def test_a_compiled_run_reaches_what_the_eager_one_does(objective: Objective | N
     compiled, b_state = trained(lambda: pg.models.Gaussian(9), binary(), True)
     for name in a_state:
         torch.testing.assert_close(a_state[name], b_state[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_compiler_that_does_not_work_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any, **options: Any) -> Any:
+        def function(*inputs: Any) -> None:
+            raise RuntimeError("InvalidCxxCompiler: no working compiler")
+
+        return function
+
+    monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr(svi, "STEPS_WORTH_COMPILING", 0)
+    options: dict[str, Any] = {"epochs": 1, "progress": False}
+    result = pg.fit(vae(), binary(), **options)
+    assert result.mode == "traced" and "no working compiler" in result.mode_reason
+    with pytest.raises(ValueError, match="cannot be compiled"):
+        pg.fit(vae(), binary(), compile=True, **options)

@@ -254,6 +254,50 @@ def test_an_interrupted_run_ends_where_the_uninterrupted_one_does(
     assert same(again.program, whole)
 
 
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"seed": 1}, "seed is 0, not 1"),
+        ({"lr": 0.5}, "lr is"),
+        ({"objective": IWAE(3)}, "objective is ELBO, not IWAE"),
+        ({"batch_size": 30}, "batch_size is 20"),
+    ],
+)
+def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path, options: dict[str, Any], what: str) -> None:
+    file = tmp_path / "checkpoint.pt"
+    quiet(vae(), binary(), epochs=1, checkpoint=file)
+    with pytest.raises(ValueError, match=what):
+        quiet(vae(), binary(), epochs=2, checkpoint=file, resume=True, **options)
+
+
+def test_after_a_resume_the_last_good_weights_are_those_of_the_checkpoint(tmp_path: Path) -> None:
+    file, x = tmp_path / "checkpoint.pt", correlated()
+    trained = pg.models.Gaussian(3)
+    quiet(trained, x, epochs=3, lr=0.1, checkpoint=file)
+    fresh = pg.models.Gaussian(3)
+    spoiled = x.clone()
+    spoiled[:, 0] = 1e30
+    with pytest.raises(NonFiniteLossError):
+        quiet(fresh, spoiled, epochs=4, lr=0.1, checkpoint=file, resume=True)
+    assert same(fresh, trained)
+
+
+def test_validation_data_off_the_support_are_refused() -> None:
+    with pytest.raises(ValueError, match="support"):
+        quiet(vae(), binary(), epochs=1, validation=16 * binary())
+
+
+def test_a_bound_on_what_has_no_normalised_density_is_refused() -> None:
+    def model(x: Tensor) -> Tensor:
+        loc = pyro.param("loc", torch.zeros(3))
+        with pg.plate(x):
+            pyro.factor("energy", -(x - loc).square().sum(-1))
+        return x
+
+    with pytest.raises(ValueError, match="is unnormalised"):
+        quiet(Program.from_functions(model), correlated(), epochs=1)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Settings
 
