@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Program",
     "Structure",
+    "data_dim",
+    "data_frame",
     "data_scale",
     "data_size",
     "fixed",
@@ -145,7 +147,8 @@ class Program(PyroModule):
     ``nn.Parameter``, ``PyroParam`` and ``PyroSample`` attributes are set in ``__init__`` as in any Pyro module.
 
     Attributes:
-        objective: What :func:`pyro_gen.fit` minimises by default; ``None`` means the ELBO.
+        objective: What :func:`pyro_gen.fit` minimises by default, set in the class or on the instance; the ELBO where
+            there is none.
         event_shape: The shape of one datum, for generation. :func:`pyro_gen.fit` sets it when the class does not.
 
     Example:
@@ -163,7 +166,7 @@ class Program(PyroModule):
         torch.Size([1, 2])
     """
 
-    objective: "Objective | None" = None
+    objective: "Objective"  # no default here: a class attribute would hide the submodule that an assignment makes
     event_shape: torch.Size | None = None
 
     def __init__(self) -> None:
@@ -209,7 +212,7 @@ class Program(PyroModule):
         """
         raise ValueError(
             f"{type(self).__name__} has latent variables and no closed-form marginal likelihood: "
-            'estimate it with method="iwae" or method="ais".'
+            'estimate it with method="ais" where they are continuous, or method="iwae" with a guide that samples them.'
         )
 
     def forward(self, method: str, *args: Any) -> Any:
@@ -351,13 +354,19 @@ def trace_pair(program: Program, x: Tensor, *context: Any) -> tuple[Trace, Trace
     return model_trace, guide_trace
 
 
-def _data_frame(site: Any) -> Any:
+def data_frame(site: Any) -> Any:
+    """The data plate that a trace's site stands in (with ``dim``, a negative integer, and ``size``), else ``None``."""
     return next((f for f in site["cond_indep_stack"] if f.name == DATA_PLATE), None)
+
+
+def data_dim(site: Any) -> int:
+    """Where the data dimension of a local site's value lies, counted from the left."""
+    return int(site["value"].dim() - site["fn"].event_dim + data_frame(site).dim)
 
 
 def is_local(site: Any) -> bool:
     """Whether a trace's site stands inside the data plate (one value per datum)."""
-    return _data_frame(site) is not None
+    return data_frame(site) is not None
 
 
 def site_log_prob(site: Any) -> Tensor:
@@ -379,7 +388,9 @@ def per_datum_log_prob(site: Any, log_prob: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: The batch shape of the site does not fit its plates: a broadcast mixed the data.
     """
-    frame = _data_frame(site)
+    frame = data_frame(site)
+    if frame is None:
+        raise ValueError(f"Site '{site['name']}' stands outside of the data plate, so it has no log-density per datum.")
     log_prob = site_log_prob(site) if log_prob is None else log_prob
     sizes = {f.dim: f.size for f in site["cond_indep_stack"] if f.vectorized}
     in_plates = all(n == sizes.get(i - log_prob.dim(), 1) for i, n in enumerate(log_prob.shape) if n > 1)

@@ -178,13 +178,18 @@ def fit(
         >>> bool((result.program.loc - x.mean(0)).abs().max() < 0.02)
         True
     """
+    if not isinstance(program, Program):
+        what = "the class itself: create an instance" if isinstance(program, type) else type(program).__name__
+        raise TypeError(f"pg.fit trains a pyro_gen.Program, and was given {what}.")
+    objective = objective or getattr(program, "objective", None) or ELBO()
+    if not isinstance(objective, Objective):
+        raise TypeError(f"objective={objective!r}: give an objective such as ELBO() or IWAE(10), from pg.inference.")
     settings = _Settings(epochs, batch_size, lr, patience, schedule, kl_warmup, seed)
     settings.check(validation)
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"clip_norm={clip_norm}: the greatest norm of the gradient is positive.")
     if resume and checkpoint is None:
         raise ValueError("resume=True goes on from a checkpoint: give checkpoint= too.")
-    objective = objective or program.objective or ELBO()
     if kl_warmup and not objective.anneals:
         raise ValueError(f"{type(objective).__name__} has no KL weight to warm up: use kl_warmup=0.")
 
@@ -257,8 +262,8 @@ class _Settings:
     seed: int
 
     def check(self, validation: Any) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"epochs={self.epochs}: at least one epoch is needed.")
+        if not isinstance(self.epochs, int) or self.epochs < 1:
+            raise ValueError(f"epochs={self.epochs}: give a whole number of epochs, at least one.")
         if self.kl_warmup < 0:
             raise ValueError(f"kl_warmup={self.kl_warmup}: give a number of epochs, 0 for none.")
         if not self.lr > 0:
@@ -406,11 +411,15 @@ class _Training:
         os.replace(partial, path)  # an interrupted write leaves the old checkpoint
 
     def load(self, path: Path) -> None:
-        state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+            identity = state["identity"]
+        except Exception as error:  # a file of any content: torch raises what it meets
+            raise ValueError(f"{path} is not a checkpoint of pg.fit: remove it, or give another file.") from error
         for what, value in self._identity().items():
-            if state["identity"][what] != value:
+            if identity[what] != value:
                 raise ValueError(
-                    f"The checkpoint {path} is of another run: its {what} is {state['identity'][what]}, not {value}. "
+                    f"The checkpoint {path} is of another run: its {what} is {identity[what]}, not {value}. "
                     "Remove it, or give another file."
                 )
         self.module.load_state_dict(state["module"])

@@ -270,6 +270,37 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path, options: dict[
         quiet(vae(), binary(), epochs=2, checkpoint=file, resume=True, **options)
 
 
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "junk").write_text("junk")
+    with pytest.raises(ValueError, match="is not a checkpoint"):
+        quiet(vae(), binary(), epochs=1, checkpoint=tmp_path / "junk", resume=True)
+
+
+@pytest.mark.parametrize("where", ["class", "instance"])
+def test_a_program_may_bring_its_objective(where: str) -> None:
+    class WithObjective(pg.models.VAE):
+        if where == "class":
+            objective = IWAE(3)
+
+    programs = []
+    for cls, objective in ((WithObjective, None), (pg.models.VAE, IWAE(3))):
+        torch.manual_seed(5)
+        programs.append(cls(9, latent=2, hidden=(6,)))
+        if where == "instance" and objective is None:
+            programs[-1].objective = IWAE(3)
+        quiet(programs[-1], binary(), epochs=2, objective=objective)
+    assert all(torch.equal(a, b) for a, b in zip(*(p.parameters() for p in programs), strict=True))
+
+
+def test_what_is_not_a_program_or_an_objective_is_named() -> None:
+    with pytest.raises(TypeError, match="create an instance"):
+        quiet(pg.models.Gaussian, correlated(), epochs=1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="Linear"):
+        quiet(nn.Linear(2, 2), correlated(), epochs=1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="give an objective such as"):
+        quiet(vae(), binary(), epochs=1, objective="elbo")
+
+
 def test_after_a_resume_the_last_good_weights_are_those_of_the_checkpoint(tmp_path: Path) -> None:
     file, x = tmp_path / "checkpoint.pt", correlated()
     trained = pg.models.Gaussian(3)
