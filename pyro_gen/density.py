@@ -33,11 +33,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_gen._random import seeded
 from pyro_gen.likelihoods import assume_missing, no_completion
-from pyro_gen.program import DATA_PLATE, Program, is_local, per_datum_log_prob, sample_sites, structure
+from pyro_gen.program import Program, data_dim, data_frame, is_local, per_datum_log_prob, sample_sites, structure
 
 __all__ = [
     "Density",
     "Terms",
+    "any_missing",
     "density",
     "entries_per_datum",
     "evaluation",
@@ -79,7 +80,7 @@ def entries_per_datum(trace: Trace) -> int:
             while hasattr(fn, "base_dist"):
                 fn = fn.base_dist
             tensors += [getattr(fn, name) for name in fn.arg_constraints if name in fn.__dict__]
-            size = next(f.size for f in site["cond_indep_stack"] if f.name == DATA_PLATE)
+            size = data_frame(site).size
             largest = max(largest, *(math.ceil(t.numel() / size) for t in tensors if isinstance(t, Tensor)))
     return largest
 
@@ -95,6 +96,11 @@ def rows_per_chunk(entries: int, device: torch.device) -> int:
 def rows_of(x: Tensor, context: tuple[Any, ...], rows: slice | Tensor) -> tuple[Any, ...]:
     """The rows of what a model conditions on, for the same rows of the data; what is not a tensor is handed on."""
     return tuple(c[rows] if isinstance(c, Tensor) and c.shape[:1] == x.shape[:1] else c for c in context)
+
+
+def any_missing(x: Tensor, *context: Any) -> bool:
+    """Whether anything that the model may observe has holes: the data, or a tensor that it conditions on."""
+    return any(isinstance(c, Tensor) and c.is_floating_point() and bool(c.isnan().any()) for c in (x, *context))
 
 
 def row_chunks(n: int, size: int) -> Iterator[slice]:
@@ -214,7 +220,7 @@ class Density:
         self.mode = "traced"
         self.entries = 1
         self._sites = sites
-        self._missing = x.is_floating_point() and bool(torch.isnan(x).any())
+        self._missing = any_missing(x, *context)
         self._constants = constants(program)
         self.dtype = next((c.dtype for c in self._constants.values() if c.is_floating_point()), x.dtype)
         self._graphs: dict[tuple[torch.Size, torch.dtype], Callable[[Tensor], tuple[Tensor, ...]]] = {}
@@ -425,10 +431,9 @@ def density(program: Program, x: Tensor, *context: Any) -> Density:
             sites, offset = {}, 0
             for name, u in handler.unconstrained.items():
                 site: Any = trace.nodes[name]
-                frame = next(f for f in site["cond_indep_stack"] if f.name == DATA_PLATE)
-                data_dim = site["value"].dim() - site["fn"].event_dim + frame.dim
-                shape = u.movedim(data_dim, 0).shape
-                sites[name] = _Site(offset, math.prod(shape[1:]), tuple(shape), data_dim)
+                dim = data_dim(site)
+                shape = u.movedim(dim, 0).shape
+                sites[name] = _Site(offset, math.prod(shape[1:]), tuple(shape), dim)
                 offset += sites[name].size
         fed = Density(program, x, context, sites)
         fed.entries = max(entries_per_datum(trace), fed.dim)
@@ -448,7 +453,8 @@ def _require_local(program: Program, x: Tensor, *context: Any) -> None:
     if kinds.global_:
         raise ValueError(
             f"{type(program).__name__} has the global latent variable '{kinds.global_[0]}', shared by all data, so the "
-            'likelihoods of single data are coupled: use method="elbo", which bounds them jointly.'
+            "data have no likelihood one by one: no method estimates it. The training loss of pyro_gen.fit bounds the "
+            "joint likelihood."
         )
     if kinds.kind == "exact":
         raise ValueError(f'{type(program).__name__} has no latent variable: its likelihood is method="exact".')
@@ -458,8 +464,8 @@ def _require_local(program: Program, x: Tensor, *context: Any) -> None:
         site: Any = trace.nodes[name]
         if site["fn"].support.is_discrete:
             raise ValueError(
-                f"The latent variable '{name}' is discrete and has no gradient: sum it out in the model (a mixture), "
-                'or use method="iwae".'
+                f"The latent variable '{name}' is discrete and has no gradient: use method=\"exact\", which sums over "
+                'its values, where all latent variables are discrete, else method="iwae" with a guide that samples it.'
             )
     for name in kinds.observed:
         local_site(trace.nodes[name])

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_gen._random import seeded
+from pyro_gen.density import any_missing
 from pyro_gen.likelihoods import assume_missing, completions, no_completion
 from pyro_gen.program import (
     DATA_PLATE,
@@ -1083,7 +1084,7 @@ def _check_vmap(case: Case) -> str | None:
     chains = [case.draw(case.seed + k) for k in range(3)]
     if not chains[0]["model"]:
         raise _Skipped("There is no latent variable to run chains of.")
-    missing = bool(case.x.isnan().any())
+    missing = any_missing(case.x, *case.context)
     for side in SIDES:
         if not chains[0][side]:
             continue

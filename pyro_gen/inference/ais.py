@@ -34,7 +34,7 @@ References:
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -47,6 +47,7 @@ from pyro_gen.inference.importance import (
     effective_sample_size,
     entries_seen,
     guide_draws,
+    left_out,
     log_mean_exp,
     psis_khat,
 )
@@ -55,9 +56,11 @@ from pyro_gen.program import Program
 
 __all__ = ["ais", "ais_with_gap", "bdmc", "posterior_draws"]
 
+FEWEST = 8  # chains of a pilot round, below which their spread says nothing
 PILOT = 32  # temperatures of the last pilot round, unless it shows that more than four times as many are needed
 LONGEST = 1000  # temperatures of the longest final run that is chosen automatically
 SPREAD = 0.5  # standard deviation of log w that the automatic number of temperatures aims at
+OFF = 1e4  # nats that stand for infinitely many in a pilot round
 INFLATION = 1.25  # of the guide's standard deviations: a base needs wider tails than its target
 
 
@@ -65,7 +68,7 @@ INFLATION = 1.25  # of the guide's standard deviations: a base needs wider tails
 class _Options:
     chains: int = 16
     temperatures: int | None = None
-    schedule: str | Tensor = "equalised"
+    schedule: str | Tensor | Sequence[float] = "equalised"
     leapfrog: int = 1
     start: str = "guide"
     precondition: bool = True
@@ -94,10 +97,11 @@ class _Options:
         if isinstance(self.schedule, str):
             if self.schedule not in ("equalised", "sigmoid", "linear"):
                 raise ValueError(
-                    f'ais(schedule={self.schedule!r}): choose "equalised", "sigmoid", "linear" or a tensor of betas.'
+                    f'ais(schedule={self.schedule!r}): choose "equalised", "sigmoid", "linear" or a sequence of betas.'
                 )
             return
-        betas = self.schedule
+        betas = torch.as_tensor(self.schedule).detach().to("cpu", torch.float64)
+        object.__setattr__(self, "schedule", betas)
         if betas.dim() != 1 or len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or bool((betas.diff() < 0).any()):
             raise ValueError("ais(schedule=...): betas rise from 0 to 1, in one dimension.")
         if self.temperatures is not None:
@@ -125,9 +129,9 @@ def ais(
         progress: Called with the fraction done, after each temperature.
         options: ``chains`` per datum (16); ``temperatures``, chosen so that the standard deviation of a log-weight is
             about 0.5 when it is left out; ``schedule``, ``"equalised"`` (every step adds the same divergence, measured
-            in the pilot rounds), ``"sigmoid"``, ``"linear"`` or a tensor of betas; ``leapfrog`` steps per temperature;
-            ``start``, ``"guide"`` or ``"prior"``; ``precondition``, whether coordinates are scaled by the standard
-            deviations found in the pilot rounds; ``target_acceptance`` (0.75).
+            in the pilot rounds), ``"sigmoid"``, ``"linear"`` or a sequence of betas; ``leapfrog`` steps per
+            temperature; ``start``, ``"guide"`` or ``"prior"``; ``precondition``, whether coordinates are scaled by the
+            standard deviations found in the pilot rounds; ``target_acceptance`` (0.75).
 
     Returns:
         The logarithms of the mean weights: stochastic lower bounds whose bias vanishes with chains and temperatures;
@@ -189,11 +193,28 @@ def bdmc(
     Raises:
         ValueError: As in :func:`ais`, or the program does not know the shape of a datum.
     """
+    return _sandwich(program, n, context, None, seed, progress, _Options.of(preset, **options))
+
+
+def _sandwich(
+    program: Program,
+    n: int,
+    context: tuple[Any, ...],
+    missing: Tensor | None,
+    seed: int,
+    progress: Callable[[float], None] | None,
+    settings: _Options,
+) -> LogLikelihood:
+    """:func:`bdmc`, with holes in the simulated data where ``missing`` says so.
+
+    The latent variables that made a datum are an exact draw of the posterior given any part of it.
+    """
     from pyro_gen.inference.predictive import simulate
 
-    settings = _Options.of(preset, **options)
     with seeded(seed), torch.no_grad(), evaluation(program):
         x, values, data_dims = simulate(program, n, context)
+        if missing is not None:
+            x = x.masked_fill(missing, math.nan)
         forward, backward = [], []
         collect = _Collect(program, x, context, settings, progress)
         for run in collect:
@@ -208,7 +229,7 @@ def bdmc(
     upper, _ = log_mean_exp(torch.cat([log_v, log_w[1:]]))
     return LogLikelihood(
         value=(lower.value + upper) / 2,
-        standard_error=lower.standard_error,
+        standard_error=_sandwich_error(log_w, log_v),
         kind="sandwich",
         method="bdmc",
         event_dims=lower.event_dims,
@@ -216,6 +237,19 @@ def bdmc(
         upper=upper,
         diagnostics={**lower.diagnostics, "gap": upper - lower.value, "jeffreys": log_v[0] - log_w.mean(0)},
     )
+
+
+def _sandwich_error(log_w: Tensor, log_v: Tensor) -> Tensor:
+    """The standard error of half of lower plus upper bound, which share all forward weights but one.
+
+    By the jackknife over all weights (K, N) and the backward one (1, N), taken for one more of their kind.
+    """
+    n = len(log_w)
+    if n == 1:
+        return torch.full_like(log_w[0], math.nan)
+    lower, upper = (left_out(w) - left_out(w).mean(0) for w in (log_w, torch.cat([log_v, log_w[1:]])))
+    change = torch.cat([lower[:1], upper[:1], lower[1:] + upper[1:]]) / 2
+    return ((n - 1) / n * change.square().sum(0)).sqrt()
 
 
 def ais_with_gap(
@@ -229,7 +263,8 @@ def ais_with_gap(
 ) -> LogLikelihood:
     """Runs :func:`ais` on the data, and :func:`bdmc` on as many simulated ones to say how sharp it is.
 
-    The upper bound holds for the simulated data, not for ``x``: real data may be harder for the sampler.
+    The simulated data have the missing entries of the first rows. The upper bound holds for them, not for ``x``: real
+    data may be harder for the sampler.
 
     Arguments:
         program: A program with continuous local latent variables.
@@ -254,7 +289,8 @@ def ais_with_gap(
     program.event_shape = torch.Size(x.shape[1:])
     try:
         few = rows_of(x, context, slice(n))
-        gap = bdmc(program, n, context=few, seed=seed + 1, progress=scaled[1], **options)
+        settings = _Options.of(**{"preset": None, **options})
+        gap = _sandwich(program, n, few, torch.isnan(x[:n]), seed + 1, scaled[1], settings)
     finally:
         program.event_shape = known
     extra = {name: gap.diagnostics[name] for name in ("gap", "jeffreys")}
@@ -420,6 +456,9 @@ def _forward(
     rows: list[list[Tensor]] = [[], [], [], [], []]
     for t in range(1, len(path.betas)):
         increment = float(path.betas[t] - path.betas[t - 1]) * state.slope.double()
+        if adapt is not None:
+            # A point off the support has weight 0. Tuning needs finite numbers, and the weight of a pilot is not used.
+            increment = increment.nan_to_num(nan=-OFF, posinf=OFF, neginf=-OFF)
         before = log_w.log_softmax(0)
         log_w = log_w + increment
         # log E g^2 - 2 log E g of the increment g: about the squared length of the step.
@@ -428,7 +467,7 @@ def _forward(
         state, probability = _hmc(target, state, float(path.betas[t]), step, path.scales[t - 1], path.leapfrog)
         acceptance = probability.mean(0)
         rows[0].append(acceptance)
-        rows[1].append((twice - 2 * once).clamp(min=0).sqrt())
+        rows[1].append((twice - 2 * once).clamp(min=0).sqrt().nan_to_num(nan=math.inf, posinf=math.inf))
         if adapt is not None:
             w = log_w.softmax(0).to(state.z.dtype).unsqueeze(-1)
             mean = (w * state.z).sum(0)
@@ -499,10 +538,10 @@ class _Tuner:
             self.knots = _at(grid * barrier[-1], barrier, path.betas)
 
 
-def _first_schedule(schedule: str | Tensor) -> Tensor:
+def _first_schedule(schedule: str | Tensor | Sequence[float]) -> Tensor:
     u = torch.linspace(0, 1, 1025, dtype=torch.float64)
     if isinstance(schedule, Tensor):
-        return schedule.detach().to("cpu", torch.float64)
+        return schedule
     if schedule == "sigmoid":
         s = torch.sigmoid(8 * u - 4)
         return (s - s[0]) / (s[-1] - s[0])
@@ -563,7 +602,7 @@ class _Collect:
 
     def __iter__(self) -> Iterator[_Run]:
         probe = density(self.program, self.x[:1], *rows_of(self.x, self.context, slice(1)))
-        rows = max(1, rows_per_chunk(probe.entries, self.x.device) // self.settings.chains)
+        rows = max(1, rows_per_chunk(probe.entries, self.x.device) // max(self.settings.chains, FEWEST))
         chunks = list(row_chunks(len(self.x), rows))
         temperatures, knots = self.settings.temperatures, None
         if isinstance(self.settings.schedule, Tensor):
@@ -601,6 +640,8 @@ class _Collect:
         z = target.unconstrain(
             {n: torch.cat([p.values[n] for p in parts], dim + 1) for n, dim in parts[0].data_dims.items()}
         )
+        if bool((z == z[:1]).all(0).any()):
+            raise ValueError('All draws of the guide are one point, which is no base to start from: use start="prior".')
         loc, scale = z.mean(0), INFLATION * z.std(0).clamp(min=1e-6)
         if not bool((loc.isfinite() & scale.isfinite()).all()):
             raise ValueError('The guide has draws that are not finite: use ais(start="prior"), or train it again.')
@@ -614,13 +655,13 @@ class _Collect:
         size = 4
         tuner: _Tuner | None = None
         while True:
-            state = target.start(settings.chains)
+            state = target.start(max(settings.chains, FEWEST))
             tuner = tuner or _Tuner(target, settings, state, knots)
             path = tuner.path(size)
             log_w, _, record = _forward(target, state, path, settings.target_acceptance, tick)
             tuner.learn(path, record)
             # The variance of log w falls like 1 / T. A quantile, since a few data that lost a mode never have enough.
-            spread = float(log_w.var(0).quantile(0.75).sqrt()) if settings.chains > 1 else SPREAD
+            spread = float(log_w.var(0).quantile(0.75).sqrt())
             needed = int(min(max(size * (spread / SPREAD) ** 2, PILOT), LONGEST))
             if size >= PILOT and (temperatures is not None or needed <= 4 * size):
                 break

@@ -14,33 +14,49 @@ References:
     | https://arxiv.org/abs/1507.02646
 """
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_gen._random import seeded
-from pyro_gen.density import entries_per_datum, evaluation, first_line, local_site, row_chunks, rows_of, rows_per_chunk
+from pyro_gen.density import (
+    any_missing,
+    entries_per_datum,
+    evaluation,
+    first_line,
+    local_site,
+    row_chunks,
+    rows_of,
+    rows_per_chunk,
+)
 from pyro_gen.inference.likelihood import LogLikelihood
 from pyro_gen.likelihoods import assume_missing, no_completion
-from pyro_gen.program import DATA_PLATE, Program, fixed, per_datum_log_prob, sample_sites, structure
+from pyro_gen.program import Program, data_dim, data_frame, fixed, per_datum_log_prob, sample_sites, structure
 
 __all__ = [
     "GuideDraws",
     "effective_sample_size",
     "entries_seen",
+    "enumerated",
     "guide_draws",
+    "guide_obstacle",
+    "is_enumerable",
+    "left_out",
     "log_likelihood",
     "log_mean_exp",
     "psis_khat",
 ]
 
+MAX_ASSIGNMENTS = 2**14  # joint values of the discrete latent variables of a datum that are summed over
 METHODS = ("auto", "exact", "elbo", "iwae", "ais", "bdmc")
 
 
@@ -60,7 +76,8 @@ def log_likelihood(
         program: The program.
         x: The data, with shape :math:`(N, *)` and NaN where nothing was observed; what was seen is scored.
         context: What the model conditions on, each with shape :math:`(N, *)`.
-        method: ``"exact"`` for programs without latent variables or with a closed-form ``marginal()``; ``"elbo"`` and
+        method: ``"exact"`` for programs without latent variables, with a closed-form ``marginal()``, or with discrete
+            local latent variables only, summed over their joint values (at most 16384 per datum); ``"elbo"`` and
             ``"iwae"`` by importance sampling from the guide; ``"ais"`` by annealed importance sampling and ``"bdmc"``
             by the same with an upper bound on simulated data in the diagnostics, see :mod:`pyro_gen.inference.ais`.
             ``"auto"`` takes ``"exact"`` where it applies, else ``"ais"``.
@@ -102,22 +119,28 @@ def log_likelihood(
             what = "a factor" if kinds.kind == "unnormalised" else "an observed site without a density"
             raise ValueError(f"{type(program).__name__} has {what}: its likelihood is not known by any method here.")
         closed = type(program).marginal is not Program.marginal
+        discrete = is_enumerable(program, x, *context)
         if method == "auto":
-            method = "exact" if kinds.kind == "exact" or closed else "ais"
+            method = "exact" if kinds.kind == "exact" or closed or discrete else "ais"
         if method == "exact":
-            return _exact(program if kinds.kind == "exact" else program.marginal(), x, context)
+            if kinds.kind == "exact" or closed:
+                return _exact(program if kinds.kind == "exact" else program.marginal(), x, context)
+            if discrete:
+                return _by_enumeration(program, x, context, progress)
+        if kinds.global_:
+            raise ValueError(
+                f"{type(program).__name__} has the global latent variable '{kinds.global_[0]}', shared by all data, so "
+                "the data have no likelihood one by one: no method estimates it. The training loss of pyro_gen.fit "
+                "bounds the joint likelihood."
+            )
+        if method == "exact":
+            return _exact(program.marginal(), x, context)  # which says why there is none
         if kinds.kind == "exact":
             raise ValueError(f'{type(program).__name__} has no latent variable: its likelihood is method="exact".')
         if method == "ais":
             return ais.ais(program, x, *context, seed=seed, progress=progress, **options)
         if method == "bdmc":
             return ais.ais_with_gap(program, x, *context, seed=seed, progress=progress, **options)
-        if kinds.global_:
-            raise ValueError(
-                f"{type(program).__name__} has the global latent variable '{kinds.global_[0]}', shared by all data, so "
-                f'the data have no likelihood one by one: method="{method}" is for local latent variables. The '
-                "training loss of pyro_gen.fit bounds the joint likelihood."
-            )
         if num_particles is None:
             num_particles = 64 if method == "elbo" else 1000
         return _by_guide(program, x, context, method, num_particles, seed, progress)
@@ -143,6 +166,86 @@ def _exact(program: Program, x: Tensor, context: tuple[Any, ...]) -> LogLikeliho
 def entries_seen(x: Tensor) -> float:
     """How many numbers of a datum were seen, in the mean over the data."""
     return float((~torch.isnan(x)).sum()) / len(x)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Sums over discrete latent variables
+
+
+def is_enumerable(program: Program, x: Tensor, *context: Any) -> bool:
+    """Whether all latent variables of a program are local and discrete, with finitely many values."""
+    with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
+        sites = _latent(pyro.poutine.trace(program.model).get_trace(x[:1], *rows_of(x, context, slice(1))))
+    return bool(sites) and all(data_frame(s) is not None and s["fn"].has_enumerate_support for s in sites.values())
+
+
+def enumerated(program: Program, x: Tensor, *context: Any) -> Iterator["GuideDraws"]:
+    r"""All joint values of the discrete latent variables in the place of draws of a guide, chunk by chunk of the data.
+
+    The log-weights are :math:`\log p(x_n, z_k)`: their logsumexp is :math:`\log p(x_n)`, and draws in proportion to the
+    weights are exact draws of the posterior.
+
+    Arguments:
+        program: A program for which :func:`is_enumerable` holds, in evaluation mode.
+        x: The data, with shape :math:`(N, *)`.
+        context: What the model conditions on.
+
+    Yields:
+        The values, for consecutive rows of the data.
+
+    Raises:
+        ValueError: There are too many joint values, or which values there are depends on other latent variables.
+    """
+    with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
+        probe = pyro.poutine.trace(program.model).get_trace(x[:1], *rows_of(x, context, slice(1)))
+        sites = _latent(probe)
+        supports = {n: s["fn"].enumerate_support(expand=False) for n, s in sites.items()}
+        # What one datum has of each site: one value, or several in plates of its own.
+        counts = {n: s["value"].numel() // max(1, s["fn"].event_shape.numel()) for n, s in sites.items()}
+        total = math.prod(len(supports[n]) ** counts[n] for n in sites)
+        if total > MAX_ASSIGNMENTS:
+            raise ValueError(
+                f"The discrete latent variables of a datum of {type(program).__name__} have {total} joint values, more "
+                f'than the {MAX_ASSIGNMENTS} that are summed over: use method="iwae" with a guide that samples them.'
+            )
+        choices = itertools.product(*(range(len(supports[n])) for n in sites for _ in range(counts[n])))
+        index = torch.tensor(list(choices), device=x.device)
+        values, dims = {}, {n: data_dim(s) for n, s in sites.items()}
+        for (name, site), columns in zip(sites.items(), index.split(list(counts.values()), 1), strict=True):
+            support = supports[name].reshape(-1, *site["fn"].event_shape)
+            values[name] = support[columns].reshape(total, *site["value"].shape)
+
+        entries = entries_per_datum(probe)
+        model = _ModelLogProb(program, any_missing(x, *context))
+        for chunk in row_chunks(len(x), max(1, rows_per_chunk(entries, x.device) // min(total, 64))):
+            data = (x[chunk], *rows_of(x, context, chunk))
+            n = len(data[0])
+            of_rows = {
+                name: v.expand(*(n if i == dims[name] + 1 else s for i, s in enumerate(v.shape)))
+                for name, v in values.items()
+            }
+            size = max(1, rows_per_chunk(entries, x.device) // n)
+            parts = [{m: v[i : i + size] for m, v in of_rows.items()} for i in range(0, total, size)]
+            prior, likelihood = torch.cat([model(data, part).double() for part in parts]).unbind(1)
+            if not bool((prior.logsumexp(0).abs() < 1e-3).all()):
+                raise ValueError(
+                    f"The joint values of the discrete latent variables of {type(program).__name__} do not sum to "
+                    "probability 1: which values there are depends on other variables, so they cannot be enumerated. "
+                    'Use method="iwae" with a guide that samples them.'
+                )
+            yield GuideDraws(chunk, prior + likelihood, of_rows, dims)
+
+
+def _by_enumeration(
+    program: Program, x: Tensor, context: tuple[Any, ...], progress: Callable[[float], None] | None
+) -> LogLikelihood:
+    values = []
+    for sums in enumerated(program, x, *context):
+        values.append(sums.log_weights.logsumexp(0))
+        if progress is not None:
+            progress(sums.rows.stop / len(x))
+    value = torch.cat(values)
+    return LogLikelihood(value, torch.zeros_like(value), "exact", "exact", entries_seen(x))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -189,10 +292,10 @@ def guide_draws(program: Program, x: Tensor, *context: Any, num_particles: int) 
         The draws, for consecutive rows of the data.
 
     Raises:
-        ValueError: Model and guide do not have the same latent sites, or the guide has parameters for another number of
-            data.
+        ValueError: Model and guide do not have the same latent sites, the guide is a point, or it has parameters for
+            another number of data.
     """
-    missing = x.is_floating_point() and bool(torch.isnan(x).any())
+    missing = any_missing(x, *context)
     with torch.no_grad():
         rows, entries = _plan(program, x, context, num_particles)
         model = _ModelLogProb(program, missing)
@@ -203,7 +306,7 @@ def guide_draws(program: Program, x: Tensor, *context: Any, num_particles: int) 
             weights, draws = [], []
             for start in range(0, num_particles, size):
                 values, log_q = guide.draw(min(size, num_particles - start))
-                weights.append(model(data, values).double() - log_q.double())
+                weights.append(model(data, values).double().sum(1) - log_q.double())
                 draws.append(values)
             yield GuideDraws(
                 chunk,
@@ -223,25 +326,68 @@ def _plan(program: Program, x: Tensor, context: tuple[Any, ...], num_particles: 
     latent = {n for n, s in sample_sites(model).items() if not s["is_observed"]}
     guided = {n: s for n, s in sample_sites(guide).items() if not s["is_observed"]}
     if absent := sorted(latent - set(guided)):
-        raise ValueError(f"The guide of {type(program).__name__} does not sample the latent variable '{absent[0]}'.")
+        other = "exact" if is_enumerable(program, x, *context) else 'ais", start="prior'
+        raise ValueError(
+            f"The guide of {type(program).__name__} does not sample the latent variable '{absent[0]}': use "
+            f'method="{other}", or a guide that samples it.'
+        )
+    if point := _point(program, guide, x[:rows], rows_of(x, context, slice(rows))):
+        raise ValueError(
+            f"The guide of {type(program).__name__} is a point at '{point}' (a Delta), which has no density: use "
+            'method="ais", start="prior".'
+        )
     for name, site in guided.items():
         if name not in latent and not site["infer"].get("is_auxiliary"):
             raise ValueError(f"The guide of {type(program).__name__} samples '{name}', which the model does not have.")
-        frame = next((f for f in site["cond_indep_stack"] if f.name == DATA_PLATE), None)
+        frame = data_frame(site)
         if frame is None:
             raise ValueError(
                 f"The guide's site '{name}' stands outside of the data plate, so it has no density per datum: use "
-                'method="ais", or a guide that samples inside the plate.'
+                'method="ais", start="prior", or a guide that samples inside the plate.'
             )
         if frame.size != rows:  # an autoguide: one set of parameters per datum of its training
             if frame.size != len(x):
                 raise ValueError(
                     f"The guide of {type(program).__name__} has parameters for {frame.size} data and was given "
-                    f"{len(x)}: "
-                    'it knows no other data than it was trained on. Use method="ais", or a guide that reads x.'
+                    f'{len(x)}: it knows no other data than it was trained on. Use method="ais", start="prior", or a '
+                    "guide that reads x."
                 )
             rows = len(x)
     return rows, entries
+
+
+def _point(program: Program, guide: Trace, x: Tensor, context: tuple[Any, ...]) -> str | None:
+    """The name of a site at which the guide always takes the same values: MAP estimates and the like.
+
+    An autoguide's Delta is no such point, since it holds the transformed value of an auxiliary site.
+    """
+    deltas = {n: s["value"] for n, s in _latent(guide).items() if isinstance(_innermost(s["fn"]), dist.Delta)}
+    if not deltas:
+        return None
+    again = _latent(pyro.poutine.trace(program.guide).get_trace(x, *context))
+    return next((n for n, value in deltas.items() if torch.equal(value, again[n]["value"])), None)
+
+
+def _innermost(distribution: Any) -> Any:
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def guide_obstacle(program: Program, x: Tensor, *context: Any) -> str | None:
+    """What keeps the guide from proposing latent variables for any rows of the data.
+
+    Returns:
+        ``"point"``: it always takes the same values; ``"rows"``: it has parameters for each row of its training data,
+        so it runs on all of them or none; else ``None``.
+    """
+    with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
+        few = (x[:1], *rows_of(x, context, slice(1)))
+        guide = pyro.poutine.trace(program.guide).get_trace(*few)
+        if _point(program, guide, few[0], few[1:]) is not None:
+            return "point"
+    frames = [data_frame(s) for s in _latent(guide).values()]
+    return "rows" if any(f is not None and f.size != 1 for f in frames) else None
 
 
 class _Guide:
@@ -252,7 +398,7 @@ class _Guide:
         trace = self._trace()
         sites = _latent(trace)
         self.single = next(iter(sites.values())) if len(sites) == 1 else None
-        self.data_dims = {n: s["value"].dim() - s["fn"].event_dim + _frame(s).dim for n, s in sites.items()}
+        self.data_dims = {n: data_dim(s) for n, s in sites.items()}
 
     def _trace(self) -> Trace:
         with pyro.validation_enabled(False):
@@ -265,7 +411,7 @@ class _Guide:
             site = self.single
             value = site["fn"].sample((size,))
             log_prob = scale_and_mask(site["fn"].log_prob(value), site["scale"], site["mask"])
-            return {site["name"]: value}, log_prob.movedim(_frame(site).dim, -1).reshape(
+            return {site["name"]: value}, log_prob.movedim(data_frame(site).dim, -1).reshape(
                 size, -1, len(self.data[0])
             ).sum(1)
         values, log_q = [], []
@@ -282,12 +428,8 @@ def _latent(trace: Trace) -> dict[str, Any]:
     return {n: s for n, s in sample_sites(trace).items() if not s["is_observed"]}
 
 
-def _frame(site: Any) -> Any:
-    return next(f for f in site["cond_indep_stack"] if f.name == DATA_PLATE)
-
-
 class _ModelLogProb:
-    """log p(x_n, z_n) of many draws: vectorised over them where the model allows it."""
+    """log p(z_n) and log p(x_n | z_n) of K draws, (K, 2, n): vectorised over them where the model allows it."""
 
     def __init__(self, program: Program, missing: bool) -> None:
         self.program, self.missing = program, missing
@@ -298,8 +440,11 @@ class _ModelLogProb:
             with pyro.poutine.trace() as tape, no_completion(), assume_missing(self.missing), fixed(values):
                 self.program.model(*data)
             tape.trace.compute_log_prob()
-            sites = [s for s in sample_sites(tape.trace).values() if not s["infer"].get("_deterministic")]
-            return torch.stack([per_datum_log_prob(local_site(s)) for s in sites]).sum(0)
+            terms: list[list[Tensor]] = [[], []]
+            for site in sample_sites(tape.trace).values():
+                if not site["infer"].get("_deterministic"):
+                    terms[bool(site["is_observed"])].append(per_datum_log_prob(local_site(site)))
+            return torch.stack([torch.stack(t).sum(0) for t in terms])
 
         with pyro.validation_enabled(False):
             if self.vectorised:
@@ -372,12 +517,16 @@ def log_mean_exp(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     value = log_weights.logsumexp(0) - math.log(n)
     if n == 1:
         return value, torch.full_like(value, math.nan)
+    return value, ((n - 1) * left_out(log_weights).var(0, correction=0)).sqrt()
+
+
+def left_out(log_weights: Tensor) -> Tensor:
+    """The logarithm of the sum of all weights but one, for each of the K draws: (K, N) -> (K, N)."""
     # Sums that leave out one draw each, from both ends, so that no digits are lost where one weight dominates.
     nothing = torch.full_like(log_weights[:1], -math.inf)
     before = torch.cat([nothing, log_weights[:-1].logcumsumexp(0)])
     after = torch.cat([log_weights[1:].flip(0).logcumsumexp(0).flip(0), nothing])
-    left_out = torch.logaddexp(before, after)
-    return value, ((n - 1) * left_out.var(0, correction=0)).sqrt()
+    return torch.logaddexp(before, after)
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:

@@ -16,9 +16,16 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.density import evaluation, row_chunks, rows_of
 from pyro_gen.inference import ais
-from pyro_gen.inference.importance import effective_sample_size, guide_draws, psis_khat
+from pyro_gen.inference.importance import (
+    effective_sample_size,
+    enumerated,
+    guide_draws,
+    guide_obstacle,
+    is_enumerable,
+    psis_khat,
+)
 from pyro_gen.likelihoods import assume_missing, completions
-from pyro_gen.program import DATA_PLATE, Program, fixed, is_local, sample_sites, structure
+from pyro_gen.program import Program, data_dim, fixed, is_local, sample_sites, structure
 
 __all__ = ["impute", "reconstruct", "sample", "simulate"]
 
@@ -92,13 +99,8 @@ def simulate(program: Program, n: int, context: tuple[Any, ...]) -> tuple[Tensor
                 data.append(_complete(program, x[rows], rows_of(x, context, rows)))
             latent = {m: s for m, s in sample_sites(tape.trace).items() if not s["is_observed"] and is_local(s)}
             values.append({name: s["value"] for name, s in latent.items()})
-            dims = {name: _data_dim(s) for name, s in latent.items()}
+            dims = {name: data_dim(s) for name, s in latent.items()}
     return torch.cat(data), {m: torch.cat([v[m] for v in values], d) for m, d in dims.items()}, dims
-
-
-def _data_dim(site: Any) -> int:
-    frame = next(f for f in site["cond_indep_stack"] if f.name == DATA_PLATE)
-    return int(site["value"].dim() - site["fn"].event_dim + frame.dim)
 
 
 def _complete(program: Program, x: Tensor, context: tuple[Any, ...]) -> Tensor:
@@ -150,16 +152,23 @@ def reconstruct(program: Program, x: Tensor, *context: Any, draws: int = 1, seed
 
 
 def _mean_of(program: Program, trace: Any, x: Tensor) -> Tensor:
-    for site in sample_sites(trace).values():
-        if site["is_observed"] and not site["infer"].get("_deterministic") and site["value"].shape == x.shape:
-            try:
-                return site["fn"].mean.to(x.dtype)  # type: ignore[no-any-return]
-            except NotImplementedError:
-                raise ValueError(
-                    f"The likelihood of {type(program).__name__} at '{site['name']}' has no mean in closed form: use "
-                    "pyro_gen.sample or pyro_gen.impute."
-                ) from None
-    raise ValueError(f"No observed site of {type(program).__name__} has the shape {tuple(x.shape)} of the data.")
+    sites = [s for s in sample_sites(trace).values() if s["is_observed"] and not s["infer"].get("_deterministic")]
+    # The model may observe the data in their own shape, or their entries in another one.
+    own = [s for s in sites if s["value"].shape == x.shape]
+    other = [s for s in sites if s["value"].shape[:1] == x.shape[:1] and s["value"].numel() == x.numel()]
+    if not own + other:
+        raise ValueError(f"No observed site of {type(program).__name__} has the shape {tuple(x.shape)} of the data.")
+    site = (own + other)[0]
+    try:
+        mean = site["fn"].mean
+    except NotImplementedError:
+        mean = torch.full_like(x, torch.nan)
+    if bool(mean.isnan().all()):  # torch's way to say that a distribution has none
+        raise ValueError(
+            f"The likelihood of {type(program).__name__} at '{site['name']}' has no mean in closed form: use "
+            "pyro_gen.sample or pyro_gen.impute."
+        )
+    return mean.expand(site["value"].shape).reshape(x.shape).to(x.dtype)  # type: ignore[no-any-return]
 
 
 def impute(
@@ -176,7 +185,9 @@ def impute(
     Without latent variables the observe statement draws from :math:`p(x_m | x_o)` itself. With local ones, draws of the
     guide are resampled by their importance weights, and rows where the weights are not to be trusted (Pareto k-hat
     above 0.7, or 0.57 for 200 proposals; effective sample size below 30 or the number of draws) are drawn by annealed
-    importance sampling. With global ones, the guide's draws stand for the posterior.
+    importance sampling. It starts from the prior where the guide is a point (a Delta, as of MAP estimation), which
+    proposes nothing, or has parameters for each datum of its training. Discrete latent variables alone are drawn from
+    their posterior itself. With global ones, the guide's draws stand for the posterior.
 
     Arguments:
         program: The program.
@@ -214,20 +225,26 @@ def impute(
     holes = torch.isnan(x).reshape(len(x), -1).any(1).nonzero()[:, 0]
     if len(holes) == 0:
         return out
-    y, context = x[holes], rows_of(x, context, holes)
     with seeded(seed), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
-        kinds = structure(program, y[:2], *rows_of(y, context, slice(2)))
+        kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
+        obstacle = guide_obstacle(program, x, *context) if kinds.kind == "bound" else None
+        if obstacle == "rows":
+            holes = torch.arange(len(x), device=x.device)
+        y, context = x[holes], rows_of(x, context, holes)
+        start = "guide" if obstacle is None else "prior"
         if kinds.kind == "exact":
             completed = _by_rows(program, y, context, draws)
         elif kinds.global_ and method != "ais":
             completed = torch.stack([_by_one_draw(program, y, context) for _ in range(draws)])
-        elif method == "ais":
-            completed = _by_ais(program, y, context, draws)
+        elif method == "auto" and is_enumerable(program, y, *context):
+            completed = _by_enumeration(program, y, context, draws)
+        elif method == "ais" or (method == "auto" and obstacle == "point"):
+            completed = _by_ais(program, y, context, draws, start)
         else:
             completed, trusted = _by_guide(program, y, context, draws, num_proposals)
             hard = (~trusted).nonzero()[:, 0]
             if len(hard) and method == "auto":
-                completed[:, hard] = _by_ais(program, y[hard], rows_of(y, context, hard), draws)
+                completed[:, hard] = _by_ais(program, y[hard], rows_of(y, context, hard), draws, start)
             elif len(hard):
                 warnings.warn(
                     f"impute: the guide misses part of the posterior of {len(hard)} of {len(y)} rows (by Pareto k-hat "
@@ -272,11 +289,22 @@ def _by_guide(
     return torch.cat(completed, 1), torch.cat(trusted)
 
 
-def _by_ais(program: Program, x: Tensor, context: tuple[Any, ...], draws: int) -> Tensor:
+def _by_enumeration(program: Program, x: Tensor, context: tuple[Any, ...], draws: int) -> Tensor:
+    completed = []
+    for sums in enumerated(program, x, *context):
+        # Independent draws: a posterior of few values is no place for resampling that spreads them evenly.
+        chances = sums.log_weights.softmax(0).T
+        index = torch.multinomial(chances, draws, replacement=True).T
+        latents = sums.select(index)
+        completed.append(_with_latents(program, x[sums.rows], rows_of(x, context, sums.rows), latents))
+    return torch.cat(completed, 1)
+
+
+def _by_ais(program: Program, x: Tensor, context: tuple[Any, ...], draws: int, start: str) -> Tensor:
     return torch.cat(
         [
             _with_latents(program, x[rows], rows_of(x, context, rows), values)
-            for rows, values in ais.posterior_draws(program, x, *context, draws=draws)
+            for rows, values in ais.posterior_draws(program, x, *context, draws=draws, start=start)
         ],
         1,
     )

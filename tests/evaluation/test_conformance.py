@@ -836,6 +836,24 @@ def test_vmap_names_the_line_that_refuses():
     assert result.status == "skipped" and "z.sum() > 0" in result.message
 
 
+def test_vmap_with_holes_in_an_observed_context():
+    class Labelled(Program):
+        def model(self, x, y):
+            with self.plate(x):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+                pg.observe("y", dist.Normal(z, 1.0), y)
+                return pg.observe("x", dist.Normal(z.unsqueeze(-1), torch.ones(x.shape[1])).to_event(1), x)
+
+        def guide(self, x, y):
+            with self.plate(x):
+                pyro.sample("z", dist.Normal(x.nan_to_num().mean(-1), 1.0))
+
+    y = torch.zeros(len(data()))
+    y[::2] = torch.nan
+    result = check_program(Labelled(), data(), y)["vmap"]
+    assert result.status == "passed", result.message
+
+
 def test_report():
     report = check(Unscaled, X)
     assert "\nFAILED  minibatch" in str(report) and "-> Open the data plate" in str(report)

@@ -12,7 +12,7 @@ from pyro_gen.inference.ais import ais, ais_with_gap, bdmc, resample
 from pyro_gen.inference.importance import log_likelihood
 from pyro_gen.likelihoods import observe
 from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
-from pyro_gen.program import Program
+from pyro_gen.program import Program, plate
 
 
 class MeanField(ProbabilisticPCA):
@@ -226,3 +226,98 @@ def test_resampling():
 def test_refusals(program, data, options, words):
     with pytest.raises(ValueError, match=words):
         ais(program, data, **options)
+
+
+@pytest.mark.parametrize("precondition", [True, False])
+def test_one_chain(program, data, precondition):
+    # Pilot rounds have chains enough to know a spread; with the one of the run it was 0, and the moves nothing.
+    exact = log_likelihood(program, data, method="exact")
+    result = ais(program, data, chains=1, start="prior", temperatures=300, precondition=precondition)
+    assert abs(result.mean() - exact.mean()) < 0.5 and result.standard_error.isnan().all()
+    if precondition:
+        tuned = ais(program, data, chains=1)
+        assert abs(tuned.mean() - exact.mean()) < 0.3 and len(tuned.diagnostics["betas"]) > 10
+
+
+def map_program(x):
+    def model(x):
+        with plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            return observe("x", dist.Normal(z, 1.0), x)
+
+    return Program.from_functions(model, pyro.infer.autoguide.AutoDelta).initialise(x)
+
+
+def test_a_point_is_no_base(program, data, monkeypatch):
+    x = torch.randn(50)
+    exact = dist.Normal(0.0, 2**0.5).log_prob(x).mean().item()
+    with pytest.raises(ValueError, match=r"is a point at 'z'.*start=\"prior\""):
+        ais(map_program(x), x)
+    assert abs(ais(map_program(x), x, start="prior").mean() - exact) < 0.05
+    # A guide that is no Delta, and yet one point.
+    right = module.guide_draws
+
+    def still(*args, **options):
+        for part in right(*args, **options):
+            yield part._replace(values={n: v[:1].expand_as(v) for n, v in part.values.items()})
+
+    monkeypatch.setattr(module, "guide_draws", still)
+    with pytest.raises(ValueError, match="one point"):
+        ais(program, data)
+
+
+def test_prior_draws_off_the_support():
+    class Bounded(Program):
+        def model(self, x):
+            with self.plate(x):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+                return observe("x", dist.Uniform(torch.zeros(len(x)), z.exp(), validate_args=False), x)
+
+    x = torch.linspace(0.2, 1.5, 10)
+    with pyro.validation_enabled(False):
+        result = ais(Bounded(), x, start="prior", chains=100)
+    # The integral of N(z; 0, 1) exp(-z) over z > log x.
+    exact = 0.5 + (1 - dist.Normal(0.0, 1.0).cdf(x.log() + 1)).log()
+    assert abs(result.mean() - exact.mean().item()) < 5 * result.mean_standard_error()  # false-alarm rate 6e-7
+    assert result.mean_standard_error() < 0.05
+
+
+def test_schedules_as_sequences(program, data):
+    for betas in ([0, 0.5, 1], (0.0, 0.5, 1.0), torch.tensor([0.0, 0.5, 1.0])):
+        result = ais(program, data[:5], schedule=betas)
+        assert result.diagnostics["betas"].tolist() == [0.0, 0.5, 1.0]
+
+
+def test_error_of_the_middle_of_a_sandwich():
+    # Log-normal weights of mean 1, and the backward one from the same, weighted by itself.
+    scale = 0.3
+    log_w = scale * torch.randn(4, 20_000).double() - scale**2 / 2
+    log_v = scale * torch.randn(1, 20_000).double() + scale**2 / 2
+    lower, error = importance.log_mean_exp(log_w)
+    upper, _ = importance.log_mean_exp(torch.cat([log_v, log_w[1:]]))
+    spread = ((lower + upper) / 2).var()
+    # The spread is known to 1 %, the jackknife over 4 weights is short by 4 % or so.
+    assert 0.92 < module._sandwich_error(log_w, log_v).square().mean() / spread < 1.05
+    assert error.square().mean() / spread > 1.1  # the twin: the error of the lower bound
+
+
+def test_gap_has_the_holes_of_the_data(program, data, monkeypatch):
+    seen = []
+
+    class Spy(module._Collect):
+        def __init__(self, program, x, *rest):
+            seen.append(x)
+            super().__init__(program, x, *rest)
+
+    monkeypatch.setattr(module, "_Collect", Spy)
+    ais_with_gap(program, data, simulated=30, temperatures=4)
+    assert torch.equal(seen[1].isnan(), data[:30].isnan())
+
+    holes = data.isnan().repeat(2, 1)
+    program.event_shape = torch.Size([20])
+    result = module._sandwich(program, 200, (), holes, 0, None, module._Options.of(None, temperatures=16))
+    exact = log_likelihood(program, seen[-1], method="exact").value
+    for below, above in ((result.lower, exact), (exact, result.upper)):
+        difference = above - below
+        assert difference.mean() > -4 * difference.std() / math.sqrt(200)  # false-alarm rate 3e-5
+    assert 0 < (result.upper - result.lower).mean() < 0.2

@@ -234,3 +234,140 @@ class _NoMarginal(Program):
         with self.plate(x):
             z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
             return observe("x", dist.Normal(z, 1.0), x)
+
+
+class Mixture(Program):
+    """What EnumELBO trains: the label is in the model alone."""
+
+    loc = torch.tensor([[-2.0, 0.0], [0.0, 1.0], [3.0, -1.0]])
+    chances = torch.tensor([0.5, 0.3, 0.2])
+
+    def model(self, x):
+        with self.plate(x):
+            k = pyro.sample("k", dist.Categorical(self.chances))
+            return observe("x", dist.Normal(self.loc[k], 0.7).to_event(1), x)
+
+
+def mixture_density(x):
+    terms = torch.where(
+        x.isnan().unsqueeze(1), 0.0, dist.Normal(Mixture.loc, 0.7).log_prob(x.nan_to_num().unsqueeze(1))
+    )
+    return (terms.sum(-1) + Mixture.chances.log()).logsumexp(-1).double()
+
+
+@pytest.mark.parametrize("method", ["auto", "exact"])
+def test_discrete_latents_are_summed_out(method, monkeypatch, untouched_rng):
+    with torch.random.fork_rng():
+        x = 2 * torch.randn(40, 2)
+    x[::3, 0] = torch.nan
+    result = log_likelihood(Mixture(), x, method=method)
+    assert result.kind == "exact" and result.mean_standard_error() == 0
+    torch.testing.assert_close(result.value, mixture_density(x), rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(importance, "rows_per_chunk", lambda entries, device: 7)  # chunks of rows and of values
+    torch.testing.assert_close(log_likelihood(Mixture(), x).value, result.value)
+    # The twin: one value left out.
+    monkeypatch.setattr(dist.Categorical, "enumerate_support", lambda self, expand=True: torch.arange(2).unsqueeze(-1))
+    with pytest.raises(ValueError, match="do not sum to probability 1"):
+        log_likelihood(Mixture(), x)
+
+
+class Chain(Program):
+    """Two labels, the second depending on the first, and two switches in a plate within the datum."""
+
+    table = torch.tensor([[0.9, 0.1], [0.3, 0.7], [0.5, 0.5]])
+    scale = torch.tensor([0.5, 2.0])
+
+    def model(self, x):
+        rows = self.plate(x)
+        with rows:
+            a = pyro.sample("a", dist.Categorical(torch.tensor([0.2, 0.3, 0.5])))
+            b = pyro.sample("b", dist.Categorical(self.table[a]))
+        with pyro.plate("columns", 2, dim=-2), rows:
+            s = pyro.sample("s", dist.Bernoulli(0.3))
+        loc = torch.stack([a, b.to(a.dtype)], -1) + 2 * s.movedim(0, -1)
+        with rows:
+            return observe("x", dist.Normal(loc, self.scale[b].unsqueeze(-1)).to_event(1), x)
+
+
+def test_joint_values_of_several_sites_against_loops(monkeypatch):
+    x = 2 * torch.randn(20, 2)
+    terms = []
+    for a in range(3):
+        for b in range(2):
+            for s in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                prior = (torch.tensor([0.2, 0.3, 0.5])[a] * Chain.table[a, b]).log()
+                prior = prior + dist.Bernoulli(0.3).log_prob(torch.tensor(s).float()).sum()
+                loc = torch.tensor([a, b]) + 2.0 * torch.tensor(s)
+                terms.append(prior + dist.Normal(loc, Chain.scale[b]).log_prob(x).sum(-1))
+    expected = torch.stack(terms).logsumexp(0).double()
+    torch.testing.assert_close(log_likelihood(Chain(), x).value, expected, rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(importance, "MAX_ASSIGNMENTS", 23)
+    with pytest.raises(ValueError, match="24 joint values"):
+        log_likelihood(Chain(), x)
+
+
+def test_advice_names_a_method_that_applies(data):
+    x = torch.randn(10, 2)
+    for method, words in (("iwae", 'method="exact", or a guide'), ("ais", 'use method="exact", which sums')):
+        with pytest.raises(ValueError, match=words):
+            log_likelihood(Mixture(), x, method=method, **({"start": "prior"} if method == "ais" else {}))
+
+    class Hierarchical(Program):
+        def model(self, x):
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+            with self.plate(x):
+                return observe("x", dist.Normal(w, 1.0), x)
+
+    for method in ("auto", "exact", "elbo", "iwae", "ais", "bdmc"):
+        with pytest.raises(ValueError, match="no method estimates it"):
+            log_likelihood(Hierarchical(), x[:, 0], method=method)
+    with pytest.raises(ValueError, match='use method="ais", start="prior", or a guide'):
+        log_likelihood(_NoMarginal(), x[:, 0], method="iwae")
+
+
+@pytest.mark.parametrize("method", ["elbo", "iwae"])
+def test_a_point_gives_no_bound(method):
+    def model(x):
+        from pyro_gen.program import plate
+
+        with plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            return observe("x", dist.Normal(z, 1.0), x)
+
+    def guide(x):
+        from pyro_gen.program import plate
+
+        with plate(x):
+            pyro.sample("z", dist.Delta(x / 2))
+
+    x = torch.randn(12)
+    for program in (
+        Program.from_functions(model, guide),
+        Program.from_functions(model, pyro.infer.autoguide.AutoDelta).initialise(x),
+    ):
+        with pytest.raises(ValueError, match=r"is a point at 'z'.*method=\"ais\", start=\"prior\""):
+            log_likelihood(program, x, method=method)
+
+
+def test_holes_in_an_observed_context():
+    class Pair(Program):
+        def model(self, x, y):
+            with self.plate(x):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+                observe("y", dist.Normal(z, 1.0), y)
+                return observe("x", dist.Normal(z, 1.0), x)
+
+        def guide(self, x, y):
+            with self.plate(x):
+                seen = 1.0 + (~y.isnan()).float()
+                pyro.sample("z", dist.Normal((x + y.nan_to_num()) / (1 + seen), (1 + seen).rsqrt()))
+
+    x, y = torch.randn(2, 30)
+    y[::2] = torch.nan
+    pair = dist.MultivariateNormal(torch.zeros(2), torch.eye(2) + 1)
+    exact = torch.where(
+        y.isnan(), dist.Normal(0.0, 2**0.5).log_prob(x), pair.log_prob(torch.stack([x, y.nan_to_num()], -1))
+    ).double()
+    iwae = log_likelihood(Pair(), x, y, method="iwae", num_particles=20)  # the guide is the posterior
+    torch.testing.assert_close(iwae.value, exact, rtol=1e-4, atol=1e-4)
+    assert abs(log_likelihood(Pair(), x, y, method="ais").mean() - exact.mean()) < 0.02

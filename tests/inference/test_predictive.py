@@ -8,7 +8,8 @@ import torch
 from pyro_gen.inference.predictive import impute, reconstruct, sample
 from pyro_gen.likelihoods import observe
 from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
-from pyro_gen.program import Program
+from pyro_gen.models.linear.gaussian import Gaussian
+from pyro_gen.program import Program, plate
 
 
 class Narrow(ProbabilisticPCA):
@@ -181,3 +182,55 @@ def test_refusals():
         impute(silent, X, draws=0)
     with pytest.raises(ValueError, match="positive"):
         reconstruct(silent, X, draws=0)
+
+
+def pair_model(x):
+    with plate(x):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+        return observe("x", dist.Normal(z.unsqueeze(-1).expand(-1, 2), 0.5).to_event(1), x)
+
+
+@pytest.mark.parametrize("guide", [pyro.infer.autoguide.AutoDelta, pyro.infer.autoguide.AutoNormal])
+@pytest.mark.parametrize("method", ["auto", "ais"])
+def test_guides_that_propose_nothing_for_some_rows(guide, method):
+    # A point has no spread; parameters per datum run on all rows or none.
+    x = torch.full((800, 2), 1.0)
+    x[:400, 1] = torch.nan
+    program = Program.from_functions(pair_model, guide).initialise(x)
+    y = impute(program, x, draws=1, method=method)[0]
+    assert torch.equal(y[400:], x[400:]) and torch.equal(y[:400, 0], x[:400, 0])
+    # p(x2 | x1 = 1): mean 1 / 1.25, variance 1.25 - 1 / 1.25.
+    scores = z_scores(y[:400, 1:].double(), torch.tensor([0.8]).double(), torch.tensor([[0.45]]).double())
+    assert scores.abs().max() < 4.2  # 2 scores: false-alarm rate 5e-5
+
+
+def test_discrete_latents_are_drawn_from_their_posterior():
+    class Mixture(Program):
+        def model(self, x):
+            with self.plate(x):
+                k = pyro.sample("k", dist.Bernoulli(0.3))
+                return observe("x", dist.Normal(4 * k.unsqueeze(-1).expand(-1, 2), 1.0).to_event(1), x)
+
+    x = torch.tensor([2.0, torch.nan]).expand(2000, 2)
+    y = impute(Mixture(), x, draws=2)
+    assert torch.equal(y[..., 0], x[:, 0].expand(2, -1))
+    # x1 = 2 says nothing of k: x2 has mean 4 * 0.3 and variance 1 + 16 * 0.21.
+    for draw in y[..., 1].double():
+        assert abs((draw.mean() - 1.2) / math.sqrt(4.36 / 2000)) < 4.2  # false-alarm rate 3e-5
+        assert 0.9 < draw.var() / 4.36 < 1.1
+    assert not torch.equal(y[0], y[1])
+
+
+def test_reconstruction_needs_a_mean_and_takes_any_shape():
+    class Levels(Program):
+        def model(self, x):
+            with self.plate(x):
+                return observe("x", dist.Categorical(torch.ones(2, 3)).to_event(1), x)
+
+    with pytest.raises(ValueError, match="has no mean in closed form"):
+        reconstruct(Levels(), torch.zeros(4, 2))
+    program = Gaussian((4, 4))
+    with torch.no_grad():
+        program.loc.copy_(torch.arange(16.0).reshape(program.loc.shape))
+    y = reconstruct(program, torch.randn(3, 4, 4))
+    assert torch.equal(y, torch.arange(16.0).reshape(4, 4).expand(3, 4, 4))
