@@ -38,6 +38,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from torch import Tensor
 
@@ -52,7 +53,8 @@ from pyro_gen.inference.importance import (
     psis_khat,
 )
 from pyro_gen.inference.likelihood import LogLikelihood
-from pyro_gen.program import Program
+from pyro_gen.likelihoods import completions, no_completion
+from pyro_gen.program import Program, sample_sites
 
 __all__ = ["ais", "ais_with_gap", "bdmc", "posterior_draws"]
 
@@ -191,7 +193,7 @@ def bdmc(
         of a chain's end and the posterior (BREAD, Grosse et al. 2016).
 
     Raises:
-        ValueError: As in :func:`ais`, or the program does not know the shape of a datum.
+        ValueError: As in :func:`ais`, the program does not know the shape of a datum, or it observes its context.
     """
     return _sandwich(program, n, context, None, seed, progress, _Options.of(preset, **options))
 
@@ -213,6 +215,7 @@ def _sandwich(
 
     with seeded(seed), torch.no_grad(), evaluation(program):
         x, values, data_dims = simulate(program, n, context)
+        _require_simulated(program, torch.full_like(x, math.nan), context)
         if missing is not None:
             x = x.masked_fill(missing, math.nan)
         forward, backward = [], []
@@ -237,6 +240,19 @@ def _sandwich(
         upper=upper,
         diagnostics={**lower.diagnostics, "gap": upper - lower.value, "jeffreys": log_v[0] - log_w.mean(0)},
     )
+
+
+def _require_simulated(program: Program, x: Tensor, context: tuple[Any, ...]) -> None:
+    """Refuses a model that observes anything but x: latent variables of the prior are no exact draw given that."""
+    with pyro.poutine.trace() as tape, completions() as seen, no_completion(), pyro.validation_enabled(False):
+        program.model(x[:1], *rows_of(x, context, slice(1)))
+    for name, site in sample_sites(tape.trace).items():
+        observed = site["is_observed"] and not site["infer"].get("_deterministic")
+        if observed and not bool(torch.isnan(seen.get(name, site["value"])).all()):
+            raise ValueError(
+                f"The model of {type(program).__name__} observes '{name}', which is given and not simulated, so the "
+                'simulated latent variables are no exact draws of the posterior: use method="ais", without a sandwich.'
+            )
 
 
 def _sandwich_error(log_w: Tensor, log_v: Tensor) -> Tensor:

@@ -321,3 +321,18 @@ def test_gap_has_the_holes_of_the_data(program, data, monkeypatch):
         difference = above - below
         assert difference.mean() > -4 * difference.std() / math.sqrt(200)  # false-alarm rate 3e-5
     assert 0 < (result.upper - result.lower).mean() < 0.2
+
+
+def test_no_sandwich_where_the_context_is_observed():
+    class Pair(Program):
+        event_shape = torch.Size([])
+
+        def model(self, x, y):
+            with self.plate(x):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+                observe("y", dist.Normal(z, 0.1), y)
+                return observe("x", dist.Normal(z, 1.0), x)
+
+    # z of the prior did not make y: the "upper bound" lay 0.05 nats below the lower one.
+    with pytest.raises(ValueError, match="observes 'y', which is given and not simulated"):
+        bdmc(Pair(), 20, context=(torch.full((20,), 2.0),), start="prior")
