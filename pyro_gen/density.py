@@ -22,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyro
 import torch
 from pyro.poutine.messenger import Messenger
@@ -32,6 +33,7 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_gen._random import seeded
+from pyro_gen.data import as_tensor
 from pyro_gen.likelihoods import assume_missing, no_completion
 from pyro_gen.program import Program, data_dim, data_frame, is_local, per_datum_log_prob, sample_sites, structure
 
@@ -39,6 +41,7 @@ __all__ = [
     "Density",
     "Terms",
     "any_missing",
+    "as_inputs",
     "density",
     "entries_per_datum",
     "evaluation",
@@ -52,6 +55,29 @@ __all__ = [
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Shared by everything that evaluates a program
+
+
+def as_inputs(program: Program, x: Any, *context: Any) -> tuple[Any, ...]:
+    """Makes data and context tensors of the program's floating dtype.
+
+    Arguments:
+        program: The program.
+        x: The data: a tensor, array, data frame or list of numbers with shape :math:`(N, *)`, NaN where missing.
+        context: Tensors, arrays or data frames; whatever else is handed on as it is.
+
+    Returns:
+        ``(x, *context)``.
+
+    Raises:
+        ValueError: As by :func:`pyro_gen.data.as_tensor`.
+    """
+    like = next((p for p in program.parameters() if p.is_floating_point()), None)
+    parts = [as_tensor(x)]
+    for part in context:
+        array_like = not isinstance(part, Tensor) and hasattr(part, "__array__")
+        parts.append(torch.as_tensor(np.array(part)) if array_like else part)
+    floating = [isinstance(p, Tensor) and p.is_floating_point() for p in parts]
+    return tuple(p.to(like.dtype) if f and like is not None else p for p, f in zip(parts, floating, strict=True))
 
 
 @contextmanager

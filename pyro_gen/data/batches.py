@@ -18,7 +18,8 @@ __all__ = ["Batches"]
 class Batches:
     r"""Creates the minibatches of a data set, epoch by epoch.
 
-    An epoch goes once through the data in a random order, which is a pure function of (seed, epoch): a run that is
+    An epoch goes once through the data in a random order (that of the data, if one batch holds them all), which is a
+    pure function of (seed, epoch): a run that is
     resumed at epoch 7 sees what the uninterrupted run saw, and all ranks agree without talking.
 
     **Several ranks.** Each global batch is cut into one contiguous slice per rank. All slices have the same size, so
@@ -116,7 +117,9 @@ class Batches:
             device of the data (the CPU for a ``Dataset``).
         """
         generator = torch.Generator().manual_seed(_mix_seed(self.seed, epoch))
-        order = torch.randperm(self.size, generator=generator).to(self._device)
+        # One batch with everything in it stays in order: a guide with parameters for each datum relies on that.
+        whole = self.batch_size >= self.size
+        order = (torch.arange(self.size) if whole else torch.randperm(self.size, generator=generator)).to(self._device)
         for step in range(len(self)):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
             if self.world_size > 1:

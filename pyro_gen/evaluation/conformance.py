@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_gen._random import seeded
-from pyro_gen.density import any_missing
+from pyro_gen.density import any_missing, as_inputs
 from pyro_gen.likelihoods import assume_missing, completions, no_completion
 from pyro_gen.program import (
     DATA_PLATE,
@@ -423,8 +423,8 @@ def check_program(program: Program, x: Tensor, *context: Any, seed: int = 0) -> 
 
     Arguments:
         program: The program.
-        x: Some data, a float tensor with shape :math:`(N, *)`, NaN where nothing was observed; at least 2 rows, of
-            which the first 23 are used.
+        x: Some data, as :func:`pyro_gen.fit` takes it, with shape :math:`(N, *)`, NaN where nothing was observed; at
+            least 2 rows, of which the first 23 are used.
         context: What the program conditions on, each with shape :math:`(N, *)`.
         seed: Seeds every draw; the caller's generator is left alone.
 
@@ -432,7 +432,7 @@ def check_program(program: Program, x: Tensor, *context: Any, seed: int = 0) -> 
         One named result per check: passed, failed with what to do about it, or skipped with the reason.
 
     Raises:
-        TypeError: ``program`` is not a :class:`~pyro_gen.program.Program`, or ``x`` not a float tensor.
+        TypeError: ``program`` is not a :class:`~pyro_gen.program.Program`, or ``x`` cannot be read as numbers.
         ValueError: ``x`` has less than 2 rows.
 
     Example:
@@ -455,10 +455,9 @@ def check_program(program: Program, x: Tensor, *context: Any, seed: int = 0) -> 
             f"check_program needs a Program, got {type(program).__name__}: subclass pyro_gen.Program, or wrap two "
             "functions by Program.from_functions(model, guide)."
         )
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        given = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"check_program needs x as a float tensor of shape (N, *event), got {given}.")
-    if x.dim() == 0 or len(x) < 2:
+    x, *parts = as_inputs(program, x, *context)
+    context = tuple(parts)
+    if len(x) < 2:
         raise ValueError(f"check_program needs at least 2 rows of data, got x of shape {_shape(x.shape)}.")
     total, rows = len(x), _rows(program)
     context = tuple(c[:rows] if isinstance(c, Tensor) and c.dim() > 0 and len(c) == total else c for c in context)

@@ -30,6 +30,7 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.density import (
     any_missing,
+    as_inputs,
     entries_per_datum,
     evaluation,
     first_line,
@@ -107,12 +108,12 @@ def log_likelihood(
 
     if method not in METHODS:
         raise ValueError(f"log_likelihood(method={method!r}): choose one of {', '.join(METHODS)}.")
-    if len(x) == 0:
-        raise ValueError("The log-likelihood of no data: x has 0 rows.")
     if method in ("exact", "elbo", "iwae") and options:
         raise ValueError(f'log_likelihood(method="{method}") has no option {next(iter(options))!r}.')
     if method in ("exact", "ais", "bdmc") and num_particles is not None:
         raise ValueError(f'log_likelihood(method="{method}") has no particles: num_particles is for "elbo" and "iwae".')
+    x, *parts = as_inputs(program, x, *context)
+    context = tuple(parts)
     with evaluation(program):
         kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
         if kinds.kind in ("unnormalised", "implicit"):

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from pyro_gen._random import seeded
-from pyro_gen.density import evaluation, row_chunks, rows_of
+from pyro_gen.data import as_tensor
+from pyro_gen.density import as_inputs, evaluation, row_chunks, rows_of
 from pyro_gen.inference import ais
 from pyro_gen.inference.importance import (
     effective_sample_size,
@@ -135,6 +136,8 @@ def reconstruct(program: Program, x: Tensor, *context: Any, draws: int = 1, seed
     """
     if draws < 1:
         raise ValueError(f"reconstruct(draws={draws}): give a positive number.")
+    x, *rest = as_inputs(program, x, *context)
+    context = tuple(rest)
     out = []
     with seeded(seed), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
         for rows in row_chunks(len(x), ROWS):
@@ -221,10 +224,13 @@ def impute(
         raise ValueError(f'impute(method={method!r}): choose "auto", "guide" or "ais".')
     if draws < 1 or num_proposals < 1:
         raise ValueError(f"impute(draws={draws}, num_proposals={num_proposals}): give positive numbers.")
+    data = as_tensor(x)
+    x, *rest = as_inputs(program, data, *context)
+    context = tuple(rest)
     out = x.expand(draws, *x.shape).clone()
     holes = torch.isnan(x).reshape(len(x), -1).any(1).nonzero()[:, 0]
     if len(holes) == 0:
-        return out
+        return data.expand(draws, *data.shape).clone()
     with seeded(seed), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
         kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
         obstacle = guide_obstacle(program, x, *context) if kinds.kind == "bound" else None
@@ -252,7 +258,7 @@ def impute(
                     stacklevel=2,
                 )
     out[:, holes] = completed
-    return out
+    return torch.where(torch.isnan(data), out.to(data.dtype), data)  # the program may be of lower precision
 
 
 def _by_rows(program: Program, x: Tensor, context: tuple[Any, ...], draws: int) -> Tensor:

@@ -28,11 +28,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyro
 import torch
+from pyro.infer.autoguide import AutoGuide
 from pyro.util import check_site_shape
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from pyro_gen._random import seeded
 from pyro_gen.data import Batches
+from pyro_gen.density import as_inputs
 from pyro_gen.inference.graph import GradientStep, LossModule, NotTraceableError, compiler_available
 from pyro_gen.inference.objectives import ELBO, Objective
 from pyro_gen.program import Program, data_size, sample_sites, site_log_prob, structure, trace_pair
@@ -193,6 +196,7 @@ def fit(
     if kl_warmup and not objective.anneals:
         raise ValueError(f"{type(objective).__name__} has no KL weight to warm up: use kl_warmup=0.")
 
+    data, validation = _typed(program, data), _typed(program, validation)
     fabric = _launch(program, data, accelerator, devices, num_nodes, strategy, log_dir, logger)
     with seeded(seed):
         batches = Batches(
@@ -212,6 +216,8 @@ def fit(
         # All rows, not this rank's: each epoch deals them anew, and all ranks start at the same parameters.
         everything = Batches(data, batch_size, seed=seed, transform=transform)
         missing = _any_missing(everything, held_out)
+        if isinstance(getattr(program, "_guide", None), AutoGuide) and batches.batch_size < batches.size:
+            _refuse_local_latents(program, first)  # an autoguide has parameters for each datum, and does not read x
         program.initialise(*(r.to(_device(program, data)) for r in _rows(everything, ROWS_TO_INITIALISE)), seed=seed)
         program.to(fabric.device)
         objective.to(fabric.device)
@@ -558,6 +564,21 @@ def _device(program: Program, data: Any = None) -> torch.device:
     x = data[0] if isinstance(data, tuple) and data else data
     default = x.device if isinstance(x, Tensor) else torch.device("cpu")
     return next((p.device for p in program.parameters()), default)
+
+
+def _refuse_local_latents(program: Program, batch: Sequence[Tensor]) -> None:
+    if local := structure(program, *batch).local:
+        raise ValueError(
+            f"An autoguide has parameters of '{local[0]}' for each datum, so it cannot be trained in minibatches: give "
+            "batch_size= the size of the data, or write a guide that computes them from x."
+        )
+
+
+def _typed(program: Program, data: Any) -> Any:
+    """Data in memory in the dtype of the program."""
+    if data is None or isinstance(data, Dataset):
+        return data
+    return as_inputs(program, *data) if isinstance(data, tuple) and data else as_inputs(program, data)
 
 
 def _rows(batches: Batches, count: int) -> list[Tensor]:

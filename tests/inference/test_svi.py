@@ -313,6 +313,22 @@ def test_after_a_resume_the_last_good_weights_are_those_of_the_checkpoint(tmp_pa
     assert same(fresh, trained)
 
 
+def test_an_autoguide_of_local_latents_keeps_its_rows() -> None:
+    y = 3 * torch.randn(40, generator=torch.Generator().manual_seed(2))
+
+    def model(x: Tensor) -> Tensor:
+        with pg.plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            return pg.observe("x", dist.Normal(z, 0.5), x)
+
+    program = Program.from_functions(model, AutoNormal)
+    quiet(program, y, epochs=300, batch_size=40, lr=0.05, schedule="cosine")
+    loc = dict(program.named_parameters())["_guide.locs.z_unconstrained"].detach()
+    torch.testing.assert_close(loc, y / 1.25, atol=0.15, rtol=0)  # the conjugate posterior mean, row by row
+    with pytest.raises(ValueError, match="cannot be trained in minibatches"):
+        quiet(Program.from_functions(model, AutoNormal), y, epochs=1, batch_size=16)
+
+
 def test_validation_data_off_the_support_are_refused() -> None:
     with pytest.raises(ValueError, match="support"):
         quiet(vae(), binary(), epochs=1, validation=16 * binary())
