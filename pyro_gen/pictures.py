@@ -48,9 +48,12 @@ def image_rows(rows: Sequence[Row], title: str = "", note: str = "") -> "Figure"
     from matplotlib.figure import Figure  # takes a second to import
 
     columns = max(len(row.images) for row in rows)
-    size, left, head, foot = 0.56, 1.62, 0.5 if title else 0.1, 0.38 if note else 0.1  # inches
+    left = 1.62 if any(row.label for row in rows) else 0.15  # inches, as the others
+    size, head, foot = 0.56, 0.5 if title else 0.1, 0.38 if note else 0.1
     height = head + foot + sum(size * (1.08 + row.gap) for row in rows)
-    width = left + size * 1.08 * columns + 0.15
+    # Wide enough for the text, of which a letter takes 0.75 of its size (in points, 1/72 inch) or less.
+    text = 0.75 * max(12 * len(title), 8 * len(note)) / 72
+    width = max(left + size * 1.08 * columns, 0.15 + text) + 0.15
     figure = Figure((width, height), facecolor=PAPER)
     if title:
         figure.text(0.15 / width, 1 - 0.26 / height, title, color=INK, fontsize=12, weight="bold", va="center")
