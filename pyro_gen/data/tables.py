@@ -51,7 +51,9 @@ class Table:
         return f"Table({_count(rows, 'row')}, {_count(columns, 'column')}, {missing:.1%} missing{dropped})"
 
 
-def read_table(path: str | os.PathLike[str], *, drop_all_missing: bool = False) -> Table:
+def read_table(
+    path: str | os.PathLike[str], *, drop_all_missing: bool = False, allow_all_missing: bool = False
+) -> Table:
     r"""Reads a table of numbers from a CSV, TSV or Parquet file.
 
     Parquet is known by its first bytes. Anything else is text with a header line: the separator is the one of ``,``
@@ -63,10 +65,14 @@ def read_table(path: str | os.PathLike[str], *, drop_all_missing: bool = False) 
         path: The file.
         drop_all_missing: Leave out rows in which nothing was observed, instead of raising; :attr:`Table.dropped` says
             which.
+        allow_all_missing: Take columns, and rows that are not left out, in which nothing was observed as they are:
+            for data to be measured by a trained program, where a column may happen to be empty. Data to train on needs
+            some values in each.
 
     Raises:
         ValueError: If the file is missing, empty, without rows or no table; if a column has no name, the name of
-            another, text in it, infinite numbers or no observed value; if a row has no observed value.
+            another, text in it, infinite numbers or no observed value; if a row has no observed value; if the whole
+            table has none.
 
     Example:
         >>> import tempfile
@@ -98,15 +104,18 @@ def read_table(path: str | os.PathLike[str], *, drop_all_missing: bool = False) 
     if len(empty) == len(numbers):
         raise ValueError(f"{path}: no value is observed in the whole table.")
     columns = tuple(map(str, frame.columns))
-    for i in np.flatnonzero(missing.all(0)):
-        raise ValueError(f"{path}: column {columns[i]!r} has no observed value; leave it out.")
-    if empty and not drop_all_missing:
+    if not allow_all_missing:
+        for i in np.flatnonzero(missing.all(0)):
+            raise ValueError(f"{path}: column {columns[i]!r} has no observed value; leave it out.")
+    if empty and not (drop_all_missing or allow_all_missing):
         shown = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
         raise ValueError(
             f"{path}: {_count(len(empty), 'row')} without any observed value (row {shown} below the header); "
             "drop_all_missing=True leaves them out."
         )
-    values = torch.tensor(numbers[~missing.all(1)], dtype=torch.get_default_dtype())
+    if not drop_all_missing:
+        empty = []
+    values = torch.tensor(np.delete(numbers, [row - 1 for row in empty], 0), dtype=torch.get_default_dtype())
     return Table(values, columns, tuple(empty))
 
 

@@ -69,6 +69,18 @@ def test_one_column_and_flags(tmp_path: Path) -> None:
     assert "1 row dropped" in repr(table)
 
 
+def test_empty_rows_and_columns_are_taken_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "new.csv"
+    path.write_text("a,b\n1,\n,\n3,\n")
+    table = read_table(path, allow_all_missing=True)
+    assert same(table.values, torch.tensor([[1.0, NAN], [NAN, NAN], [3.0, NAN]])) and table.dropped == ()
+    table = read_table(path, allow_all_missing=True, drop_all_missing=True)
+    assert same(table.values, torch.tensor([[1.0, NAN], [3.0, NAN]])) and table.dropped == (2,)
+    path.write_text("a,b\n,\n,\n")
+    with pytest.raises(ValueError, match="no value is observed in the whole table"):
+        read_table(path, allow_all_missing=True)
+
+
 ERRORS = {
     "empty": ("", "the file is empty"),
     "blank": (" \n\n", "the file is empty"),
