@@ -14,6 +14,7 @@ from pyro_gen.evaluation.conformance import check_program
 from pyro_gen.inference import FitResult, LogLikelihood, bdmc, fit, impute, log_likelihood, reconstruct, sample
 from pyro_gen.likelihoods import observe
 from pyro_gen.program import Program, plate
+from pyro_gen.targets import load
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ __all__ = [
     "fit",
     "impute",
     "inference",
+    "load",
     "log_likelihood",
     "models",
     "observe",

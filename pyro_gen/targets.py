@@ -29,6 +29,7 @@ __all__ = [
     "SavedProgram",
     "build",
     "describe_transform",
+    "load",
     "load_program",
     "make_transform",
     "restore_transform",
@@ -85,9 +86,27 @@ def build(
             if options:
                 raise ValueError(f"{target} is a program already, so it takes no options ({', '.join(options)}).")
             return found
-        program = found(**_arguments(found, target, event_shape, options))
+        program = _create(found, target, _arguments(found, target, event_shape, options), options)
     if program.event_shape is None and event_shape is not None:
         program.event_shape = torch.Size(event_shape)
+    return program
+
+
+def _create(cls: type[Program], target: str, arguments: dict[str, Any], options: dict[str, Any]) -> Program:
+    no_super = f"{target}: {cls.__name__}.__init__ must call super().__init__() before anything else."
+    try:
+        program = cls(**arguments)
+    except ValueError:
+        raise  # a sentence, of this package or of the user
+    except Exception as error:
+        if "Module.__init__() call" in str(error):  # torch's, of a layer or parameter that comes too early
+            raise ValueError(no_super) from error
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        raise ValueError(
+            f"{target} cannot be built{f' with {given}' if given else ''}: {type(error).__name__}: {error}"
+        ) from error
+    if "_parameters" not in vars(program):
+        raise ValueError(no_super)
     return program
 
 
@@ -129,6 +148,16 @@ def _arguments(
             if name == "features" and len(event_shape) != 1:
                 raise ValueError(f"{target} is for tables, rows of numbers, not data of shape {tuple(event_shape)}.")
             arguments[name] = event_shape[0] if name == "features" else torch.Size(event_shape)
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = [n for n, p in parameters.items() if p.default is p.empty and p.kind not in variadic]
+    missing = [name for name in required if name not in arguments]
+    if shape := [name for name in missing if name in ("event_shape", "features")]:
+        raise ValueError(f"{target} needs {shape[0]}, the shape of its data: give some, by --data.")
+    if missing:
+        raise ValueError(
+            f"{target} needs {' '.join(f'--set {name}=...' for name in missing)}"
+            f", {'arguments' if len(missing) > 1 else 'an argument'} without a default."
+        )
     try:
         inspect.signature(cls).bind(**arguments)
     except TypeError as error:
@@ -151,6 +180,8 @@ def _find_in_file(path: Path, name: str) -> "type[Program] | Program":
         found = vars(module).get(name)
         if isinstance(found, Program) or (isinstance(found, type) and issubclass(found, Program)):
             return found
+        if isinstance(found, type):
+            raise ValueError(f"{path}: {name} does not inherit from pyro_gen.Program; {_contents(module)}")
         what = "has no" if found is None else f"holds a {type(found).__name__}, not a program, under"
         raise ValueError(f"{path} {what} {name!r}; {_contents(module)}")
     own = {n: v for n, v in vars(module).items() if isinstance(v, Program) or _is_own_class(v, module)}
@@ -193,13 +224,16 @@ def _run_file(path: Path) -> Any:
 # Transforms
 
 
-def make_transform(specs: Sequence[str], train: Tensor, levels: int | None = None) -> Transform | None:
+def make_transform(
+    specs: Sequence[str], train: Tensor, levels: int | None = None, columns: Sequence[str] | None = None
+) -> Transform | None:
     """Creates a transform from texts such as ``"binarize=8"`` or ``"standardize"``, applied from first to last.
 
     Arguments:
         specs: A name in :data:`TRANSFORMS` each, with its arguments behind ``=``, parted by commas.
         train: Training data, with shape :math:`(N, *)`, from which ``standardize`` takes its moments.
         levels: The number of levels of the data, for the transforms that need it.
+        columns: Names of the columns of a table, for messages.
 
     Returns:
         The transform, or ``None`` where there are no specs.
@@ -213,7 +247,7 @@ def make_transform(specs: Sequence[str], train: Tensor, levels: int | None = Non
     """
     made: list[Transform] = []
     for spec in specs:
-        transform = _make_one(spec, train, levels)
+        transform = _make_one(spec, train, levels, columns)
         made.append(transform)
         with seeded(0):
             train = transform(train)
@@ -228,22 +262,27 @@ def check_transform(spec: str) -> None:
     _numbers(spec, text)
 
 
-def _make_one(spec: str, train: Tensor, levels: int | None) -> Transform:
+def _make_one(spec: str, train: Tensor, levels: int | None, columns: Sequence[str] | None) -> Transform:
     check_transform(spec)
     name, _, text = spec.partition("=")
     if name == "standardize":
         if text:
             raise ValueError(f"transform {spec!r}: standardize takes its moments from the training data, no arguments.")
+        for column, values in zip(columns or (), train.unbind(1) if columns else (), strict=True):
+            if len(values[~values.isnan()].unique()) < 2:
+                raise ValueError(
+                    f"transform 'standardize': column {column!r} does not vary in the training data; leave it out."
+                )
         return Standardize.fit(train)
     cls: Any = TRANSFORMS[name]
-    values: list[Any] = _numbers(spec, text)
+    numbers: list[Any] = _numbers(spec, text)
     wanted = [f.name for f in dataclasses.fields(cls)]
-    if wanted[:1] == ["levels"] and not values:
+    if wanted[:1] == ["levels"] and not numbers:
         if levels is None:
             raise ValueError(f"transform {spec!r}: say how many levels the data has, as {name}=256.")
-        values = [levels]
+        numbers = [levels]
     try:
-        return cls(*values)  # type: ignore[no-any-return]
+        return cls(*numbers)  # type: ignore[no-any-return]
     except TypeError:
         raise ValueError(f"transform {spec!r}: its arguments are {', '.join(wanted)}, as {name}=NUMBER.") from None
 
@@ -388,6 +427,9 @@ def load_program(path: str | Path, target: str | None = None) -> SavedProgram:
     except Exception as error:  # what torch raises on a file that is no file of its own is not listed anywhere
         raise ValueError(f"{path}: not a program saved by pyro-gen fit ({type(error).__name__}).") from error
     shape = torch.Size(description["event_shape"])
+    file, _ = _file_and_name(description["target"])
+    if target is None and file is not None and not file.is_file():
+        raise ValueError(f"{path}: its program is in {file}, which is not there now: say where it is, by target=.")
     program = build(target or description["target"], shape, description["options"])
     program.event_shape = shape
     # Parameters that a first run creates (plain functions, autoguides) must exist before they can be filled.
@@ -400,3 +442,35 @@ def load_program(path: str | Path, target: str | None = None) -> SavedProgram:
             f"{path}: its weights do not fit {description['target']}, which has changed since: {error}"
         ) from None
     return SavedProgram(program.eval(), restore_transform(description["transform"]), description)
+
+
+def load(path: str | Path, target: str | None = None) -> Program:
+    """Loads a program trained by ``pyro-gen fit``, on the CPU and in evaluation mode.
+
+    The program is for data as it was trained on: where that went through a transform (``--transform``),
+    :func:`load_program` gives the transform too. Nothing in the file is run as code; a program of the user's is built
+    by the Python file that it came from.
+
+    Arguments:
+        path: The file.
+        target: Where the program's class is now (``"my_file.py:MyProgram"``), if it has moved.
+
+    Returns:
+        The program.
+
+    Raises:
+        ValueError: The file is missing or no saved program, the program's class is not where it was, or the weights do
+            not fit it.
+
+    Example:
+        >>> import contextlib, os, tempfile
+        >>> import pyro_gen as pg
+        >>> from pyro_gen.cli import main
+        >>> path = os.path.join(tempfile.mkdtemp(), "gaussian.pt")
+        >>> with contextlib.redirect_stdout(None):  # pyro-gen fit Gaussian --data iris --out gaussian.pt
+        ...     code = main(["fit", "Gaussian", "--data", "iris", "--out", path, "--epochs", "2", "--no-progress"])
+        >>> program = pg.load(path)
+        >>> pg.sample(program, 3).shape
+        torch.Size([3, 4])
+    """
+    return load_program(path, target).program

@@ -515,6 +515,16 @@ def stored() -> dict[str, dict[str, Any]]:
     return {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(RESULTS.glob("*.json"))}
 
 
+def clock(seconds: float) -> str:
+    """A time to be read by people.
+
+    Example:
+        >>> clock(5.4), clock(150.0)
+        ('5 s', '2 min')
+    """
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
 def table() -> str:
     """The entries as a Markdown table, with the results that are stored."""
     results = stored()
@@ -532,10 +542,8 @@ def table() -> str:
         measured = f"{found['value']:.{digits}f}"
         if found["kind"] != "exact":
             measured += f" ± {found['standard_error']:.{digits}f}"
-        seconds = found["seconds"]
-        clock = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
         verdict = "holds" if entry.figure.holds(found["value"]) else "**missed**"
-        lines.append(row + f"| {measured} | {verdict} | {clock}, {found['device']} |")
+        lines.append(row + f"| {measured} | {verdict} | {clock(found['seconds'])}, {found['device']} |")
     return "\n".join(lines)
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import pyro_gen
 from pyro_gen import data, zoo
 from pyro_gen.evaluation.baselines import full_gaussian, independent_categorical
-from pyro_gen.models import ProbabilisticPCA
+from pyro_gen.models import FactorAnalysis, ProbabilisticPCA
 from pyro_gen.targets import (
     SavedProgram,
     build,
@@ -316,7 +317,7 @@ def test_programs_of_functions_and_autoguides_are_saved_too(tmp_path: Path) -> N
     save_program(tmp_path / "mine.pt", program, f"{source}")
     assert next(load_program(tmp_path / "mine.pt").program.parameters()).tolist() == [5.0, 5.0]
     moved = source.rename(tmp_path / "moved.py")
-    with pytest.raises(ValueError, match=r"mine\.py: no such file"):
+    with pytest.raises(ValueError, match=r"mine\.py, which is not there now"):
         load_program(tmp_path / "mine.pt")
     assert next(load_program(tmp_path / "mine.pt", target=str(moved)).program.parameters()).tolist() == [5.0, 5.0]
 
@@ -337,3 +338,22 @@ def test_a_file_that_holds_code_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": Payload(), "description": "{}"}, tmp_path / "bad.pt")
     with pytest.raises(ValueError, match="not a program saved by pyro-gen fit"):
         load_program(tmp_path / "bad.pt")
+
+
+def test_load_gives_the_program_that_was_saved(tmp_path: Path) -> None:
+    program = build("FactorAnalysis", (3,), {"rank": 2}, seed=4)
+    save_program(tmp_path / "p.pt", program, "FactorAnalysis", options={"rank": 2})
+    loaded = pyro_gen.load(tmp_path / "p.pt")
+    assert isinstance(loaded, FactorAnalysis) and not loaded.training and loaded.event_shape == (3,)
+    assert torch.equal(loaded.loadings, program.loadings)
+    assert not torch.equal(build("FactorAnalysis", (3,), {"rank": 2}, seed=5).loadings, program.loadings)
+    with pytest.raises(ValueError, match="no such file"):
+        pyro_gen.load(tmp_path / "q.pt")
+
+
+def test_standardize_names_the_columns_that_do_not_vary() -> None:
+    x = torch.tensor([[1.0, 2.0, torch.nan], [2.0, 2.0, torch.nan], [3.0, torch.nan, torch.nan]])
+    for kept, name in (([0, 1], "flat"), ([0, 2], "empty")):
+        with pytest.raises(ValueError, match=f"column '{name}' does not vary"):
+            make_transform(["standardize"], x[:, kept], columns=["a", name])
+    assert make_transform(["standardize"], x[:, :1], columns=["a"]) is not None
