@@ -4,13 +4,17 @@ Results go to standard output (with ``--json`` as JSON and nothing else), progre
 exit code is 0, or 1 where the answer is no (a program fails a check, a figure does not hold), or 2 for bad input.
 """
 
+import inspect
 import json
+import os
+import re
 import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import torch
@@ -19,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from pyro_gen import zoo
+from pyro_gen import __version__, zoo
 from pyro_gen.data import DataSet, Transform, as_tensor, read_table
 from pyro_gen.data import load as load_data
 from pyro_gen.data.datasets import FROM_FOLDER
@@ -49,6 +53,22 @@ app = typer.Typer(
 )
 zoo_app = typer.Typer(help="Programs with their recipes and the figures these must reproduce.", no_args_is_help=True)
 app.add_typer(zoo_app, name="zoo")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"pyro-gen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
@@ -130,12 +150,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _one_line(error: Exception) -> str:
     """What an exception says, without the tensors that torch and Pyro print into their messages."""
     text = " ".join(str(error).split("tensor(")[0].split())
-    if text.endswith("but found invalid values:"):  # Pyro's, about data outside the support of the likelihood
-        text = text.removesuffix(":") + " in the data: transform it (--transform) or choose another likelihood (--set)."
+    if text.endswith("but found invalid values:"):
+        text = _about_invalid_values(text.removesuffix(":"), error)
+    text = _in_words_of_the_shell(text)
     # Messages of this package are whole sentences; others may be a word, or nothing.
     if not isinstance(error, ValueError | TypeError | ArithmeticError) or " " not in text:
         text = f"{type(error).__name__}: {text} (--debug shows where)"
     return text if len(text) <= 700 else text[:700] + " ..."
+
+
+def _about_invalid_values(text: str, error: Exception) -> str:
+    """What torch's validation of values and parameters of distributions says, and what to do about it."""
+    frames = list(_frames(error))
+    if "Expected value argument" in text:
+        sites = [frame.f_locals["site"] for frame in frames if isinstance(frame.f_locals.get("site"), dict)]
+        if any(site.get("is_observed") for site in sites[-1:]):
+            return text + " in the data: transform it (--transform) or choose another likelihood (--set)."
+        return text + ": the guide draws outside of the support that the model gives this site, or NaN."
+    sides = [
+        frame.f_code.co_name
+        for frame in frames
+        if frame.f_code.co_name in ("guide", "model") and isinstance(frame.f_locals.get("self"), Program)
+    ]
+    if found := re.search(r"parameter (\w+) .*of distribution (\w+)\(.*constraint (.*), but", text):
+        text = f"the parameter {found[1]} of {found[2]} is NaN or infinite, or breaks the constraint {found[3]}"
+    return (
+        f"in the {sides[0] if sides else 'program'}, {text}. If the data has missing values, x has NaN in it: give "
+        "networks torch.nan_to_num(x), and x.isnan() beside it."
+    )
+
+
+def _frames(error: BaseException) -> Iterator[FrameType]:
+    """The frames that an exception and what it was raised from went through, from the outermost on."""
+    at = error.__traceback__
+    while at is not None:
+        yield at.tb_frame
+        at = at.tb_next
+    if error.__context__ is not None:
+        yield from _frames(error.__context__)
+
+
+# Arguments of functions of the package that the command line takes as options of the same name.
+_ARGUMENTS = (
+    *("batch_size", "checkpoint", "chains", "clip_norm", "epochs", "kl_warmup", "lr", "method", "num_particles"),
+    *("patience", "resume", "schedule", "seed", "target", "temperatures", "validation"),
+)
+
+
+def _in_words_of_the_shell(text: str) -> str:
+    """Advice for Python, ``give validation= too``, as advice for the command line, ``give --validation too``."""
+
+    def option(found: re.Match[str]) -> str:
+        value = found["value"].strip("\"'")
+        return f"--{found['name'].replace('_', '-')}" + (f" {value}" if value and value != "True" else "")
+
+    pattern = rf"(?<![\w.(/-])(?<!--set )(?P<name>{'|'.join(_ARGUMENTS)})=(?P<value>(\"[^\"]*\"|'[^']*'|[-\w.+]*\w)?)"
+    return re.sub(pattern, option, text).replace("Try a smaller lr", "Try a smaller --lr")
 
 
 def _print_json(value: Any) -> None:
@@ -156,7 +226,8 @@ class _Data:
     levels: int | None
 
 
-def _read(name: str, part: Part, data_root: Path | None, drop_empty: bool) -> _Data:
+def _read(name: str, part: Part, data_root: Path | None, drop_empty: bool, to_train: bool = True) -> _Data:
+    """Reads data; that to train on needs a value in each column and row, other data may have empty ones."""
     if name in DATA_SETS:
         if name in FROM_FOLDER and data_root is None:
             raise ValueError(
@@ -166,17 +237,17 @@ def _read(name: str, part: Part, data_root: Path | None, drop_empty: bool) -> _D
         return _Data(name, known.train if part is Part.train else known.test, known.columns, known.levels)
     path = Path(name)
     if path.suffix == ".pt" or path.suffix == ".npy":
-        return _Data(str(path), _read_array(path, drop_empty), None, None)
+        return _Data(str(path), _read_array(path, drop_empty, to_train), None, None)
     if not path.exists() and not path.suffix:
         raise ValueError(f"there is no data set {name!r}, nor a file: the data sets are {', '.join(DATA_SETS)}.")
     try:
-        table = read_table(path, drop_all_missing=drop_empty)
+        table = read_table(path, drop_all_missing=drop_empty, allow_all_missing=not to_train)
     except ValueError as error:
         raise ValueError(str(error).replace("drop_all_missing=True", "--drop-empty")) from error
     return _Data(str(path), table.values, table.columns, None)
 
 
-def _read_array(path: Path, drop_empty: bool) -> Tensor:
+def _read_array(path: Path, drop_empty: bool, to_train: bool) -> Tensor:
     import numpy as np
 
     if not path.is_file():
@@ -189,24 +260,96 @@ def _read_array(path: Path, drop_empty: bool) -> Tensor:
     empty = x.isnan().reshape(len(x), -1).all(1)
     if empty.all():
         raise ValueError(f"{path}: no value is observed in the whole array.")
-    if empty.any() and not drop_empty:
+    if empty.any() and to_train and not drop_empty:
         raise ValueError(
             f"{path}: {int(empty.sum())} of {len(x)} rows without any observed value (the first is row "
             f"{int(empty.nonzero()[0])}, counted from 0); --drop-empty leaves them out."
         )
-    return x[~empty]
+    return x[~empty] if drop_empty else x
 
 
 def _through(transform: Transform | None, x: Tensor, seed: int) -> Tensor:
     return x if transform is None else transform(x, torch.Generator().manual_seed(seed))
 
 
-def _check_shape(saved: SavedProgram, data: _Data) -> None:
+def _aligned(saved: SavedProgram, data: _Data) -> _Data:
+    """Data with the columns of the program, in its order."""
+    wanted, given = saved.description["columns"], data.columns
+    if wanted is not None and given is not None:
+        missing, unknown = ([c for c in a if c not in b] for a, b in ((wanted, given), (given, wanted)))
+        complaints = []
+        if missing:
+            complaints.append(f"has no column {_names(missing)} (add it, empty where it was not observed)")
+        if unknown:
+            complaints.append(f"has a column {_names(unknown)} that the program does not know (leave it out)")
+        if complaints:
+            raise ValueError(f"{data.name} {' and '.join(complaints)}; the program's columns are {_names(wanted)}.")
+        return replace(data, x=data.x[:, [given.index(c) for c in wanted]], columns=tuple(wanted))
     if data.x.shape[1:] != saved.program.event_shape:
         raise ValueError(
             f"{data.name} has data of shape {tuple(data.x.shape[1:])}, the program is for data of shape "
             f"{tuple(saved.program.event_shape or ())}."
         )
+    return data
+
+
+def _names(columns: Sequence[str]) -> str:
+    return ", ".join(map(repr, columns[:5])) + (f", ... ({len(columns)} in all)" if len(columns) > 5 else "")
+
+
+def _warn_of_scales(x: Tensor, columns: Sequence[str] | None) -> None:
+    """One line on standard error where the columns of a table, (N, D), are on scales that hardly train together."""
+    if x.ndim != 2:
+        return
+    wide = x.double()
+    mean = wide.nanmean(0)
+    scale = (wide - mean).square().nanmean(0).sqrt()
+    binary = ((wide == 0) | (wide == 1) | wide.isnan()).all(0)  # their scale says how rare the ones are
+    shown = ((scale > 0) & ~binary).nonzero().flatten()
+    if len(shown) == 0:
+        return
+
+    def name(i: int) -> str:
+        return repr(columns[i]) if columns is not None else f"number {i + 1}"
+
+    mean, scale = mean[shown], scale[shown]
+    low, high, far = int(scale.argmin()), int(scale.argmax()), int((mean.abs() / scale).argmax())
+    if scale[high] > 100 * scale[low]:
+        what = (
+            f"the standard deviations of the columns go from {float(scale[low]):.3g} ({name(int(shown[low]))}) to "
+            f"{float(scale[high]):.3g} ({name(int(shown[high]))})"
+        )
+    elif mean[far].abs() > 100 * scale[far]:
+        what = (
+            f"column {name(int(shown[far]))} has mean {float(mean[far]):.5g} and standard deviation "
+            f"{float(scale[far]):.3g}"
+        )
+    else:
+        return
+    print(f"warning: {what}: add --transform standardize, or training may fail.", file=sys.stderr)
+
+
+def _check_context(program: Program, target: str) -> None:
+    model = getattr(program, "_model", program.model)  # that of Program.from_functions
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(model).parameters.values()
+    if context := [p.name for p in parameters if p.kind in kinds and p.default is p.empty][1:]:
+        raise ValueError(
+            f"{target} takes context ({', '.join(context)}), which the command line cannot give: use Python."
+        )
+
+
+def _check_writable(path: Path | None, option: str) -> None:
+    """Checks before the work that its result can be written; folders that are not there yet are made later."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise ValueError(f"{option} {path}: is a folder, give the name of a file.")
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    if not folder.is_dir():
+        raise ValueError(f"{option} {path}: {folder} is a file, not a folder.")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise ValueError(f"{option} {path}: cannot be written, {path if path.exists() else folder} is read-only.")
 
 
 def _options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -241,6 +384,7 @@ def _demo(
     if not out.suffix or out.is_dir():
         out = out / "pyro_gen_demo.png"
     _check_picture(out)
+    _check_writable(out, "--out")
     found = run(out, seed=seed, progress=progress)
     if as_json:
         _print_json(found)
@@ -277,15 +421,17 @@ def _check_picture(path: Path) -> None:
 
 @zoo_app.command("list")
 def _zoo_list(as_json: Json = False) -> None:
-    """List the entries."""
+    """List the entries, with the time they took where there is a stored result."""
     entries = [zoo.load(name) for name in zoo.names()]
     if as_json:
         _print_json([_described(entry) for entry in entries])
         return
-    table = Table("entry", "what", "must reproduce", "takes about")
+    table, results = Table("entry", "what", "must reproduce", "takes"), zoo.stored()
     for e in entries:
-        clock = f"{e.minutes:g} min" if e.minutes >= 1 else f"{60 * e.minutes:.0f} s"
-        table.add_row(e.name, e.title, f"{e.figure} ({e.figure.method})", clock + (" on a GPU" if e.gpu else ""))
+        time = f"about {zoo.clock(60 * e.minutes)}{' on a GPU' if e.gpu else ''}"
+        if e.name in results:
+            time = f"{zoo.clock(results[e.name]['seconds'])} ({results[e.name]['device']})"
+        table.add_row(e.name, e.title, f"{e.figure} ({e.figure.method})", time)
     Console().print(table)
 
 
@@ -335,6 +481,7 @@ def _zoo_reproduce(
     as_json: Json = False,
 ) -> None:
     """Train an entry, measure it, and say whether its figure holds (exit code 1 if not)."""
+    _check_writable(checkpoint, "--checkpoint")
     kept: dict[str, Any] = {} if checkpoint is None else {"checkpoint": checkpoint, "resume": True}
     _check_device(device)
     found = zoo.reproduce(name, seed=seed, data_root=data_root, device=device, progress=progress, **kept)
@@ -382,6 +529,7 @@ def _fit(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per step (128, or the recipe's).")] = None,
     lr: Annotated[float | None, typer.Option(help="The learning rate (0.001, or the recipe's).")] = None,
     schedule: Annotated[str | None, typer.Option(help="constant or cosine.")] = None,
+    clip_norm: Annotated[float | None, typer.Option(help="The greatest norm of the gradient.")] = None,
     validation: Annotated[float | None, typer.Option(help="The share of the data to hold out.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better one.")] = None,
     objective: Annotated[
@@ -406,11 +554,15 @@ def _fit(
     """Train a program and save it as one file, for sample and evaluate."""
     _check_device(device)
     chosen = {
-        **{"epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": schedule, "patience": patience},
-        **{"objective": _objective(objective, particles), "kl_warmup": kl_warmup, "checkpoint": checkpoint},
+        **{"epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": schedule, "clip_norm": clip_norm},
+        **{"patience": patience, "kl_warmup": kl_warmup, "checkpoint": checkpoint},
+        **{"objective": _objective(objective, particles)},
     }
     arguments: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     arguments["resume"] = resume
+    path = out or Path(Path(target.replace(".py:", "_").replace(".py", "")).name + ".pt")
+    _check_writable(path, "--out")
+    _check_writable(checkpoint, "--checkpoint")
     entry = zoo.load(target) if target in zoo.names() else None
     if entry is not None and (data or transform or options or validation is not None):
         raise ValueError(
@@ -430,15 +582,16 @@ def _fit(
         x, held_out = read.x, None
         if validation is not None:
             x, held_out = DataSet(read.name, read.x, read.x[:0]).split(validation, seed)
-        kept = make_transform(transform or [], x, read.levels)
+        kept = make_transform(transform or [], x, read.levels, read.columns)
         columns, source = read.columns, read.name
         program = build(name, x.shape[1:], given, seed=seed)
+        _check_context(program, target)
         redraw = kept if kept is not None and kept.draws else None
         if redraw is None:
             x, held_out = _through(kept, x, seed), None if held_out is None else _through(kept, held_out, seed)
         arguments |= {"validation": held_out, "transform": redraw, "accelerator": device}
+        _warn_of_scales(_through(redraw, x, seed), columns)
         result = train(program, x, seed=seed, progress=progress, **arguments)
-    path = out or Path(Path(target.replace(".py:", "_").replace(".py", "")).name + ".pt")
     save_program(path, result.program, name, options=given, transform=kept, columns=columns, data=source)
     last = result.history[-1]
     if as_json:
@@ -553,8 +706,13 @@ def _evaluate(
     from pyro_gen.inference.importance import log_likelihood
 
     saved = load_program(weights, target)
-    read = _read(data, part, data_root, drop_empty)
-    _check_shape(saved, read)
+    read = _aligned(saved, _read(data, part, data_root, drop_empty, to_train=False))
+    if empty := int(read.x.isnan().reshape(len(read.x), -1).all(1).sum()):
+        print(
+            f"note: {empty} of {len(read.x)} rows without any observed value count as log-likelihood 0; --drop-empty "
+            "leaves them out.",
+            file=sys.stderr,
+        )
     chosen = {"num_particles": num_particles, "chains": chains, "temperatures": temperatures}
     options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     x, jacobian = (read.x, None) if saved.transform is None else transform_with_ladj(saved.transform, read.x, seed)
@@ -590,14 +748,15 @@ def _check(
     as_json: Json = False,
 ) -> None:
     """Put a program through the conformance suite (exit code 1 if a check fails)."""
-    from pyro_gen.evaluation.conformance import check_program
+    from pyro_gen.evaluation.conformance import Report, check_program
 
     program, x = _program_and_data(target, data, transform or [], _options(options or []), drop_empty, data_root, seed)
     report = check_program(program, x, seed=seed)
     if as_json:
         _print_json(report.to_dict())
     else:
-        print(report)
+        # What failed last: the end of a long table is what is in view.
+        print(Report(report.program, tuple(sorted(report, key=lambda result: result.status == "failed"))))
     if not report.ok:
         raise typer.Exit(1)
 
@@ -619,12 +778,15 @@ def _program_and_data(
         return build(entry.model, prepared.test.shape[1:], entry.options, seed=seed), prepared.test
     if data is not None:
         read = _read(data, Part.train, data_root, drop_empty)
-        kept = make_transform(transform, read.x, read.levels)
+        kept = make_transform(transform, read.x, read.levels, read.columns)
         x = _through(kept, read.x, seed)
-        return build(target, x.shape[1:], options, seed=seed), x
+        program = build(target, x.shape[1:], options, seed=seed)
+        _check_context(program, target)
+        return program, x
     if target in MODELS:
         raise ValueError(f"{target} takes the shape of its data: say which, by --data.")
     program = build(target, None, options, seed=seed)
+    _check_context(program, target)
     if program.event_shape is None:
         raise ValueError(f"{target} does not know the shape of one datum (event_shape): give some data, by --data.")
     return program, sample(program, 64, seed=seed)
