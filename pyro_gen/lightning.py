@@ -10,7 +10,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_gen.inference.objectives import ELBO, Objective
+from pyro_gen.inference.objectives import Objective, resolve_objective
 from pyro_gen.program import Program, data_size
 
 __all__ = ["SVIModule"]
@@ -44,7 +44,7 @@ class SVIModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.program = program
-        self.objective = objective or program.objective or ELBO()
+        self.objective = resolve_objective(program, objective)
         if size < 1:
             raise ValueError(f"size={size}: give the number of rows of the training data.")
         if kl_warmup and not self.objective.anneals:

@@ -68,6 +68,18 @@ class Objective(nn.Module):
         raise NotImplementedError
 
 
+def resolve_objective(program: Program, objective: Objective | None) -> Objective:
+    """The objective that is given, else the program's own, else the ELBO.
+
+    Raises:
+        TypeError: It is no objective.
+    """
+    objective = objective or getattr(program, "objective", None) or ELBO()
+    if not isinstance(objective, Objective):
+        raise TypeError(f"objective={objective!r}: give an objective such as ELBO() or IWAE(10), from pg.inference.")
+    return objective
+
+
 def latent_sites(model_trace: Trace, guide_trace: Trace) -> dict[str, tuple[Any | None, Any]]:
     """Pairs the latent sites of model and guide, in the order of the model.
 

@@ -37,7 +37,7 @@ from pyro_gen._random import seeded
 from pyro_gen.data import Batches
 from pyro_gen.density import as_inputs
 from pyro_gen.inference.graph import GradientStep, LossModule, NotTraceableError, compiler_available
-from pyro_gen.inference.objectives import ELBO, Objective
+from pyro_gen.inference.objectives import ELBO, Objective, resolve_objective
 from pyro_gen.program import Program, data_size, sample_sites, site_log_prob, structure, trace_pair
 
 if TYPE_CHECKING:
@@ -184,9 +184,7 @@ def fit(
     if not isinstance(program, Program):
         what = "the class itself: create an instance" if isinstance(program, type) else type(program).__name__
         raise TypeError(f"pg.fit trains a pyro_gen.Program, and was given {what}.")
-    objective = objective or getattr(program, "objective", None) or ELBO()
-    if not isinstance(objective, Objective):
-        raise TypeError(f"objective={objective!r}: give an objective such as ELBO() or IWAE(10), from pg.inference.")
+    objective = resolve_objective(program, objective)
     settings = _Settings(epochs, batch_size, lr, patience, schedule, kl_warmup, seed)
     settings.check(validation)
     if clip_norm is not None and not clip_norm > 0:
