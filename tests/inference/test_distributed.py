@@ -31,6 +31,8 @@ def runs():
     common = dict(epochs=6, batch_size=20, lr=0.05, progress=False, compile="auto")
     yield "gaussian", pg.models.Gaussian(3), x[:60], common | dict(clip_norm=1.0, validation=x[:13])
     yield "ppca", pg.models.ProbabilisticPCA(3, 1).marginal(), x[:60], common | dict(schedule="cosine")
+    # Its guide is the exact posterior: log p(x, z) - log q(z | x) and its gradient are the same for every draw of z.
+    yield "latent", pg.models.ProbabilisticPCA(3, 1), x[:60], common
     yield "holes", pg.models.Gaussian(3), holes[:60], common
     yield "vae", pg.models.VAE(9, latent=2, hidden=(8,)), binary, common | dict(epochs=12, batch_size=40, lr=0.01)
     yield "rest", pg.models.Gaussian(3), x, common | dict(epochs=2)
@@ -95,7 +97,7 @@ def test_both_ranks_report_the_same(outcome: list[dict[str, Any]]) -> None:
         assert a[name]["mode"] == "eager"
 
 
-@pytest.mark.parametrize("name", ["gaussian", "ppca", "holes"])
+@pytest.mark.parametrize("name", ["gaussian", "ppca", "latent", "holes"])
 def test_two_processes_are_one_with_the_same_global_batch(outcome: list[dict[str, Any]], name: str) -> None:
     alone, together = single(name), outcome[0][name]
     assert together["steps"] == alone.steps
