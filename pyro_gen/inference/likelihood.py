@@ -1,4 +1,9 @@
-r"""The result of a likelihood estimate: a number per datum, its error, and what kind of number it is."""
+r"""The result of a likelihood estimate: its numbers, their errors, and what kind of number they are.
+
+Of each datum, :math:`\log p(x_n)`, or of data sets as wholes, :math:`\log p(x_{1:N})` with all latent variables
+integrated out: the evidence. Evidences of two models of the same data compare them; their difference is the logarithm
+of the Bayes factor.
+"""
 
 import math
 from dataclasses import dataclass, field
@@ -9,24 +14,31 @@ from torch import Tensor
 
 __all__ = ["LogLikelihood"]
 
-_KINDS = ("exact", "stochastic lower bound", "stochastic upper bound", "sandwich")
+_KINDS = ("exact", "estimate", "stochastic lower bound", "stochastic upper bound", "sandwich")
+_UNITS = {  # the unit, and what the values are counted in
+    "nats per datum": "data",
+    "nats": "data set",
+    "nats per data set": "data sets",
+}
 
 
 @dataclass(frozen=True)
 class LogLikelihood:
-    r"""Estimates of :math:`\log p(x_n)`, in nats.
+    r"""Estimates of :math:`\log p(x_n)` of N data, or of the evidence of N data sets, in nats.
 
     Arguments:
-        value: The estimates, float64 with shape :math:`(N,)`.
+        value: The estimates, float64 with shape :math:`(N,)`; N = 1 for the evidence of one data set.
         standard_error: Their Monte Carlo standard errors, float64 with shape :math:`(N,)`; 0 where exact, NaN where one
             draw gives none.
-        kind: ``"exact"``, ``"stochastic lower bound"`` (its expectation is at most :math:`\log p(x_n)`),
-            ``"stochastic upper bound"``, or ``"sandwich"`` (both, in ``lower`` and ``upper``).
+        kind: ``"exact"``, ``"estimate"`` (consistent, but no bound), ``"stochastic lower bound"`` (its expectation is
+            at most :math:`\log p(x_n)`), ``"stochastic upper bound"``, or ``"sandwich"`` (both, in ``lower`` and
+            ``upper``).
         method: The method that made them.
-        event_dims: How many numbers of a datum were seen, in the mean over the data.
+        event_dims: How many numbers of a datum, or of a data set, were seen, in the mean over them.
         lower: Stochastic lower bounds with shape :math:`(N,)`, where known.
         upper: Stochastic upper bounds with shape :math:`(N,)`, where known.
         diagnostics: Tensors by name: effective sample size, Pareto k-hat, acceptance, ...
+        unit: ``"nats per datum"``, ``"nats"`` for the evidence of one data set, ``"nats per data set"`` for several.
 
     Example:
         >>> result = LogLikelihood(torch.tensor([-3.0, -5.0]), torch.tensor([0.3, 0.4]), "exact", "exact", 2.0)
@@ -34,6 +46,8 @@ class LogLikelihood:
         (-4.0, 0.25, 1.0)
         >>> print(result)
         log-likelihood -4.000 +- 0.250 nats per datum (exact; 2 data, sampling error 1.000)
+        >>> print(LogLikelihood(torch.tensor([-61.2]), torch.tensor([0.02]), "estimate", "bridge", 90.0, unit="nats"))
+        log-evidence -61.200 +- 0.020 nats (bridge, estimate)
     """
 
     value: Tensor
@@ -44,17 +58,20 @@ class LogLikelihood:
     lower: Tensor | None = None
     upper: Tensor | None = None
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
+    unit: str = "nats per datum"
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
             raise ValueError(f"LogLikelihood(kind={self.kind!r}): choose one of {', '.join(_KINDS)}.")
+        if self.unit not in _UNITS:
+            raise ValueError(f"LogLikelihood(unit={self.unit!r}): choose one of {', '.join(_UNITS)}.")
         for name in ("value", "standard_error", "lower", "upper"):
             tensor = getattr(self, name)
             if tensor is not None:
                 object.__setattr__(self, name, tensor.detach().to("cpu", torch.float64))
 
     def mean(self) -> float:
-        """The mean over the data, in nats per datum."""
+        """The mean over the data (or data sets), in nats; of one evidence, the evidence itself."""
         return float(self.value.mean())
 
     def mean_standard_error(self) -> float:
@@ -94,8 +111,8 @@ class LogLikelihood:
         out: dict[str, Any] = {
             "method": self.method,
             "kind": self.kind,
-            "unit": "nats per datum",
-            "data": len(self.value),
+            "unit": self.unit,
+            _UNITS[self.unit].replace(" ", "_"): len(self.value),
             "mean": self.mean(),
             "standard_error": _number(self.mean_standard_error()),
             "sampling_error": _number(self.sampling_error()),
@@ -112,10 +129,9 @@ class LogLikelihood:
         error, sampling = self.mean_standard_error(), self.sampling_error()
         bounds = "" if self.upper is None else f" in [{_mean(self.lower):.3f}, {_mean(self.upper):.3f}]"
         label = self.method if self.kind == self.method else f"{self.method}, {self.kind}"
-        return (
-            f"log-likelihood {self.mean():.3f} +- {error:.3f} nats per datum{bounds} "
-            f"({label}; {len(self.value)} data, sampling error {sampling:.3f})"
-        )
+        what = "log-likelihood" if self.unit == "nats per datum" else "log-evidence"
+        of = "" if self.unit == "nats" else f"; {len(self.value)} {_UNITS[self.unit]}, sampling error {sampling:.3f}"
+        return f"{what} {self.mean():.3f} +- {error:.3f} {self.unit}{bounds} ({label}{of})"
 
 
 def _mean(tensor: Tensor | None) -> float:

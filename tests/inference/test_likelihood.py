@@ -53,3 +53,14 @@ def test_text_and_json():
 def test_refuses_another_kind():
     with pytest.raises(ValueError, match="sandwich"):
         make(kind="guess")
+
+
+def test_evidence_of_a_data_set():
+    one = make(value=torch.tensor([-61.25]), standard_error=torch.tensor([0.25]), unit="nats", event_dims=40.0)
+    assert str(one) == "log-evidence -61.250 +- 0.250 nats (ais, stochastic lower bound)"
+    assert one.to_dict()["unit"] == "nats" and one.to_dict()["data_set"] == 1
+    assert one.bits_per_dim() == pytest.approx(61.25 / 40 / math.log(2))
+    several = make(unit="nats per data set", kind="estimate")
+    assert str(several).startswith("log-evidence -6.000 +- 0.250 nats per data set (ais, estimate; 2 data sets")
+    with pytest.raises(ValueError, match="nats per data set"):
+        make(unit="bits")
