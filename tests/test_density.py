@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import biject_to
 
-import pyro_gen.density as module
+import pyro_gen.density.sites as module
 from pyro_gen._random import seeded
 from pyro_gen.density import density
 from pyro_gen.likelihoods import observe
@@ -59,7 +59,7 @@ def test_gradients_against_a_loop():
     terms = target.value_and_grad(z)
     for c in range(3):
         point = z[c].clone().requires_grad_()
-        prior, likelihood = target._one(point)
+        prior, likelihood = target._one(point, {})
         (g,) = torch.autograd.grad(prior.sum(), point, retain_graph=True)
         (h,) = torch.autograd.grad(likelihood.sum(), point)
         torch.testing.assert_close(terms.grad_prior[c], g, rtol=1e-4, atol=1e-4)
@@ -148,6 +148,16 @@ def test_evaluation_mode_is_restored():
     assert program.training and program.net[1].training
 
 
+class Gaussian(Program):
+    """A normal sample whose mean and scale are global."""
+
+    def model(self, x):
+        mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
+        scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        with self.plate(x):
+            return observe("x", dist.Normal(mean, scale), x)
+
+
 def variant(inside):
     class Variant(Program):
         def model(self, x):
@@ -185,19 +195,6 @@ def test_refusals():
     with pytest.raises(ValueError, match="random numbers outside"):
         density(variant(lambda z: z + torch.randn(())), x)
 
-    class Global(Program):
-        def model(self, x):
-            w = pyro.sample("w", dist.Normal(0.0, 1.0))
-            with self.plate(x):
-                return observe("x", dist.Normal(w, 1.0), x)
-
-    class Factor(Program):
-        def model(self, x):
-            with self.plate(x):
-                z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
-                pyro.factor("f", -(z**2))
-                return observe("x", dist.Normal(z, 1.0), x)
-
     class Discrete(Program):
         def model(self, x):
             with self.plate(x):
@@ -209,14 +206,35 @@ def test_refusals():
             with self.plate(x):
                 return observe("x", dist.Normal(0.0, 1.0), x)
 
+    def countable(x):
+        rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
+        n = pyro.sample("n", dist.Poisson(rate))
+        pyro.sample("x", dist.Normal(n, 1.0).expand([3]).to_event(1), obs=x)
+
+    def implicit(x):
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Delta(mean), obs=x[0])
+
+    def subsampled(x):
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", 3, subsample_size=2) as rows:
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x[rows])
+
     for program, words in (
-        (Global(), "'w'"),
-        (Factor(), "factor"),
         (Discrete(), "'k' is discrete"),
         (Exact(), "exact"),
+        (countable, "'n' is discrete.*gibbs"),
+        (implicit, "without a density, 'x'"),
+        (subsampled, "'rows' takes a random subsample"),
     ):
         with pytest.raises(ValueError, match=words):
             density(program, x)
+    with pytest.raises(ValueError, match="global latent variable 'mean'"):
+        density(Gaussian(), x, per_datum=True)
+    with pytest.raises(ValueError, match="one leading dimension"):
+        density(lambda a, b: None, torch.zeros(3), torch.zeros(4), stacked=True)
+    with pytest.raises(ValueError, match="no latent site 'nobody'"):
+        density(Gaussian(), x, hold=("nobody",))
     with pytest.raises(ValueError, match="0 rows"):
         density(Exact(), x[:0])
 

@@ -1,0 +1,479 @@
+"""A log-density of many chains at once, evaluated through a recorded graph wherever that is known to be right."""
+
+import abc
+import math
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from pyro_gen.density.graphs import compile_graph, compiler_available, record
+from pyro_gen.density.inputs import first_line, rows_per_chunk
+
+Held = Mapping[str, Tensor]
+
+
+class Terms(NamedTuple):
+    """The two terms of a density and their gradients, at one set of points.
+
+    Attributes:
+        log_prior: With shape :math:`(C, *batch)`, in nats.
+        log_likelihood: With shape :math:`(C, *batch)`, in nats.
+        grad_prior: With shape :math:`(C, *batch, D)`.
+        grad_likelihood: With shape :math:`(C, *batch, D)`.
+    """
+
+    log_prior: Tensor
+    log_likelihood: Tensor
+    grad_prior: Tensor
+    grad_likelihood: Tensor
+
+
+class Density(abc.ABC):
+    """A log-density over unconstrained points, for many chains at once; made by :func:`density`.
+
+    Points ``z`` have shape :math:`(C, *batch, D)`: C chains, for one target (``batch_shape`` is ``()``) or many
+    independent ones. Evaluations cut the chains into chunks that fit the caches, or the device's memory.
+
+    Where sites are held at given values (``hold`` of :func:`density`), all evaluations take ``held``: values by name,
+    each with shape :math:`(C, *batch, *site)`.
+
+    Attributes:
+        dim: The number D of unconstrained latent variables of each target.
+        batch_shape: ``()`` for one joint target, :math:`(N,)` for one per datum, :math:`(S,)` for one per data set.
+        dtype: The dtype of points.
+        device: The device of points.
+        names: The names of the latent sites in ``z``, in order.
+        entries: Numbers held per chain and target in the largest tensor of an evaluation, the unit of memory.
+        hold: The names of the sites held at given values.
+        mode: How it is evaluated: ``"traced"``, ``"compiled"``, ``"vmap"`` or ``"loop"``, known after the first
+            evaluation.
+    """
+
+    hold: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        dim: int,
+        batch_shape: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device,
+        names: tuple[str, ...],
+        entries: int,
+        compile: str,
+    ) -> None:
+        self.dim, self.batch_shape = dim, torch.Size(batch_shape)
+        self.dtype, self.device = dtype, device
+        self.names, self.entries = names, max(entries, dim)
+        self.mode = "traced"
+        self.compile = compile
+        self._evaluations = 0
+        self._graphs: dict[Any, Callable[..., tuple[Tensor, ...]]] = {}
+
+    @staticmethod
+    def from_functions(
+        log_likelihood: Callable[[Tensor], Tensor],
+        dim: int,
+        log_prior: Callable[[Tensor], Tensor] | None = None,
+        sample_prior: Callable[[int], Tensor] | None = None,
+        batch_shape: Sequence[int] = (),
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        constrain: Callable[[Tensor], dict[str, Tensor]] | None = None,
+    ) -> "Density":
+        """Creates a density from plain functions of one chain.
+
+        Arguments:
+            log_likelihood: Maps a point of shape :math:`(*batch, D)` to :math:`(*batch)` nats.
+            dim: The number D of variables.
+            log_prior: Likewise; ``None`` is 0, a flat prior.
+            sample_prior: Maps a number of chains to draws of shape :math:`(C, *batch, D)`.
+            batch_shape: The shape of independent targets.
+            dtype: The dtype of points.
+            device: The device of points.
+            constrain: Maps one chain's point to named values; the default names the whole of it ``"z"``.
+
+        Returns:
+            The density.
+
+        Example:
+            >>> normal = Density.from_functions(lambda z: -0.5 * z.square().sum(-1), dim=2)
+            >>> value, grad = normal.log_density_and_grad(torch.ones(3, 2))
+            >>> value.tolist(), grad[0].tolist()
+            ([-1.0, -1.0, -1.0], [-1.0, -1.0])
+        """
+        return FunctionDensity(
+            log_likelihood, dim, log_prior, sample_prior, batch_shape, dtype, torch.device(device), constrain
+        )
+
+    # What a kind of density defines, for one chain.
+
+    @abc.abstractmethod
+    def _one(self, z: Tensor, held: Held) -> tuple[Tensor, Tensor]:
+        """(*batch, dim) -> log-prior and log-likelihood, each (*batch,)."""
+
+    @abc.abstractmethod
+    def _constrain_one(self, z: Tensor, held: Held) -> dict[str, Tensor]:
+        """(*batch, dim) -> values by name."""
+
+    @abc.abstractmethod
+    def sample_prior(self, chains: int) -> Tensor:
+        """Draws from the prior, by the global generator (see :func:`pyro_gen._random.seeded`).
+
+        Arguments:
+            chains: The number C of draws per target.
+
+        Returns:
+            Unconstrained points, with shape :math:`(C, *batch, D)`.
+
+        Raises:
+            ValueError: The prior is improper, or unknown.
+        """
+
+    @contextmanager
+    def _ready(self) -> Iterator[None]:
+        """What holds during an evaluation."""
+        with pyro.validation_enabled(False):
+            yield
+
+    # Chains.
+
+    def _batched(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Maps a function of one chain over chains."""
+        if self.mode != "loop":
+            return torch.vmap(function, randomness="error")(*args)
+        return looped(function, *args)
+
+    def _chunk(self, chains: int) -> int:
+        """How many chains to evaluate at once: equal parts of them."""
+        most = max(1, rows_per_chunk(self.entries * math.prod(self.batch_shape), self.device))
+        return math.ceil(chains / math.ceil(chains / most)) if chains else 1
+
+    def _in_chunks(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Calls a function of many chains, each tensor (C, *), on chunks of one size."""
+        chains = len(args[0])
+        size = self._chunk(chains)
+        if size >= chains:
+            return function(*args)
+        parts = []
+        for start in range(0, chains, size):
+            part = tree_map(lambda t, s=start: t[s : s + size], args)
+            short = size - len(part[0])
+            if short:  # one shape, one graph: fill up with copies of the last chain
+                part = tree_map(lambda t, n=short: torch.cat([t, t[-1:].expand(n, *t.shape[1:])]), part)
+            out = function(*part)
+            parts.append(tree_map(lambda t, n=size - short: t[:n], out) if short else out)
+        return tree_map(lambda *leaves: torch.cat(leaves), *parts)
+
+    def _held_tensors(self, held: Held | None) -> list[Tensor]:
+        held = held or {}
+        if set(held) != set(self.hold):
+            raise ValueError(
+                f"The density holds the sites {list(self.hold)} at given values, and was given those of {list(held)}: "
+                "pass held={name: values of shape (chains, ...)} for each of them."
+            )
+        return [held[name] for name in self.hold]
+
+    def _named(self, tensors: Sequence[Tensor]) -> Held:
+        return dict(zip(self.hold, tensors, strict=True))
+
+    # What is evaluated: functions of many chains, by kind. Each is recorded as a graph.
+
+    def _values(self, z: Tensor, *held: Tensor) -> tuple[Tensor, Tensor]:
+        return self._batched(lambda z, *h: self._one(z, self._named(h)), z, *held)  # type: ignore[no-any-return]
+
+    def _terms(self, z: Tensor, *held: Tensor) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            terms = self._values(z, *held)
+            grads = [_gradient(t, z) for t in terms]
+        return (*(t.detach() for t in terms), *grads)
+
+    def _sum(self, z: Tensor, *held: Tensor) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            prior, likelihood = self._values(z, *held)
+            value = prior + likelihood
+            return value.detach(), _gradient(value, z)
+
+    def _tempered(self, z: Tensor, beta: Tensor, *held: Tensor) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            prior, likelihood = self._values(z, *held)
+            # 0 * inf off the support would be NaN, which is as good as -inf to a sampler.
+            value = prior + beta * likelihood
+            return value.detach(), _gradient(value, z)
+
+    def _evaluate(self, kind: str, z: Tensor, *args: Tensor) -> tuple[Tensor, ...]:
+        z = z.detach()
+
+        def chunk(*parts: Tensor) -> tuple[Tensor, ...]:
+            parts = tuple(p.contiguous() for p in parts)  # a graph holds for the strides it was recorded with
+            return self._graph(kind, *parts)(*parts)
+
+        with torch.no_grad(), self._ready():
+            return self._in_chunks(chunk, z, *args)  # type: ignore[no-any-return]
+
+    def _graph(self, kind: str, *args: Tensor) -> Callable[..., tuple[Tensor, ...]]:
+        """The fastest function that is known to be right for inputs of this shape."""
+        key = (kind, *((a.shape, a.dtype) for a in args))
+        if key not in self._graphs:
+            self._graphs[key] = self._make_graph(kind, *args)
+        return self._graphs[key]
+
+    def _make_graph(self, kind: str, *args: Tensor) -> Callable[..., tuple[Tensor, ...]]:
+        function: Callable[..., tuple[Tensor, ...]] = getattr(self, f"_{kind}")
+        if self.mode in ("traced", "compiled"):
+            try:
+                graph = record(function, *args)
+                # The recording holds what happened at z: does it also hold at another point?
+                z = args[0]
+                other = z.flip(0) + 0.1 * torch.linspace(-1, 1, z.numel(), dtype=z.dtype, device=z.device).view_as(z)
+                expected = function(other, *args[1:])
+                if not all(_agree(a, b) for a, b in zip(graph(other, *args[1:]), expected, strict=True)):
+                    raise ValueError("the traced graph gives other numbers than the model at another point")
+                return self._compiled(graph, *args)
+            except Exception as error:
+                reason, place = first_line(error), _where(error)
+            self.mode = "vmap"
+            try:
+                function(*args)
+                warnings.warn(
+                    f"The model cannot be traced to a graph, so Pyro runs at every evaluation. {reason}{place}",
+                    stacklevel=5,
+                )
+            except Exception as error:
+                if _is_randomness(error):
+                    raise ValueError(RANDOM) from error
+                self.mode = "loop"
+                self._check_gradient(args[0], *args[1 + (kind == "tempered") :])
+                warnings.warn(
+                    "The model cannot be vectorised by torch.vmap, so chains are evaluated one after another. "
+                    f"{first_line(error)}{_where(error)}",
+                    stacklevel=5,
+                )
+        return function
+
+    def _compiled(self, graph: Any, *args: Tensor) -> Callable[..., tuple[Tensor, ...]]:
+        """Compiles a graph where that is asked for, or where the announced number of evaluations repays it."""
+        nodes = len(graph.graph.nodes)
+        # By counting, not by the clock: the same run must be the same each time. An operation on few numbers takes
+        # some 4 us, one on many about 1 ns a number; a compiler takes some 30 ms an operation, and gains a factor of 3.
+        seconds = self._evaluations * nodes * (4e-6 + 1e-9 * args[0].numel() / max(self.dim, 1) * self.entries)
+        repaid = self.compile == "auto" and nodes <= 2000 and 0.66 * seconds > 5 + 0.03 * nodes
+        if not (self.compile == "on" or repaid):
+            return graph  # type: ignore[no-any-return]
+        if not compiler_available() and args[0].device.type == "cpu":
+            if self.compile == "on":
+                warnings.warn("This machine has no C++ compiler (c++, g++, clang++): not compiled.", stacklevel=6)
+            return graph  # type: ignore[no-any-return]
+        compiled = compile_graph(graph, *args)
+        self.mode = "compiled"
+        return compiled
+
+    def expect(self, evaluations: int) -> None:
+        """Announces how many gradients will be asked for, by which ``compile="auto"`` decides.
+
+        Arguments:
+            evaluations: The number of evaluations of all chains.
+        """
+        self._evaluations = evaluations
+
+    def _check_gradient(self, z: Tensor, *held: Tensor) -> None:
+        """Refuses a model whose gradient gets lost, by float(z) say, by a difference quotient at the first chain."""
+        point = z[0].double()
+        fixed = self._named([h[0] for h in held])
+
+        def value(u: Tensor) -> Tensor:
+            prior, likelihood = self._one(u.to(point.dtype), fixed)
+            return (prior + likelihood).sum()
+
+        try:
+            value(point)
+        except RuntimeError:  # networks of float32
+            point = z[0]
+        if not bool(value(point).isfinite()):
+            point = torch.zeros_like(point)
+        with torch.enable_grad():
+            leaf = point.clone().requires_grad_()
+            total = value(leaf)
+            grad = torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None
+        grad = torch.zeros_like(point) if grad is None else grad
+        step = 1e-5 if point.dtype == torch.float64 else 1e-2
+        noise = 10 * torch.finfo(point.dtype).eps * (1 + float(total.detach().abs())) / step
+        for i in range(min(self.dim, 50)):
+            direction = torch.zeros_like(point)
+            direction[..., i] = 1
+            slope = float(value(point + step * direction) - value(point - step * direction)) / (2 * step)
+            found = float((grad * direction).sum())
+            if math.isfinite(slope) and abs(slope - found) > 0.05 * max(abs(slope), abs(found)) + noise + 1e-3:
+                raise ValueError(
+                    f"The gradient of the log-density along latent variable {i} (of sites {', '.join(self.names)}) is "
+                    f"{slope:.4g} by differences and {found:.4g} by autograd: the model takes a latent variable out of "
+                    "the graph, by float(), .item(), torch.tensor([...]) or .detach(). Use torch.stack and tensors."
+                )
+
+    # What users call.
+
+    def value_and_grad(self, z: Tensor, *, held: Held | None = None) -> "Terms":
+        """Evaluates both terms and both gradients from one forward pass.
+
+        Arguments:
+            z: Unconstrained points, with shape :math:`(C, *batch, D)`.
+            held: Values of the held sites.
+
+        Returns:
+            The :class:`Terms`; re-tempering them costs nothing.
+        """
+        return Terms(*self._evaluate("terms", z, *self._held_tensors(held)))
+
+    def log_density_and_grad(
+        self, z: Tensor, beta: float | Tensor = 1.0, *, held: Held | None = None
+    ) -> tuple[Tensor, Tensor]:
+        r"""Evaluates :math:`\log \pi_0(z) + \beta \, \ell(z)` and its gradient, in one backward pass.
+
+        Arguments:
+            z: Unconstrained points, with shape :math:`(C, *batch, D)`.
+            beta: The inverse temperature, a number or a tensor that broadcasts to :math:`(C, *batch)`.
+            held: Values of the held sites.
+
+        Returns:
+            The log-density with shape :math:`(C, *batch)` in nats, and its gradient with the shape of ``z``.
+        """
+        tensors = self._held_tensors(held)
+        if isinstance(beta, float) and beta == 1.0:
+            return self._evaluate("sum", z, *tensors)  # type: ignore[return-value]
+        full = torch.as_tensor(beta, dtype=z.dtype, device=z.device).expand(z.shape[:-1])
+        return self._evaluate("tempered", z, full, *tensors)  # type: ignore[return-value]
+
+    def _both(self, z: Tensor, held: Held | None) -> tuple[Tensor, Tensor]:
+        tensors = self._held_tensors(held)
+        if (torch.is_grad_enabled() and z.requires_grad) or torch._C._functorch.is_functorch_wrapped_tensor(z):
+            with self._ready():
+                return self._values(z, *tensors)
+        return self._evaluate("values", z, *tensors)  # type: ignore[return-value]
+
+    def log_density(self, z: Tensor, beta: float | Tensor = 1.0, *, held: Held | None = None) -> Tensor:
+        """Log-prior plus ``beta`` times log-likelihood, with shape :math:`(C, *batch)`, in nats; differentiable."""
+        prior, likelihood = self._both(z, held)
+        return prior + beta * likelihood
+
+    def log_prior(self, z: Tensor, *, held: Held | None = None) -> Tensor:
+        """The log-density of the latent variables in unconstrained space, with shape :math:`(C, *batch)`, in nats."""
+        return self._both(z, held)[0]
+
+    def log_likelihood(self, z: Tensor, *, held: Held | None = None) -> Tensor:
+        """The log-density of the data given the latent variables, with shape :math:`(C, *batch)`, in nats."""
+        return self._both(z, held)[1]
+
+    def constrain(self, z: Tensor, *, held: Held | None = None) -> dict[str, Tensor]:
+        """Maps unconstrained points to named values.
+
+        Arguments:
+            z: Unconstrained points, with shape :math:`(C, *batch, D)`.
+            held: Values of the held sites.
+
+        Returns:
+            The values of the latent and deterministic sites by name, each with shape :math:`(C, *site)`, or
+            :math:`(C, S, *site)` for stacked data sets.
+        """
+        with torch.no_grad(), self._ready():
+            return self._map(lambda z, *h: self._constrain_one(z, self._named(h)), z, *self._held_tensors(held))  # type: ignore[no-any-return]
+
+    def _map(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Maps a function of one chain over chains, in chunks; one after another where vmap fails."""
+
+        def chunk(*parts: Any) -> Any:
+            if self.mode == "loop":
+                return looped(function, *parts)
+            try:
+                return torch.vmap(function, randomness="error")(*parts)
+            except Exception:  # the same numbers, slowly; what is wrong with the model itself is raised there
+                return looped(function, *parts)
+
+        return self._in_chunks(chunk, *args)
+
+
+class FunctionDensity(Density):
+    """A density of plain functions, made by :meth:`Density.from_functions`."""
+
+    def __init__(
+        self,
+        log_likelihood: Callable[[Tensor], Tensor],
+        dim: int,
+        log_prior: Callable[[Tensor], Tensor] | None,
+        sample_prior: Callable[[int], Tensor] | None,
+        batch_shape: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device,
+        constrain: Callable[[Tensor], dict[str, Tensor]] | None,
+    ) -> None:
+        super().__init__(dim, batch_shape, dtype, device, ("z",), dim, "off")
+        self._log_likelihood, self._log_prior, self._sample_prior = log_likelihood, log_prior, sample_prior
+        self._to_values = constrain
+
+    def _one(self, z: Tensor, held: Held) -> tuple[Tensor, Tensor]:
+        prior = z.new_zeros(z.shape[:-1]) if self._log_prior is None else self._log_prior(z)
+        return prior, self._log_likelihood(z)
+
+    def _constrain_one(self, z: Tensor, held: Held) -> dict[str, Tensor]:
+        return {"z": z} if self._to_values is None else self._to_values(z)
+
+    def sample_prior(self, chains: int) -> Tensor:
+        if self._sample_prior is None:
+            raise ValueError("This density knows no draws of its prior: give sample_prior to Density.from_functions.")
+        return self._sample_prior(chains)
+
+
+RANDOM = (
+    "The model draws random numbers outside of sample sites, so it has no density: draw them by pyro.sample, or "
+    "switch them off in evaluation mode as torch.nn.Dropout does."
+)
+
+
+def looped(function: Callable[..., Any], *args: Any) -> Any:
+    """What vmap does, one after another."""
+    rows = [function(*tree_map(lambda t, i=i: t[i], args)) for i in range(len(tree_leaves(args)[0]))]
+    return tree_map(lambda *leaves: torch.stack(leaves), *rows)
+
+
+def _gradient(value: Tensor, z: Tensor) -> Tensor:
+    """The gradient of the sum of values (C, *batch), each of which depends on its own row of z."""
+    if not value.requires_grad:
+        return torch.zeros_like(z)
+    ones = torch.ones(value.shape, dtype=value.dtype, device=value.device)
+    options: Any = {"retain_graph": True, "materialize_grads": True, "allow_unused": True}
+    return torch.autograd.grad(value, z, ones, **options)[0]
+
+
+def generator_states(device: torch.device) -> list[Tensor]:
+    """The states of the generators that a model on this device may draw from."""
+    states = [torch.get_rng_state()]
+    return states if device.type == "cpu" else [*states, torch.cuda.get_rng_state(device)]
+
+
+def _agree(a: Tensor, b: Tensor) -> bool:
+    # Sums of thousands of float32 terms in another order: relative to the largest entry.
+    tolerance = (1e-4 if a.dtype == torch.float32 else 1e-8) * (1 + b.abs().nan_to_num(posinf=0.0).max())
+    return torch.allclose(a, b, rtol=1e-3 if a.dtype == torch.float32 else 1e-7, atol=float(tolerance), equal_nan=True)
+
+
+def _is_randomness(error: Exception) -> bool:
+    return "vmap" in str(error) and "random" in str(error)
+
+
+_LIBRARIES = {"torch", "pyro", "opt_einsum", "pyro_gen"}
+
+
+def _where(error: Exception) -> str:
+    """The line of the user's model that raised an error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if f.filename[0] != "<" and _LIBRARIES.isdisjoint(Path(f.filename).parent.parts)]
+    return f" At {Path(own[-1].filename).name}:{own[-1].lineno}: {own[-1].line}" if own else ""

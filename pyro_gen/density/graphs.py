@@ -1,0 +1,161 @@
+"""A function of tensors as a graph of plain tensor operations, recorded once and made small.
+
+``make_fx`` runs a function and writes down each operation that reached PyTorch's dispatcher. What an operation on
+few numbers costs is mostly the call, so each one that can go, goes: what depends on no input is computed once, what is
+computed twice is computed once, and what changes nothing is left out.
+"""
+
+import operator
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+__all__ = ["compile_graph", "compiler_available", "record"]
+
+_SAME = (torch.ops.aten.alias.default, torch.ops.aten.detach.default, torch.ops.aten.lift_fresh_copy.default)
+_RESHAPES = (torch.ops.aten.view.default, torch.ops.aten.expand.default, torch.ops.aten._unsafe_view.default)
+
+
+def compiler_available() -> bool:
+    """Whether this machine has the C++ compiler that ``torch.compile`` needs on the CPU."""
+    return any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+
+
+def record(function: Callable[..., Any], *examples: Any) -> fx.GraphModule:
+    """Records a function at example inputs as a graph, and simplifies it.
+
+    Arguments:
+        function: A function of tensors whose operations do not depend on their values. Draws stay draws.
+        examples: Tensors with the shapes and dtypes of later inputs.
+
+    Returns:
+        The graph, a module with the signature of ``function``.
+
+    Raises:
+        Exception: Whatever the function raises when it cannot be recorded.
+    """
+    recorded: fx.GraphModule = make_fx(lambda *args: function(*args))(*examples)
+    _simplify(recorded)
+    return recorded
+
+
+def compile_graph(graph: fx.GraphModule, *examples: Any) -> Callable[..., Any]:
+    """Compiles a recorded graph by ``torch.compile`` and runs it once.
+
+    Raises:
+        Exception: Whatever the compiler of this machine makes of it.
+    """
+    compiled: Callable[..., Any] = torch.compile(graph, dynamic=False)
+    compiled(*examples)
+    return compiled
+
+
+def _simplify(recorded: fx.GraphModule) -> None:
+    graph = recorded.graph
+    _out_of_place(graph)
+    for node in graph.nodes:
+        if node.target in _SAME or (node.target in _RESHAPES and _shape(node) == _shape(node.args[0]) is not None):
+            node.replace_all_uses_with(node.args[0])
+    graph.eliminate_dead_code(_must_stay)
+    if not any(_mutates(node) for node in graph.nodes):
+        _fold_constants(recorded)
+        _merge_equal(graph)
+        graph.eliminate_dead_code(_must_stay)
+    recorded.recompile()
+
+
+def _shape(node: Any) -> torch.Size | None:
+    value = node.meta.get("val") if isinstance(node, fx.Node) else None
+    return value.shape if isinstance(value, Tensor) else None
+
+
+def _is_random(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+
+
+def _mutates(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _must_stay(node: fx.Node) -> bool:
+    # A draw that nobody uses stays too: without it the others would change.
+    return node.op in ("placeholder", "output") or _mutates(node) or _is_random(node)
+
+
+def _out_of_place(graph: fx.Graph) -> None:
+    """Replaces op_(x, ...) by op(x, ...), where x is no view and has none."""
+    for node in list(graph.nodes):
+        if not _mutates(node):
+            continue
+        packet, overload = node.target._opname, node.target._overloadname
+        plain = getattr(getattr(torch.ops.aten, packet.removesuffix("_"), None), overload, None)
+        x = node.args[0]
+        views = [user for user in x.users if user is not node and user < node and _is_view(user)]
+        if plain is None or not packet.endswith("_") or x.op != "call_function" or _is_view(x) or views:
+            continue
+        with graph.inserting_before(node):
+            new = graph.call_function(plain, node.args, node.kwargs)
+            new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+        for user in list(x.users):
+            if user is not new and user is not node and not user < node:
+                user.replace_input_with(x, new)
+        graph.erase_node(node)
+
+
+def _is_view(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    aliased = schema is not None and any(r.alias_info is not None for r in schema.returns)
+    return aliased or node.target is operator.getitem
+
+
+def _fold_constants(recorded: fx.GraphModule) -> None:
+    """Computes at once what depends on no input."""
+    graph = recorded.graph
+    known: dict[fx.Node, Any] = {}
+    for node in list(graph.nodes):
+        if node.op == "get_attr":
+            known[node] = operator.attrgetter(node.target)(recorded)
+        elif node.op == "call_function" and not _is_random(node) and all(n in known for n in node.all_input_nodes):
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: known[n])
+            with torch.no_grad():
+                known[node] = node.target(*args, **kwargs)
+    count = 0
+    for node, value in known.items():
+        used = any(user not in known for user in node.users)
+        if node.op == "call_function" and used and isinstance(value, Tensor):
+            name = f"_folded_{count}"
+            count += 1
+            recorded.register_buffer(name, value.detach().clone(memory_format=torch.preserve_format), persistent=False)
+            with graph.inserting_before(node):
+                constant = graph.get_attr(name)
+                constant.meta = dict(node.meta)
+            node.replace_all_uses_with(constant)
+    graph.eliminate_dead_code(_must_stay)
+
+
+def _merge_equal(graph: fx.Graph) -> None:
+    """Replaces an operation by an earlier one with the same arguments."""
+    seen: dict[Any, fx.Node] = {}
+    for node in list(graph.nodes):
+        if node.op not in ("call_function", "get_attr") or _is_random(node):
+            continue
+        key = (node.op, str(node.target), _hashable(node.args), _hashable(node.kwargs))
+        if key in seen:
+            node.replace_all_uses_with(seen[key])
+            graph.erase_node(node)
+        else:
+            seen[key] = node
+
+
+def _hashable(arguments: Any) -> Any:
+    if isinstance(arguments, list | tuple):
+        return tuple(_hashable(a) for a in arguments)
+    if isinstance(arguments, dict):
+        return tuple((k, _hashable(v)) for k, v in arguments.items())
+    # 1, 1.0 and True are equal to Python and different to PyTorch.
+    return arguments if isinstance(arguments, fx.Node) else (type(arguments), repr(arguments))

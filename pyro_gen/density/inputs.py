@@ -1,0 +1,111 @@
+"""What everything that evaluates a program shares: its inputs, their rows, and chunks of them by memory."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyro_gen.data import as_tensor
+from pyro_gen.program import Program, data_frame, is_local, sample_sites
+
+
+def as_inputs(program: Program, x: Any, *context: Any) -> tuple[Any, ...]:
+    """Makes data and context tensors of the program's floating dtype.
+
+    Arguments:
+        program: The program.
+        x: The data: a tensor, array, data frame or list of numbers with shape :math:`(N, *)`, NaN where missing.
+        context: Tensors, arrays or data frames; whatever else is handed on as it is.
+
+    Returns:
+        ``(x, *context)``.
+
+    Raises:
+        ValueError: As by :func:`pyro_gen.data.as_tensor`.
+    """
+    like = next((p for p in program.parameters() if p.is_floating_point()), None)
+    parts = [as_tensor(x)]
+    for part in context:
+        array_like = not isinstance(part, Tensor) and hasattr(part, "__array__")
+        parts.append(torch.as_tensor(np.array(part)) if array_like else part)
+    floating = [isinstance(p, Tensor) and p.is_floating_point() for p in parts]
+    return tuple(p.to(like.dtype) if f and like is not None else p for p, f in zip(parts, floating, strict=True))
+
+
+@contextmanager
+def evaluation(program: Program | Callable[..., Any]) -> Iterator[None]:
+    """Puts a program in evaluation mode (dropout off, ...) and restores the modes of its modules afterwards."""
+    if not isinstance(program, Program):
+        yield
+        return
+    training = [module for module in program.modules() if module.training]
+    program.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def constants_of(program: Program | Callable[..., Any]) -> dict[str, Tensor]:
+    """The parameters and buffers of a program by name, detached: what a density holds fixed."""
+    if not isinstance(program, Program):
+        return {}
+    return {n: p.detach() for n, p in (*program.named_parameters(), *program.named_buffers())}
+
+
+def entries_per_datum(trace: Trace) -> int:
+    """The size of the largest tensor per datum in the local sites of a trace: the unit of memory for chunking."""
+    local = [site for site in sample_sites(trace).values() if is_local(site)]
+    return max((math.ceil(largest_tensor(site) / data_frame(site).size) for site in local), default=1)
+
+
+def largest_tensor(site: Any) -> int:
+    """The size of the largest tensor of a site: its value, or a parameter of its distribution."""
+    if site["infer"].get("_deterministic"):
+        return int(site["value"].numel())
+    fn, tensors = site["fn"], [site["value"]]
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    tensors += [getattr(fn, name) for name in getattr(fn, "arg_constraints", {}) if name in fn.__dict__]
+    return max((t.numel() for t in tensors if isinstance(t, Tensor)), default=1)
+
+
+def rows_per_chunk(entries: int, device: torch.device) -> int:
+    """How many (chain, datum) pairs of ``entries`` numbers each to evaluate at once.
+
+    On a CPU a chunk's tensors (16 MiB in float32) stay near the caches; on a GPU they keep it busy (512 MiB).
+    """
+    return max(1, 2 ** (22 if device.type == "cpu" else 27) // entries)
+
+
+def rows_of(x: Tensor, context: tuple[Any, ...], rows: slice | Tensor) -> tuple[Any, ...]:
+    """The rows of what a model conditions on, for the same rows of the data; what is not a tensor is handed on."""
+    return tuple(c[rows] if isinstance(c, Tensor) and c.shape[:1] == x.shape[:1] else c for c in context)
+
+
+def any_missing(x: Tensor, *context: Any) -> bool:
+    """Whether anything that the model may observe has holes: the data, or a tensor that it conditions on."""
+    return any(isinstance(c, Tensor) and c.is_floating_point() and bool(c.isnan().any()) for c in (x, *context))
+
+
+def row_chunks(n: int, size: int) -> Iterator[slice]:
+    """Cuts n rows into slices of at most ``size``."""
+    yield from (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def local_site(site: Any) -> Any:
+    """The site itself, where it stands inside the data plate; else a clear error."""
+    if not is_local(site):
+        raise ValueError(f"The observed site '{site['name']}' stands outside of the data plate: move it into it.")
+    return site
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, in one line."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

@@ -1,0 +1,565 @@
+"""The joint density of a program and its data."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+from torch.func import functional_call
+
+from pyro_gen._random import seeded, vmap_draws
+from pyro_gen.density.base import RANDOM, Density, Held, generator_states, looped
+from pyro_gen.density.enumeration import contract, enumerated_components, enumerating, mark_discrete
+from pyro_gen.density.inputs import (
+    any_missing,
+    as_inputs,
+    constants_of,
+    entries_per_datum,
+    evaluation,
+    largest_tensor,
+    local_site,
+)
+from pyro_gen.density.sites import (
+    Constrained,
+    HeldValues,
+    Predicted,
+    Slot,
+    Unconstrained,
+    connected,
+    frames,
+    held_site,
+    innermost,
+    is_data,
+    is_factor,
+)
+from pyro_gen.likelihoods import assume_missing, completions, no_completion
+from pyro_gen.program import Program, data_dim, is_local, per_datum_log_prob, sample_sites
+
+
+class ProgramDensity(Density):
+    """The joint density of a program and its data, made by :func:`density`.
+
+    Attributes:
+        program: The program, or the plain model function.
+        data: What it was called with.
+        observed: The values of the observed sites by name, NaN where missing.
+        held_sites: What is known of the sites in ``hold``.
+        improper: The names of the sites without a proper prior.
+        unnormalised: Whether the model has a factor.
+        prototype: A trace of the model at a draw of its prior.
+    """
+
+    def __init__(
+        self,
+        program: Program | Callable[..., Any],
+        data: tuple[Any, ...],
+        prototype: Trace,
+        sites: dict[str, Slot],
+        *,
+        hold: tuple[str, ...],
+        improper: tuple[str, ...],
+        per_datum: bool,
+        stacked: int | None,
+        missing: bool,
+        compile: str,
+    ) -> None:
+        batch = (len(data[0]),) if per_datum else () if stacked is None else (stacked,)
+        tensors = [d for d in data if isinstance(d, Tensor)]
+        constants = constants_of(program)
+        dtype = next((c.dtype for c in (*constants.values(), *tensors) if c.is_floating_point()), None)
+        super().__init__(
+            sum(site.size for site in sites.values()),
+            batch,
+            dtype or torch.get_default_dtype(),
+            tensors[0].device if tensors else torch.device("cpu"),
+            tuple(sites),
+            entries_per_datum(prototype) if per_datum else _entries(prototype),
+            compile,
+        )
+        self.program, self.data, self.prototype = program, data, prototype
+        self.hold, self.improper, self.per_datum, self.stacked = hold, improper, per_datum, stacked
+        latent = {n: s for n, s in sample_sites(prototype).items() if not s["is_observed"]}
+        self.held_sites = {name: held_site(latent[name]) for name in hold}
+        self.unnormalised = any(is_factor(s) for s in sample_sites(prototype).values() if s["is_observed"])
+        self._sites = sites
+        self._missing = missing
+        self._constants = constants
+        self._discrete = [n for n, s in latent.items() if n not in hold and s["fn"].support.is_discrete]
+        self._randomness = "error"
+        self._plate_dims = max((-f.dim for s in prototype.nodes.values() for f in frames(s)), default=0)
+
+    @contextmanager
+    def _ready(self) -> Iterator[None]:
+        with super()._ready(), evaluation(self.program):
+            yield
+
+    # The program, run by handlers, for one chain and one data set: everything else is built on these.
+
+    def _trace(
+        self, data: tuple[Any, ...], *handlers: Any, enumerate_discrete: bool = False, missing: bool | None = None
+    ) -> Trace:
+        def run(*data: Any) -> None:
+            if isinstance(self.program, Program):
+                functional_call(self.program, self._constants, ("model", *data))
+            else:
+                self.program(*data)
+
+        with ExitStack() as stack:
+            trace = stack.enter_context(pyro.poutine.trace())
+            if enumerate_discrete:
+                stack.enter_context(enumerating(self._plate_dims))
+                run = mark_discrete(run)
+            for handler in (no_completion(), assume_missing(self._missing if missing is None else missing), *handlers):
+                stack.enter_context(handler)
+            run(*data)
+        return trace.trace
+
+    def _fed(self, z: Tensor, held: Held, data: tuple[Any, ...]) -> tuple[Trace, Unconstrained]:
+        feed = Unconstrained(self._sites, z)
+        trace = self._trace(data, feed, HeldValues(held), enumerate_discrete=bool(self._discrete))
+        trace.compute_log_prob()
+        return trace, feed
+
+    def _site_sum(self, site: Any) -> Tensor:
+        return per_datum_log_prob(site) if self.per_datum else site["log_prob_sum"]
+
+    def _one_set(self, z: Tensor, held: Held, data: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+        trace, feed = self._fed(z, held, data)
+        sites = {n: s for n, s in sample_sites(trace).items() if not s["infer"].get("_deterministic")}
+        over: dict[str, frozenset[str]] = {}
+        if self._discrete:
+            trace.pack_tensors()
+            over = enumerated_components(trace)
+        prior = likelihood = z.new_zeros(z.shape[:-1])
+        for name, log_abs_det in feed.log_abs_det.items():
+            prior = prior + self._sites[name].rows(log_abs_det).sum(-1)
+        for name, site in sites.items():
+            if over.get(name):
+                continue
+            if site["is_observed"]:
+                likelihood = likelihood + self._site_sum(site)
+            else:
+                prior = prior + self._site_sum(site)
+        if over:
+            latent = [n for n in sites if over[n] and not sites[n]["is_observed"]]
+            seen = [n for n in sites if over[n] and sites[n]["is_observed"]]
+            joint = contract(trace, latent + seen, self.per_datum) if seen else 0.0
+            if any(n in self._sites for n in latent):
+                # A continuous variable depends on a discrete one: log p(z) is a sum over its values too.
+                marginal = contract(trace, latent, self.per_datum)
+                prior = prior + marginal
+                likelihood = likelihood + (joint - marginal if seen else 0.0)
+            else:
+                likelihood = likelihood + joint
+        return prior, likelihood
+
+    def _over_sets(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of one data set -> one of all stacked sets, which maps over them."""
+        if self.stacked is None:
+            return lambda z, held: function(z, held, self.data)
+        places = [i for i, d in enumerate(self.data) if isinstance(d, Tensor)]
+
+        def one_set(z: Tensor, held: Held, tensors: list[Tensor]) -> Any:
+            data = list(self.data)
+            for i, t in zip(places, tensors, strict=True):
+                data[i] = t
+            return function(z, held, tuple(data))
+
+        def all_sets(z: Tensor, held: Held) -> Any:
+            args = (z, dict(held), [self.data[i] for i in places])
+            if self.mode == "loop":
+                return looped(one_set, *args)
+            return torch.vmap(one_set, randomness=self._randomness)(*args)
+
+        return all_sets
+
+    def _one(self, z: Tensor, held: Held) -> tuple[Tensor, Tensor]:
+        return self._over_sets(self._one_set)(z, held)  # type: ignore[no-any-return]
+
+    def _constrain_one(self, z: Tensor, held: Held) -> dict[str, Tensor]:
+        def one_set(z: Tensor, held: Held, data: tuple[Any, ...]) -> dict[str, Tensor]:
+            feed = Unconstrained(self._sites, z)
+            trace = self._trace(data, feed, HeldValues(held), enumerate_discrete=bool(self._discrete))
+            return {
+                n: s["value"]
+                for n, s in sample_sites(trace).items()
+                if n in self._sites or n in self.hold or s["infer"].get("_deterministic")
+            }
+
+        return self._over_sets(one_set)(z, held)  # type: ignore[no-any-return]
+
+    @property
+    def observed(self) -> dict[str, Tensor]:
+        """The values of the observed sites by name, NaN where missing; those of stacked data sets stacked."""
+
+        def one_set(data: tuple[Any, ...]) -> dict[str, Tensor]:
+            with completions() as seen:
+                sites = sample_sites(self._trace(data, Constrained({})))
+            return {n: seen.get(n, s["value"]) for n, s in sites.items() if is_data(s)}
+
+        with torch.no_grad(), self._ready(), seeded(0):
+            if self.stacked is None:
+                return one_set(self.data)
+            sets = [one_set(self._set(i)) for i in range(self.stacked)]
+            return {name: torch.stack([values[name] for values in sets]) for name in sets[0]}
+
+    def _set(self, i: int) -> tuple[Any, ...]:
+        return tuple(d[i] if isinstance(d, Tensor) else d for d in self.data)
+
+    def sample_prior(self, chains: int) -> Tensor:
+        if self.improper:
+            raise ValueError(
+                f"The prior of '{self.improper[0]}' is improper and has no draws: start elsewhere (init=\"uniform\")."
+            )
+
+        def one_set(z: Tensor, held: Held, data: tuple[Any, ...]) -> Tensor:
+            return self._rows_of({}, data)
+
+        return self._drawn(one_set, self._empty(chains), {})  # type: ignore[no-any-return]
+
+    def _rows_of(self, values: Mapping[str, Tensor], data: tuple[Any, ...]) -> Tensor:
+        handler = Constrained(values, self.hold)
+        self._trace(data, handler)
+        rows = [self._sites[name].rows(handler.unconstrained[name]) for name in self.names]
+        if not rows:
+            return torch.zeros(0, dtype=self.dtype, device=self.device)
+        return torch.cat(rows, -1).to(self.dtype)
+
+    def _drawn(self, one_set: Callable[..., Any], z: Tensor, held: Held) -> Any:
+        """Runs a random function of one data set for all chains, each with draws of its own."""
+        function = self._over_sets(one_set)
+
+        def chunk(z: Tensor, *tensors: Tensor) -> Any:
+            here = dict(zip(held, tensors, strict=True))
+            if self.mode != "loop":
+                try:
+                    return vmap_draws(function, len(z), z, here)
+                except Exception:  # some distributions cannot be drawn from under vmap; any other error comes again
+                    pass
+            mode, self.mode = self.mode, "loop"
+            try:
+                return looped(function, z, here)
+            finally:
+                self.mode = mode
+
+        before, self._randomness = self._randomness, "different"
+        try:
+            with torch.no_grad(), self._ready():
+                return self._in_chunks(chunk, z, *held.values())
+        finally:
+            self._randomness = before
+
+    def _empty(self, chains: int) -> Tensor:
+        return torch.zeros(chains, *self.batch_shape, 0, device=self.device)
+
+    def unconstrain(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Maps named values of the latent sites to points of shape :math:`(C, *batch, D)`.
+
+        Arguments:
+            values: Values by name, each with shape :math:`(C, *site)`, or :math:`(C, S, *site)` for stacked data sets.
+
+        Raises:
+            ValueError: A latent site has no value.
+        """
+        if absent := [name for name in self.names if name not in values]:
+            raise ValueError(f"unconstrain needs the values of all latent sites: there is none for {absent[0]!r}.")
+        given = {n: v for n, v in values.items() if n in self.names or n in self.hold}
+
+        def one_set(z: Tensor, given: Held, data: tuple[Any, ...]) -> Tensor:
+            return self._rows_of(given, data)
+
+        chains = len(next(iter(given.values())))
+        function = self._over_sets(one_set)
+        names = list(given)
+        with torch.no_grad(), self._ready(), seeded(0):
+            return self._map(  # type: ignore[no-any-return]
+                lambda z, *tensors: function(z, dict(zip(names, tensors, strict=True))),
+                self._empty(chains),
+                *given.values(),
+            )
+
+    def pointwise_log_likelihood(self, z: Tensor, *, held: Held | None = None) -> dict[str, Tensor]:
+        r"""The log-density of each observation given the latent variables, masks and scales applied.
+
+        Discrete latent variables are summed out. Observed sites that share one are not independent given the rest:
+        they give one entry, named after the first and the last of them.
+
+        Arguments:
+            z: Unconstrained points, with shape :math:`(C, *batch, D)`.
+            held: Values of the held sites.
+
+        Returns:
+            Log-densities in nats by observed site, each with shape :math:`(C, *site batch)`; 0 where nothing was
+            observed.
+        """
+
+        def one_set(z: Tensor, held: Held, data: tuple[Any, ...]) -> dict[str, Tensor]:
+            trace, _ = self._fed(z, held, data)
+            sites = {n: s for n, s in sample_sites(trace).items() if not s["infer"].get("_deterministic")}
+            over: dict[str, frozenset[str]] = {}
+            if self._discrete:
+                trace.pack_tensors()
+                over = enumerated_components(trace)
+            out = {n: s["log_prob"] for n, s in sites.items() if is_data(s) and not over.get(n)}
+            for group in connected(over):
+                latent = [n for n in group if not sites[n]["is_observed"]]
+                seen = [n for n in group if sites[n]["is_observed"]]
+                if not seen:
+                    continue
+                fewest = min(seen, key=lambda n: len([f for f in sites[n]["cond_indep_stack"] if f.vectorized]))
+                total = contract(trace, latent + seen, plates_of=fewest)
+                if any(n in self._sites for n in latent):
+                    total = total - contract(trace, latent, plates_of=fewest)
+                out[seen[0] if len(seen) == 1 else f"{seen[0]}+...+{seen[-1]}"] = total
+            return out
+
+        function = self._over_sets(one_set)
+        with torch.no_grad(), self._ready():
+            return self._map(lambda z, *h: function(z, self._named(h)), z, *self._held_tensors(held))  # type: ignore[no-any-return]
+
+    def site_log_probs(self, z: Tensor, *, held: Held | None = None) -> dict[str, Tensor]:
+        """The log-density of each sample site, masks and scales applied, with log|det J| where a site is in ``z``.
+
+        Arguments:
+            z: Unconstrained points, with shape :math:`(C, *batch, D)`.
+            held: Values of the held sites.
+
+        Returns:
+            Tensors in nats by name, each with shape :math:`(C, *site batch)`, which add up to :meth:`log_density`.
+
+        Raises:
+            ValueError: Discrete latent variables are summed out, so that sites have no log-density of their own.
+        """
+        if self._discrete:
+            raise ValueError(
+                f"The discrete latent variable '{self._discrete[0]}' is summed out, so sites have no log-density of "
+                f"their own: hold it, density(..., hold=({self._discrete[0]!r},))."
+            )
+
+        def one_set(z: Tensor, held: Held, data: tuple[Any, ...]) -> dict[str, Tensor]:
+            trace, feed = self._fed(z, held, data)
+            out = {n: s["log_prob"] for n, s in sample_sites(trace).items() if not s["infer"].get("_deterministic")}
+            for name, log_abs_det in feed.log_abs_det.items():
+                extra = log_abs_det.dim() - out[name].dim()
+                total = log_abs_det.sum(tuple(range(-extra, 0))) if extra > 0 else log_abs_det
+                out[name] = out[name] + total
+            return out
+
+        function = self._over_sets(one_set)
+        with torch.no_grad(), self._ready():
+            return self._map(lambda z, *h: function(z, self._named(h)), z, *self._held_tensors(held))  # type: ignore[no-any-return]
+
+    def predict(self, z: Tensor, *, held: Held | None = None) -> dict[str, Tensor]:
+        """Draws new data given the latent variables, by the global generator; discrete ones are drawn from their prior.
+
+        Arguments:
+            z: Unconstrained points, with shape :math:`(C, *batch, D)`.
+            held: Values of the held sites.
+
+        Returns:
+            Draws by observed site, each with shape :math:`(C, *site]`, nothing missing.
+        """
+
+        def one_set(z: Tensor, held: Held, data: tuple[Any, ...]) -> dict[str, Tensor]:
+            feed = Unconstrained(self._sites, z)
+            trace = self._trace(data, Predicted(), feed, HeldValues(held), missing=False)
+            return {n: s["value"] for n, s in sample_sites(trace).items() if is_data(s)}
+
+        return self._drawn(one_set, z, self._named(self._held_tensors(held)))  # type: ignore[no-any-return]
+
+    def draw_held(self, z: Tensor) -> dict[str, Tensor]:
+        """Draws the held sites from their priors given the other latent variables, by the global generator.
+
+        Arguments:
+            z: Unconstrained points, with shape :math:`(C, *batch, D)`.
+
+        Returns:
+            Values by name, each with shape :math:`(C, *batch, *site)`.
+        """
+
+        def one_set(z: Tensor, held: Held, data: tuple[Any, ...]) -> dict[str, Tensor]:
+            sites = sample_sites(self._trace(data, Unconstrained(self._sites, z)))
+            return {name: sites[name]["value"] for name in self.hold}
+
+        return self._drawn(one_set, z, {})  # type: ignore[no-any-return]
+
+
+def density(
+    program: Program | Callable[..., Any],
+    *data: Any,
+    per_datum: bool | None = None,
+    stacked: bool = False,
+    hold: Sequence[str] = (),
+    compile: str = "off",
+) -> ProgramDensity:
+    r"""Turns a program and its data into a pure function of tensors.
+
+    Parameters are constants. Modules are put in evaluation mode for the time of an evaluation. The model runs once with
+    Pyro's validation on, so that what is wrong with it is said in Pyro's own words. A model that ``vmap`` cannot take
+    is evaluated chain by chain, with a warning that names the line.
+
+    Arguments:
+        program: A program, or a plain Pyro model function.
+        data: What the model is called with: the data, with shape :math:`(N, *)` and NaN where nothing was observed, and
+            its context. Any arguments for a plain function.
+        per_datum: Whether there is one target per datum. The default is to have them where all latent sites are local;
+            ``False`` gives the joint one.
+        stacked: The tensors in ``data`` are many data sets, with a leading dimension S: one joint target each.
+        hold: Names of latent sites that are neither part of ``z`` nor summed out: evaluations take their values. The
+            target is then joint.
+        compile: ``"off"``, ``"on"``, or ``"auto"``: compile when the number of evaluations announced by
+            :meth:`Density.expect` repays it.
+
+    Returns:
+        The density of the latent variables and the data.
+
+    Raises:
+        ValueError: The program has no continuous latent variable, a discrete one that cannot be summed out, an observed
+            site without a density, randomness outside of sample sites or a subsample; or ``per_datum=True`` and a
+            global latent variable.
+
+    Example:
+        >>> import pyro, torch
+        >>> import pyro.distributions as dist
+        >>> from pyro_gen import Program, observe
+        >>> class Scale(Program):
+        ...     def model(self, x):
+        ...         with self.plate(x):
+        ...             scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        ...             return observe("x", dist.Normal(0.0, scale), x)
+        >>> target = density(Scale(), torch.tensor([0.5, -1.0]))
+        >>> terms = target.value_and_grad(torch.zeros(3, 2, 1))  # 3 chains
+        >>> [tuple(t.shape) for t in terms]
+        [(3, 2), (3, 2), (3, 2, 1), (3, 2, 1)]
+        >>> round(terms.log_prior[0, 0].item(), 4)  # of log(scale), which is standard normal
+        -0.9189
+        >>> joint = density(Scale(), torch.tensor([0.5, -1.0]), per_datum=False)
+        >>> joint.dim, joint.log_density(torch.zeros(3, 2)).shape
+        (2, torch.Size([3]))
+    """
+    if compile not in ("off", "on", "auto"):
+        raise ValueError(f'density(compile={compile!r}): choose "off", "on" or "auto".')
+    if isinstance(program, Program):
+        if not data:
+            raise ValueError("A program needs its data: density(program, x, *context).")
+        if len(data[0]) == 0:
+            raise ValueError("The density of no data: x has 0 rows.")
+        data = data if stacked else as_inputs(program, *data)
+    tensors = [d for d in data if isinstance(d, Tensor)]
+    sets = None
+    first = data
+    if stacked:
+        lengths = {len(t) if t.dim() else None for t in tensors}
+        if len(lengths) != 1 or None in lengths:
+            raise ValueError(
+                "density(stacked=True): each tensor in the data needs one leading dimension, the number of data sets; "
+                f"their shapes are {[tuple(t.shape) for t in tensors]}."
+            )
+        sets = len(tensors[0])
+        first = tuple(d[0] if isinstance(d, Tensor) else d for d in data)
+    missing = bool(tensors) and any_missing(*tensors)
+    with evaluation(program), seeded(0), torch.no_grad():
+        # Validation is on here as the user set it, so that errors of the model itself are Pyro's own.
+        handler = Constrained({}, hold)
+        with pyro.poutine.trace() as tape, no_completion(), assume_missing(missing), handler:
+            if isinstance(program, Program):
+                program.model(*first)
+            else:
+                program(*first)
+        prototype = tape.trace
+        local = _check_structure(program, prototype, hold)
+        if per_datum and (stacked or hold or not local):
+            raise ValueError(_NOT_PER_DATUM.format(_name(program), _first_global(prototype) or (*hold, "the stack")[0]))
+        rows = local if per_datum is None else per_datum
+        rows = rows and not stacked and not hold
+        if rows:
+            for site in sample_sites(prototype).values():
+                if is_data(site):
+                    local_site(site)
+        sites, offset = {}, 0
+        for name, u in handler.unconstrained.items():
+            dim = data_dim(prototype.nodes[name]) if rows else None
+            shape = u.shape if dim is None else u.movedim(dim, 0).shape
+            size = math.prod(shape if dim is None else shape[1:])
+            sites[name] = Slot(offset, size, tuple(shape), dim)
+            offset += size
+        target = ProgramDensity(
+            program,
+            data,
+            prototype,
+            sites,
+            hold=tuple(hold),
+            improper=tuple(handler.improper),
+            per_datum=rows,
+            stacked=sets,
+            missing=missing,
+            compile=compile,
+        )
+        parts = [sites[n].rows(u) for n, u in handler.unconstrained.items()]
+        z = torch.cat(parts, -1).to(target.dtype) if parts else torch.zeros(0, dtype=target.dtype, device=target.device)
+        nodes: dict[str, Any] = dict(prototype.nodes)
+        held = {name: nodes[name]["value"] for name in hold}
+        before = generator_states(target.device)
+        target._one_set(z, held, first)
+        if any(not torch.equal(a, b) for a, b in zip(before, generator_states(target.device), strict=True)):
+            raise ValueError(RANDOM)
+    return target
+
+
+_NOT_PER_DATUM = (
+    "{0} has the global latent variable '{1}', shared by all data, so the data have no likelihood one by one: "
+    "no method estimates it. pg.log_evidence(program, x) estimates that of the whole data set."
+)
+
+
+def _name(program: Program | Callable[..., Any]) -> str:
+    return type(program).__name__ if isinstance(program, Program) else getattr(program, "__name__", "The model")
+
+
+def _first_global(prototype: Trace) -> str | None:
+    sites = sample_sites(prototype).items()
+    return next((n for n, s in sites if not s["is_observed"] and not is_local(s)), None)
+
+
+def _check_structure(program: Program | Callable[..., Any], prototype: Trace, hold: Sequence[str]) -> bool:
+    """Refuses what has no density; returns whether all latent sites are local."""
+    for name, site in prototype.nodes.items():
+        if site["type"] == "sample" and type(site["fn"]).__name__ == "_Subsample":
+            plate: Any = site["fn"]
+            if plate.subsample_size is not None and plate.subsample_size < plate.size:
+                raise ValueError(
+                    f"The plate '{name}' takes a random subsample of its data, so there is no density of all of them: "
+                    "leave subsample_size out."
+                )
+    sites = sample_sites(prototype)
+    latent = {n: s for n, s in sites.items() if not s["is_observed"]}
+    if unknown := [name for name in hold if name not in latent]:
+        raise ValueError(f"density(hold=...): there is no latent site {unknown[0]!r}; there are {', '.join(latent)}.")
+    for name, site in sites.items():
+        if is_data(site) and isinstance(innermost(site["fn"]), dist.Delta):
+            raise ValueError(f"{_name(program)} has an observed site without a density, '{name}': a Delta.")
+    if not latent:
+        raise ValueError(f'{_name(program)} has no latent variable: its likelihood is method="exact".')
+    discrete = [n for n, s in latent.items() if s["fn"].support.is_discrete and n not in hold]
+    for name in discrete:
+        if not latent[name]["fn"].has_enumerate_support:
+            raise ValueError(
+                f"The latent variable '{name}' is discrete, has no gradient, and infinitely many values or too many to "
+                'be summed out: use pg.posterior(method="gibbs") with a block for it.'
+            )
+    if len(discrete) == len(latent):
+        raise ValueError(
+            f"The latent variable '{discrete[0]}' is discrete and has no gradient, and there is no continuous one: use "
+            'pg.log_likelihood(method="exact"), which sums over its values.'
+        )
+    return all(is_local(site) for site in latent.values())
+
+
+def _entries(prototype: Trace) -> int:
+    """The size of the largest tensor of the sites of a trace."""
+    return max((largest_tensor(site) for site in sample_sites(prototype).values()), default=1)

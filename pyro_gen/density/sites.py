@@ -1,0 +1,168 @@
+"""Where the values of latent sites lie in a vector, and the effect handlers that move them there and back."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyro.distributions as dist
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import biject_to
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a latent site's values lie in z: in its last dimension, for one chain of shape (*batch, dim)."""
+
+    offset: int
+    size: int
+    shape: tuple[int, ...]  # of the unconstrained value; per datum: the data dimension first
+    data_dim: int | None  # counted from the left; None in a joint target
+
+    def read(self, z: Tensor) -> Tensor:
+        """One chain -> the unconstrained value."""
+        part = z[..., self.offset : self.offset + self.size].reshape(self.shape)
+        return part if self.data_dim is None else part.movedim(0, self.data_dim)
+
+    def rows(self, value: Tensor) -> Tensor:
+        """The unconstrained value, or anything with its batch dimensions -> (N, -1) per datum, (-1,) in a joint one."""
+        if self.data_dim is None:
+            return value.reshape(-1)
+        return value.movedim(self.data_dim, 0).reshape(self.shape[0], -1)
+
+
+class HeldSite(NamedTuple):
+    """A latent site that a density holds at given values, see :func:`density`.
+
+    Attributes:
+        shape: The shape of its value, of one chain and one data set.
+        event_dim: The number of event dimensions of its distribution.
+        plates: The dimensions of its plates of size above 1, negative, counted from the right of its batch shape.
+        support: Its possible values, with shape :math:`(K, *)`; ``None`` where they cannot be enumerated.
+        dtype: The dtype of its value.
+    """
+
+    shape: torch.Size
+    event_dim: int
+    plates: tuple[int, ...]
+    support: Tensor | None
+    dtype: torch.dtype
+
+
+class Unconstrained(Messenger):
+    """Effect handler: gives the latent sites values T(u) from z, and collects log|det dT/du|."""
+
+    def __init__(self, sites: dict[str, Slot], z: Tensor) -> None:
+        super().__init__()
+        self.sites, self.z = sites, z
+        self.log_abs_det: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        site = self.sites.get(msg["name"])
+        if site is None or msg["is_observed"]:
+            return
+        transform = biject_to(msg["fn"].support)
+        u = site.read(self.z)
+        msg["value"] = transform(u)
+        msg["done"] = True
+        log_abs_det = transform.log_abs_det_jacobian(u, msg["value"])
+        if log_abs_det.dim() > u.dim():
+            raise ValueError(
+                f"The support of '{msg['name']}' depends on a discrete latent variable that is summed out: it would be "
+                "another variable for each of its values."
+            )
+        self.log_abs_det[msg["name"]] = log_abs_det
+
+
+class Constrained(Messenger):
+    """Effect handler: gives the latent sites these values, or else a draw, and collects u = T^{-1}(value)."""
+
+    def __init__(self, values: Mapping[str, Tensor], leave_out: Collection[str] = ()) -> None:
+        super().__init__()
+        self.values, self.leave_out = values, leave_out
+        self.unconstrained: dict[str, Tensor] = {}
+        self.improper: list[str] = []
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"]:
+            return
+        if msg["name"] in self.values:
+            msg["value"] = self.values[msg["name"]]
+            msg["done"] = True
+        elif isinstance(innermost(msg["fn"]), dist.ImproperUniform):
+            # It cannot be drawn from. Some point of its support, to learn shapes from.
+            self.improper.append(msg["name"])
+            transform = biject_to(msg["fn"].support)
+            msg["value"] = transform(torch.zeros(transform.inverse_shape(msg["fn"].shape())).uniform_(-1, 1))
+            msg["done"] = True
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        latent = not msg["is_observed"] and type(msg["fn"]).__name__ != "_Subsample"
+        if latent and msg["name"] not in self.leave_out and not msg["fn"].support.is_discrete:
+            self.unconstrained[msg["name"]] = biject_to(msg["fn"].support).inv(msg["value"])
+
+
+class HeldValues(Messenger):
+    """Effect handler: latent sites take the given values, which are not enumerated."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and msg["name"] in self.values:
+            msg["value"] = self.values[msg["name"]]
+            msg["done"] = True
+
+
+class Predicted(Messenger):
+    """Effect handler: draws the observed sites anew."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_data(msg):
+            msg["value"] = msg["fn"](*msg["args"], **msg["kwargs"])
+
+
+def innermost(distribution: Any) -> Any:
+    """A distribution without to_event, mask and expand around it."""
+    while hasattr(distribution, "base_dist") and not isinstance(distribution, dist.TransformedDistribution):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def is_factor(site: Any) -> bool:
+    """Whether a site is a ``pyro.factor`` statement."""
+    return isinstance(innermost(site["fn"]), dist.Unit)
+
+
+def is_data(site: Any) -> bool:
+    """Whether a site is an observation."""
+    return bool(site["is_observed"]) and not is_factor(site) and not site["infer"].get("_deterministic")
+
+
+def frames(site: Any) -> list[Any]:
+    """The vectorised plates that a site stands in."""
+    return [f for f in site.get("cond_indep_stack", ()) if f.vectorized]
+
+
+def held_site(site: Any) -> HeldSite:
+    """What is known of a latent site of a trace."""
+    fn, value = site["fn"], site["value"]
+    enumerable = getattr(fn, "has_enumerate_support", False)
+    support = fn.enumerate_support(expand=False).reshape(-1, *fn.event_shape) if enumerable else None
+    plates = tuple(sorted(f.dim for f in frames(site) if f.size > 1))
+    return HeldSite(value.shape, fn.event_dim, plates, support, value.dtype)
+
+
+def connected(over: Mapping[str, frozenset[str]]) -> list[list[str]]:
+    """Groups sites that share enumerated dimensions, directly or by way of others."""
+    groups: list[tuple[set[str], list[str]]] = []
+    for name, symbols in over.items():
+        if not symbols:
+            continue
+        touching = [g for g in groups if g[0] & symbols]
+        groups = [g for g in groups if g not in touching]
+        groups.append((set(symbols).union(*(g[0] for g in touching)), [*(n for g in touching for n in g[1]), name]))
+    order = list(over)
+    return [sorted(names, key=order.index) for _, names in groups]
