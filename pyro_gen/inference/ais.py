@@ -1,6 +1,6 @@
 r"""Annealed importance sampling, and the sandwich of bidirectional Monte Carlo.
 
-Chains move from a base density to the posterior of their datum through
+Chains move from a base density to a posterior, that of one datum or of all of them, through
 
 .. math:: \pi_\beta(z) \propto q_0(z)^{1 - \beta} \, p(x, z)^\beta, \qquad 0 = \beta_0 < \dots < \beta_T = 1 ,
 
@@ -11,9 +11,19 @@ by Hamiltonian Monte Carlo, in unconstrained space. The weights
 have expectation :math:`\mathbb{E} \, w = p(x)`, exactly, as long as schedule and step sizes are fixed before the chains
 start. So they are tuned in pilot rounds, and the weights come from one more run with random numbers of its own.
 
-The base is the prior, or a diagonal Gaussian with the mean and a multiple of the standard deviations of the guide. Each
-chain caches both terms of the density and their gradients: at the next temperature they are combined anew. To keep the
-combination instead, the density at the *old* temperature, is a known mistake that leaves a biased chain.
+The base is the prior, a Gaussian fitted to draws of the guide, or a distribution of the user's
+(:mod:`pyro_gen.inference.paths`); chains move between temperatures by Hamiltonian Monte Carlo, or by a kernel of the
+user's own.
+
+The pilot rounds double the number of temperatures, and place them so that every step adds the same divergence: the
+length of the path, or barrier, :math:`\Lambda`, is measured by :math:`\log \mathbb{E} g^2 - 2 \log \mathbb{E} g` of
+the weights :math:`g` of each step, and :math:`\operatorname{sd}(\log w) \approx \Lambda / \sqrt{T}`.
+
+Two more estimates fall out of a run. Thermodynamic integration,
+:math:`\log p(x) = \int_0^1 \mathbb{E}_\beta \, s(z) \, d\beta` with the slope :math:`s = \log p(x, z) - \log q_0(z)`,
+by the trapezoidal rule and its correction of the second order. And from the prior, the rate-distortion curve: at each
+:math:`\beta` the codes with the distortion :math:`D = -\mathbb{E}_\beta \log p(x | z)` cost the rate
+:math:`R = \mathrm{KL}(\pi_\beta \| p(z)) = -\beta D - \log Z_\beta`.
 
 For data simulated from the program, a chain that starts at the latent variables that made the datum starts at an exact
 draw of its posterior. Run backwards it gives an upper bound: with one backward weight among K, the others forward,
@@ -29,6 +39,10 @@ References:
     | https://arxiv.org/abs/1511.02543
     | On the Quantitative Analysis of Decoder-Based Generative Models (Wu et al., 2017)
     | https://arxiv.org/abs/1611.04273
+    | Evaluating Lossy Compression Rates of Deep Generative Models (Huang et al., 2020)
+    | https://arxiv.org/abs/2008.06653
+    | Improving power posterior estimation of statistical evidence (Friel et al., 2014)
+    | https://arxiv.org/abs/1209.3198
     | Optimised Annealed Sequential Monte Carlo Samplers (Syed et al., 2024)
     | https://arxiv.org/abs/2408.12057
 """
@@ -41,38 +55,54 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pyro_gen._random import seeded
-from pyro_gen.density import Density, density, evaluation, row_chunks, rows_of, rows_per_chunk
+from pyro_gen.density import Density, ProgramDensity, density, evaluation, row_chunks, rows_of, rows_per_chunk
 from pyro_gen.inference.importance import (
     effective_sample_size,
     entries_seen,
-    guide_draws,
     left_out,
     log_mean_exp,
     psis_khat,
 )
 from pyro_gen.inference.likelihood import LogLikelihood
+from pyro_gen.inference.mcmc.hmc import Metric, Point
+from pyro_gen.inference.paths import (
+    DENSE,
+    Engine,
+    Hamiltonian,
+    Particles,
+    Path,
+    as_target,
+    cholesky_factors,
+    covariances,
+    engine_of,
+    resample,
+    unit_of,
+)
 from pyro_gen.likelihoods import completions, no_completion
-from pyro_gen.program import Program, sample_sites
+from pyro_gen.program import Program, sample_sites, structure
 
-__all__ = ["ais", "ais_with_gap", "bdmc", "posterior_draws"]
+__all__ = ["ais", "ais_with_gap", "anneal", "bdmc", "posterior_draws"]
 
 FEWEST = 8  # chains of a pilot round, below which their spread says nothing
+MOST = 256  # chains of a pilot round, above which they say no more
 PILOT = 32  # temperatures of the last pilot round, unless it shows that more than four times as many are needed
 LONGEST = 1000  # temperatures of the longest final run that is chosen automatically
 SPREAD = 0.5  # standard deviation of log w that the automatic number of temperatures aims at
 OFF = 1e4  # nats that stand for infinitely many in a pilot round
-INFLATION = 1.25  # of the guide's standard deviations: a base needs wider tails than its target
+LEAN = 5  # effective draws that what a variance leans on counts as much as
+CHAINS = (16, 1024)  # of each target of many, and of a single one
 
 
 @dataclass(frozen=True)
 class _Options:
-    chains: int = 16
+    chains: int | None = None
     temperatures: int | None = None
     schedule: str | Tensor | Sequence[float] = "equalised"
     leapfrog: int = 1
-    start: str = "guide"
+    start: str | Distribution = "guide"
     precondition: bool = True
     target_acceptance: float = 0.75
 
@@ -94,8 +124,10 @@ class _Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"ais({name}={value}): give a positive number.")
-        if self.start not in ("prior", "guide"):
-            raise ValueError(f'ais(start={self.start!r}): choose "prior" or "guide".')
+        if not isinstance(self.start, Distribution) and self.start not in ("prior", "guide"):
+            raise ValueError(
+                f'ais(start={self.start!r}): choose "prior" or "guide", or give a distribution of torch\'s.'
+            )
         if isinstance(self.schedule, str):
             if self.schedule not in ("equalised", "sigmoid", "linear"):
                 raise ValueError(
@@ -104,10 +136,13 @@ class _Options:
             return
         betas = torch.as_tensor(self.schedule).detach().to("cpu", torch.float64)
         object.__setattr__(self, "schedule", betas)
-        if betas.dim() != 1 or len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or bool((betas.diff() < 0).any()):
+        if betas.dim() != 1 or len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or bool((betas.diff() <= 0).any()):
             raise ValueError("ais(schedule=...): betas rise from 0 to 1, in one dimension.")
         if self.temperatures is not None:
             raise ValueError("ais: a schedule of betas fixes the number of temperatures, so leave temperatures out.")
+
+    def chains_for(self, engine: Engine) -> int:
+        return self.chains or CHAINS[engine.n == 1 and not engine.batch_shape]
 
 
 def ais(
@@ -132,14 +167,17 @@ def ais(
         options: ``chains`` per datum (16); ``temperatures``, chosen so that the standard deviation of a log-weight is
             about 0.5 when it is left out; ``schedule``, ``"equalised"`` (every step adds the same divergence, measured
             in the pilot rounds), ``"sigmoid"``, ``"linear"`` or a sequence of betas; ``leapfrog`` steps per
-            temperature; ``start``, ``"guide"`` or ``"prior"``; ``precondition``, whether coordinates are scaled by the
-            standard deviations found in the pilot rounds; ``target_acceptance`` (0.75).
+            temperature; ``start``, ``"guide"``, ``"prior"`` or a distribution of torch's over unconstrained points, of
+            shape :math:`(N, D)` in all; ``precondition``, whether coordinates are scaled by the standard deviations
+            found in the pilot rounds; ``target_acceptance`` (0.75).
 
     Returns:
         The logarithms of the mean weights: stochastic lower bounds whose bias vanishes with chains and temperatures;
-        ``lower`` is the mean log-weight, the looser bound of one chain. Diagnostics: ``ess``, ``khat`` (per datum from
-        21 chains on, else of all weights together, each relative to the mean of its datum), ``acceptance`` and
-        ``barrier`` per datum, ``betas``.
+        ``lower`` is the mean log-weight, the looser bound of one chain. Diagnostics per datum: ``ess``, ``khat`` (from
+        21 chains on, else of all weights together, each relative to the mean of its datum), ``start_khat`` (the same
+        of the weights without annealing, where the base is not the prior), ``acceptance``, ``barrier``,
+        ``thermodynamic`` (the estimate by thermodynamic integration); and ``betas``, from the prior also the mean
+        ``rate`` and ``distortion`` at each of them, and ``gradients``, how many were evaluated per datum in all.
 
     Raises:
         ValueError: An option does not exist, or :func:`pyro_gen.density.density` does not apply to the program.
@@ -160,15 +198,65 @@ def ais(
     """
     settings = _Options.of(preset, **options)
     with seeded(seed), torch.no_grad(), evaluation(program):
-        collect = _Collect(program, x, context, settings, progress)
+        collect = _Collect(_Rows(program, x, context, settings), settings, progress)
         log_w = torch.cat([run.log_weights.cpu() for run in collect], 1)
     return collect.result(log_w, "ais", entries_seen(x))
+
+
+def anneal(
+    target: Density | Path | Program | Callable[..., Any],
+    *data: Any,
+    preset: str | None = None,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+    **options: Any,
+) -> Particles:
+    r"""Annealed importance sampling of any density: global latent variables, and kernels of the user's own.
+
+    Arguments:
+        target: A density, whose targets each get an evidence: one of a joint density, N of a density per datum, S of
+            a stacked one. A program or a model function, of which :func:`pyro_gen.density.density` makes one. Or a
+            :class:`~pyro_gen.inference.paths.Path`, with moves of its own.
+        data: What the program or function is called with.
+        preset: As in :func:`ais`.
+        seed: Seeds the draws; the caller's generators are left alone.
+        progress: Called with the fraction done, after each temperature.
+        options: As in :func:`ais`. There are 1024 chains by default where there is a single target, and ``start`` is
+            ``"prior"``. A path has no other options than ``chains``, ``temperatures`` and ``schedule``.
+
+    Returns:
+        The chains' ends with their weights, and the evidence: its diagnostics are those of :func:`ais`.
+
+    Raises:
+        ValueError: An option does not exist or does not apply.
+
+    Example:
+        >>> import torch
+        >>> from pyro_gen.density import Density
+        >>> def kernel(z):  # of a Gaussian in three dimensions: its integral is pi^(3/2)
+        ...     return -z.square().sum(-1)
+        >>> base = torch.distributions.MultivariateNormal(torch.zeros(3), torch.eye(3))
+        >>> result = anneal(Density.from_functions(kernel, 3), start=base)
+        >>> abs(result.evidence.mean() - 1.7171) < 0.05
+        True
+    """
+    settings = _Options.of(preset, **{"start": "prior", **options})
+    if isinstance(target, Path) and (wrong := sorted(set(options) - {"chains", "temperatures", "schedule"})):
+        raise ValueError(f"A Path has moves and a start of its own: anneal takes no {wrong[0]} with it.")
+    goal = as_target(target, data)
+    with seeded(seed), torch.no_grad():
+        collect = _Collect(_Single(goal, settings), settings, progress)
+        (run,) = collect
+        evidence = collect.result(run.log_weights.cpu(), "ais", *unit_of(goal))
+        states, log_w = run.engine.unflatten(run.point.z), run.log_weights.reshape(-1, *run.engine.batch_shape)
+    return Particles(evidence, states, log_w, goal)
 
 
 def bdmc(
     program: Program,
     n: int,
     *,
+    sets: int = 8,
     context: tuple[Any, ...] = (),
     preset: str | None = None,
     seed: int = 0,
@@ -178,13 +266,14 @@ def bdmc(
     r"""Measures how sharp annealed importance sampling is, on data simulated from the program.
 
     Arguments:
-        program: A program with continuous local latent variables and an ``event_shape``.
-        n: The number of data to simulate.
+        program: A program with continuous latent variables and an ``event_shape``.
+        n: The number of data to simulate: N targets where all latent variables are local, else the size of a data set.
+        sets: How many data sets to simulate, where there are global latent variables.
         context: What the model conditions on, each with shape :math:`(n, *)`.
         preset: As in :func:`ais`.
         seed: Seeds data and draws; the caller's generators are left alone.
         progress: As in :func:`ais`.
-        options: As in :func:`ais`.
+        options: As in :func:`ais`; from the prior where there are global latent variables.
 
     Returns:
         A sandwich: ``lower`` as by :func:`ais`, ``upper`` with one backward weight in the place of one forward weight,
@@ -195,40 +284,48 @@ def bdmc(
     Raises:
         ValueError: As in :func:`ais`, the program does not know the shape of a datum, or it observes its context.
     """
-    return _sandwich(program, n, context, None, seed, progress, _Options.of(preset, **options))
+    return _sandwich(program, n, sets, context, None, seed, progress, preset, options)
 
 
 def _sandwich(
     program: Program,
     n: int,
+    sets: int,
     context: tuple[Any, ...],
     missing: Tensor | None,
     seed: int,
     progress: Callable[[float], None] | None,
-    settings: _Options,
+    preset: str | None,
+    options: dict[str, Any],
 ) -> LogLikelihood:
     """:func:`bdmc`, with holes in the simulated data where ``missing`` says so.
 
     The latent variables that made a datum are an exact draw of the posterior given any part of it.
     """
-    from pyro_gen.inference.predictive import simulate
-
     with seeded(seed), torch.no_grad(), evaluation(program):
-        x, values, data_dims = simulate(program, n, context)
-        _require_simulated(program, torch.full_like(x, math.nan), context)
-        if missing is not None:
-            x = x.masked_fill(missing, math.nan)
+        simulated = _simulate(program, n, sets, context, missing)
+        if simulated.stacked and options.get("start", "prior") != "prior":
+            raise ValueError(
+                f"{type(program).__name__} has global latent variables: bdmc anneals from the prior, whose draws made "
+                'the data: leave start out, or start="prior".'
+            )
+        settings = _Options.of(preset, **({"start": "prior", **options} if simulated.stacked else options))
+        source: _Rows | _Single
+        if simulated.stacked:
+            target = density(program, simulated.x, *simulated.context, stacked=True)
+            source, event_dims, unit = _Single(target, settings), entries_seen(simulated.x), "nats per data set"
+        else:
+            source = _Rows(program, simulated.x, context, settings)
+            event_dims, unit = entries_seen(simulated.x), "nats per datum"
         forward, backward = [], []
-        collect = _Collect(program, x, context, settings, progress)
+        collect = _Collect(source, settings, progress)
         for run in collect:
-            of_rows = {
-                name: v.movedim(data_dims[name], 0)[run.rows].movedim(0, data_dims[name]) for name, v in values.items()
-            }
-            exact = run.target.density.unconstrain({name: v.unsqueeze(0) for name, v in of_rows.items()})
-            backward.append(_backward(run.target, exact, run.path).cpu())
+            assert isinstance(run.engine, Hamiltonian) and isinstance(run.engine.density, ProgramDensity)
+            exact = run.engine.density.unconstrain(simulated.latents(run.rows))
+            backward.append(_backward(run.engine, exact.reshape(1, run.engine.n, run.engine.dim), run.plan).cpu())
             forward.append(run.log_weights.cpu())
     log_w, log_v = torch.cat(forward, 1), torch.cat(backward, 1)
-    lower = collect.result(log_w, "bdmc", entries_seen(x))
+    lower = collect.result(log_w, "bdmc", event_dims, unit)
     upper, _ = log_mean_exp(torch.cat([log_v, log_w[1:]]))
     return LogLikelihood(
         value=(lower.value + upper) / 2,
@@ -239,13 +336,63 @@ def _sandwich(
         lower=lower.value,
         upper=upper,
         diagnostics={**lower.diagnostics, "gap": upper - lower.value, "jeffreys": log_v[0] - log_w.mean(0)},
+        unit=unit,
     )
 
 
-def _require_simulated(program: Program, x: Tensor, context: tuple[Any, ...]) -> None:
+class _Simulated(NamedTuple):
+    """Data and the latent variables that made them: N data, or S data sets of n data."""
+
+    x: Tensor  # (N, *) or (S, n, *)
+    context: tuple[Any, ...]
+    values: dict[str, Tensor]
+    data_dims: dict[str, int]  # of local sites, counted from the left
+    stacked: bool
+
+    def latents(self, rows: slice) -> dict[str, Tensor]:
+        """The values as one chain, of some rows where there are no global ones: (1, *)."""
+        if self.stacked:
+            return {name: v.unsqueeze(0) for name, v in self.values.items()}
+        dims = self.data_dims
+        return {n: v.movedim(dims[n], 0)[rows].movedim(0, dims[n]).unsqueeze(0) for n, v in self.values.items()}
+
+
+def _simulate(program: Program, n: int, sets: int, context: tuple[Any, ...], missing: Tensor | None) -> _Simulated:
+    from pyro_gen.inference.predictive import complete, simulate
+
+    if program.event_shape is None or not structure(program, *_nothing(program, 1, context)).global_:
+        x, values, dims = simulate(program, n, context)  # which says so where the shape of a datum is not known
+        stacked = False
+    else:
+        draws, latents = [], []
+        for _ in range(sets):
+            with pyro.poutine.trace() as tape, pyro.validation_enabled(False):
+                x, *rest = _nothing(program, n, context)
+                draws.append(complete(program, x, tuple(rest)))
+            latents.append({m: s["value"] for m, s in sample_sites(tape.trace).items() if not s["is_observed"]})
+        x, values, dims = torch.stack(draws), {m: torch.stack([v[m] for v in latents]) for m in latents[0]}, {}
+        stacked = True
+    _require_simulated(program, *_nothing(program, 1, context))
+    if missing is not None:
+        x = x.masked_fill(missing, math.nan)
+    if stacked:
+        context = tuple(c.expand(sets, *c.shape) if isinstance(c, Tensor) else c for c in context)
+    return _Simulated(x, context, values, dims, stacked)
+
+
+def _nothing(program: Program, n: int, context: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Data of which nothing was seen, and the first rows of the context."""
+    assert program.event_shape is not None
+    like = next((p for p in program.parameters() if p.is_floating_point()), torch.empty(0))
+    rows = next((len(c) for c in context if isinstance(c, Tensor) and c.dim()), n)
+    full = torch.full((rows, *program.event_shape), math.nan, dtype=like.dtype, device=like.device)
+    return (full[:n], *rows_of(full, context, slice(n)))
+
+
+def _require_simulated(program: Program, x: Tensor, *context: Any) -> None:
     """Refuses a model that observes anything but x: latent variables of the prior are no exact draw given that."""
     with pyro.poutine.trace() as tape, completions() as seen, no_completion(), pyro.validation_enabled(False):
-        program.model(x[:1], *rows_of(x, context, slice(1)))
+        program.model(x, *context)
     for name, site in sample_sites(tape.trace).items():
         observed = site["is_observed"] and not site["infer"].get("_deterministic")
         if observed and not bool(torch.isnan(seen.get(name, site["value"])).all()):
@@ -305,8 +452,8 @@ def ais_with_gap(
     program.event_shape = torch.Size(x.shape[1:])
     try:
         few = rows_of(x, context, slice(n))
-        settings = _Options.of(**{"preset": None, **options})
-        gap = _sandwich(program, n, few, torch.isnan(x[:n]), seed + 1, scaled[1], settings)
+        preset = options.pop("preset", None)
+        gap = _sandwich(program, n, 1, few, torch.isnan(x[:n]), seed + 1, scaled[1], preset, options)
     finally:
         program.event_shape = known
     extra = {name: gap.diagnostics[name] for name in ("gap", "jeffreys")}
@@ -340,78 +487,32 @@ def posterior_draws(
         Rows of the data, and draws by name of the site with shape :math:`(S, *)`.
     """
     settings = _Options.of(None, **{**options, "chains": max(draws, options.get("chains", 16))})
-    for run in _Collect(program, x, context, settings, None):
-        index = resample(run.log_weights, draws)
-        state = _State(*(_gather(t, index) for t in run.state))
+    for run in _Collect(_Rows(program, x, context, settings), settings, None):
+        assert isinstance(run.engine, Hamiltonian)
+        point = run.engine.take(run.point, resample(run.log_weights, draws))
         for _ in range(moves):
-            state, _ = _hmc(run.target, state, 1.0, run.path.step_sizes[-1], run.path.scales[-1], run.path.leapfrog)
-        yield run.rows, run.target.density.constrain(state.z)
-
-
-def resample(log_weights: Tensor, draws: int) -> Tensor:
-    """Systematic resampling: (K, N) log-weights -> (draws, N) indices, in random order."""
-    cumulative = log_weights.softmax(0).cumsum(0).T.contiguous()
-    n = len(cumulative)
-    device = log_weights.device
-    points = (torch.arange(draws, device=device) + torch.rand(n, 1, dtype=torch.float64, device=device)) / draws
-    index = torch.searchsorted(cumulative, points).clamp(max=len(log_weights) - 1)
-    shuffle = torch.rand(n, draws, device=device).argsort(1)
-    return index.gather(1, shuffle).T
-
-
-def _gather(tensor: Tensor, index: Tensor) -> Tensor:
-    return tensor[index, torch.arange(index.shape[1], device=index.device)]
+            point, _ = run.engine.move(point, 1.0, *run.plan.tuning(-1))
+        yield run.rows, run.engine.density.constrain(run.engine.unflatten(point.z))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The target and its chains
-
-
-class _State(NamedTuple):
-    """Chains: positions (C, N, D), and what is known there. log pi_beta = base + beta * slope at any beta."""
-
-    z: Tensor
-    base: Tensor
-    slope: Tensor
-    grad_base: Tensor
-    grad_slope: Tensor
-
-
-class _Target:
-    """The path of densities between the base and the joint density of latents and data."""
-
-    def __init__(self, target: Density, base: tuple[Tensor, Tensor] | None) -> None:
-        self.density = target
-        self.base = base  # mean and standard deviation (N, D) of a Gaussian base; None for the prior
-
-    def at(self, z: Tensor) -> _State:
-        prior, likelihood, grad_prior, grad_likelihood = self.density.value_and_grad(z)
-        if self.base is None:
-            return _State(z, prior, likelihood, grad_prior, grad_likelihood)
-        loc, scale = self.base
-        u = (z - loc) / scale
-        q = -0.5 * u.square().sum(-1) - (scale.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
-        grad_q = -u / scale
-        return _State(z, q, prior + likelihood - q, grad_q, grad_prior + grad_likelihood - grad_q)
-
-    def start(self, chains: int) -> _State:
-        if self.base is None:
-            return self.at(self.density.sample_prior(chains))
-        loc, scale = self.base
-        return self.at(loc + scale * torch.randn(chains, *loc.shape, dtype=loc.dtype, device=loc.device))
+# Chains along a path
 
 
 @dataclass(frozen=True)
-class _Path:
+class _Plan:
     """All that is fixed before a run.
 
-    Move t = 1, ..., T is at inverse temperature betas[t], with step_sizes[t - 1] and scales[t - 1].
+    Move t = 1, ..., T is at inverse temperature betas[t], with step_sizes[t - 1] and metrics(t - 1).
     """
 
     betas: Tensor  # (T + 1,) float64
     step_sizes: Tensor  # (T, N)
-    scales: Tensor  # (T, N, D)
-    leapfrog: int
+    spreads: Tensor  # of the coordinates: standard deviations (T, N, D), or Cholesky factors (T, N, D, D)
+
+    def tuning(self, t: int) -> tuple[Tensor, Metric]:
+        spread = self.spreads[t]
+        return self.step_sizes[t], Metric.diagonal(spread) if spread.dim() == 2 else Metric.dense(spread)
 
 
 # One leapfrog step is the default by measurement. Mean error of a log-weight in nats for PPCA (20 dimensions, rank 4)
@@ -419,91 +520,115 @@ class _Path:
 # jittered: 1.68 | 0.21); L = 4: 0.55 | 0.12.
 
 
-def _hmc(
-    target: _Target, state: _State, beta: float, step_size: Tensor, scale: Tensor, leapfrog: int
-) -> tuple[_State, Tensor]:
-    """One move of Hamiltonian Monte Carlo that leaves pi_beta invariant; also the acceptance probabilities (C, N)."""
-    if leapfrog > 1:
-        # Equal trajectories resonate: on a Gaussian, two steps at this acceptance come out near -z, and nothing mixes.
-        step_size = step_size * (0.5 + 0.5 * torch.rand_like(step_size))
-    step = step_size.unsqueeze(-1) * scale
-    p = torch.randn_like(state.z)
-    start = state.base + beta * state.slope - 0.5 * p.square().sum(-1)
-    new = state
-    p = p + 0.5 * step * (new.grad_base + beta * new.grad_slope)
-    for i in range(leapfrog):
-        new = target.at(new.z + step * p)
-        p = p + (step if i < leapfrog - 1 else 0.5 * step) * (new.grad_base + beta * new.grad_slope)
-    end = new.base + beta * new.slope - 0.5 * p.square().sum(-1)
-    probability = (end - start).exp().clamp(max=1.0).nan_to_num(0.0)  # off the support, or overflow: stay
-    accepted = torch.rand_like(probability) < probability
-    kept = _State(
-        *(
-            torch.where(accepted.unsqueeze(-1) if a.dim() == 3 else accepted, b, a)
-            for a, b in zip(state, new, strict=True)
-        )
-    )
-    return kept, probability
+class _Pilot(NamedTuple):
+    """What a pilot round saw at its temperatures."""
 
-
-class _Record(NamedTuple):
-    """What a run saw at its temperatures."""
-
-    acceptance: Tensor  # (T, N)
     intensity: Tensor  # (T, N): the divergence of each step, whose sum is the barrier
-    variances: Tensor | None  # (T, N, D), weighted over chains
+    variances: Tensor  # (T, N, D) or (T, N, D, D), weighted over chains
     effective: Tensor  # (T, N)
     log_steps: Tensor  # (T, N): step sizes used, corrected by the acceptance they met
 
 
-def _forward(
-    target: _Target,
-    state: _State,
-    path: _Path,
-    adapt: float | None = None,
-    tick: Callable[[], None] | None = None,
-) -> tuple[Tensor, _State, _Record]:
-    """Runs chains from the base to the target.
+class _Curve(NamedTuple):
+    """What a final run saw along the path."""
 
-    With ``adapt``, an acceptance probability, step sizes follow it along the way: for pilot rounds only.
-    """
-    log_w = torch.zeros_like(state.base, dtype=torch.float64)
-    drift = torch.zeros_like(path.step_sizes[0])
-    rows: list[list[Tensor]] = [[], [], [], [], []]
-    for t in range(1, len(path.betas)):
-        increment = float(path.betas[t] - path.betas[t - 1]) * state.slope.double()
-        if adapt is not None:
-            # A point off the support has weight 0. Tuning needs finite numbers, and the weight of a pilot is not used.
-            increment = increment.nan_to_num(nan=-OFF, posinf=OFF, neginf=-OFF)
-        before = log_w.log_softmax(0)
+    acceptance: Tensor  # (N,)
+    barrier: Tensor  # (N,)
+    thermodynamic: Tensor  # (N,)
+    start: Tensor | None  # log-weights of the base without annealing, (C, N), where it is not the prior
+    rate: Tensor  # (T + 1,): the sum over targets
+    distortion: Tensor  # (T + 1,): the sum over targets
+
+
+def _intensity(log_weights: Tensor, increment: Tensor) -> Tensor:
+    """The divergence of a step: log E g^2 - 2 log E g of its weights g is about the square of its length."""
+    normalised = log_weights.log_softmax(0)
+    once, twice = ((normalised + power * increment).logsumexp(0) for power in (1, 2))
+    return (twice - 2 * once).clamp(min=0).sqrt().nan_to_num(nan=math.inf, posinf=math.inf)
+
+
+def _mean(log_weights: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The weighted mean and variance over chains, each (N,). What has no weight counts nothing, finite or not."""
+    w = log_weights.softmax(0)
+    mean = torch.where(w > 0, w * values, 0.0).sum(0)
+    return mean, torch.where(w > 0, w * (values - mean).square(), 0.0).sum(0)
+
+
+def _explore(
+    engine: Engine, plan: _Plan, chains: int, acceptance: float, tick: Callable[[], None] | None
+) -> tuple[Tensor, _Pilot]:
+    """A pilot round: step sizes follow the wanted acceptance along the way. Also its log-weights (C, N)."""
+    point = engine.start(chains)
+    log_w = point.log_density.new_zeros(chains, engine.n, dtype=torch.float64)
+    drift = torch.zeros_like(plan.step_sizes[0])
+    rows: list[list[Tensor]] = [[], [], [], []]
+    for t in range(1, len(plan.betas)):
+        # A point off the support has weight 0. Tuning needs finite numbers, and the weight of a pilot is not used.
+        increment = engine.rise(point, float(plan.betas[t - 1]), float(plan.betas[t]))
+        increment = increment.nan_to_num(nan=-OFF, posinf=OFF, neginf=-OFF)
+        rows[0].append(_intensity(log_w, increment))
         log_w = log_w + increment
-        # log E g^2 - 2 log E g of the increment g: about the squared length of the step.
-        once, twice = ((before + power * increment).logsumexp(0) for power in (1, 2))
-        step = path.step_sizes[t - 1] * drift.exp()
-        state, probability = _hmc(target, state, float(path.betas[t]), step, path.scales[t - 1], path.leapfrog)
-        acceptance = probability.mean(0)
-        rows[0].append(acceptance)
-        rows[1].append((twice - 2 * once).clamp(min=0).sqrt().nan_to_num(nan=math.inf, posinf=math.inf))
-        if adapt is not None:
-            w = log_w.softmax(0).to(state.z.dtype).unsqueeze(-1)
-            mean = (w * state.z).sum(0)
-            rows[2].append((w * (state.z - mean).square()).sum(0))
-            rows[3].append(effective_sample_size(log_w).to(state.z.dtype))
-            rows[4].append(step.log() + (acceptance - adapt))
-            drift = drift + 0.7 * (acceptance - adapt)
+        step_size, metric = plan.tuning(t - 1)
+        step_size = step_size * drift.exp()
+        point, probability = engine.move(point, float(plan.betas[t]), step_size, metric)
+        error = probability.mean(0) - acceptance
+        effective = effective_sample_size(log_w)
+        weights = log_w.log_softmax(0)
+        if engine.n == 1:  # no other targets to lean on where few weights count: lean on the chains as they are
+            share = effective / (effective + LEAN)
+            weights = (share * weights.exp() + (1 - share) / chains).log()
+        rows[1].append(covariances(engine.coordinates(point), weights, plan.spreads.dim() == 4))
+        rows[2].append(effective.to(step_size.dtype))
+        rows[3].append(step_size.log() + error)
+        drift = drift + 0.7 * error
         if tick is not None:
             tick()
-    stacked = [torch.stack(r) if r else None for r in rows]
-    return log_w, state, _Record(*stacked)  # type: ignore[arg-type]
+    return log_w, _Pilot(*(torch.stack(r) for r in rows))
 
 
-def _backward(target: _Target, z: Tensor, path: _Path) -> Tensor:
+def _forward(
+    engine: Engine, plan: _Plan, chains: int, tick: Callable[[], None] | None = None
+) -> tuple[Tensor, Point, _Curve]:
+    """Runs chains from the base to the target, with nothing adapted: log-weights (C, N), and their ends."""
+    point = engine.start(chains)
+    log_w = point.log_density.new_zeros(chains, engine.n, dtype=torch.float64)
+    acceptance, barrier, thermodynamic = (torch.zeros_like(log_w[0]) for _ in range(3))
+    first = engine.rise(point, 0.0, 1.0)
+    distortion, rate = [-_mean(log_w, first)[0].sum()], [log_w.new_zeros(())]
+    for t in range(1, len(plan.betas)):
+        low, high = float(plan.betas[t - 1]), float(plan.betas[t])
+        increment = engine.rise(point, low, high)
+        barrier += _intensity(log_w, increment)
+        mean, variance = _mean(log_w, increment)
+        log_w = log_w + increment
+        point, probability = engine.move(point, high, *plan.tuning(t - 1))
+        acceptance += probability.mean(0)
+        after, variance_after = _mean(log_w, engine.rise(point, low, high))
+        thermodynamic += (mean + after) / 2 - (variance_after - variance) / 12
+        slope = after / (high - low)
+        distortion.append(-slope.sum())
+        rate.append((high * slope - log_mean_exp(log_w)[0]).sum())
+        if tick is not None:
+            tick()
+    curve = _Curve(
+        (acceptance / (len(plan.betas) - 1)).cpu(),
+        barrier.cpu(),
+        thermodynamic.cpu(),
+        None if engine.from_prior else first.cpu(),
+        torch.stack(rate).cpu(),
+        torch.stack(distortion).cpu(),
+    )
+    return log_w, point, curve
+
+
+def _backward(engine: Hamiltonian, z: Tensor, plan: _Plan) -> Tensor:
     """Runs chains from exact draws of the target, with shape (C, N, D), to the base: log-weights with shape (C, N)."""
-    state = target.at(z)
-    log_w = torch.zeros_like(state.base, dtype=torch.float64)
-    for t in range(len(path.betas) - 1, 0, -1):
-        state, _ = _hmc(target, state, float(path.betas[t]), path.step_sizes[t - 1], path.scales[t - 1], path.leapfrog)
-        log_w = log_w + float(path.betas[t] - path.betas[t - 1]) * state.slope.double()
+    point = engine.place(z)
+    log_w = torch.zeros_like(point.log_density, dtype=torch.float64)
+    for t in range(len(plan.betas) - 1, 0, -1):
+        low, high = float(plan.betas[t - 1]), float(plan.betas[t])
+        point, _ = engine.move(point, high, *plan.tuning(t - 1))
+        log_w = log_w + engine.rise(point, low, high)
     return log_w
 
 
@@ -512,46 +637,56 @@ def _backward(target: _Target, z: Tensor, path: _Path) -> Tensor:
 
 
 class _Tuner:
-    """What the pilot rounds learn: a schedule, and for each position in it step sizes and scales of each datum."""
+    """What the pilot rounds learn: a schedule, and for each position in it step sizes and spreads of each target."""
 
-    def __init__(self, target: _Target, settings: _Options, state: _State, knots: Tensor | None) -> None:
-        self.target, self.settings = target, settings
+    def __init__(self, engine: Engine, settings: _Options, chains: int, knots: Tensor | None) -> None:
+        self.settings = settings
         self.fixed = knots is not None
         self.knots = _first_schedule(settings.schedule) if knots is None else knots
-        n, dim = state.z.shape[1:]
+        z = engine.coordinates(engine.start(chains))
+        n, dim = z.shape[1:]
         self.positions = torch.tensor([0.0, 1.0], dtype=torch.float64)  # where the two below are known, as betas
-        self.log_steps = state.z.new_full((2, n), -0.25 * math.log(dim))
-        spread = state.z.std((0, 1)) if target.base is None else target.base[1]
-        self.scales = spread.expand(2, n, dim) if settings.precondition else torch.ones_like(state.z[:2])
+        self.log_steps = z.new_full((2, n), -0.25 * math.log(max(dim, 1)))
+        # Correlations where a single target has chains enough to know them.
+        self.dense = settings.precondition and n == 1 and 1 < dim <= DENSE and chains >= 4 * dim
+        even = torch.zeros(chains, n, dtype=torch.float64, device=z.device)
+        if dim == 0 or not settings.precondition:
+            self.spreads = torch.ones_like(z[:2])
+        elif self.dense:
+            factor = cholesky_factors(covariances(z, even, True), z.new_full((1,), chains))
+            self.spreads = factor.expand(2, n, dim, dim)
+        else:
+            self.spreads = z.std((0, 1)).expand(2, n, dim)
 
-    def path(self, temperatures: int) -> _Path:
+    def plan(self, temperatures: int) -> _Plan:
         betas = _interpolate(torch.linspace(0, 1, temperatures + 1, dtype=torch.float64), self.knots)
         betas[0], betas[-1] = 0.0, 1.0
-        return _Path(
+        return _Plan(
             betas,
             _at(betas[1:], self.positions, self.log_steps).exp(),
-            _at(betas[1:], self.positions, self.scales),
-            self.settings.leapfrog,
+            _at(betas[1:], self.positions, self.spreads),
         )
 
-    def learn(self, path: _Path, record: _Record) -> None:
-        temperatures = len(path.betas) - 1
+    def learn(self, plan: _Plan, seen: _Pilot) -> None:
+        temperatures = len(plan.betas) - 1
         window = temperatures // 8
-        self.positions = path.betas[1:]
-        self.log_steps = _smooth(record.log_steps, window)
-        self.scales = torch.ones_like(record.log_steps).unsqueeze(-1).expand(-1, -1, self.scales.shape[-1])
-        if self.settings.precondition and record.variances is not None:
-            # A few chains know a variance badly: lean on the neighbouring temperatures and on the other data.
-            variances = _smooth(record.variances, window)
-            pooled = variances.mean(1, keepdim=True)
-            effective = record.effective.unsqueeze(-1)
-            self.scales = ((effective * variances + 5 * pooled) / (effective + 5)).sqrt().clamp(min=1e-6)
+        self.positions = plan.betas[1:]
+        self.log_steps = _smooth(seen.log_steps, window)
+        # A few chains know a variance badly: lean on the neighbouring temperatures and on the other targets.
+        variances = _smooth(seen.variances, window)
+        if not self.settings.precondition:
+            self.spreads = torch.ones_like(variances)
+        elif self.dense:
+            self.spreads = cholesky_factors(variances, seen.effective + LEAN)
+        else:
+            pooled, effective = variances.mean(1, keepdim=True), seen.effective.unsqueeze(-1)
+            self.spreads = ((effective * variances + LEAN * pooled) / (effective + LEAN)).sqrt().clamp(min=1e-6)
         if self.settings.schedule == "equalised" and not self.fixed:
-            length = record.intensity.square().mean(1).sqrt().cpu()
+            length = seen.intensity.square().mean(1).sqrt().cpu()
             length = length + 0.05 * length.mean() + 1e-6  # a step that showed nothing still needs a look
             barrier = torch.cat([length.new_zeros(1), length.cumsum(0)])
             grid = torch.linspace(0, 1, 257, dtype=torch.float64)
-            self.knots = _at(grid * barrier[-1], barrier, path.betas)
+            self.knots = _at(grid * barrier[-1], barrier, plan.betas)
 
 
 def _first_schedule(schedule: str | Tensor | Sequence[float]) -> Tensor:
@@ -594,46 +729,66 @@ class _Run(NamedTuple):
     """A final run on some rows of the data."""
 
     rows: slice
-    target: _Target
-    path: _Path
+    engine: Engine
+    plan: _Plan
     log_weights: Tensor  # (C, n) float64
-    state: _State
+    point: Point
+
+
+class _Rows:
+    """A target per datum of a program: engines for chunks of the data."""
+
+    def __init__(self, program: Program, x: Tensor, context: tuple[Any, ...], settings: _Options) -> None:
+        self.program, self.x, self.context, self.settings = program, x, context, settings
+
+    def chunks(self) -> list[slice]:
+        probe = density(self.program, self.x[:1], *rows_of(self.x, self.context, slice(1)))
+        chains = max(self.settings.chains or CHAINS[0], FEWEST)
+        return list(row_chunks(len(self.x), max(1, rows_per_chunk(probe.entries, self.x.device) // chains)))
+
+    def engine(self, rows: slice) -> Engine:
+        data = (self.x[rows], *rows_of(self.x, self.context, rows))
+        return engine_of(density(self.program, *data), self.settings.start, self.settings.leapfrog)
+
+
+class _Single:
+    """A density or path, all its targets at once."""
+
+    def __init__(self, target: Density | Path, settings: _Options) -> None:
+        self.target, self.settings = target, settings
+
+    def chunks(self) -> list[slice]:
+        return [slice(None)]
+
+    def engine(self, rows: slice) -> Engine:
+        return engine_of(self.target, self.settings.start, self.settings.leapfrog)
 
 
 class _Collect:
     """Tunes and runs the chains, chunk by chunk of the data; the schedule is that of the first chunk."""
 
-    def __init__(
-        self,
-        program: Program,
-        x: Tensor,
-        context: tuple[Any, ...],
-        settings: _Options,
-        progress: Callable[[float], None] | None,
-    ) -> None:
-        self.program, self.x, self.context, self.settings, self.progress = program, x, context, settings, progress
-        self.acceptance: list[Tensor] = []
-        self.barrier: list[Tensor] = []
+    def __init__(self, source: _Rows | _Single, settings: _Options, progress: Callable[[float], None] | None) -> None:
+        self.source, self.settings, self.progress = source, settings, progress
+        self.curves: list[_Curve] = []
+        self.engines: list[Engine] = []
         self.betas = torch.zeros(0, dtype=torch.float64)
 
     def __iter__(self) -> Iterator[_Run]:
-        probe = density(self.program, self.x[:1], *rows_of(self.x, self.context, slice(1)))
-        rows = max(1, rows_per_chunk(probe.entries, self.x.device) // max(self.settings.chains, FEWEST))
-        chunks = list(row_chunks(len(self.x), rows))
+        chunks = self.source.chunks()
         temperatures, knots = self.settings.temperatures, None
         if isinstance(self.settings.schedule, Tensor):
             temperatures = len(self.settings.schedule) - 1
         for i, chunk in enumerate(chunks):
-            target = self._target(chunk)
-            tuner, temperatures = self._pilot(target, temperatures, knots, i / len(chunks), len(chunks))
+            engine = self.source.engine(chunk)
+            self.engines.append(engine)
+            tuner, temperatures = self._pilot(engine, temperatures, knots, i / len(chunks), len(chunks))
             knots = tuner.knots
-            path = tuner.path(temperatures)
+            plan = tuner.plan(temperatures)
             tick = self._ticker((i + 0.3) / len(chunks), 0.7 / len(chunks) / temperatures, (i + 1) / len(chunks))
-            log_w, state, record = _forward(target, target.start(self.settings.chains), path, tick=tick)
-            self.acceptance.append(record.acceptance.mean(0).cpu())
-            self.barrier.append(record.intensity.sum(0).cpu())
-            self.betas = path.betas
-            yield _Run(chunk, target, path, log_w, state)
+            log_w, point, curve = _forward(engine, plan, self.settings.chains_for(engine), tick)
+            self.curves.append(curve)
+            self.betas = plan.betas
+            yield _Run(chunk, engine, plan, log_w, point)
 
     def _ticker(self, at: float, each: float, until: float) -> Callable[[], None] | None:
         if self.progress is None:
@@ -646,36 +801,18 @@ class _Collect:
 
         return tick
 
-    def _target(self, rows: slice) -> _Target:
-        data = (self.x[rows], *rows_of(self.x, self.context, rows))
-        target = density(self.program, *data)
-        if self.settings.start == "prior":
-            return _Target(target, None)
-        # The guide may take fewer rows at a time than the chains do.
-        parts = list(guide_draws(self.program, *data, num_particles=64))
-        z = target.unconstrain(
-            {n: torch.cat([p.values[n] for p in parts], dim + 1) for n, dim in parts[0].data_dims.items()}
-        )
-        if bool((z == z[:1]).all(0).any()):
-            raise ValueError('All draws of the guide are one point, which is no base to start from: use start="prior".')
-        loc, scale = z.mean(0), INFLATION * z.std(0).clamp(min=1e-6)
-        if not bool((loc.isfinite() & scale.isfinite()).all()):
-            raise ValueError('The guide has draws that are not finite: use ais(start="prior"), or train it again.')
-        return _Target(target, (loc, scale))
-
     def _pilot(
-        self, target: _Target, temperatures: int | None, knots: Tensor | None, at: float, chunks: int
+        self, engine: Engine, temperatures: int | None, knots: Tensor | None, at: float, chunks: int
     ) -> tuple[_Tuner, int]:
         settings = self.settings
         tick = self._ticker(at, 0.3 / chunks / (2 * PILOT - 4), at + 0.3 / chunks)
+        chains = min(max(settings.chains_for(engine), FEWEST), MOST)
+        tuner = _Tuner(engine, settings, chains, knots)
         size = 4
-        tuner: _Tuner | None = None
         while True:
-            state = target.start(max(settings.chains, FEWEST))
-            tuner = tuner or _Tuner(target, settings, state, knots)
-            path = tuner.path(size)
-            log_w, _, record = _forward(target, state, path, settings.target_acceptance, tick)
-            tuner.learn(path, record)
+            plan = tuner.plan(size)
+            log_w, seen = _explore(engine, plan, chains, settings.target_acceptance, tick)
+            tuner.learn(plan, seen)
             # The variance of log w falls like 1 / T. A quantile, since a few data that lost a mode never have enough.
             spread = float(log_w.var(0).quantile(0.75).sqrt())
             needed = int(min(max(size * (spread / SPREAD) ** 2, PILOT), LONGEST))
@@ -684,19 +821,38 @@ class _Collect:
             size *= 2
         return tuner, needed if temperatures is None else temperatures
 
-    def result(self, log_w: Tensor, method: str, event_dims: float) -> LogLikelihood:
-        """The estimates from the weights (C, N) of all rows."""
+    def result(self, log_w: Tensor, method: str, event_dims: float, unit: str = "nats per datum") -> LogLikelihood:
+        """The estimates from the weights (C, N) of all targets."""
         value, error = log_mean_exp(log_w)
-        khat = psis_khat(log_w)
-        if bool(khat.isnan().all()):
-            khat = psis_khat((log_w - value).reshape(-1, 1))
+        n = log_w.shape[1]
         diagnostics = {
             "ess": effective_sample_size(log_w),
-            "khat": khat,
-            "acceptance": torch.cat(self.acceptance),
-            "barrier": torch.cat(self.barrier),
+            "khat": _khat(log_w),
+            **{name: torch.cat([getattr(c, name) for c in self.curves]) for name in _Curve._fields[:3]},
             "betas": self.betas,
+            "gradients": torch.tensor(sum(e.gradients * e.n for e in self.engines) / n),
         }
+        if all(engine.from_prior for engine in self.engines):
+            for name in ("rate", "distortion"):
+                diagnostics[name] = torch.stack([getattr(c, name) for c in self.curves]).sum(0) / n
+        starts = [c.start for c in self.curves if c.start is not None]
+        if starts:
+            diagnostics["start_khat"] = _khat(torch.cat(starts, 1))
         return LogLikelihood(
-            value, error, "stochastic lower bound", method, event_dims, lower=log_w.mean(0), diagnostics=diagnostics
+            value,
+            error,
+            "stochastic lower bound",
+            method,
+            event_dims,
+            lower=log_w.mean(0),
+            diagnostics=diagnostics,
+            unit=unit,
         )
+
+
+def _khat(log_w: Tensor) -> Tensor:
+    """Of each target where there are chains enough, else of all weights together relative to those of their target."""
+    khat = psis_khat(log_w)
+    if bool(khat.isnan().all()):
+        khat = psis_khat((log_w - log_mean_exp(log_w)[0]).reshape(-1, 1))
+    return khat

@@ -27,7 +27,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_gen._random import seeded
+from pyro_gen._random import seeded, vmap_draws
 from pyro_gen.density import (
     any_missing,
     as_inputs,
@@ -41,7 +41,16 @@ from pyro_gen.density import (
 )
 from pyro_gen.inference.likelihood import LogLikelihood
 from pyro_gen.likelihoods import assume_missing, no_completion
-from pyro_gen.program import Program, data_dim, data_frame, fixed, per_datum_log_prob, sample_sites, structure
+from pyro_gen.program import (
+    Program,
+    data_dim,
+    data_frame,
+    fixed,
+    per_datum_log_prob,
+    sample_sites,
+    site_log_prob,
+    structure,
+)
 
 __all__ = [
     "GuideDraws",
@@ -51,6 +60,7 @@ __all__ = [
     "guide_draws",
     "guide_obstacle",
     "is_enumerable",
+    "joint_guide_draws",
     "left_out",
     "log_likelihood",
     "log_mean_exp",
@@ -59,7 +69,7 @@ __all__ = [
 ]
 
 MAX_ASSIGNMENTS = 2**14  # joint values of the discrete latent variables of a datum that are summed over
-METHODS = ("auto", "exact", "elbo", "iwae", "ais", "bdmc")
+METHODS = ("auto", "exact", "elbo", "iwae", "ais", "bdmc", "smc")
 
 
 def log_likelihood(
@@ -81,12 +91,14 @@ def log_likelihood(
         method: ``"exact"`` for programs without latent variables, with a closed-form ``marginal()``, or with discrete
             local latent variables only, summed over their joint values (at most 16384 per datum); ``"elbo"`` and
             ``"iwae"`` by importance sampling from the guide; ``"ais"`` by annealed importance sampling and ``"bdmc"``
-            by the same with an upper bound on simulated data in the diagnostics, see :mod:`pyro_gen.inference.ais`.
-            ``"auto"`` takes ``"exact"`` where it applies, else ``"ais"``.
+            by the same with an upper bound on simulated data in the diagnostics, see :mod:`pyro_gen.inference.ais`;
+            ``"smc"`` by sequential Monte Carlo, :mod:`pyro_gen.inference.smc`. ``"auto"`` takes ``"exact"`` where it
+            applies, else ``"ais"``.
         num_particles: The number K of draws of the guide per datum, by default 64 for the ELBO and 1000 for IWAE.
         seed: Seeds the draws; the caller's generators are left alone.
         progress: Called with the fraction done, now and then.
-        options: Passed to :func:`pyro_gen.inference.ais.ais` or its sandwich.
+        options: Passed to :func:`pyro_gen.inference.ais.ais` or its sandwich, or to
+            :func:`pyro_gen.inference.smc.smc`.
 
     Returns:
         The estimates with errors and diagnostics (effective sample size ``ess`` and Pareto ``khat``, per datum: above
@@ -105,13 +117,13 @@ def log_likelihood(
         >>> print(log_likelihood(Standard(), torch.zeros(4, 2)))
         log-likelihood -1.838 +- 0.000 nats per datum (exact; 4 data, sampling error 0.000)
     """
-    from pyro_gen.inference import ais  # it uses this module
+    from pyro_gen.inference import ais, smc  # they use this module
 
     if method not in METHODS:
         raise ValueError(f"log_likelihood(method={method!r}): choose one of {', '.join(METHODS)}.")
     if method in ("exact", "elbo", "iwae") and options:
         raise ValueError(f'log_likelihood(method="{method}") has no option {next(iter(options))!r}.')
-    if method in ("exact", "ais", "bdmc") and num_particles is not None:
+    if method in ("exact", "ais", "bdmc", "smc") and num_particles is not None:
         raise ValueError(f'log_likelihood(method="{method}") has no particles: num_particles is for "elbo" and "iwae".')
     x, *parts = as_inputs(program, x, *context)
     context = tuple(parts)
@@ -132,8 +144,8 @@ def log_likelihood(
         if kinds.global_:
             raise ValueError(
                 f"{type(program).__name__} has the global latent variable '{kinds.global_[0]}', shared by all data, so "
-                "the data have no likelihood one by one: no method estimates it. The training loss of pyro_gen.fit "
-                "bounds the joint likelihood."
+                "the data have no likelihood one by one: no method estimates it. pyro_gen.log_evidence estimates that "
+                "of the whole data set."
             )
         if method == "exact":
             return _exact(program.marginal(), x, context)  # which says why there is none
@@ -143,6 +155,8 @@ def log_likelihood(
             return ais.ais(program, x, *context, seed=seed, progress=progress, **options)
         if method == "bdmc":
             return ais.ais_with_gap(program, x, *context, seed=seed, progress=progress, **options)
+        if method == "smc":
+            return smc.likelihoods(program, x, *context, seed=seed, progress=progress, **options)
         if num_particles is None:
             num_particles = 64 if method == "elbo" else 1000
         return _by_guide(program, x, context, method, num_particles, seed, progress)
@@ -358,6 +372,69 @@ def _plan(program: Program, x: Tensor, context: tuple[Any, ...], num_particles: 
     return rows, entries
 
 
+def joint_guide_draws(
+    program: Program, x: Tensor, *context: Any, num_particles: int
+) -> tuple[dict[str, Tensor], Tensor]:
+    r"""Draws all latent variables, local and global, from the guide, with weights :math:`\log p(x, z) - \log q(z)`.
+
+    Draws by the global generators and without gradients.
+
+    Arguments:
+        program: A program in evaluation mode, whose guide samples what its model does.
+        x: The data, with shape :math:`(N, *)`.
+        context: What the model conditions on.
+        num_particles: The number K of draws.
+
+    Returns:
+        The draws by name of the site, with shape :math:`(K, *)`, and the log-weights in float64, with shape
+        :math:`(K,)`.
+
+    Raises:
+        ValueError: Model and guide do not have the same latent sites, or the guide is a point.
+    """
+    data = (x, *context)
+
+    def one(*_: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        trace = pyro.poutine.trace(program.guide).get_trace(*data)
+        sites = _latent(trace)
+        return {n: s["value"] for n, s in sites.items()}, torch.stack(
+            [site_log_prob(s).sum() for s in sites.values()]
+        ).sum(0)
+
+    with torch.no_grad(), pyro.validation_enabled(False):
+        probe = pyro.poutine.trace(program.model).get_trace(*data)
+        guide = pyro.poutine.trace(program.guide).get_trace(*data)
+        model, guided = _latent(probe), _latent(guide)
+        name = type(program).__name__
+        if absent := [n for n in model if n not in guided]:
+            raise ValueError(
+                f"The guide of {name} does not sample the latent variable '{absent[0]}': give it a guide that does "
+                '(an autoguide, say), or start from the prior: start="prior".'
+            )
+        if point := _point(program, guide, x, context):
+            raise ValueError(
+                f"The guide of {name} is a point at '{point}' (a Delta), which has no density: start from the prior, "
+                'start="prior", or give it a guide with a spread.'
+            )
+        for n, site in guided.items():
+            if n not in model and not site["infer"].get("is_auxiliary"):
+                raise ValueError(f"The guide of {name} samples '{n}', which the model does not have.")
+        parts = []
+        log_p = _ModelLogProb(program, any_missing(x, *context), joint=True)
+        entries = max([1, *(s["value"].numel() for s in sample_sites(probe).values())])
+        size = rows_per_chunk(entries, x.device)
+        for start in range(0, num_particles, size):
+            count = min(size, num_particles - start)
+            try:
+                values, log_q = vmap_draws(one, count)
+            except Exception:
+                draws = [one() for _ in range(count)]  # an error of the guide itself comes out here
+                values = {n: torch.stack([d[0][n] for d in draws]) for n in guided}
+                log_q = torch.stack([d[1] for d in draws])
+            parts.append((values, log_p(data, values).double().sum(1) - log_q.double()))
+    return {n: torch.cat([p[0][n] for p in parts]) for n in guided}, torch.cat([p[1] for p in parts])
+
+
 def _point(program: Program, guide: Trace, x: Tensor, context: tuple[Any, ...]) -> str | None:
     """The name of a site at which the guide always takes the same values: MAP estimates and the like.
 
@@ -431,10 +508,13 @@ def _latent(trace: Trace) -> dict[str, Any]:
 
 
 class _ModelLogProb:
-    """log p(z_n) and log p(x_n | z_n) of K draws, (K, 2, n): vectorised over them where the model allows it."""
+    """log p(z_n) and log p(x_n | z_n) of K draws, (K, 2, n): vectorised over them where the model allows it.
 
-    def __init__(self, program: Program, missing: bool) -> None:
-        self.program, self.missing = program, missing
+    ``joint``: summed over all sites and data, (K, 2).
+    """
+
+    def __init__(self, program: Program, missing: bool, joint: bool = False) -> None:
+        self.program, self.missing, self.joint = program, missing, joint
         self.vectorised = True
 
     def __call__(self, data: tuple[Any, ...], values: dict[str, Tensor]) -> Tensor:
@@ -445,7 +525,8 @@ class _ModelLogProb:
             terms: list[list[Tensor]] = [[], []]
             for site in sample_sites(tape.trace).values():
                 if not site["infer"].get("_deterministic"):
-                    terms[bool(site["is_observed"])].append(per_datum_log_prob(local_site(site)))
+                    log_prob = site["log_prob"].sum() if self.joint else per_datum_log_prob(local_site(site))
+                    terms[bool(site["is_observed"])].append(log_prob)
             return torch.stack([torch.stack(t).sum(0) for t in terms])
 
         with pyro.validation_enabled(False):

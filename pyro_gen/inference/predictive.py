@@ -25,6 +25,7 @@ from pyro_gen.inference.importance import (
     is_enumerable,
     psis_khat,
 )
+from pyro_gen.inference.paths import resample
 from pyro_gen.likelihoods import assume_missing, completions
 from pyro_gen.program import Program, data_dim, fixed, is_local, sample_sites, structure
 
@@ -97,14 +98,14 @@ def simulate(program: Program, n: int, context: tuple[Any, ...]) -> tuple[Tensor
         data, values, dims = [], [], {}
         for rows in row_chunks(n, ROWS):
             with pyro.poutine.trace() as tape, fixed(shared):
-                data.append(_complete(program, x[rows], rows_of(x, context, rows)))
+                data.append(complete(program, x[rows], rows_of(x, context, rows)))
             latent = {m: s for m, s in sample_sites(tape.trace).items() if not s["is_observed"] and is_local(s)}
             values.append({name: s["value"] for name, s in latent.items()})
             dims = {name: data_dim(s) for name, s in latent.items()}
     return torch.cat(data), {m: torch.cat([v[m] for v in values], d) for m, d in dims.items()}, dims
 
 
-def _complete(program: Program, x: Tensor, context: tuple[Any, ...]) -> Tensor:
+def complete(program: Program, x: Tensor, context: tuple[Any, ...]) -> Tensor:
     """Runs the model on data with missing entries, and returns the completed data."""
     with completions() as completed:
         out = program.model(x, *context)
@@ -263,20 +264,20 @@ def impute(
 
 def _by_rows(program: Program, x: Tensor, context: tuple[Any, ...], draws: int) -> Tensor:
     chunks = [(x[r], rows_of(x, context, r)) for r in row_chunks(len(x), ROWS)]
-    return torch.stack([torch.cat([_complete(program, *chunk) for chunk in chunks]) for _ in range(draws)])
+    return torch.stack([torch.cat([complete(program, *chunk) for chunk in chunks]) for _ in range(draws)])
 
 
 def _by_one_draw(program: Program, x: Tensor, context: tuple[Any, ...]) -> Tensor:
     sites = sample_sites(pyro.poutine.trace(program.guide).get_trace(x, *context))
     with fixed({name: s["value"] for name, s in sites.items() if not s["is_observed"]}):
-        return _complete(program, x, context)
+        return complete(program, x, context)
 
 
 def _with_latents(program: Program, x: Tensor, context: tuple[Any, ...], values: dict[str, Tensor]) -> Tensor:
     completed = []
     for s in range(len(next(iter(values.values())))):
         with fixed({name: v[s] for name, v in values.items()}):
-            completed.append(_complete(program, x, context))
+            completed.append(complete(program, x, context))
     return torch.stack(completed)
 
 
@@ -286,7 +287,7 @@ def _by_guide(
     completed, trusted = [], []
     for proposals in guide_draws(program, x, *context, num_particles=num_proposals):
         rows, log_w = proposals.rows, proposals.log_weights
-        index = ais.resample(log_w, draws)
+        index = resample(log_w, draws)
         completed.append(_with_latents(program, x[rows], rows_of(x, context, rows), proposals.select(index)))
         # The shape that so few weights can bear (Vehtari et al., 2024, section 3.2.4), and enough of them that count.
         bearable = min(0.7, 1 - 1 / math.log10(num_proposals)) if num_proposals > 10 else -math.inf

@@ -5,11 +5,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-import pyro_gen.density
+import pyro_gen.density.sites
 from pyro_gen.inference import ais as module
-from pyro_gen.inference import importance
-from pyro_gen.inference.ais import ais, ais_with_gap, bdmc, resample
+from pyro_gen.inference import importance, paths
+from pyro_gen.inference.ais import ais, ais_with_gap, bdmc
 from pyro_gen.inference.importance import log_likelihood
+from pyro_gen.inference.paths import resample
 from pyro_gen.likelihoods import observe
 from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
 from pyro_gen.program import Program, plate
@@ -59,7 +60,8 @@ def unbiasedness(program, data, **options):
     exact = log_likelihood(program, data, method="exact").value
     settings = module._Options.of(None, **options)
     with torch.no_grad(), module.seeded(0):
-        log_w = torch.cat([run.log_weights for run in module._Collect(program, data, (), settings, None)], 1)
+        source = module._Rows(program, data, (), settings)
+        log_w = torch.cat([run.log_weights for run in module._Collect(source, settings, None)], 1)
     ratio = (log_w - exact).exp().flatten()
     return ((ratio.mean() - 1) / (ratio.std() / math.sqrt(len(ratio)))).item()
 
@@ -91,15 +93,7 @@ def test_weights_from_the_prior_are_unbiased(program, data):
 
 def test_stale_cache_is_caught(sharp, monkeypatch):
     # The twin: accept against the log-density cached at the temperature before.
-    right, last = module._hmc, {"beta": 0.0}
-
-    def stale(target, state, beta, step_size, scale, leapfrog):
-        old, last["beta"] = last["beta"] if last["beta"] < beta else 0.0, beta
-        wrong = state._replace(base=state.base + (old - beta) * state.slope)
-        new, probability = right(target, wrong, beta, step_size, scale, leapfrog)
-        return target.at(new.z), probability
-
-    monkeypatch.setattr(module, "_hmc", stale)
+    monkeypatch.setattr(paths.Hamiltonian, "at", lambda self, point, beta: point)
     assert abs(unbiasedness(*sharp, **OPTIONS)) > 8
 
 
@@ -130,14 +124,14 @@ def test_constrained_latent_against_quadrature(start, monkeypatch):
     options = {"start": start, "chains": 32, "temperatures": 24}
     assert scale_error(x, **options) < 4.5  # false-alarm rate 7e-6
     # The twin: a transform without its Jacobian.
-    right = pyro_gen.density.biject_to
+    right = pyro_gen.density.sites.biject_to
 
     def flat(support):
         transform = right(support)
         transform.log_abs_det_jacobian = lambda u, y: torch.zeros_like(u)
         return transform
 
-    monkeypatch.setattr(pyro_gen.density, "biject_to", flat)
+    monkeypatch.setattr(pyro_gen.density.sites, "biject_to", flat)
     assert scale_error(x, **options) > 10
 
 
@@ -162,7 +156,7 @@ def test_sandwich(program):
     # The twin: a datum with latent variables that did not make it is no exact draw, and opens the sandwich.
     right = module._backward
     try:
-        module._backward = lambda target, z, path: right(target, z.flip(1), path)
+        module._backward = lambda engine, z, plan: right(engine, z.flip(1), plan)
         broken = bdmc(program, 200, temperatures=16)
     finally:
         module._backward = right
@@ -255,13 +249,13 @@ def test_a_point_is_no_base(program, data, monkeypatch):
         ais(map_program(x), x)
     assert abs(ais(map_program(x), x, start="prior").mean() - exact) < 0.05
     # A guide that is no Delta, and yet one point.
-    right = module.guide_draws
+    right = paths.guide_draws
 
     def still(*args, **options):
         for part in right(*args, **options):
             yield part._replace(values={n: v[:1].expand_as(v) for n, v in part.values.items()})
 
-    monkeypatch.setattr(module, "guide_draws", still)
+    monkeypatch.setattr(paths, "guide_draws", still)
     with pytest.raises(ValueError, match="one point"):
         ais(program, data)
 
@@ -304,18 +298,18 @@ def test_error_of_the_middle_of_a_sandwich():
 def test_gap_has_the_holes_of_the_data(program, data, monkeypatch):
     seen = []
 
-    class Spy(module._Collect):
+    class Spy(module._Rows):
         def __init__(self, program, x, *rest):
             seen.append(x)
             super().__init__(program, x, *rest)
 
-    monkeypatch.setattr(module, "_Collect", Spy)
+    monkeypatch.setattr(module, "_Rows", Spy)
     ais_with_gap(program, data, simulated=30, temperatures=4)
     assert torch.equal(seen[1].isnan(), data[:30].isnan())
 
     holes = data.isnan().repeat(2, 1)
     program.event_shape = torch.Size([20])
-    result = module._sandwich(program, 200, (), holes, 0, None, module._Options.of(None, temperatures=16))
+    result = module._sandwich(program, 200, 1, (), holes, 0, None, None, {"temperatures": 16})
     exact = log_likelihood(program, seen[-1], method="exact").value
     for below, above in ((result.lower, exact), (exact, result.upper)):
         difference = above - below
