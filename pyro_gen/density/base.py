@@ -247,7 +247,7 @@ class Density(abc.ABC):
                 function(*args)
                 warnings.warn(
                     f"The model cannot be traced to a graph, so Pyro runs at every evaluation. {reason}{place}",
-                    stacklevel=5,
+                    stacklevel=7,
                 )
             except Exception as error:
                 if _is_randomness(error):
@@ -257,7 +257,7 @@ class Density(abc.ABC):
                 warnings.warn(
                     "The model cannot be vectorised by torch.vmap, so chains are evaluated one after another. "
                     f"{first_line(error)}{_where(error)}",
-                    stacklevel=5,
+                    stacklevel=7,
                 )
         return function
 
@@ -272,7 +272,7 @@ class Density(abc.ABC):
             return graph  # type: ignore[no-any-return]
         if not compiler_available() and args[0].device.type == "cpu":
             if self.compile == "on":
-                warnings.warn("This machine has no C++ compiler (c++, g++, clang++): not compiled.", stacklevel=6)
+                warnings.warn("This machine has no C++ compiler (c++, g++, clang++): not compiled.", stacklevel=8)
             return graph  # type: ignore[no-any-return]
         compiled = compile_graph(graph, *args)
         self.mode = "compiled"

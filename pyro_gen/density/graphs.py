@@ -17,6 +17,20 @@ from torch.fx.experimental.proxy_tensor import make_fx
 __all__ = ["compile_graph", "compiler_available", "record"]
 
 _SAME = (torch.ops.aten.alias.default, torch.ops.aten.detach.default, torch.ops.aten.lift_fresh_copy.default)
+_FILLED = {
+    torch.ops.aten.zeros_like.default: 0,
+    torch.ops.aten.ones_like.default: 1,
+    torch.ops.aten.full_like.default: None,
+    torch.ops.aten.new_zeros.default: 0,
+    torch.ops.aten.new_ones.default: 1,
+}
+_NEUTRAL = {
+    torch.ops.aten.add.Tensor: 0,
+    torch.ops.aten.sub.Tensor: 0,
+    torch.ops.aten.mul.Tensor: 1,
+    torch.ops.aten.div.Tensor: 1,
+}
+_COMMUTATIVE = (torch.ops.aten.add.Tensor, torch.ops.aten.mul.Tensor)
 _RESHAPES = (torch.ops.aten.view.default, torch.ops.aten.expand.default, torch.ops.aten._unsafe_view.default)
 
 
@@ -58,14 +72,22 @@ def _simplify(recorded: fx.GraphModule) -> None:
     graph = recorded.graph
     _out_of_place(graph)
     for node in graph.nodes:
-        if node.target in _SAME or (node.target in _RESHAPES and _shape(node) == _shape(node.args[0]) is not None):
+        if _changes_nothing(node):
             node.replace_all_uses_with(node.args[0])
     graph.eliminate_dead_code(_must_stay)
     if not any(_mutates(node) for node in graph.nodes):
         _fold_constants(recorded)
+        _drop_neutral(recorded)
         _merge_equal(graph)
         graph.eliminate_dead_code(_must_stay)
     recorded.recompile()
+
+
+def _changes_nothing(node: fx.Node) -> bool:
+    if node.target in _RESHAPES:
+        return _shape(node) == _shape(node.args[0]) is not None
+    # The gradient of a square has a power of 1.
+    return node.target in _SAME or (node.target is torch.ops.aten.pow.Tensor_Scalar and node.args[1] in (1, 1.0))
 
 
 def _shape(node: Any) -> torch.Size | None:
@@ -119,7 +141,10 @@ def _fold_constants(recorded: fx.GraphModule) -> None:
     known: dict[fx.Node, Any] = {}
     for node in list(graph.nodes):
         if node.op == "get_attr":
-            known[node] = operator.attrgetter(node.target)(recorded)
+            known[node] = operator.attrgetter(str(node.target))(recorded)
+        elif node.target in _FILLED and isinstance(value := node.meta.get("val"), Tensor):
+            fill: Any = node.args[1] if _FILLED[node.target] is None else _FILLED[node.target]
+            known[node] = torch.full((), fill, dtype=value.dtype, device=value.device).expand(value.shape)
         elif node.op == "call_function" and not _is_random(node) and all(n in known for n in node.all_input_nodes):
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: known[n])
             with torch.no_grad():
@@ -136,6 +161,36 @@ def _fold_constants(recorded: fx.GraphModule) -> None:
                 constant.meta = dict(node.meta)
             node.replace_all_uses_with(constant)
     graph.eliminate_dead_code(_must_stay)
+
+
+def _drop_neutral(recorded: fx.GraphModule) -> None:
+    """Leaves out x + 0, x - 0, 1 x, x / 1, and the sum over a dimension that was made for it."""
+    for node in recorded.graph.nodes:
+        if node.target in _NEUTRAL and not node.kwargs:
+            number, commutes = _NEUTRAL[node.target], node.target in _COMMUTATIVE
+            for x, other in (node.args, node.args[::-1])[: 1 + commutes]:
+                if _is_filled_with(recorded, other, number) and _alike(node, x):
+                    node.replace_all_uses_with(x)
+                    break
+        elif node.target is torch.ops.aten.sum.dim_IntList and node.args[0].target is torch.ops.aten.unsqueeze.default:
+            x, dim = node.args[0].args
+            rank = len(_shape(node.args[0]) or ())
+            if len(node.args) == 2 and [d % rank for d in node.args[1]] == [dim % rank] and _alike(node, x):
+                node.replace_all_uses_with(x)
+    recorded.graph.eliminate_dead_code(_must_stay)
+
+
+def _alike(a: fx.Node, b: Any) -> bool:
+    """Whether two nodes have values of the same shape and dtype."""
+    x, y = a.meta.get("val"), b.meta.get("val") if isinstance(b, fx.Node) else None
+    return isinstance(x, Tensor) and isinstance(y, Tensor) and (x.shape, x.dtype) == (y.shape, y.dtype)
+
+
+def _is_filled_with(recorded: fx.GraphModule, node: Any, number: int) -> bool:
+    if not (isinstance(node, fx.Node) and node.op == "get_attr"):
+        return False
+    value = operator.attrgetter(str(node.target))(recorded)
+    return isinstance(value, Tensor) and bool((value == number).all())
 
 
 def _merge_equal(graph: fx.Graph) -> None:

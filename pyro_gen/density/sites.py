@@ -64,8 +64,7 @@ class Unconstrained(Messenger):
             return
         transform = biject_to(msg["fn"].support)
         u = site.read(self.z)
-        msg["value"] = transform(u)
-        msg["done"] = True
+        msg["value"] = transform(u)  # and not "done", at which the enumeration of its parents would pass it over
         log_abs_det = transform.log_abs_det_jacobian(u, msg["value"])
         if log_abs_det.dim() > u.dim():
             raise ValueError(
@@ -113,7 +112,7 @@ class HeldValues(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if not msg["is_observed"] and msg["name"] in self.values:
             msg["value"] = self.values[msg["name"]]
-            msg["done"] = True
+            msg["infer"]["enumerate"] = None
 
 
 class Predicted(Messenger):
