@@ -1,0 +1,237 @@
+"""Ten posteriors with reference draws, as Pyro models.
+
+Data and reference moments are those of posteriordb (Magnusson et al., BSD-3 licence), one JSON file each in this
+folder: means, standard deviations, mean squares and Monte Carlo errors of 10,000 nearly independent draws that Stan
+made. The models are the Stan programs' own, in their parametrisation, written for vectors: each is a function of
+tensors that any inference of Pyro takes. Sites bear the names of the reference's parameters.
+
+Loaded by path, from the tests and from ``benchmarks/mcmc.py``.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro.distributions import constraints
+from torch import Tensor
+
+FOLDER = Path(__file__).parent
+
+
+def flat(*shape: int) -> dist.ImproperUniform:
+    """The flat prior of a number, or of a vector of independent numbers."""
+    return dist.ImproperUniform(constraints.real_vector if shape else constraints.real, (), shape)
+
+
+def flat_positive() -> dist.ImproperUniform:
+    return dist.ImproperUniform(constraints.positive, (), ())
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The models
+
+
+def eight_schools(y: Tensor, sigma: Tensor) -> None:
+    """Rubin's hierarchical model of eight randomised trials, not centred."""
+    mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
+    tau = pyro.sample("tau", dist.HalfCauchy(5.0))
+    with pyro.plate("schools", len(y)):
+        theta_trans = pyro.sample("theta_trans", dist.Normal(0.0, 1.0))
+        theta = pyro.deterministic("theta", mu + tau * theta_trans)
+        pyro.sample("y", dist.Normal(theta, sigma), obs=y)
+
+
+def linear(x: Tensor, y: Tensor, sigma: Tensor, beta: Tensor) -> None:
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(x @ beta, sigma), obs=y)
+
+
+def flat_regression(x: Tensor, y: Tensor) -> None:
+    """Linear regression, everything flat."""
+    beta = pyro.sample("beta", flat(x.shape[1]))
+    linear(x, y, pyro.sample("sigma", flat_positive()), beta)
+
+
+def half_flat_regression(x: Tensor, y: Tensor) -> None:
+    """Linear regression, flat coefficients, half-Cauchy noise."""
+    beta = pyro.sample("beta", flat(x.shape[1]))
+    linear(x, y, pyro.sample("sigma", dist.HalfCauchy(2.5)), beta)
+
+
+def proper_regression(x: Tensor, y: Tensor) -> None:
+    """Linear regression, weakly informed."""
+    beta = pyro.sample("beta", dist.Normal(0.0, 10.0).expand((x.shape[1],)).to_event(1))
+    linear(x, y, pyro.sample("sigma", dist.HalfNormal(10.0)), beta)
+
+
+def autoregression(lags: Tensor, y: Tensor) -> None:
+    r"""AR(K): :math:`y_t \sim \mathcal{N}(\alpha + \sum_k \beta_k y_{t-k}, \sigma)`, the lagged series in columns."""
+    alpha = pyro.sample("alpha", dist.Normal(0.0, 10.0))
+    beta = pyro.sample("beta", dist.Normal(0.0, 10.0).expand((lags.shape[1],)).to_event(1))
+    sigma = pyro.sample("sigma", dist.HalfCauchy(2.5))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(alpha + lags @ beta, sigma), obs=y)
+
+
+def geometric_sums(x: Tensor, ratio: Tensor) -> Tensor:
+    r"""Solves :math:`s_t = x_t + r s_{t-1}` in :math:`\log_2 T` steps, as :math:`\prod_j (1 + (rL)^{2^j}) x`."""
+    shift = 1
+    while shift < x.shape[-1]:
+        x = x + ratio * F.pad(x[..., :-shift], (shift, 0))
+        ratio, shift = ratio * ratio, 2 * shift
+    return x
+
+
+def garch(y: Tensor, sigma1: Tensor) -> None:
+    r"""GARCH(1, 1), flat on the stationary region: the range of :math:`\beta_1` depends on :math:`\alpha_1`."""
+    mu = pyro.sample("mu", flat())
+    alpha0 = pyro.sample("alpha0", flat_positive())
+    alpha1 = pyro.sample("alpha1", dist.Uniform(0.0, 1.0))
+    beta1 = pyro.sample("beta1", dist.ImproperUniform(constraints.interval(0.0, 1.0 - alpha1), (), ()))
+    news = alpha0 + alpha1 * (y[:-1] - mu).square()
+    variance = geometric_sums(torch.cat([sigma1.square().reshape(1), news]), beta1)
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(mu, variance.sqrt()), obs=y)
+
+
+def gaussian_process(x: Tensor, y: Tensor) -> None:
+    """Regression with a squared-exponential kernel; sigma is the variance of the noise."""
+    rho = pyro.sample("rho", dist.Gamma(25.0, 4.0))
+    alpha = pyro.sample("alpha", dist.HalfNormal(2.0))
+    sigma = pyro.sample("sigma", dist.HalfNormal(1.0))
+    squares = (x.unsqueeze(-1) - x).square()
+    kernel = alpha.square() * (-0.5 * squares / rho.square()).exp() + sigma * torch.eye(len(x), dtype=x.dtype)
+    pyro.sample("y", dist.MultivariateNormal(torch.zeros_like(x), covariance_matrix=kernel), obs=y)
+
+
+def scaled_product(m: Tensor) -> tuple[Tensor, Tensor]:
+    """A product of non-negative matrices (T, K, K) in log2 T rounds of pairs, and the logarithm of its scale."""
+    log_scale = m.new_zeros(())
+    while len(m) > 1:
+        even = len(m) // 2 * 2
+        left, right = m[:even].unflatten(0, (-1, 2)).unbind(1)
+        pairs = (left.unsqueeze(-1) * right.unsqueeze(-3)).sum(-2)
+        size = pairs.amax((-2, -1), keepdim=True)
+        m = torch.cat([pairs / size, m[even:]])
+        log_scale = log_scale + size.log().sum()
+    return m[0], log_scale
+
+
+def hidden_markov(y: Tensor) -> None:
+    """A Markov chain of two states that emits normal variables, the states summed out by the forward algorithm."""
+    theta1 = pyro.sample("theta1", dist.ImproperUniform(constraints.simplex, (), (2,)))
+    theta2 = pyro.sample("theta2", dist.ImproperUniform(constraints.simplex, (), (2,)))
+    rises = pyro.sample("rises", dist.ImproperUniform(constraints.independent(constraints.positive, 1), (), (2,)))
+    mu = pyro.deterministic("mu", rises.cumsum(-1))  # ordered and positive, with Jacobian 1
+    pyro.factor("prior", dist.Normal(mu.new_tensor([3.0, 10.0]), 1.0).log_prob(mu).sum())
+    emission = dist.Normal(mu, 1.0).log_prob(y.unsqueeze(-1))  # (T, state)
+    size = emission.amax(-1, keepdim=True)
+    emitted = (emission - size).exp()
+    product, log_scale = scaled_product(torch.stack([theta1, theta2]) * emitted[1:].unsqueeze(-2))
+    pyro.factor("y", (emitted[0].unsqueeze(-1) * product).sum().log() + log_scale + size.sum())
+
+
+def mixture(y: Tensor) -> None:
+    """Two normal components in a known order."""
+    mu = pyro.sample("mu", dist.ImproperUniform(constraints.ordered_vector, (), (2,)))
+    pyro.factor("prior", dist.Normal(0.0, 2.0).log_prob(mu).sum())
+    sigma = pyro.sample("sigma", dist.HalfNormal(2.0).expand((2,)).to_event(1))
+    theta = pyro.sample("theta", dist.Beta(5.0, 5.0))
+    weights = dist.Categorical(torch.stack([theta, 1 - theta]))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.MixtureSameFamily(weights, dist.Normal(mu, sigma)), obs=y)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Their data
+
+
+def _columns(*columns: Tensor) -> Tensor:
+    return torch.stack([torch.ones_like(columns[0]), *columns], -1)
+
+
+def _autoregression_data(d: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    y, order = d["y"], int(d["K"])
+    return torch.stack([y[order - k : len(y) - k] for k in range(1, order + 1)], -1), y[order:]
+
+
+def _nes_data(d: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    ages = [(d["age_discrete"] == k).to(d["educ1"]) for k in (2, 3, 4)]
+    x = _columns(d["real_ideo"], d["race_adj"], *ages, d["educ1"], d["gender"], d["income"])
+    return x, d["partyid7"]
+
+
+def _mesquite_data(d: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    sizes = ("diam1", "diam2", "canopy_height", "total_height", "density")
+    return _columns(*(d[name].log() for name in sizes), d["group"]), d["weight"].log()
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A model, its data and what is known of its posterior.
+
+    Attributes:
+        name: Its name in posteriordb.
+        model: The Pyro model, a function of ``data()``.
+        arrange: Makes the model's arguments of the entries of the file's data.
+    """
+
+    name: str
+    model: Callable[..., None]
+    arrange: Callable[[dict[str, Tensor]], tuple[Tensor, ...]]
+
+    def _read(self, key: str) -> dict:
+        return json.loads((FOLDER / f"{self.name}.json").read_text(encoding="utf-8"))[key]
+
+    def data(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+        """The model's arguments."""
+        entries = {key: torch.tensor(value, dtype=torch.float64) for key, value in self._read("data").items()}
+        return tuple(part.to(dtype) for part in self.arrange(entries))
+
+    def reference(self) -> dict[str, dict[str, float]]:
+        """By parameter: ``mean``, ``sd``, ``mean_square``, ``mcse_mean``, ``q05``, ``q95``."""
+        return self._read("reference")
+
+    def named(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The sites' values by the names of the reference's parameters.
+
+        Arguments:
+            values: By site, with shape (*, *site shape).
+        """
+        named = {}
+        for name in self.reference():
+            site, _, index = name.removesuffix("]").partition("[")
+            named[name] = values[site][..., int(index) - 1] if index else values[site]
+        return named
+
+
+POSTERIORS = {
+    short: Posterior(name, model, arrange)
+    for short, name, model, arrange in (
+        ("arK", "arK-arK", autoregression, _autoregression_data),
+        (
+            "eight_schools",
+            "eight_schools-eight_schools_noncentered",
+            eight_schools,
+            lambda d: (d["y"], d["sigma"]),
+        ),
+        ("garch", "garch-garch11", garch, lambda d: (d["y"], d["sigma1"])),
+        ("gp_regr", "gp_pois_regr-gp_regr", gaussian_process, lambda d: (d["x"], d["y"])),
+        ("hmm", "hmm_example-hmm_example", hidden_markov, lambda d: (d["y"],)),
+        (
+            "kidiq",
+            "kidiq-kidscore_momiq",
+            half_flat_regression,
+            lambda d: (_columns(d["mom_iq"]), d["kid_score"]),
+        ),
+        ("gauss_mix", "low_dim_gauss_mix-low_dim_gauss_mix", mixture, lambda d: (d["y"],)),
+        ("mesquite", "mesquite-logmesquite", flat_regression, _mesquite_data),
+        ("nes1992", "nes1992-nes", flat_regression, _nes_data),
+        ("blr", "sblrc-blr", proper_regression, lambda d: (d["X"], d["y"])),
+    )
+}
