@@ -32,7 +32,20 @@ from torch import Tensor
 
 from pyro_gen.density import Density
 
-__all__ = ["Evaluation", "Info", "Metric", "Point", "Target", "init", "plain", "select", "step"]
+__all__ = [
+    "Evaluation",
+    "Info",
+    "Metric",
+    "Point",
+    "Proposal",
+    "Target",
+    "init",
+    "plain",
+    "propose",
+    "select",
+    "settle",
+    "step",
+]
 
 DIVERGENT = 1000.0  # nats of energy error beyond which a trajectory has left the level set for good (Stan's figure)
 
@@ -136,22 +149,51 @@ def step(
         >>> point.z.shape, bool(info.acceptance.mean() > 0.9)
         (torch.Size([10000, 2]), True)
     """
+    return settle(point, propose(point, target, metric.scaled(step_size), num_steps))
+
+
+class Proposal(NamedTuple):
+    """The end of a trajectory.
+
+    Attributes:
+        point: Where it ends.
+        momentum: The momentum there, in whitened coordinates, with shape :math:`(C, *B, D)`.
+        before: Minus the energy at its beginning, with shape :math:`(C, *B)`.
+        after: Minus the energy at its end, with shape :math:`(C, *B)`.
+        num_steps: The number of leapfrog steps.
+    """
+
+    point: Point
+    momentum: Tensor
+    before: Tensor
+    after: Tensor
+    num_steps: int
+
+
+def propose(point: Point, target: Target, metric: "Metric", num_steps: int) -> Proposal:
+    """Draws a momentum and follows it; the step size is part of the metric."""
     momentum = torch.randn_like(point.z)
-    scaled = metric.scaled(step_size)
     before = point.log_density - 0.5 * momentum.square().sum(-1)
     new = point
-    momentum = scaled.kick(momentum, new.grad, 0.5)
+    momentum = metric.kick(momentum, new.grad, 0.5)
     for left in range(num_steps - 1, -1, -1):
-        z = scaled.drift(new.z, momentum)
+        z = metric.drift(new.z, momentum)
         new = Point(z, *target(z))
-        momentum = scaled.kick(momentum, new.grad, 1.0 if left else 0.5)
+        momentum = metric.kick(momentum, new.grad, 1.0 if left else 0.5)
     after = new.log_density - 0.5 * momentum.square().sum(-1)
+    return Proposal(new, momentum, before, after, num_steps)
+
+
+def settle(point: Point, proposal: Proposal) -> tuple[Point, Info]:
+    """Accepts the end of a trajectory, or stays."""
+    before, after = proposal.before, proposal.after
     # Also where the density is plus infinity: a chain that went there would never come back.
     gain = torch.where(after.isfinite(), after - before, -math.inf)
     acceptance = gain.clamp(max=0.0).exp()
     accepted = torch.rand_like(acceptance) < acceptance
     energy = -torch.where(accepted, after, before)
-    return select(accepted, new, point), Info(acceptance, energy, gain < -DIVERGENT, num_steps)
+    kept = select(accepted, proposal.point, point)
+    return kept, Info(acceptance, energy, gain < -DIVERGENT, proposal.num_steps)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -207,6 +249,14 @@ class Metric(abc.ABC):
         r"""Computes :math:`L^\top g` for vectors with shape :math:`(C, *B, D)`."""
 
     @abc.abstractmethod
+    def whiten(self, z: Tensor) -> Tensor:
+        """Computes :math:`L^{-1} z` for vectors with shape :math:`(C, *B, D)`."""
+
+    @abc.abstractmethod
+    def unpull(self, q: Tensor) -> Tensor:
+        r"""Computes :math:`L^{-\top} q` for vectors with shape :math:`(C, *B, D)`."""
+
+    @abc.abstractmethod
     def scaled(self, factor: float | Tensor) -> "Metric":
         """The metric times a number, or times one for each target, :math:`(*B)`, or for each chain, :math:`(C, *B)`."""
 
@@ -238,6 +288,12 @@ class _Diagonal(Metric):
 
     def pull(self, g: Tensor) -> Tensor:
         return self.scale * g
+
+    def whiten(self, z: Tensor) -> Tensor:
+        return z / self.scale
+
+    def unpull(self, q: Tensor) -> Tensor:
+        return q / self.scale
 
     def scaled(self, factor: float | Tensor) -> "Metric":
         return _Diagonal(self.scale * _trailing(factor, 1))
@@ -271,6 +327,12 @@ class _Dense(Metric):
         if matrix.dim() == rows.dim():  # a matrix for each target, shared by the chains
             return (rows.movedim(0, -2) @ matrix).movedim(-2, 0)
         return (rows.unsqueeze(-2) @ matrix).squeeze(-2)  # a matrix for each chain
+
+    def whiten(self, z: Tensor) -> Tensor:
+        return self._times(z, torch.linalg.inv(self.factor).mT)
+
+    def unpull(self, q: Tensor) -> Tensor:
+        return self._times(q, torch.linalg.inv(self.factor))
 
     def scaled(self, factor: float | Tensor) -> "Metric":
         return _Dense(self.factor * _trailing(factor, 2))
@@ -306,6 +368,15 @@ class _LowRank(Metric):
 
     def pull(self, g: Tensor) -> Tensor:
         return self._stretched(self.scale * g)
+
+    def _inverse(self) -> "_LowRank":
+        return _LowRank(1 / self.scale, self.vectors, 1 / self.stretch)
+
+    def whiten(self, z: Tensor) -> Tensor:
+        return self._inverse().pull(z)
+
+    def unpull(self, q: Tensor) -> Tensor:
+        return self._inverse().push(q)
 
     def scaled(self, factor: float | Tensor) -> "Metric":
         return _LowRank(self.scale * _trailing(factor, 1), self.vectors, self.stretch)

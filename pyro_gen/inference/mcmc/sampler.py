@@ -3,11 +3,15 @@
 import abc
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyro_gen.density import Density
+from pyro_gen.inference.mcmc import hmc
+from pyro_gen.inference.mcmc.adaptation import Trajectory, Tuning, halton
+from pyro_gen.inference.mcmc.hmc import Point
 
-__all__ = ["Sampler"]
+__all__ = ["HMC", "MALA", "Sampler"]
 
 
 class Sampler(abc.ABC):
@@ -52,3 +56,142 @@ class Sampler(abc.ABC):
     @abc.abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up what another sampler with the same options has learnt."""
+
+    def report(self) -> dict[str, Any]:
+        """What the warm-up found, by name, for people to read."""
+        return {}
+
+
+class HMC(Sampler):
+    r"""Hamiltonian Monte Carlo that learns step size, metric and trajectory length from all chains together.
+
+    The number of steps is that of the mean trajectory length, times a number between 1/2 and 3/2 that follows a Halton
+    sequence, the same for all chains: equal trajectories would resonate with the oscillations of the target.
+
+    Arguments:
+        density: The density.
+        criterion: What the trajectory length maximises, ``"snaper"`` or ``"chees"``.
+        metric: ``"diagonal"``, ``"dense"``, ``"low_rank"`` or ``"auto"``: dense where there are at least five chains
+            for each dimension and it repays its cost, else diagonal.
+        target_acceptance: What the harmonic mean of the acceptance over the chains is to reach.
+        max_steps: The greatest number of leapfrog steps.
+        step_size: A fixed step size in whitened coordinates, or ``None`` to learn it.
+        num_steps: A fixed number of leapfrog steps, or ``None`` to learn the length of the trajectory.
+
+    Raises:
+        ValueError: There is no such criterion or metric, or a number does not make sense.
+    """
+
+    MALA = 0.1  # share of the warm-up in which trajectories have one step
+    JITTER = 0.5
+
+    def __init__(
+        self,
+        density: Density,
+        *,
+        criterion: str = "snaper",
+        metric: str = "auto",
+        target_acceptance: float = 0.65,
+        max_steps: int = 1000,
+        step_size: float | None = None,
+        num_steps: int | None = None,
+    ) -> None:
+        super().__init__(density)
+        for name, value in (("max_steps", max_steps), ("num_steps", num_steps)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: give a positive number.")
+        self.target = hmc.plain(density)
+        self.tuning = Tuning(target_acceptance, metric, step_size)
+        self.trajectory = Trajectory(criterion)
+        self.max_steps, self.num_steps = max_steps, num_steps
+        self.transitions = 0
+
+    def init(self, z: Tensor) -> Point:
+        point = hmc.init(z, self.target)
+        self.tuning.begin(point)
+        return point
+
+    def step(self, state: Point, progress: float | None) -> tuple[Point, dict[str, Tensor]]:
+        if progress is None:
+            self._freeze()
+        early = progress is not None and progress < self.MALA
+        proposal = hmc.propose(state, self.target, self.tuning.scaled, 1 if early else self._jittered())
+        point, info = hmc.settle(state, proposal)
+        step_size = self.tuning.step_size.to(info.energy)
+        figures = {
+            "lp": point.log_density,
+            "energy": info.energy,
+            "acceptance_rate": info.acceptance,
+            "n_steps": torch.tensor(info.num_steps, device=step_size.device).expand_as(info.energy),
+            "diverging": info.diverging,
+            "step_size": step_size.expand_as(info.energy),
+        }
+        if progress is not None and progress < self.tuning.FREEZE:
+            if not early and self.num_steps is None:
+                length = step_size * info.num_steps
+                self.trajectory.update(state.z, proposal, info.acceptance, self.tuning.mean, self.tuning.metric, length)
+            point = self.tuning.update(point, info.acceptance, progress)
+        elif progress is not None:
+            self._freeze()
+        return point, figures
+
+    def _jittered(self) -> int:
+        if self.num_steps is not None:
+            return self.num_steps
+        self.transitions += 1
+        jitter = 1 + self.JITTER * (2 * halton(self.transitions) - 1)
+        return max(1, min(self.max_steps, round(self._mean_steps() * jitter)))
+
+    def _mean_steps(self) -> float:
+        # Of many targets, with steps of their own, most go at least the whole length.
+        step_size = self.tuning.step_size
+        return self.trajectory.length / float(step_size if step_size.dim() == 0 else step_size.quantile(0.25))
+
+    def _freeze(self) -> None:
+        if not self.tuning.frozen:
+            self.tuning.freeze()
+            self.trajectory.freeze()
+            self.transitions = 0
+
+    def report(self) -> dict[str, Any]:
+        return {
+            "step_size": self.tuning.step_size,
+            "num_steps": self.num_steps or self._mean_steps(),
+            "metric": self.tuning.metric.kind,
+            "restarted": self.tuning.restarted,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        self._freeze()
+        return {
+            "tuning": self.tuning.state_dict(),
+            "spread": self.trajectory.spread,
+            "log_factor": self.trajectory.log_factor,
+            "transitions": self.transitions,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.tuning.load_state_dict(state["tuning"])
+        self.trajectory.spread, self.trajectory.log_factor = state["spread"], state["log_factor"]
+        self.transitions = state["transitions"]
+
+
+class MALA(HMC):
+    """The Metropolis-adjusted Langevin algorithm: :class:`HMC` with one leapfrog step, and the acceptance it likes.
+
+    Arguments:
+        density: The density.
+        metric: As in :class:`HMC`.
+        target_acceptance: What the harmonic mean of the acceptance over the chains is to reach.
+        step_size: A fixed step size in whitened coordinates, or ``None`` to learn it.
+    """
+
+    def __init__(
+        self,
+        density: Density,
+        *,
+        metric: str = "auto",
+        target_acceptance: float = 0.5,
+        step_size: float | None = None,
+    ) -> None:
+        super().__init__(density, metric=metric, target_acceptance=target_acceptance, step_size=step_size, num_steps=1)

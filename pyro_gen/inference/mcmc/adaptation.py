@@ -1,0 +1,425 @@
+r"""What a sampler learns in its warm-up: step size, metric and trajectory length, from all chains together.
+
+**Step size.** Dual averaging of :math:`\log \epsilon` on the harmonic mean of the acceptance over the chains, which
+heeds the chains that accept least.
+
+**Metric.** The linear map :math:`L` that makes the target as isotropic as the chains can tell. Among all matrices,
+:math:`\Sigma = L L^\top` minimises the Fisher divergence between the whitened target and a standard normal where
+
+.. math:: \Sigma \, \mathrm{Cov}(g) \, \Sigma = \mathrm{Cov}(z), \qquad g = \nabla \log \pi(z) ;
+
+among the diagonal ones, where :math:`\Sigma_{ii} = \sqrt{\mathrm{Var}(z_i) / \mathrm{Var}(g_i)}`. The gradients are
+there already, and for a Gaussian target the answer is exact wherever the chains are, the first time.
+
+**Trajectory.** Its length maximises the change of the squared projection on the principal component of the whitened
+target,
+
+.. math:: \mathbb{E} \left[ \left( (q^\top y')^2 - (q^\top y)^2 \right)^2 \right],
+
+(SNAPER), or of the squared norm (ChEES), by stochastic gradient ascent: lengthening a trajectory moves its end by its
+momentum. The component :math:`q` comes from Oja's rule.
+
+References:
+    | The No-U-Turn Sampler (Hoffman and Gelman, 2014): dual averaging
+    | https://arxiv.org/abs/1111.4246
+    | An Adaptive-MCMC Scheme for Setting Trajectory Lengths in Hamiltonian Monte Carlo (Hoffman et al., 2021)
+    | https://proceedings.mlr.press/v130/hoffman21a.html
+    | Focusing on Difficult Directions for Learning HMC Trajectory Lengths (Sountsov and Hoffman, 2021)
+    | https://arxiv.org/abs/2110.11576
+    | Preconditioning Hamiltonian Monte Carlo by Minimizing Fisher Divergence (Seyboldt et al., 2026)
+    | https://arxiv.org/abs/2603.18845
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_gen.inference.mcmc.hmc import Metric, Point, Proposal
+
+__all__ = [
+    "DualAveraging",
+    "Moments",
+    "Trajectory",
+    "Tuning",
+    "fisher_dense",
+    "fisher_diagonal",
+    "halton",
+    "harmonic_mean",
+    "low_rank",
+]
+
+
+PAYS = 1.5  # ratio of the longest to the shortest axis beyond which a dense metric repays its matrix products
+LARGEST = 100  # dimensions beyond which it does not
+KINDS = ("auto", "diagonal", "dense", "low_rank")
+
+
+def harmonic_mean(acceptance: Tensor, floor: float = 0.02) -> Tensor:
+    """The harmonic mean over chains, (C, *B) -> (*B); the floor keeps one stuck chain from stopping all others."""
+    return acceptance.clamp(min=floor).reciprocal().mean(0).reciprocal()
+
+
+def halton(i: int) -> float:
+    """The i-th number of the van der Corput sequence, in (0, 1) for i >= 1: evenly spread however many are taken."""
+    value, share = 0.0, 0.5
+    while i:
+        value += share * (i & 1)
+        i, share = i >> 1, share / 2
+    return value
+
+
+class DualAveraging:
+    r"""Dual averaging of the logarithms of step sizes, one for each target of a batch.
+
+    Arguments:
+        step_size: The first step sizes, with shape :math:`(*B)`.
+        target: The acceptance to reach.
+    """
+
+    # Stan's figures. t0 tames the first steps, gamma scales them all, kappa is how fast the average forgets.
+    GAMMA, T0, KAPPA = 0.05, 10.0, 0.75
+
+    def __init__(self, step_size: Tensor, target: float) -> None:
+        self.target = target
+        self.restart(step_size)
+
+    def restart(self, step_size: Tensor) -> None:
+        """Begins anew from these step sizes."""
+        self.log_step = step_size.double().log()
+        self.average = self.log_step
+        self._centre = self.log_step
+        self._error = torch.zeros_like(self.log_step)
+        self._count = 0
+
+    def update(self, acceptance: Tensor) -> None:
+        """Takes up the acceptance, with shape :math:`(*B)`, of a transition with the current step sizes."""
+        self._count += 1
+        t = self._count
+        self._error = self._error + (self.target - acceptance.double())
+        self.log_step = self._centre - self._error * (math.sqrt(t) / self.GAMMA / (t + self.T0))
+        weight = t**-self.KAPPA
+        self.average = (1 - weight) * self.average + weight * self.log_step
+
+
+class Moments:
+    r"""Moving moments of positions and gradients over chains and time.
+
+    The window is a fixed share of the time so far: what the chains did on their way to the target is forgotten.
+
+    Attributes:
+        mean: Of the positions, with shape :math:`(*B, D)`.
+        z: Their variances, with shape :math:`(*B, D)`, or covariances, :math:`(*B, D, D)`.
+        grad: The same of the gradients.
+        weight: About how many iterations the window holds.
+    """
+
+    SHARES = 4.0  # the window holds the last quarter of the time
+
+    def __init__(self, dense: bool) -> None:
+        self.dense = dense
+        self.time = 0
+        self.weight = 1.0
+        self.chains = 1
+
+    def update(self, z: Tensor, grad: Tensor) -> None:
+        """Takes up positions and gradients, each with shape :math:`(C, *B, D)`."""
+        new, grad_new = z.mean(0), grad.mean(0)
+        spread, grad_spread = self._spread(z - new), self._spread(grad - grad_new)
+        if self.time == 0:
+            self.mean, self.grad_mean, self.z, self.grad = new, grad_new, spread, grad_spread
+        else:
+            w = self.SHARES / (self.time + self.SHARES)
+            between, grad_between = (
+                self._spread((new - self.mean)[None]),
+                self._spread((grad_new - self.grad_mean)[None]),
+            )
+            self.mean = torch.lerp(self.mean, new, w)
+            self.grad_mean = torch.lerp(self.grad_mean, grad_new, w)
+            self.z = torch.lerp(self.z, spread + (1 - w) * between, w)
+            self.grad = torch.lerp(self.grad, grad_spread + (1 - w) * grad_between, w)
+        self.chains = len(z)
+        self.time += 1
+        self.weight = max(1.0, self.time / self.SHARES)
+
+    def _spread(self, centred: Tensor) -> Tensor:
+        if self.dense:
+            return centred.movedim(0, -1) @ centred.movedim(0, -2) / len(centred)
+        return centred.square().mean(0)
+
+
+def fisher_diagonal(z: Tensor, grad: Tensor) -> Tensor:
+    """Scales with the least Fisher divergence, from variances of positions and gradients, each (*B, D)."""
+    scale = (z / grad).pow(0.25)
+    # One chain, or a coordinate that the density does not depend on, says nothing.
+    return torch.where(scale.isfinite() & (scale > 0), scale, 1.0)
+
+
+def fisher_dense(z: Tensor, grad: Tensor) -> Tensor:
+    """The Cholesky factor of the matrix with the least Fisher divergence, from covariances, each (*B, D, D)."""
+    root = torch.linalg.cholesky(grad)
+    # Sigma G Sigma = Z with G = R R' is (R' Sigma R)^2 = R' Z R.
+    values, vectors = torch.linalg.eigh(root.mT @ z @ root)
+    half = torch.linalg.solve_triangular(root.mT, vectors * values.clamp(min=0).pow(0.25).unsqueeze(-2), upper=True)
+    # Sigma = half half', so that the R of half' = Q R is an upper factor.
+    upper: Tensor = torch.linalg.qr(half.mT).R
+    return (upper * _diagonal(upper).sign().unsqueeze(-1)).mT
+
+
+def low_rank(scale: Tensor, z: Tensor, grad: Tensor, rank: int = 10) -> Metric:
+    r"""The metric with the least Fisher divergence in the directions that stand out, the diagonal one in the others.
+
+    They are the principal components of the scaled positions, which are long, and of the scaled gradients, short.
+
+    Arguments:
+        scale: The diagonal metric, with shape :math:`(*B, D)`.
+        z: Centred positions, with shape :math:`(C, *B, D)`.
+        grad: Centred gradients, with shape :math:`(C, *B, D)`.
+        rank: The number K of directions of each kind, at most a quarter of the chains.
+    """
+    chains, dim = z.shape[0], z.shape[-1]
+    rank = max(1, min(rank, chains // 4, dim // 2))
+    x, g = ((t / chains**0.5).movedim(0, -2).double() for t in (z / scale, grad * scale))
+    found = torch.cat([torch.linalg.svd(t, full_matrices=False).Vh[..., :rank, :] for t in (x, g)], -2)
+    basis = torch.linalg.qr(found.mT).Q
+    x, g = x @ basis, g @ basis
+    # As if there were a few more draws of a standard normal: what few chains say is shrunk to 1.
+    share, eye = chains / (chains + 2 * rank), torch.eye(basis.shape[-1], dtype=x.dtype, device=x.device)
+    factor = fisher_dense(*(share * (t.mT @ t) + (1 - share) * eye for t in (x, g)))
+    vectors, stretch, _ = torch.linalg.svd(factor)
+    return Metric.low_rank(scale, (basis @ vectors).to(scale), stretch.to(scale))
+
+
+class Trajectory:
+    """The length of a trajectory in whitened coordinates, as a multiple of a quarter of the slowest oscillation.
+
+    Arguments:
+        criterion: ``"snaper"`` or ``"chees"``.
+
+    Attributes:
+        principal: The principal component of the whitened target, with shape :math:`(*B, D)`.
+        spread: The standard deviation along it.
+        log_factor: The logarithm of the multiple.
+    """
+
+    RATE, CLIP, SHARES, POWER, FAR, MOST = 0.01, 2.0, 4.0, 0.5, 9.0, math.log(4)
+
+    def __init__(self, criterion: str) -> None:
+        if criterion not in ("snaper", "chees"):
+            raise ValueError(f'criterion={criterion!r}: choose "snaper" or "chees".')
+        self.criterion = criterion
+        self.principal: Tensor | None = None
+        self.spread = 1.0
+        self.log_factor = self.average = 0.0
+        self._sums: Tensor | None = None
+        self._time = 0
+
+    def freeze(self) -> None:
+        """Ends the adaptation."""
+        self.log_factor = self.average
+
+    @property
+    def length(self) -> float:
+        """The mean length."""
+        return 0.5 * math.pi * self.spread * math.exp(self.log_factor)
+
+    def update(
+        self, old: Tensor, proposal: Proposal, acceptance: Tensor, mean: Tensor, metric: Metric, length: Tensor
+    ) -> None:
+        """Takes up a transition.
+
+        Arguments:
+            old: Where the trajectories began, with shape :math:`(C, *B, D)`.
+            proposal: Where they ended.
+            acceptance: The probabilities of acceptance, with shape :math:`(C, *B)`.
+            mean: The mean of the target, with shape :math:`(*B, D)`.
+            metric: The metric, without the step size.
+            length: The length of the trajectories, with shape :math:`(*B)`.
+        """
+        self._time += 1
+        weight = self.SHARES / (self._time + self.SHARES - 1)
+        if self.principal is None:
+            self.principal = torch.full_like(mean, mean.shape[-1] ** -0.5)
+        old, new, momentum = old - mean, proposal.point.z - mean, proposal.momentum
+        along = metric.unpull(self.principal[None])[0]
+        s, s_new = (old * along).sum(-1), (new * along).sum(-1)
+        # Oja: one multiplication by the covariance of the chains.
+        image = metric.whiten((s.unsqueeze(-1) * old).mean(0, keepdim=True))[0]
+        variance = image.norm(dim=-1, keepdim=True)
+        if self.criterion == "snaper":
+            speed = (momentum * self.principal).sum(-1)
+            far = self.FAR * variance.squeeze(-1)
+            change = s_new.square().minimum(far) - s.square().minimum(far)
+            slope = (2 * s_new * speed).where(s_new.square() < far, 0.0)
+        else:
+            old, new = metric.whiten(old), metric.whiten(new)
+            change = new.square().sum(-1) - old.square().sum(-1)
+            slope = 2 * (new * momentum).sum(-1)
+        moved = acceptance > 0
+        terms = torch.stack([(change * slope * 2 * length).where(moved, 0.0), change.square().where(moved, 0.0)])
+        sums = torch.cat([(terms * acceptance).flatten(1).mean(1), variance.mean().sqrt()[None]])
+        self._sums = sums if self._sums is None else torch.lerp(self._sums, sums, weight)
+        self.principal = torch.lerp(self.principal, image / variance.clamp(min=1e-30), weight)
+        self.principal = self.principal / self.principal.norm(dim=-1, keepdim=True)
+        gain, criterion, self.spread = self._sums.tolist()
+        slope_of_log = gain / max(criterion, 1e-30) - self.POWER
+        rate = max(self.RATE, 1 / (self._time + 10))
+        self.log_factor += rate * max(-self.CLIP, min(self.CLIP, slope_of_log))
+        self.log_factor = max(-self.MOST, min(self.MOST, self.log_factor))
+        self.average += weight * (self.log_factor - self.average)
+
+
+class Tuning:
+    r"""Step size and metric of a sampler on the whitened momentum of :mod:`pyro_gen.inference.mcmc.hmc`.
+
+    The metric is renewed at a few moments of the warm-up, each time from the moving moments, and dual averaging begins
+    anew. Chains that are lost when the early part is over, off the support or far below all others, are restarted where
+    a random other one is.
+
+    Arguments:
+        target_acceptance: What the harmonic mean of the acceptance over the chains is to reach.
+        metric: ``"auto"``, ``"diagonal"``, ``"dense"`` or ``"low_rank"``.
+        step_size: A fixed step size, in whitened coordinates.
+
+    Attributes:
+        metric: The metric, without the step size.
+        step_size: The step sizes, with shape :math:`(*B)`, in float64 on the CPU.
+        scaled: The metric times the step size.
+        mean: The mean of the target as far as it is known, with shape :math:`(*B, D)`.
+        restarted: How many chains were restarted.
+    """
+
+    RENEW = (0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7)  # shares of the warm-up
+    RESCUE = (0.1, 0.4)  # the renewals between which lost chains are restarted
+    FREEZE = 0.9
+
+    metric: Metric
+    scaled: Metric
+    mean: Tensor
+
+    def __init__(self, target_acceptance: float, metric: str = "auto", step_size: float | None = None) -> None:
+        if not 0 < target_acceptance < 1:
+            raise ValueError(f"target_acceptance={target_acceptance}: give a number between 0 and 1.")
+        if metric not in KINDS:
+            raise ValueError(f"metric={metric!r}: choose from {', '.join(KINDS)}.")
+        if step_size is not None and step_size <= 0:
+            raise ValueError(f"step_size={step_size}: give a positive number.")
+        self.kind, self.target_acceptance, self.fixed = metric, target_acceptance, step_size
+        self.restarted = 0
+        self.frozen = False
+
+    def begin(self, point: Point) -> None:
+        """Makes the first metric from where the chains start."""
+        chains, dim = point.z.shape[0], point.z.shape[-1]
+        shape, self._like = point.z.shape[1:-1], point.z.new_empty(0)
+        first = 0.5 * dim**-0.25 if self.fixed is None else self.fixed
+        self.step_size = torch.full(shape, first, dtype=torch.float64)
+        self._averaging = DualAveraging(self.step_size, self.target_acceptance)
+        self._moments = Moments(self.kind == "dense" or (self.kind == "auto" and 5 * dim <= min(chains, 5 * LARGEST)))
+        self._moments.update(point.z, point.grad)
+        self._due = list(self.RENEW)
+        self.metric = self._learnt_metric(point)
+        self._scale()
+
+    def update(self, point: Point, acceptance: Tensor, progress: float) -> Point:
+        """Takes up a transition of the warm-up.
+
+        Arguments:
+            point: The chains after it.
+            acceptance: Its probabilities of acceptance, with shape :math:`(C, *B)`.
+            progress: The share of the warm-up that is done.
+
+        Returns:
+            The chains, with lost ones restarted.
+        """
+        if progress >= self.FREEZE:
+            self.freeze()
+            return point
+        if self.fixed is None:
+            self._averaging.update(harmonic_mean(acceptance).cpu())
+        self._moments.update(point.z, point.grad)
+        self.mean = self._moments.mean
+        renew = False
+        while self._due and progress >= self._due[0]:
+            at, renew = self._due.pop(0), True
+        if renew:
+            if self.RESCUE[0] <= at <= self.RESCUE[1]:
+                point = self._rescue(point)
+            self.metric = self._learnt_metric(point)
+            self._averaging.restart(self._averaging.average.exp())
+        self.step_size = self._averaging.log_step.exp()
+        self._scale()
+        return point
+
+    def freeze(self) -> None:
+        """Ends the adaptation."""
+        if not self.frozen:
+            self.frozen = True
+            self.step_size = self._averaging.average.exp()
+            self._scale()
+
+    def _scale(self) -> None:
+        step = self.step_size
+        self.scaled = self.metric.scaled(float(step) if step.dim() == 0 else step.to(self._like))
+
+    def _learnt_metric(self, point: Point) -> Metric:
+        self.mean = self._moments.mean
+        z, grad = self._moments.z, self._moments.grad
+        if self.kind == "low_rank":
+            return low_rank(fisher_diagonal(z, grad), point.z - self.mean, point.grad - self._moments.grad_mean)
+        if not self._moments.dense:
+            return Metric.diagonal(fisher_diagonal(z, grad))
+        scale = fisher_diagonal(_diagonal(z), _diagonal(grad)).double()
+        outer = scale.unsqueeze(-1) * scale.unsqueeze(-2)
+        # Few draws make a covariance too long: lean on its diagonal. Successive draws of one chain count less.
+        dim, count = z.shape[-1], self._moments.chains * max(1.0, self._moments.weight / 10)
+        share = count / (count + dim)
+        factor = fisher_dense(*(torch.lerp(_diagonal(m).diag_embed(), m, share) for m in (z / outer, grad * outer)))
+        if self.kind == "auto":
+            axes = torch.linalg.svdvals(factor)
+            if float((axes[..., 0] / axes[..., -1]).median()) < PAYS:
+                return Metric.diagonal(scale.to(self._like))
+        return Metric.dense((scale.unsqueeze(-1) * factor).to(self._like))
+
+    def _rescue(self, point: Point) -> Point:
+        """Restarts chains that are off the support, or below the others by ten times the depth of the upper half."""
+        chains = len(point.log_density)
+        log_density = point.log_density.reshape(chains, -1)
+        middle, top = log_density.median(0).values, log_density.max(0).values
+        lost = ~(log_density >= middle - (10 * (top - middle)).clamp(min=50.0))
+        count = int(lost.sum())
+        if not count or bool(lost.all(0).any()):
+            return point
+        self.restarted += count
+        donors = torch.multinomial((~lost).mT.float(), chains, replacement=True).mT
+        donors = torch.where(lost, donors, torch.arange(chains, device=donors.device).unsqueeze(-1))
+
+        def move(t: Tensor) -> Tensor:
+            flat = t.reshape(*log_density.shape, *t.shape[point.log_density.dim() :])
+            return flat[donors, torch.arange(flat.shape[1], device=t.device)].view_as(t)
+
+        return Point(move(point.z), move(point.log_density), move(point.grad), tuple(map(move, point.parts)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The frozen step size and metric."""
+        return {
+            "step_size": self.step_size,
+            "metric": self.metric.kind,
+            "tensors": [t.cpu() for t in self.metric.tensors],
+            "restarted": self.restarted,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up frozen values, after :meth:`begin`."""
+        self.step_size = state["step_size"]
+        make: Callable[..., Metric] = getattr(Metric, state["metric"])
+        self.metric = make(*(t.to(self._like) for t in state["tensors"]))
+        self.restarted = state["restarted"]
+        self.frozen = True
+        self._scale()
+
+
+def _diagonal(matrix: Tensor) -> Tensor:
+    return matrix.diagonal(dim1=-2, dim2=-1)
