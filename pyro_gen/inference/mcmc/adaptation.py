@@ -376,7 +376,7 @@ class Tuning:
         # Few draws make a covariance too long: lean on its diagonal. Successive draws of one chain count less.
         dim, count = z.shape[-1], self._moments.chains * max(1.0, self._moments.weight / 10)
         share = count / (count + dim)
-        factor = fisher_dense(*(torch.lerp(_diagonal(m).diag_embed(), m, share) for m in (z / outer, grad * outer)))
+        factor = fisher_dense(*(_regular(m, share) for m in (z / outer, grad * outer)))
         if self.kind == "auto":
             axes = torch.linalg.svdvals(factor)
             if float((axes[..., 0] / axes[..., -1]).median()) < PAYS:
@@ -419,6 +419,15 @@ class Tuning:
         self.restarted = state["restarted"]
         self.frozen = True
         self._scale()
+
+
+def _regular(covariance: Tensor, share: float) -> Tensor:
+    """A share of a covariance (*B, D, D), the rest of its diagonal; 1 for coordinates without any variance."""
+    variance = _diagonal(covariance)
+    known = variance > 0
+    shrunk = share * covariance + (1 - share) * variance.diag_embed()
+    both = known.unsqueeze(-1) & known.unsqueeze(-2)
+    return torch.where(both, shrunk, torch.eye(variance.shape[-1], dtype=variance.dtype, device=variance.device))
 
 
 def _diagonal(matrix: Tensor) -> Tensor:

@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from pyro_gen.density import Density, ProgramDensity
+from pyro_gen.density import Density, ProgramDensity, evaluation
+from pyro_gen.inference.importance import guide_draws, joint_guide_draws
+from pyro_gen.program import Program
 
 __all__ = ["Init", "points", "uniform"]
 
@@ -23,6 +25,30 @@ def uniform(density: Density, chains: int) -> Tensor:
 def prior(density: Density, chains: int) -> Tensor:
     """Draws from the prior, with shape :math:`(C, *B, D)`."""
     return density.sample_prior(chains)
+
+
+def guide(density: Density, chains: int) -> Tensor:
+    """Draws from the guide of the program, with shape :math:`(C, *B, D)`.
+
+    Raises:
+        ValueError: There is no guide, or it does not sample what the model does.
+    """
+    if not isinstance(density, ProgramDensity) or not isinstance(program := density.program, Program):
+        raise ValueError('run(init="guide"): the density is not that of a pyro_gen.Program, which has a guide.')
+    with evaluation(program):
+        if not density.per_datum:
+            return density.unconstrain(joint_guide_draws(program, *density.data, num_particles=chains)[0])
+        parts = list(guide_draws(program, *density.data, num_particles=chains))
+        return density.unconstrain(
+            {n: torch.cat([p.values[n] for p in parts], dim + 1) for n, dim in parts[0].data_dims.items()}
+        )
+
+
+def pathfinder(density: Density, chains: int) -> Tensor:
+    """Draws of :func:`pyro_gen.inference.mcmc.pathfinder.pathfinder`, with shape :math:`(C, *B, D)`."""
+    from pyro_gen.inference.mcmc.pathfinder import pathfinder
+
+    return pathfinder(density, chains, int(torch.randint(2**31, ())))
 
 
 def points(density: Density, init: Init, chains: int) -> Tensor:
@@ -69,4 +95,9 @@ def points(density: Density, init: Init, chains: int) -> Tensor:
     )
 
 
-SOURCES: dict[str, Callable[[Density, int], Tensor]] = {"uniform": uniform, "prior": prior}
+SOURCES: dict[str, Callable[[Density, int], Tensor]] = {
+    "uniform": uniform,
+    "prior": prior,
+    "guide": guide,
+    "pathfinder": pathfinder,
+}
