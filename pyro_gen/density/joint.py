@@ -274,14 +274,8 @@ class ProgramDensity(Density):
             return self._rows_of(given, data)
 
         chains = len(next(iter(given.values())))
-        function = self._over_sets(one_set)
-        names = list(given)
-        with torch.no_grad(), self._ready(), seeded(0):
-            return self._map(  # type: ignore[no-any-return]
-                lambda z, *tensors: function(z, dict(zip(names, tensors, strict=True))),
-                self._empty(chains),
-                *given.values(),
-            )
+        with seeded(0):  # discrete latent variables take some value: that of the others does not depend on it
+            return self._drawn(one_set, self._empty(chains), given)  # type: ignore[no-any-return]
 
     def pointwise_log_likelihood(self, z: Tensor, *, held: Held | None = None) -> dict[str, Tensor]:
         r"""The log-density of each observation given the latent variables, masks and scales applied.
