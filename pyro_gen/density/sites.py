@@ -65,13 +65,13 @@ class Unconstrained(Messenger):
         transform = biject_to(msg["fn"].support)
         u = site.read(self.z)
         msg["value"] = transform(u)  # and not "done", at which the enumeration of its parents would pass it over
-        log_abs_det = transform.log_abs_det_jacobian(u, msg["value"])
-        if log_abs_det.dim() > u.dim():
+        rows, columns = u.dim() - transform.domain.event_dim, msg["value"].dim() - transform.codomain.event_dim
+        if u.shape[:rows] != msg["value"].shape[:columns]:
             raise ValueError(
                 f"The support of '{msg['name']}' depends on a discrete latent variable that is summed out: it would be "
                 "another variable for each of its values."
             )
-        self.log_abs_det[msg["name"]] = log_abs_det
+        self.log_abs_det[msg["name"]] = transform.log_abs_det_jacobian(u, msg["value"])
 
 
 class Constrained(Messenger):

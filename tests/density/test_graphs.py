@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from pyro_gen._random import seeded
+from pyro_gen.density.graphs import record
+
+
+def targets(graph):
+    return [str(node.target) for node in graph.graph.nodes]
+
+
+def test_keeps_what_a_function_computes():
+    constant = torch.tensor([1.0, 2.0])
+
+    def function(x):
+        y = x + torch.zeros_like(x)  # nothing
+        y = y * torch.ones(2) / 1.0
+        scale = constant.log().exp()  # the same at each call
+        return (y - scale).square().unsqueeze(-1).sum(-1) + (y - scale).square()
+
+    graph = record(function, torch.randn(3, 2))
+    x = torch.randn(3, 2)
+    torch.testing.assert_close(graph(x), function(x))
+    names = targets(graph)
+    assert not any("zeros" in n or "ones" in n or "log" in n or "sum" in n for n in names)
+    assert sum("aten.sub" in n for n in names) == 1  # computed once
+
+
+def test_operations_in_place():
+    def function(x):
+        y = x.exp()
+        y.masked_fill_(x < 0, -1.0)
+        y += 1
+        view = y[:1]
+        view.mul_(2.0)  # through a view: must stay as it is
+        return y
+
+    graph = record(function, torch.randn(4, 2))
+    x = torch.randn(4, 2)
+    torch.testing.assert_close(graph(x), function(x))
+
+
+def test_draws_stay_draws():
+    def function(x):
+        torch.randn(2)  # used by nobody, but the next one comes after it
+        return x + torch.randn(3) - torch.randn(3)
+
+    with seeded(0):
+        graph = record(function, torch.zeros(3))
+    results = []
+    for run in (graph, function):
+        with seeded(1):
+            results.append(run(torch.zeros(3)))
+    assert torch.equal(*results)
+    assert bool((results[0] != 0).all())  # equal draws are not one draw
+
+
+def test_gradients_through_a_graph_of_a_gradient():
+    def function(x):
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            return torch.autograd.grad((leaf**2 * leaf.sin()).sum(), leaf)[0]
+
+    graph = record(function, torch.randn(5, dtype=torch.float64))
+    x = torch.randn(5, dtype=torch.float64)
+    torch.testing.assert_close(graph(x), 2 * x * x.sin() + x**2 * x.cos())
+
+
+def test_what_cannot_be_recorded_says_so():
+    with pytest.raises(RuntimeError, match=r"data-dependent"):
+        record(lambda x: torch.vmap(lambda v: v if v > 0 else -v)(x), torch.randn(3))
