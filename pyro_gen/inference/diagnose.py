@@ -1,0 +1,729 @@
+r"""Whether draws can be believed, in words.
+
+For a parameter with draws :math:`\theta_{cn}` of chains :math:`c = 1, \dots, C`, all of it on normal scores: ranks over
+all chains, mapped by :math:`\Phi^{-1}`, so that heavy tails do no harm, and folded ranks of
+:math:`|\theta - \mathrm{median}|` beside them, which see chains that differ in scale.
+
+*Few chains, many draws.* The split :math:`\hat R` compares the variance B of the means of half-chains with the variance
+W within them,
+
+.. math::
+    \hat R^2 = \frac{N - 1}{N} + \frac{B}{W} , \qquad \mathbb{E} \, \hat R^2 - 1 \approx 1 / \mathrm{ESS}_{N / 2}
+
+for chains that have converged: the error of the mean of half a chain is in it.
+
+*Many chains, few draws.* That error alone puts :math:`\hat R` above 1.01 however good the chains are. The nested
+:math:`\hat R` averages over the M chains of a superchain before it compares,
+
+.. math::
+    \mathfrak{n} \hat R^2 =
+        1 + \frac{\operatorname{var}_k \bar \theta_k}{\operatorname{mean}_k (\tilde B_k + \tilde W_k)} ,
+
+with :math:`\tilde B_k, \tilde W_k` the variances between and within the chains of superchain k. Chains of a superchain
+that start from one point would carry it in their common mean. Where chains start independently of each other, groups of
+them take the place of superchains; two ways to fail are then averaged out, and are looked for on their own in the
+means :math:`\theta'_c, \theta''_c` of the first and last third of each chain:
+
+.. math::
+    \operatorname{cov}_c(\theta'_c, \theta''_c) / W , \qquad \operatorname{mean}_c(\theta''_c - \theta'_c) / \sqrt{W} ,
+
+that chains stay apart (modes between which they do not move; the covariance has none of the error of the means in it),
+and that all of them drift.
+
+References:
+    | Rank-normalization, folding, and localization: An improved R-hat (Vehtari et al., 2021)
+    | https://arxiv.org/abs/1903.08008
+    | Nested R-hat: Assessing the convergence of Markov chain Monte Carlo when running many short chains (Margossian et
+      al., 2024)
+    | https://arxiv.org/abs/2110.13017
+    | A Conceptual Introduction to Hamiltonian Monte Carlo (Betancourt, 2017): E-BFMI
+    | https://arxiv.org/abs/1701.02434
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Diagnosis", "Problem", "bfmi", "diagnose", "nested_rhat", "summary"]
+
+Array = npt.NDArray[np.float64]
+
+RHAT = 1.01  # Vehtari et al. (2021)
+ESS = 400.0  # with it R-hat and the ESS itself are estimated well enough; the mean is known to 5 % of a sd
+BFMI = 0.3  # Betancourt (2017)
+KHAT = 0.7  # Vehtari et al. (2024)
+DIVERGENT = 1e-3  # the share of divergent transitions that is no alarm
+MANY = 32  # chains, from which on a group of them is a superchain
+Z = 5.0  # standard errors, for what is tested for each of perhaps thousands of parameters
+DRIFT = 0.1  # standard deviations
+RESTARTED = 0.1  # the share of chains that may be lost in the warm-up
+STUCK = 0.02  # the share of steps that a chain must have moved in
+ENTRIES = 2**22  # numbers that are looked at at once
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Parameters as rows
+
+
+def _parameters(data: Any) -> Iterator[tuple[list[str], Array]]:
+    """Names and draws (P, C, N) of the parameters of a group, as many at once as fit."""
+    for name, variable in data.data_vars.items():
+        if variable.dtype.kind not in "biuf":
+            continue
+        values = variable.transpose("chain", "draw", ...)
+        events = [values.coords[d].values if d in values.coords else range(values.sizes[d]) for d in values.dims[2:]]
+        names = [
+            f"{name}[{', '.join(map(str, index))}]" if index else str(name) for index in itertools.product(*events)
+        ]
+        size = max(1, ENTRIES // (values.sizes["chain"] * values.sizes["draw"]))
+        flat = values.values.reshape(*values.shape[:2], -1)
+        for start in range(0, len(names), size):
+            part = np.moveaxis(flat[:, :, start : start + size], 2, 0)
+            yield names[start : start + size], np.ascontiguousarray(part, dtype=np.float64)
+
+
+def _split(x: Array) -> Array:
+    """Half-chains: (P, C, N) -> (P, 2C, N // 2)."""
+    half = x.shape[2] // 2
+    return np.concatenate([x[:, :, :half], x[:, :, x.shape[2] - half :]], 1)
+
+
+def _normal_scores(x: Array) -> tuple[Array, Array, Array]:
+    """Ranks among all draws of a parameter as normal scores, those of the distance from the median, and the draws in
+    ascending order: (P, C, N) -> (P, C, N), (P, C, N), (P, C * N).
+    """
+    flat = x.reshape(len(x), -1)
+    order = np.argsort(flat, 1)
+    ascending = np.take_along_axis(flat, order, 1)
+    half = flat.shape[1] // 2
+    median = (ascending[:, half] + ascending[:, -half - 1]) / 2
+    # Falling, then rising: what a stable sort merges in linear time.
+    folded = np.abs(ascending - median[:, None])
+    merge = np.argsort(folded, 1, kind="stable")
+    outwards = np.take_along_axis(order, merge, 1)
+    scores = _ranked(order, ascending), _ranked(outwards, np.take_along_axis(folded, merge, 1))
+    return scores[0].reshape(x.shape), scores[1].reshape(x.shape), ascending
+
+
+def _ranked(order: npt.NDArray[Any], ascending: Array) -> Array:
+    """Normal scores of ranks, ties averaged, put back into the order of the draws: (P, S) -> (P, S)."""
+    n = ascending.shape[1]
+    scores = np.broadcast_to(ndtri((np.arange(1, n + 1) - 3 / 8) / (n + 1 / 4)), ascending.shape).copy()
+    tied = ascending[:, 1:] == ascending[:, :-1]
+    if len(rows := np.flatnonzero(tied.any(1))):
+        first, last = (np.pad(~tied[rows], ((0, 0), side), constant_values=True) for side in ((1, 0), (0, 1)))
+        low = np.maximum.accumulate(np.where(first, np.arange(n), 0), 1)
+        high = np.minimum.accumulate(np.where(last, np.arange(n), n)[:, ::-1], 1)[:, ::-1]
+        scores[rows] = ndtri(((low + high) / 2 + 1 - 3 / 8) / (n + 1 / 4))
+    out = np.empty_like(scores)
+    np.put_along_axis(out, order, scores, 1)
+    return out
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# R-hat
+
+
+def _rhat(x: Array) -> Array:
+    """R-hat as it stands: (P, C, N) -> (P)."""
+    n = x.shape[2]
+    between, within = x.mean(2).var(1, ddof=1), x.var(2, ddof=1).mean(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.sqrt(between / within + (n - 1) / n))
+
+
+def _groups(chains: int) -> npt.NDArray[Any]:
+    """Group numbers of independent chains: up to 16 groups of 8 chains or more, of sizes that differ by one at most."""
+    return np.arange(chains) * min(16, max(2, chains // 8)) // chains
+
+
+def _nested(x: Array, groups: npt.NDArray[Any]) -> Array:
+    """Nested R-hat as it stands: (P, C, N) and the superchain of each chain (C,) -> (P)."""
+    means = x.mean(2)
+    within = x.var(2, ddof=1) if x.shape[2] > 1 else np.zeros_like(means)
+    centres, spreads = [], []
+    for group in np.unique(groups):
+        member = groups == group
+        between = means[:, member].var(1, ddof=1) if member.sum() > 1 else 0.0
+        centres.append(means[:, member].mean(1))
+        spreads.append(between + within[:, member].mean(1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.sqrt(1 + np.var(centres, 0, ddof=1) / np.mean(spreads, 0)))
+
+
+def nested_rhat(draws: Any, superchains: int | Sequence[int] | None = None) -> float:
+    r"""Computes the nested R-hat of one parameter, on normal scores and folded ones, whichever is larger.
+
+    Arguments:
+        draws: With shape :math:`(C, N)`: chains, draws.
+        superchains: The number M of consecutive chains that started from one point, or the number of its superchain
+            for each chain. By default groups of chains that started independently of each other.
+
+    Returns:
+        The nested R-hat, NaN where the draws do not vary.
+
+    Raises:
+        ValueError: There are fewer than two superchains.
+
+    Example:
+        >>> draws = np.random.default_rng(0).normal(size=(256, 20))
+        >>> nested_rhat(draws) < 1.01, nested_rhat(draws + np.repeat([0, 1], 128)[:, None]) > 1.1
+        (True, True)
+    """
+    x = np.asarray(draws, np.float64)[None]
+    groups = _superchains(superchains, x.shape[1])
+    scores, folded, _ = _normal_scores(x)
+    return float(np.maximum(_nested(scores, groups), _nested(folded, groups))[0])
+
+
+def _superchains(given: Any, chains: int) -> npt.NDArray[Any]:
+    groups: npt.NDArray[Any]
+    if given is None:
+        groups = _groups(chains)
+    elif np.ndim(given) == 0:
+        groups = np.arange(chains) // int(given)
+    else:
+        groups = np.asarray(given)
+    if groups.shape != (chains,) or len(np.unique(groups)) < 2:
+        raise ValueError(
+            f"superchains={given!r} for {chains} chains: give how many consecutive chains started from one point, or "
+            "the number of its superchain for each chain, at least two superchains in all."
+        )
+    return groups
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Effective sample size
+
+
+def _ess(x: Array) -> Array:
+    """Effective sample size by Geyer's initial monotone sequence: (P, C, N) -> (P)."""
+    count, chains, n = x.shape
+    means = x.mean(2)
+    centred = x - means[:, :, None]
+    first = np.square(centred).mean((1, 2))
+    within = first * n / (n - 1)
+    total = first + (means.var(1, ddof=1) if chains > 1 else 0.0)
+    last = max(0, math.ceil((n - 2) / 2) - 1)  # the last pair of lags, (2k, 2k + 1)
+    sums, evens = np.full((count, last + 1), np.nan), np.ones((count, last + 1))
+    open_ = np.arange(count)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for k in range(last + 1):
+            rho = [
+                1 - (within[open_] - _autocovariance(centred, open_, lag)) / total[open_]
+                if lag
+                else np.ones(len(open_))
+                for lag in (2 * k, 2 * k + 1)
+            ]
+            evens[open_, k], sums[open_, k] = rho[0], rho[0] + rho[1]
+            open_ = open_[sums[open_, k] > 0]
+            if len(open_) == 0:
+                break
+        ends = np.where((sums <= 0).any(1), (sums <= 0).argmax(1), last)
+        inside = np.arange(last + 1) < ends[:, None]
+        monotone = np.where(inside, np.minimum.accumulate(np.where(inside, sums, np.inf), 1), 0.0)
+        even = np.maximum(evens[np.arange(count), ends], 0.0)
+        tau = np.maximum(-1 + 2 * monotone.sum(1) + even, 1 / math.log10(chains * n))
+        found = chains * n / tau
+    constant = np.ptp(x.reshape(count, -1), 1) < np.finfo(float).resolution
+    return np.where(constant, float(chains * n), found)
+
+
+def _autocovariance(centred: Array, rows: npt.NDArray[Any], lag: int) -> Array:
+    n = centred.shape[2]
+    if len(rows) < len(centred):
+        centred = centred[rows]
+    return np.asarray(np.einsum("pcn,pcn->p", centred[:, :, : n - lag], centred[:, :, lag:]) / (centred.shape[1] * n))
+
+
+def _quantiles(ascending: Array, probabilities: Sequence[float]) -> Array:
+    """Quantiles of sorted rows (P, S) -> (Q, P), interpolated linearly as by NumPy."""
+    out = []
+    for p in probabilities:
+        k, share = divmod((ascending.shape[1] - 1) * p, 1)
+        low = int(k)
+        out.append((1 - share) * ascending[:, low] + share * ascending[:, low + 1])
+    return np.array(out)
+
+
+def bfmi(energy: Any) -> Array:
+    """The estimated Bayesian fraction of missing information of each chain: energies (C, N, *) give (C, *).
+
+    Below 0.3 the momentum that is drawn anew in each transition changes the energy too little to explore it.
+    """
+    energy = np.asarray(energy, np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.square(np.diff(energy, axis=1)).mean(1) / energy.var(1, ddof=1))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Summary
+
+
+def _columns(x: Array, groups: npt.NDArray[Any] | None) -> dict[str, Array]:
+    """What is to be known of each of the parameters with draws (P, C, N)."""
+    halves = _split(x)
+    scores, folded, ascending = _normal_scores(halves)
+    if x.shape[2] % 2:  # the halves leave out a draw
+        ascending = np.sort(x.reshape(len(x), -1), 1)
+    low, median, high = _quantiles(ascending, (0.05, 0.5, 0.95))
+    sd = ascending.std(1, ddof=1)
+    tails = [_ess((halves <= q[:, None, None]).astype(np.float64)) for q in (low, high)]
+    columns = {
+        "mean": ascending.mean(1),
+        "sd": sd,
+        "5%": low,
+        "50%": median,
+        "95%": high,
+        "mcse_mean": sd / np.sqrt(_ess(halves)),
+        "ess_bulk": _ess(scores),
+        "ess_tail": np.minimum(*tails),
+        "rhat": np.maximum(_rhat(scores), _rhat(folded)),
+    }
+    if groups is not None:
+        # The halves of all chains come one after the other, so that halves are put together again by moving axes.
+        whole = [np.concatenate(np.split(s, 2, 1), 2) for s in (scores, folded)]
+        columns["rhat_nested"] = np.maximum(*(_nested(s, groups) for s in whole))
+        apart = [_apart(s) for s in whole]
+        columns["apart"] = np.maximum(*(a for a, _ in apart))
+        columns["drift"] = np.maximum(*(d for _, d in apart))
+    return columns
+
+
+def _apart(x: Array) -> tuple[Array, Array]:
+    """How far chains stay apart, as an R-hat without the error of the means, and how far all drift, in sd; 0 where it
+    can be chance: (P, C, N) -> (P), (P).
+    """
+    chains, third = x.shape[1], x.shape[2] // 3
+    if third == 0:
+        return np.zeros(len(x)), np.zeros(len(x))
+    first, last = x[:, :, :third].mean(2), x[:, :, x.shape[2] - third :].mean(2)
+    covariance = ((first - first.mean(1, keepdims=True)) * (last - last.mean(1, keepdims=True))).sum(1) / (chains - 1)
+    moved = last - first
+    within = x.var(2, ddof=1).mean(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        certain = covariance * math.sqrt(chains - 1) > Z * first.std(1, ddof=1) * last.std(1, ddof=1)
+        far = np.abs(moved.mean(1)) * math.sqrt(chains) > Z * moved.std(1, ddof=1)
+        apart = np.where(certain, np.sqrt(1 + covariance / within), 1.0)
+        return apart, np.where(far, np.abs(moved.mean(1)) / np.sqrt(within), 0.0)
+
+
+def _weighted(x: Array, log_weights: Array) -> dict[str, Array]:
+    """Moments and quantiles of draws (P, C, N) with log-weights of the same shape."""
+    flat, log_w = x.reshape(len(x), -1), log_weights.reshape(len(x), -1)
+    w = np.exp(log_w - log_w.max(1, keepdims=True))
+    w /= w.sum(1, keepdims=True)
+    order = np.argsort(flat, 1)
+    ascending, level = np.take_along_axis(flat, order, 1), np.cumsum(np.take_along_axis(w, order, 1), 1)
+    mean = (w * flat).sum(1)
+    columns = {"mean": mean, "sd": np.sqrt((w * np.square(flat - mean[:, None])).sum(1))}
+    for name, p in (("5%", 0.05), ("50%", 0.5), ("95%", 0.95)):
+        at = np.minimum((level < p).sum(1), flat.shape[1] - 1)
+        columns[name] = ascending[np.arange(len(flat)), at]
+    variance, kish = (np.square(w) * np.square(flat - mean[:, None])).sum(1), 1 / np.square(w).sum(1)
+    if x.shape[1] >= 4:
+        # Islands of particles: those of one are not independent, the islands are.
+        of_island = w.reshape(x.shape)
+        share = of_island.sum(2)
+        apart = (of_island * x).sum(2) - share * mean[:, None]
+        variance = np.square(apart).sum(1) * x.shape[1] / (x.shape[1] - 1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            kish = np.fmin(kish, np.square(columns["sd"]) / variance)
+    columns["mcse_mean"], columns["ess"] = np.sqrt(variance), kish
+    return columns
+
+
+def _weights_of(idata: Any, name: str) -> Any:
+    """The log-weights of a variable, broadcast against it; None where draws are not weighted."""
+    stats = getattr(idata, "sample_stats", None)
+    if stats is None or "log_weight" not in stats:
+        return None
+    weights, variable = stats["log_weight"], idata.posterior[name]
+    if not set(weights.dims) <= set(variable.dims):
+        raise ValueError(
+            f"The log-weights have the dimensions {tuple(weights.dims)}, which {name!r} does not have: its draws have "
+            "no weights of their own."
+        )
+    return weights.broadcast_like(variable)
+
+
+def summary(idata: Any, superchains: int | Sequence[int] | None = None) -> "pd.DataFrame":
+    """Moments, quantiles and convergence of each parameter, vectorised over parameters.
+
+    Arguments:
+        idata: An ``arviz.InferenceData`` with a group ``posterior``.
+        superchains: As for :func:`diagnose`.
+
+    Returns:
+        A table with a row per parameter and columns ``mean, sd, 5%, 50%, 95%, mcse_mean, ess_bulk, ess_tail, rhat``,
+        for 32 chains or more also ``rhat_nested``; for weighted draws ``ess`` in the place of the last ones.
+
+    Example:
+        >>> import arviz as az
+        >>> draws = np.random.default_rng(0).normal(size=(4, 500, 2))
+        >>> table = summary(az.from_dict(posterior={"mu": draws}))
+        >>> list(table.index), bool(table["rhat"].max() < 1.01)
+        (['mu[0]', 'mu[1]'], True)
+    """
+    return _table(idata, _grouped(idata, superchains)).drop(columns=["apart", "drift"], errors="ignore")
+
+
+def _grouped(idata: Any, superchains: Any) -> npt.NDArray[Any] | None:
+    posterior = _posterior(idata)
+    if superchains is None:
+        superchains = posterior.attrs.get("superchains")
+    if superchains is None and posterior.sizes["chain"] < MANY:
+        return None
+    return _superchains(superchains, posterior.sizes["chain"])
+
+
+def _posterior(idata: Any) -> Any:
+    posterior = getattr(idata, "posterior", None)
+    if posterior is None or not {"chain", "draw"} <= set(posterior.sizes):
+        raise TypeError(
+            f"expected an arviz.InferenceData with a group posterior of chains and draws, got {type(idata).__name__}."
+        )
+    return posterior
+
+
+def _table(idata: Any, groups: npt.NDArray[Any] | None) -> "pd.DataFrame":
+    import pandas as pd
+
+    posterior = _posterior(idata)
+    if posterior.sizes["draw"] < 4:
+        raise ValueError(f"there are {posterior.sizes['draw']} draws per chain: diagnosis takes 4 or more.")
+    names: list[str] = []
+    columns: dict[str, list[Array]] = {}
+    for variable in posterior.data_vars:
+        one = posterior[[variable]]
+        weights = _weights_of(idata, variable)
+        log_w = None if weights is None else _parameters(weights.to_dataset(name=variable))
+        for labels, x in _parameters(one):
+            names += labels
+            part = _columns(x, groups) if log_w is None else _weighted(x, next(log_w)[1])
+            for name, column in part.items():
+                columns.setdefault(name, []).append(column)
+    return pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()}, index=pd.Index(names))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Diagnosis
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that keeps draws from being believed.
+
+    Attributes:
+        name: ``"convergence"``, ``"apart"``, ``"drift"``, ``"ess"``, ``"divergences"``, ``"bfmi"``, ``"stuck"``,
+            ``"tree_depth"``, ``"restarted"``, ``"weights"`` or ``"not finite"``.
+        text: What was seen, what it means and what to do.
+        where: The parameters (or data) that it was seen at, worst first.
+    """
+
+    name: str
+    text: str
+    where: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What :func:`diagnose` found; prints itself in words.
+
+    Attributes:
+        problems: The problems, none where all is well.
+        figures: Numbers over all parameters: the largest R-hat, the smallest effective sample size, ...
+        table: One row per parameter, see :func:`summary`.
+        about: What was diagnosed, in one line.
+    """
+
+    problems: tuple[Problem, ...]
+    figures: Mapping[str, float]
+    table: "pd.DataFrame" = field(repr=False)
+    about: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether no problem was found."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers and text only, for JSON."""
+        return {
+            "ok": self.ok,
+            "about": self.about,
+            "problems": [{"name": p.name, "text": p.text, "where": list(p.where)} for p in self.problems],
+            "figures": {k: (v if math.isfinite(v) else None) for k, v in self.figures.items()},
+        }
+
+    def __str__(self) -> str:
+        words = {
+            "rhat": "R-hat at most {:.3f}",
+            "rhat_nested": "nested R-hat at most {:.3f}",
+            "ess_bulk": "bulk-ESS at least {:,.0f}",
+            "ess_tail": "tail-ESS at least {:,.0f}",
+            "mcse_over_sd": "every mean known to {:.1%} of a standard deviation",
+            "divergences": "{:,.0f} divergent transitions",
+            "bfmi": "E-BFMI {:.2f}",
+            "acceptance_rate": "acceptance {:.2f}",
+            "khat": "Pareto k-hat {:.2f}",
+            "ess": "weights worth {:,.0f} draws at least",
+        }
+        seen = ", ".join(text.format(self.figures[k]) for k, text in words.items() if k in self.figures)
+        lines = [f"{self.about}: {seen}."]
+        if self.ok:
+            lines.append("No problem found.")
+        else:
+            lines.append(f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}:")
+            lines += [f"- {p.text}" for p in self.problems]
+        return "\n".join(lines)
+
+
+def diagnose(idata: Any, superchains: int | Sequence[int] | None = None) -> Diagnosis:
+    r"""Says what a user of draws should know about them, and what to do where something is wrong.
+
+    From 32 chains on the verdict on convergence is that of the nested R-hat, of chains that stay apart and of drift
+    (see the head of this module), below it that of the rank-normalised split R-hat. Both must be below 1.01, bulk and
+    tail effective sample sizes above 400 [1]. Divergent transitions may be one in 1,000; the fraction of missing
+    information must be above 0.3, where there are energies of Hamiltonian trajectories.
+
+    Arguments:
+        idata: An ``arviz.InferenceData`` with a group ``posterior``, as of :func:`pyro_gen.posterior`; what
+            ``sample_stats`` has of ``diverging``, ``energy``, ``tree_depth``, ``acceptance_rate`` and ``log_weight`` is
+            used.
+        superchains: The number of consecutive chains that started from one point, or for each chain the number of its
+            superchain; by default what the attribute ``superchains`` of the posterior says, else chains started
+            independently of each other.
+
+    Returns:
+        The :class:`Diagnosis`; ``.ok`` is the verdict.
+
+    Raises:
+        TypeError: There are no draws in what was given.
+        ValueError: There are fewer than 4 draws per chain, or the superchains do not fit.
+
+    References:
+        | [1] Rank-normalization, folding, and localization: An improved R-hat (Vehtari et al., 2021)
+        | https://arxiv.org/abs/1903.08008
+
+    Example:
+        >>> import arviz as az
+        >>> draws = np.random.default_rng(0).normal(size=(4, 500))
+        >>> diagnose(az.from_dict(posterior={"mu": draws})).ok
+        True
+        >>> draws[3] += 2.0
+        >>> print(diagnose(az.from_dict(posterior={"mu": draws})).problems[0].name)
+        convergence
+    """
+    groups = _grouped(idata, superchains)
+    table = _table(idata, groups)
+    posterior, stats = idata.posterior, getattr(idata, "sample_stats", None)
+    chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
+    method = str(posterior.attrs.get("method", ""))
+    figures: dict[str, float] = {}
+    problems = list(_not_finite(posterior))
+    if "ess" in table:
+        about = f"{method or 'weighted draws'}: {chains * draws:,} weighted draws, {len(table):,} parameters"
+        problems += _of_weights(table, stats, figures)
+    else:
+        about = f"{method or 'draws'}: {chains:,} chains of {draws:,} draws, {len(table):,} parameters"
+        independent = method == "guide" or method == "smc"
+        for check in (_of_convergence, _of_size):
+            problems += check(table, chains, draws, figures) if not independent else ()
+        if stats is not None:
+            problems += _of_transitions(posterior, stats, method, figures)
+    return Diagnosis(tuple(problems), figures, table, about)
+
+
+def _worst(column: Any, bad: Any, ascending: bool = False) -> tuple[str, ...]:
+    return tuple(column[bad].sort_values(ascending=ascending).index)
+
+
+def _named(where: Sequence[str], total: int) -> str:
+    shown = ", ".join(where[:3]) + (", ..." if len(where) > 3 else "")
+    return f"{shown} ({len(where):,} of {total:,} parameters)" if total > 1 else shown
+
+
+def _not_finite(posterior: Any) -> Iterator[Problem]:
+    bad = [str(n) for n, v in posterior.data_vars.items() if v.dtype.kind == "f" and not np.isfinite(v.values).all()]
+    if bad:
+        yield Problem(
+            "not finite",
+            f"Some draws of {', '.join(bad)} are NaN or infinite: the transform to the support overflows, or a "
+            "deterministic site divides by zero. Look at the model there, or use float64.",
+            tuple(bad),
+        )
+
+
+def _of_convergence(table: Any, chains: int, draws: int, figures: dict[str, float]) -> Iterator[Problem]:
+    many = "rhat_nested" in table
+    key = "rhat_nested" if many else "rhat"
+    column = table[key]
+    figures[key] = float(column.max())
+    name = "nested R-hat" if many else "R-hat"
+    if len(where := _worst(column, column > RHAT)):
+        yield Problem(
+            "convergence",
+            f"{name} is {column.max():.2f} at {_named(where, len(table))}, above {RHAT}: the "
+            f"{'groups of chains' if many else 'chains'} do not agree, so they are not draws of one distribution. Run "
+            "a longer warm-up; if that does not help, look at the trace plot: chains that sit in different places mean "
+            'several modes (method="tempering"), chains that wander slowly a posterior that should be parametrised '
+            "anew (non-centred, say).",
+            where,
+        )
+    if many and len(where := _worst(table["apart"], table["apart"] > RHAT)):
+        yield Problem(
+            "apart",
+            f"The chains stay where they are at {_named(where, len(table))}: what tells them apart in the first third "
+            f"of their draws does so in the last. The posterior has several modes between which they do not move, and "
+            f'the share of draws in each is that of the starting points (use method="tempering"); or {draws:,} draws '
+            "are too few for chains that move so slowly (more draws, or thin).",
+            where,
+        )
+    if many and len(where := _worst(table["drift"], table["drift"] > DRIFT)):
+        yield Problem(
+            "drift",
+            f"All chains drift at {_named(where, len(table))}, by {table['drift'].max():.2f} standard deviations from "
+            "the first to the last third of the draws: they had not arrived yet. Run a longer warm-up.",
+            where,
+        )
+
+
+def _of_size(table: Any, chains: int, draws: int, figures: dict[str, float]) -> Iterator[Problem]:
+    varies = table["sd"] > 0
+    kinds = {"ess_bulk": "middle", "ess_tail": "tails"}
+    for column in kinds:
+        figures[column] = float(table.loc[varies, column].min())
+    figures["mcse_over_sd"] = float((table["mcse_mean"] / table["sd"])[varies].max())
+    low = table[["ess_bulk", "ess_tail"]].min(axis=1)
+    if len(where := _worst(low, varies & (low < ESS), ascending=True)):
+        worst = low[where[0]]
+        part = kinds["ess_bulk" if table.loc[where[0], "ess_bulk"] == worst else "ess_tail"]
+        yield Problem(
+            "ess",
+            f"The {chains * draws:,} draws of {_named(where, len(table))} are worth {worst:,.0f} independent ones in "
+            f"the {part}, fewer than {ESS:.0f}: take about {math.ceil(ESS / max(worst, 1.0)):,} times as many draws, "
+            "more chains, or a parametrisation in which they move faster.",
+            where,
+        )
+
+
+def _of_transitions(posterior: Any, stats: Any, method: str, figures: dict[str, float]) -> Iterator[Problem]:
+    yield from _stuck(posterior, stats)
+    if "acceptance_rate" in stats:
+        figures["acceptance_rate"] = float(stats["acceptance_rate"].mean())
+    if "diverging" in stats:
+        diverging = stats["diverging"].values.astype(bool)
+        count = int(diverging.sum())
+        figures["divergences"] = count
+        if count > DIVERGENT * diverging.size:
+            where = _chains(diverging.reshape(*diverging.shape[:2], -1).any((1, 2)))
+            yield Problem(
+                "divergences",
+                f"{count:,} of {diverging.size:,} transitions diverged, in {len(where):,} chains: there are regions "
+                "that the integrator cannot enter, so they are missing from the draws. In a hierarchical model write "
+                "the group effects non-centred (an effect is scale * a standard normal); else try a higher "
+                "target_accept, or a prior that keeps scales away from 0.",
+                where,
+            )
+    if "energy" in stats and method in ("", "hmc", "nuts"):
+        energy = stats["energy"].transpose("chain", "draw", ...).values.astype(np.float64)
+        # Many short chains know their own variance badly: all chains together.
+        found = _pooled_bfmi(energy) if len(energy) >= MANY else bfmi(energy)
+        figures["bfmi"] = worst = float(np.min(found))
+        if not worst > BFMI:
+            bad = int((~(found > BFMI)).sum())
+            yield Problem(
+                "bfmi",
+                f"The fraction of missing information (E-BFMI) is {worst:.2f}"
+                f"{f' ({bad} of {found.size} chains and data)' if found.size > 1 else ''}, below {BFMI}: the energy "
+                "changes too little in one transition to reach the tails. A heavy tail or a funnel does this: write "
+                "the model non-centred, or with tails less heavy.",
+            )
+    if "tree_depth" in stats:
+        depth = stats["tree_depth"].values
+        limit = int(posterior.attrs.get("max_tree_depth", 10))
+        share = float((depth >= limit).mean())
+        if share > 0.01:
+            yield Problem(
+                "tree_depth",
+                f"{share:.0%} of the trajectories ended because they reached the greatest depth, {limit}: each costs "
+                f"{2**limit - 1:,} gradients and still does not turn back. The scales of the posterior differ by "
+                "orders of magnitude: put parameters on similar scales, use a dense or low-rank metric, or raise the "
+                "greatest depth.",
+            )
+    restarted, of = (
+        int(posterior.attrs.get("restarted", 0)),
+        math.prod(stats["lp"].shape[:1] + stats["lp"].shape[2:] if "lp" in stats else (posterior.sizes["chain"],)),
+    )
+    if restarted > RESTARTED * of:
+        yield Problem(
+            "restarted",
+            f"{restarted:,} of {of:,} chains were lost in the warm-up and started anew where others were: the starting "
+            'points lie in parts of the posterior that the method does not leave. Try init="prior" or '
+            'init="pathfinder", or method="tempering" where these parts are modes.',
+        )
+
+
+def _pooled_bfmi(energy: Array) -> Array:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.square(np.diff(energy, axis=1)).mean((0, 1)) / energy.var((0, 1)))
+
+
+def _chains(bad: Any) -> tuple[str, ...]:
+    return tuple(f"chain {c}" for c in np.flatnonzero(bad))
+
+
+def _stuck(posterior: Any, stats: Any) -> Iterator[Problem]:
+    """Chains that hardly moved: by what the log-density did, which a move of any parameter changes."""
+    if "lp" not in stats or posterior.sizes["draw"] < 10:
+        return
+    lp = stats["lp"].transpose("chain", "draw", ...).values
+    moved = (np.diff(lp, axis=1) != 0).mean(1)
+    bad = moved < STUCK
+    if bad.any():
+        where = _chains(bad.reshape(len(bad), -1).any(1))
+        each = "" if bad.ndim == 1 else f", at {int(bad.sum()):,} of {bad.size:,} pairs of chain and datum"
+        yield Problem(
+            "stuck",
+            f"{len(where):,} of {len(bad):,} chains hardly moved ({', '.join(where[:3])}"
+            f"{', ...' if len(where) > 3 else ''}){each}: every step from where they are is rejected. They sit where "
+            "the posterior is much narrower than elsewhere (a funnel), or came to nothing in the warm-up. Run a longer "
+            "warm-up, or write the model non-centred.",
+            where,
+        )
+
+
+def _of_weights(table: Any, stats: Any, figures: dict[str, float]) -> Iterator[Problem]:
+    figures["ess"] = float(table["ess"].min())
+    if "khat" in stats:
+        khat = np.atleast_1d(stats["khat"].values)
+        figures["khat"] = float(np.nanmax(khat)) if np.isfinite(khat).any() else math.nan
+        bad = khat > KHAT
+        if bad.any():
+            where = tuple(f"datum {i}" for i in np.flatnonzero(bad)) if khat.size > 1 else ()
+            yield Problem(
+                "weights",
+                f"Pareto k-hat is {figures['khat']:.2f}"
+                f"{f' at the worst of {len(where):,} data of {khat.size:,}' if where else ''}, above {KHAT}: the guide "
+                "misses part of the posterior, and weights do not mend it. Train a richer guide (full-rank, a flow), "
+                'or use method="hmc".',
+                where,
+            )
+    if figures["ess"] < ESS:
+        where = _worst(table["ess"], table["ess"] < ESS, ascending=True)
+        yield Problem(
+            "ess",
+            f"The weighted draws of {_named(where, len(table))} are worth {figures['ess']:,.0f} independent ones, "
+            f'fewer than {ESS:.0f}: take more draws, or use method="hmc".',
+            where,
+        )

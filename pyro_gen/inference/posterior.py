@@ -1,0 +1,556 @@
+"""The posterior of any program by any method, as ``arviz.InferenceData``.
+
+One door: a program (or plain Pyro model) and its data become a :class:`~pyro_gen.density.Density`; a sampler, the
+trained guide or sequential Monte Carlo draws from it; :mod:`pyro_gen.inference.export` names the draws and keeps them,
+in memory or, a block at a time, on disk; :func:`pyro_gen.diagnose` says whether to believe them.
+"""
+
+import hashlib
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_gen._random import seeded
+from pyro_gen.density import Density, ProgramDensity, as_inputs, density, evaluation
+from pyro_gen.inference.export import BLOCK, ENTRIES, LIMIT, Disk, Exporter, Memory, check_path, layout
+from pyro_gen.inference.importance import guide_draws, joint_guide_draws, psis_khat
+from pyro_gen.program import Program
+
+if TYPE_CHECKING:
+    import arviz as az
+
+__all__ = ["METHODS", "posterior"]
+
+METHODS = ("auto", "hmc", "nuts", "mala", "rwm", "gibbs", "tempering", "guide", "smc")
+CHAINS, DRAWS, GUIDE_DRAWS = 64, 200, 1000
+PATIENCE = 2.0  # seconds before a progress bar shows
+
+
+def posterior(
+    program: Program | Callable[..., Any],
+    *data: Any,
+    method: str = "auto",
+    chains: int | None = None,
+    draws: int | None = None,
+    warmup: int | None = None,
+    thin: int = 1,
+    init: Any = "uniform",
+    seed: int = 0,
+    progress: bool | Callable[[float], None] = True,
+    keep_warmup: bool = False,
+    log_likelihood: bool | None = None,
+    predictive: bool | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    coords: Mapping[str, Sequence[Any]] | None = None,
+    save: str | Path | None = None,
+    resume: bool = False,
+    compile: str = "auto",
+    **options: Any,
+) -> "az.InferenceData":
+    r"""Draws from the posterior of the latent variables of a program given data.
+
+    Arguments:
+        program: A program, or a plain Pyro model function.
+        data: What the model is called with: the data with shape :math:`(N, *)` as tensor, array or data frame, NaN
+            where nothing was observed, and its context. Any arguments for a plain function.
+        method: ``"hmc"``, many chains of jittered Hamiltonian Monte Carlo that adapt together (``"auto"``); ``"nuts"``;
+            ``"mala"``; ``"rwm"``, random-walk Metropolis; ``"gibbs"`` with ``blocks=``; ``"tempering"``, for posteriors
+            with several modes; ``"guide"``, weighted draws of the program's trained guide; ``"smc"``, weighted
+            particles, with the evidence in the attributes.
+        chains: The number C of chains (64), or the islands of ``"smc"``.
+        draws: The number S of draws that are kept of each chain (200), of the guide (1000), or the particles of an
+            island of ``"smc"``.
+        warmup: Iterations of warm-up, before the first draw; left out, 120 to 1000, the fewer the more chains there
+            are.
+        thin: Of this many transitions the last is kept.
+        init: Where chains start: ``"uniform"`` in (-2, 2) in unconstrained space, ``"prior"``, ``"guide"``,
+            ``"pathfinder"``, unconstrained points with shape :math:`(C, *B, D)`, or values by name of the latent site.
+        seed: Seeds all draws; the caller's generators are left alone.
+        progress: Whether to show a progress bar on standard error once 2 seconds have passed; or a function to be
+            called with the fraction done.
+        keep_warmup: Whether the draws of the warm-up are kept too, in groups ``warmup_posterior`` and
+            ``warmup_sample_stats``.
+        log_likelihood: Whether to keep the log-likelihood of each datum under each draw, for LOO; left out, where it is
+            at most 2^28 numbers.
+        predictive: Whether to draw replicated data; left out, as ``log_likelihood``.
+        dims: Names of the dimensions of sites, by site: a name for each dimension of the value. By default plates give
+            theirs.
+        coords: Labels by name of the dimension.
+        save: A file ``.nc`` or a folder ``.zarr`` to which draws are written block by block, so that memory is bounded;
+            what is returned is then read from there when it is asked for. Beside it stands a file ``.state``.
+        resume: Whether to go on with what ``save`` names: a run that was interrupted is finished, a finished one
+            extended to ``draws``; the draws are those of an uninterrupted run. Starts anew where there is nothing yet.
+        compile: ``"off"``, ``"on"``, or ``"auto"``, where the run is long enough to repay it.
+        options: Of the method.
+
+    Returns:
+        Groups ``posterior``, ``sample_stats``, ``log_likelihood``, ``posterior_predictive`` and ``observed_data``, see
+        :mod:`pyro_gen.inference.export`. Where all latent variables are local there is one chain per datum, which
+        ``sample_stats`` knows by its dimension ``data``. Weighted draws have their log-weights there, ``log_weight``.
+
+    Raises:
+        ValueError: There is no such method or option, the program has no density, names or labels do not fit, or what
+            ``resume`` finds is another run.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> def model(x):
+        ...     mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+        >>> idata = posterior(model, torch.tensor([1.0, 2.0, 3.0]))
+        >>> idata.posterior["mean"].dims, bool(abs(idata.posterior["mean"].mean() - 2.0) < 0.05)
+        (('chain', 'draw'), True)
+        >>> idata.log_likelihood["x"].dims
+        ('chain', 'draw', 'data')
+    """
+    if method not in METHODS:
+        raise ValueError(f"posterior(method={method!r}): choose one of {', '.join(METHODS)}.")
+    method = "hmc" if method == "auto" else method
+    for name, number in (("chains", chains), ("draws", draws), ("thin", thin)):
+        if number is not None and number < 1:
+            raise ValueError(f"posterior({name}={number}): give a positive number.")
+    if resume and save is None:
+        raise ValueError("posterior(resume=True): say what to go on with, by save=.")
+    path = None if save is None else check_path(save)
+    if method in ("guide", "smc"):
+        _refuse(method, warmup=warmup, thin=thin - 1, keep_warmup=keep_warmup, resume=resume, init=init != "uniform")
+    if method == "guide":
+        _refuse(method, chains=chains, **options)
+        if not isinstance(program, Program):
+            raise ValueError('posterior(method="guide") draws from the guide of a program, and was given a function.')
+    arguments = as_inputs(program, *data) if isinstance(program, Program) and data else _as_tensors(data)
+    target = density(program, *arguments, hold=_held_sites(method, options), compile=compile)
+    names = layout(target.prototype, dims, coords)
+    if method in ("guide", "smc"):
+        count = 1 if method == "guide" else chains or 8
+        length = draws or (GUIDE_DRAWS if method == "guide" else 512)
+    else:
+        count = chains or (len(init) if isinstance(init, Tensor) else CHAINS)
+        length = draws or DRAWS
+    state = _State.of(path, resume)
+    if state is not None:
+        log_likelihood, predictive = state.groups(log_likelihood, predictive)
+    exporter = Exporter(
+        target,
+        names,
+        log_likelihood=_fits("log_likelihood", log_likelihood, target, count * length),
+        predictive=_fits("predictive", predictive, target, count * length),
+        seed=seed,
+        attrs={"method": method},
+    )
+    _check_names(exporter, target)
+    with _bar(f"posterior ({method})", progress) as report:
+        if method == "guide":
+            sink = _from_guide(target, exporter, path, length, seed)
+        elif method == "smc":
+            given = {"islands": chains, "particles": draws}
+            options |= {name: number for name, number in given.items() if number is not None}
+            sink = _from_smc(target, exporter, path, seed, report, options)
+        else:
+            settings = {"chains": count, "thin": thin, "seed": seed}
+            start = {"warmup": warmup, "init": init, "keep_warmup": keep_warmup}
+            sink = _from_chains(target, exporter, method, path, length, state, settings, start, report, options)
+    return sink
+
+
+def _refuse(method: str, **given: Any) -> None:
+    if wrong := [name for name, value in given.items() if value]:
+        raise ValueError(f'posterior(method="{method}") does not take {wrong[0]}: leave it out.')
+
+
+def _as_tensors(data: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arrays and data frames as tensors, numbers with a decimal point in torch's default precision."""
+    out = []
+    for part in data:
+        if not isinstance(part, Tensor) and hasattr(part, "__array__"):
+            tensor = torch.as_tensor(np.array(part))
+            part = tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
+        out.append(part)
+    return tuple(out)
+
+
+def _held_sites(method: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    if method != "gibbs":
+        return ()
+    if "blocks" not in options:
+        raise ValueError('posterior(method="gibbs") needs blocks=[...], what updates which sites.')
+    from pyro_gen.inference.mcmc.gibbs import held_names
+
+    return tuple(held_names(options["blocks"]))
+
+
+def _fits(name: str, asked: bool | None, target: ProgramDensity, draws: int) -> bool:
+    if asked is not None:
+        return asked
+    numbers = draws * sum(v.numel() for v in target.observed.values())
+    if numbers > LIMIT:
+        warnings.warn(
+            f"posterior: the group {name} would be {numbers:,} numbers, so it is left out; {name}=True makes it (with "
+            f"save=, on disk), {name}=False says that it is not wanted.",
+            stacklevel=3,
+        )
+    return numbers <= LIMIT
+
+
+def _check_names(exporter: Exporter, target: ProgramDensity) -> None:
+    """Makes all groups of a point of one chain, so that wrong names are found before the run, not after it."""
+    with seeded(0), torch.no_grad():
+        z = torch.zeros(1, 1, *target.batch_shape, target.dim, dtype=target.dtype, device=target.device)
+        held = target.draw_held(z[0]) if target.hold else {}
+        values = {n: v[None] for n, v in _constrain(target, z[0], held).items()}
+        groups = exporter.groups(0, z, values, {}, **({"held": held} if held else {}))
+    groups.pop("sample_stats")
+    exporter.datasets(groups)
+    exporter.observed()
+    exporter.layout.check([*values, *target.observed])
+
+
+def _constrain(target: ProgramDensity, z: Tensor, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return target.constrain(z, held=dict(held)) if held else target.constrain(z)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Progress
+
+
+def _silent(fraction: float, words: str = "") -> None:
+    pass
+
+
+@contextmanager
+def _bar(text: str, progress: bool | Callable[[float], None]) -> Iterator[Callable[[float, str], None]]:
+    """Yields what to call with the fraction done and a few words; a bar shows once it has taken a while."""
+    if not isinstance(progress, bool):
+        called = progress
+
+        def call(fraction: float, words: str = "") -> None:
+            called(fraction)
+
+        yield call
+        return
+    if not progress:
+        yield _silent
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f}%"),
+        TimeRemainingColumn(),
+    )
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task, began = bar.add_task(text, total=1.0), time.monotonic()
+
+    def report(fraction: float, words: str = "") -> None:
+        if time.monotonic() - began >= PATIENCE:
+            bar.start()  # nothing where it has started
+            bar.update(task, completed=fraction, description=f"{text}{words}")
+
+    try:
+        yield report
+    finally:
+        bar.stop()
+
+
+def _words(figures: Mapping[str, Any]) -> str:
+    shown = [str(figures.get("phase", ""))]
+    if "acceptance" in figures:
+        shown.append(f"acceptance {figures['acceptance']:.2f}")
+    if figures.get("divergences"):
+        shown.append(f"{figures['divergences']} divergences")
+    return f": {', '.join(shown)}"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Chains
+
+
+def _block_size(target: ProgramDensity, exporter: Exporter, chains: int) -> int:
+    """Draws per block: the same for any number of draws, since blocks seed the replicated data."""
+    latent = sum(torch.as_tensor(s["value"]).numel() for s in target.prototype.nodes.values() if s["type"] == "sample")
+    observed = sum(v.numel() for v in target.observed.values())
+    numbers = latent + (exporter.log_likelihood + exporter.predictive) * observed
+    return max(1, min(BLOCK, ENTRIES // (chains * max(numbers, 1))))
+
+
+def _from_chains(
+    target: ProgramDensity,
+    exporter: Exporter,
+    method: str,
+    path: Path | None,
+    draws: int,
+    state: "_State | None",
+    settings: dict[str, Any],
+    start: dict[str, Any],
+    report: Callable[[float, str], None],
+    options: dict[str, Any],
+) -> "az.InferenceData":
+    from pyro_gen.inference.mcmc import run
+
+    size = _block_size(target, exporter, settings["chains"])
+    mark = _fingerprint(target, exporter, method, settings, options)
+    if state is not None:
+        state.check(mark, draws)
+    else:
+        state = _State(mark=mark)
+    limit = options.get("max_depth", 10)
+    sink: Memory | Disk = Memory(exporter) if path is None else Disk(exporter, path, fresh=state.done == 0)
+    # In memory one run makes all draws; to disk, a run for each block, which the state of the last one links.
+    step = draws if path is None else size
+    extra: dict[str, Any] = {}
+    tail = state.tail
+    while state.done < draws:
+        done, until = state.done, min(draws, (state.done // step + 1) * step)
+
+        def tick(fraction: float, figures: dict[str, Any], done: int = done, until: int = until) -> None:
+            report((done + fraction * (until - done)) / draws, _words(figures))
+
+        samples = run(
+            target,
+            method,
+            draws=until - done,
+            state=state.sampler,
+            progress=tick,
+            **settings,
+            **(start if state.sampler is None else {}),
+            **options,
+        )
+        if state.sampler is None:
+            extra |= _note(exporter, samples.warmup, limit if method == "nuts" else None)
+            state.attrs = exporter.attrs
+        exporter.attrs = dict(state.attrs)
+        block = {"": samples.z, **_prefixed("stats", samples.stats), **_prefixed("values", samples.values)}
+        if tail:  # the last block was cut short: it is made again as a whole
+            block = {name: torch.cat([tail[name], tensor]) for name, tensor in block.items()}
+        first = until - len(block[""])
+        for at in range(0, len(block[""]), size):
+            part = {name: tensor[at : at + size] for name, tensor in block.items()}
+            sink.write(first + at, _groups(exporter, target, first + at, part))
+        state.done, state.sampler = until, samples.state
+        tail = {name: tensor[-(until % size) :].clone() for name, tensor in block.items()} if until % size else {}
+        if path is not None:
+            state.tail = tail
+            state.save(path)
+    return sink.result({**exporter.observed(), **extra})
+
+
+def _prefixed(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{kind}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def _groups(exporter: Exporter, target: ProgramDensity, start: int, block: dict[str, Tensor]) -> Any:
+    stats, values = (
+        {name.removeprefix(kind): t for name, t in block.items() if name.startswith(kind)}
+        for kind in ("stats/", "values/")
+    )
+    held = {name: values[name].flatten(0, 1).to(target.device) for name in target.hold}
+    z = block[""].to(target.device)
+    return exporter.groups(start, z, values, stats, **({"held": held} if held else {}))
+
+
+def _note(exporter: Exporter, warmup: Mapping[str, Any], max_tree_depth: int | None) -> dict[str, Any]:
+    """Notes the report on the warm-up in the attributes; returns the groups of its draws."""
+    report = {name: _plain(value) for name, value in warmup.items() if name != "draws"}
+    exporter.attrs["warmup"] = json.dumps(report)
+    exporter.attrs["restarted"] = int(report.get("restarted") or 0)
+    if max_tree_depth is not None:
+        exporter.attrs["max_tree_depth"] = max_tree_depth
+    if "draws" not in warmup or len(warmup["draws"].z) == 0:
+        return {}
+    block = warmup["draws"]
+    bare = Exporter(None, exporter.layout)
+    groups = bare.groups(0, block.z, block.values, block.stats)
+    return bare.datasets({f"warmup_{group}": arrays for group, arrays in groups.items()})
+
+
+def _plain(value: Any) -> Any:
+    """A figure of the report as plain data; many numbers as the least, the median and the greatest."""
+    if isinstance(value, Tensor):
+        values = value.detach().double().flatten()
+        if values.numel() == 1:
+            return _plain(float(values))
+        return [_plain(float(v)) for v in (values.min(), values.median(), values.max())] if values.numel() else []
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, bool | int | float | str) or value is None else str(value)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Interruption
+
+
+def _fingerprint(
+    target: ProgramDensity, exporter: Exporter, method: str, settings: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, str]:
+    """What must be the same for a run to go on, as texts."""
+    seen = hashlib.blake2b(digest_size=8)
+    for name, value in sorted(target.observed.items()):
+        seen.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    parts: dict[str, Any] = {
+        "the data": seen.hexdigest(),
+        "the latent variables": [*target.names, target.dim, list(target.batch_shape)],
+        "method": method,
+        **settings,
+        "log_likelihood": exporter.log_likelihood,
+        "predictive": exporter.predictive,
+    }
+    parts |= {name: value for name, value in sorted(options.items()) if isinstance(value, bool | int | float | str)}
+    return {name: str(value) for name, value in parts.items()}
+
+
+class _State:
+    """Where a run on disk stands; kept beside the draws.
+
+    Attributes:
+        mark: What must be the same for it to go on.
+        done: The draws that are on disk.
+        sampler: The state of the sampler; ``None`` before the warm-up.
+        tail: The draws of the last block, where it is not full.
+        attrs: What is noted with the posterior.
+    """
+
+    def __init__(self, mark: dict[str, str]) -> None:
+        self.mark, self.done = mark, 0
+        self.sampler: dict[str, Any] | None = None
+        self.tail: dict[str, Tensor] = {}
+        self.attrs: dict[str, Any] = {}
+
+    @staticmethod
+    def file(path: Path) -> Path:
+        return path.with_name(path.name + ".state")
+
+    @classmethod
+    def of(cls, path: Path | None, resume: bool) -> "_State | None":
+        """Reads the state beside draws on disk, where there is one to go on with."""
+        if path is None or not resume or not path.exists():
+            return None
+        file = cls.file(path)
+        if not file.is_file():
+            raise ValueError(
+                f"{path} has no {file.name} beside it, so it cannot be gone on with: give another name, or "
+                "resume=False to write over it."
+            )
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+        state = cls(json.loads(saved["mark"]))
+        state.done, state.sampler, state.tail = saved["done"], saved["sampler"], saved["tail"]
+        state.attrs = json.loads(saved["attrs"])
+        return state
+
+    def save(self, path: Path) -> None:
+        new = self.file(path).with_suffix(".new")
+        texts = {"mark": json.dumps(self.mark), "attrs": json.dumps(self.attrs)}
+        torch.save({"done": self.done, "sampler": self.sampler, "tail": self.tail, **texts}, new)
+        new.replace(self.file(path))  # whole or not at all
+
+    def groups(self, log_likelihood: bool | None, predictive: bool | None) -> tuple[bool, bool]:
+        """Which groups the run has, where the user does not say."""
+        kept = (self.mark["log_likelihood"] == "True", self.mark["predictive"] == "True")
+        return (
+            kept[0] if log_likelihood is None else log_likelihood,
+            kept[1] if predictive is None else predictive,
+        )
+
+    def check(self, mark: Mapping[str, str], draws: int) -> None:
+        for name in {**self.mark, **mark}:
+            old, new = self.mark.get(name, "left out"), mark.get(name, "left out")
+            if old != new:
+                what = "differs" if name.startswith("the ") else f"was {old} and is {new} now"
+                raise ValueError(
+                    f"posterior(resume=True): what is to be gone on with is another run: {name} {what}. Give the same, "
+                    "another name to save under, or resume=False to write over it."
+                )
+        if draws < self.done:
+            raise ValueError(
+                f"posterior(draws={draws}, resume=True): there are {self.done} draws of each chain already; draws "
+                "is how many there are to be in all."
+            )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Weighted draws
+
+
+def _write(
+    target: Density,
+    exporter: Exporter,
+    path: Path | None,
+    z: Tensor,
+    values: Mapping[str, Tensor],
+    stats: Mapping[str, Tensor],
+    more: Mapping[str, Any],
+) -> "az.InferenceData":
+    """Writes draws z with shape (S, C, *B, D); ``more`` are figures of all of them, (*B)."""
+    import xarray as xr
+
+    sink: Memory | Disk = Memory(exporter) if path is None else Disk(exporter, path)
+    size = _block_size(target, exporter, z.shape[1]) if isinstance(target, ProgramDensity) else BLOCK
+    for at in range(0, len(z), size):
+        rows = slice(at, at + size)
+        part = [{n: v[rows] for n, v in tensors.items()} for tensors in (values, stats)]
+        groups = exporter.groups(at, z[rows], *part)
+        sink.write(at, groups)
+    if isinstance(sink, Memory):
+        idata: Any = sink.result(exporter.observed())
+        idata.sample_stats.update({n: (("data",) if v.dim() else (), v.cpu().numpy()) for n, v in more.items()})
+        return idata  # type: ignore[no-any-return]
+    figures = xr.Dataset({n: (("data",) if v.dim() else (), v.cpu().numpy()) for n, v in more.items()})
+    sink.add("sample_stats", figures)
+    return sink.result(exporter.observed())
+
+
+def _from_guide(
+    target: ProgramDensity, exporter: Exporter, path: Path | None, draws: int, seed: int
+) -> "az.InferenceData":
+    program: Any = target.program
+    x, *context = target.data
+    with seeded(seed), torch.no_grad(), evaluation(program):
+        if target.per_datum:
+            parts = list(guide_draws(program, x, *context, num_particles=draws))
+            dims = parts[0].data_dims
+            drawn = {n: torch.cat([p.values[n] for p in parts], dim + 1) for n, dim in dims.items()}
+            log_w = torch.cat([p.log_weights for p in parts], 1)
+        else:
+            drawn, log_w = joint_guide_draws(program, x, *context, num_particles=draws)
+    z = target.unconstrain(drawn)
+    values = {n: v for n, v in drawn.items() if n in target.prototype.nodes} | target.constrain(z)
+    khat = psis_khat(log_w if log_w.dim() > 1 else log_w.unsqueeze(1))
+    more = {"khat": khat if log_w.dim() > 1 else khat[0]}
+    one = {n: v.unsqueeze(1) for n, v in values.items()}
+    return _write(target, exporter, path, z.unsqueeze(1), one, {"log_weight": log_w.unsqueeze(1)}, more)
+
+
+def _from_smc(
+    target: ProgramDensity,
+    exporter: Exporter,
+    path: Path | None,
+    seed: int,
+    report: Callable[[float, str], None],
+    options: Mapping[str, Any],
+) -> "az.InferenceData":
+    from pyro_gen.inference.smc import smc
+
+    found = smc(target, seed=seed, progress=lambda fraction: report(fraction, ""), **options)
+    islands = len(found.evidence.diagnostics["islands"])
+    # Islands are chains: (I * P, *) -> (P, I, *).
+    z, log_w = (t.unflatten(0, (islands, -1)).transpose(0, 1) for t in (found.z, found.log_weights))
+    values = {n: v.unflatten(0, (islands, -1)).transpose(0, 1) for n, v in target.constrain(found.z).items()}
+    evidence = found.evidence
+    exporter.attrs["log_evidence"] = float(evidence.value.sum())
+    exporter.attrs["log_evidence_error"] = float(evidence.standard_error.square().sum().sqrt())
+    return _write(target, exporter, path, z, values, {"log_weight": log_w}, {})
