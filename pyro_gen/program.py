@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pyro_gen.inference.objectives import Objective
 
 __all__ = [
+    "ModelGuide",
     "Program",
     "Structure",
     "data_dim",
@@ -243,8 +244,8 @@ class Program(PyroModule):
         Arguments:
             model: A function ``model(x, *context)`` with Pyro's primitives, :func:`plate` and
                 :func:`pyro_gen.observe` in it.
-            guide: A function with the same arguments, a Pyro autoguide class or instance, or ``None`` for a model
-                without latent variables.
+            guide: A function with the same arguments, a Pyro autoguide class or instance, a guide of
+                :mod:`pyro_gen.inference.guides`, or ``None`` for a model without latent variables.
 
         Returns:
             A program that owns the parameters of both functions (``pyro.param``, ``pyro.module``) from its first run
@@ -263,6 +264,20 @@ class Program(PyroModule):
             [(2,)]
         """
         return _FunctionProgram(model, guide)
+
+
+class ModelGuide(nn.Module):
+    """A guide for any model: it runs the model to find the latent variables that it draws."""
+
+    def forward(self, model: Callable[..., Any], x: Tensor, *context: Any) -> Any:
+        """Draws the latent variables of a model, as sample sites of the same names.
+
+        Arguments:
+            model: The model, a function of the data and its context.
+            x: The data, with shape :math:`(N, *)`.
+            context: What the model conditions on.
+        """
+        raise NotImplementedError
 
 
 class _ModuleParameters(Messenger):
@@ -289,7 +304,7 @@ class _ModuleParameters(Messenger):
 
 class _FunctionProgram(Program):
     def __init__(
-        self, model: Callable[..., Any], guide: "Callable[..., Any] | type[AutoGuide] | AutoGuide | None"
+        self, model: Callable[..., Any], guide: "Callable[..., Any] | type[AutoGuide] | AutoGuide | ModelGuide | None"
     ) -> None:
         super().__init__()
         self.params = nn.Module()
@@ -318,6 +333,8 @@ class _FunctionProgram(Program):
     def guide(self, x: Tensor, *context: Any) -> Any:
         if isinstance(self._guide, AutoGuide):
             return self._guide(x, *context)
+        if isinstance(self._guide, ModelGuide):
+            return self._guide(self.model, x, *context)
         with _ModuleParameters(self.params):
             return None if self._guide is None else self._guide(x, *context)
 

@@ -1,0 +1,22 @@
+"""Guides for any program: Gaussians and flows for its latent variables, flows for an encoder, and how good they are."""
+
+from pyro_gen.inference.guides.flows import AmortisedFlow, FlowDistribution, Transport
+from pyro_gen.inference.guides.laplace import laplace
+from pyro_gen.inference.guides.latent import Flow, FullRank, Guide, LowRank, MeanField, guide_of, with_guide
+from pyro_gen.inference.guides.neutra import NeuTra, neutra
+
+__all__ = [
+    "AmortisedFlow",
+    "Flow",
+    "FlowDistribution",
+    "FullRank",
+    "Guide",
+    "LowRank",
+    "MeanField",
+    "NeuTra",
+    "Transport",
+    "guide_of",
+    "laplace",
+    "neutra",
+    "with_guide",
+]

@@ -1,0 +1,363 @@
+r"""Normalizing flows as densities on :math:`\mathbb{R}^D`: cheap to draw from, with the log-density of what is drawn.
+
+A flow maps standard normal noise :math:`u` to :math:`z = T(u)` by layers, each autoregressive in its input,
+
+.. math::
+    v_i = e^{a_i} \, S_i(u_i) + m_i, \quad (a_i, m_i, S_i) \text{ functions of } u_{<i} \text{ and of a context } h, \\
+    \log q(z) = \log \mathcal{N}(u; 0, I) - \sum_i \big( a_i + \log S_i'(u_i) \big) ,
+
+with :math:`S_i` the identity or a monotone rational-quadratic spline. Drawing takes one pass, which is what variational
+inference needs; the density of a value that the flow did not draw takes as many passes as there are groups of
+dimensions that depend on each other: D of them, or two for coupling layers.
+
+References:
+    | Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016)
+    | https://arxiv.org/abs/1606.04934
+    | Neural Spline Flows (Durkan et al., 2019)
+    | https://arxiv.org/abs/1906.04032
+    | MADE: Masked Autoencoder for Distribution Estimation (Germain et al., 2015)
+    | https://arxiv.org/abs/1502.03509
+    | Density Estimation Using Real NVP (Dinh et al., 2017)
+    | https://arxiv.org/abs/1605.08803
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.nn import functional as F
+
+__all__ = ["AmortisedFlow", "FlowDistribution", "Transport"]
+
+KINDS = ("affine", "spline", "coupling")
+BOUND = (
+    5.0  # splines act on [-BOUND, BOUND], which holds nearly all standard normal noise, and are the identity outside
+)
+MIN_BIN, MIN_SLOPE = 1e-3, 1e-3
+MAX_LOG_SCALE = 7.0  # per layer: a wild step of the optimiser must not overflow
+
+
+def spline(x: Tensor, parameters: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+    r"""The monotone rational-quadratic spline of Durkan et al. (2019) on [-5, 5], the identity outside.
+
+    Arguments:
+        x: Points, with shape :math:`(*)`.
+        parameters: Unconstrained widths (K), heights (K) and slopes (K - 1), with shape :math:`(*, 3 K - 1)`; zeros are
+            the identity.
+        inverse: Whether to apply the inverse.
+
+    Returns:
+        The images, and the logarithm of the derivative of the applied map, each with the shape of ``x``.
+
+    Example:
+        >>> x = torch.linspace(-6, 6, 7)
+        >>> parameters = torch.randn(7, 11, generator=torch.Generator().manual_seed(0))
+        >>> y, log_slope = spline(x, parameters)
+        >>> back, log_slope_back = spline(y, parameters, inverse=True)
+        >>> bool((back - x).abs().max() < 1e-4), bool((log_slope + log_slope_back).abs().max() < 1e-3)
+        (True, True)
+    """
+    bins = (parameters.shape[-1] + 1) // 3
+    sizes = MIN_BIN + (1 - MIN_BIN * bins) * parameters[..., : 2 * bins].unflatten(-1, (2, bins)).softmax(-1)
+    inner = BOUND * (2 * sizes[..., :-1].cumsum(-1) - 1)
+    knots = torch.cat([torch.full_like(inner[..., :1], -BOUND), inner, torch.full_like(inner[..., :1], BOUND)], -1)
+    # softplus, shifted so that zero is slope 1; slope 1 at both ends joins the identity smoothly
+    slopes = MIN_SLOPE + F.softplus(parameters[..., 2 * bins :] + math.log(math.expm1(1 - MIN_SLOPE)))
+    table = torch.cat([knots, F.pad(slopes, (1, 1), value=1.0).unsqueeze(-2)], -2)  # (*, 3, K + 1)
+
+    inside = (x > -BOUND) & (x < BOUND)
+    point = x.clamp(-BOUND, BOUND)  # outside, the spline is evaluated at its end and the result is not used
+    k = (point.unsqueeze(-1) >= inner[..., int(inverse), :]).sum(-1)[..., None, None]
+    x0, y0, d0 = table.gather(-1, k.expand(*k.shape[:-2], 3, 1)).squeeze(-1).unbind(-1)
+    x1, y1, d1 = table.gather(-1, k.expand(*k.shape[:-2], 3, 1) + 1).squeeze(-1).unbind(-1)
+    width, height = x1 - x0, y1 - y0
+    slope = height / width
+    curve = d0 + d1 - 2 * slope
+    if inverse:
+        rise = point - y0
+        a, b, c = height * (slope - d0) + rise * curve, height * d0 - rise * curve, -slope * rise
+        theta = 2 * c / (-b - (b.square() - 4 * a * c).clamp(min=0).sqrt())
+        image = x0 + theta * width
+    else:
+        theta = (point - x0) / width
+        image = y0 + height * theta * (slope * theta + d0 * (1 - theta)) / (slope + curve * theta * (1 - theta))
+    mixed = theta * (1 - theta)
+    numerator = d1 * theta.square() + 2 * slope * mixed + d0 * (1 - theta).square()
+    log_slope = numerator.log() + 2 * (slope / (slope + curve * mixed)).log()
+    log_slope = torch.where(inside, -log_slope if inverse else log_slope, 0.0)
+    return torch.where(inside, image, x), log_slope
+
+
+class _Masked(nn.Linear):
+    """A linear layer some of whose weights are zero for good."""
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor, bias: bool = True) -> None:
+        super().__init__(mask.shape[1], mask.shape[0], bias)
+        self.register_buffer("mask", mask.to(self.weight.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.mask, self.bias)
+
+
+class _Layer(nn.Module):
+    """One autoregressive layer; an identity when it is made.
+
+    Arguments:
+        groups: The group of each of the D dimensions: dimensions depend on those of earlier groups.
+        features: The size of the context, 0 for none.
+        hidden: Units in each hidden layer of the network.
+        bins: Bins of the splines, 0 for affine maps.
+    """
+
+    def __init__(self, groups: Tensor, features: int, hidden: Sequence[int], bins: int) -> None:
+        super().__init__()
+        self.passes = int(groups.max()) + 1
+        self.outputs = 2 + (3 * bins - 1 if bins else 0)
+        # A hidden unit of degree d sees the groups up to d. Degree -1 sees the context alone.
+        degrees = torch.arange(-1 if features else 0, max(self.passes - 1, 1))
+        layers: list[nn.Module] = []
+        seen = groups
+        for i, units in enumerate(hidden):
+            unit_degrees = degrees[torch.arange(units) % len(degrees)]
+            layers.append(_Masked(unit_degrees[:, None] >= seen))
+            if i == 0:
+                self.context = nn.Linear(features, units, bias=False) if features else None
+            seen = unit_degrees
+        self.hidden = nn.ModuleList(layers)
+        self.last = _Masked((groups[:, None] > seen).repeat_interleave(self.outputs, 0))
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+        # Linear dependence, of which a Gaussian is made, is not left to the network.
+        self.linear = _Masked(groups[:, None] > groups, bias=False)
+        nn.init.zeros_(self.linear.weight)
+
+    def parameters_at(self, u: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Shift and log-scale (*, D), and the parameters of the splines (*, D, P)."""
+        x = u
+        for i, layer in enumerate(self.hidden):
+            x = layer(x)
+            if i == 0 and h is not None and self.context is not None:
+                x = x + self.context(h)
+            x = F.silu(x)
+        out = self.last(x).unflatten(-1, (-1, self.outputs))
+        return self.linear(u) + out[..., 0], MAX_LOG_SCALE * torch.tanh(out[..., 1] / MAX_LOG_SCALE), out[..., 2:]
+
+    def forward(self, u: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor]:
+        shift, log_scale, rest = self.parameters_at(u, h)
+        v, log_slope = spline(u, rest) if self.outputs > 2 else (u, torch.zeros_like(u))
+        return shift + log_scale.exp() * v, (log_scale + log_slope).sum(-1)
+
+    def inverse(self, v: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The inverse, and the log-determinant of the forward map there; exact after as many passes as groups."""
+        u = torch.zeros_like(v)
+        for _ in range(self.passes):
+            shift, log_scale, rest = self.parameters_at(u, h)
+            u, log_slope = (v - shift) * (-log_scale).exp(), torch.zeros_like(v)
+            if self.outputs > 2:
+                u, log_slope = spline(u, rest, inverse=True)
+        return u, (log_scale - log_slope).sum(-1)
+
+
+class Transport(nn.Module):
+    r"""The map T of a flow, from noise to the space of the latent variables.
+
+    Arguments:
+        dim: The number D of dimensions.
+        features: The size of the context, 0 for none.
+        kind: ``"affine"`` (inverse autoregressive flow), ``"spline"`` (neural-spline autoregressive flow) or
+            ``"coupling"`` (neural-spline coupling flow, whose inverse is as cheap as the map).
+        layers: The number of layers; their orders of the dimensions alternate.
+        hidden: Units in each hidden layer of the networks.
+        bins: Bins of the splines.
+
+    Raises:
+        ValueError: The kind does not exist, or a number is not positive.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        features: int = 0,
+        kind: str = "spline",
+        layers: int = 3,
+        hidden: Sequence[int] = (64, 64),
+        bins: int = 8,
+    ) -> None:
+        super().__init__()
+        check_options(kind, layers, hidden, bins)
+        self.dim, self.features = dim, features
+        order = torch.arange(dim) % 2 if kind == "coupling" else torch.arange(dim)
+        orders = [order, order.max() - order]
+        bins = 0 if kind == "affine" else bins
+        self.layers = nn.ModuleList(_Layer(orders[i % 2], features, hidden, bins) for i in range(layers))
+        self.loc = nn.Parameter(torch.zeros(dim))
+        self.log_scale = nn.Parameter(torch.zeros(dim))
+        self.head = nn.Linear(features, 2 * dim) if features else None
+        if self.head is not None:
+            nn.init.zeros_(self.head.weight[dim:])
+            nn.init.zeros_(self.head.bias)
+
+    def _outer(self, h: Tensor | None) -> tuple[Tensor, Tensor]:
+        if h is None or self.head is None:
+            return self.loc, self.log_scale
+        loc, log_scale = self.head(h).chunk(2, -1)
+        return self.loc + loc, self.log_scale + log_scale
+
+    def forward(self, u: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        r"""Maps noise to latent variables.
+
+        Arguments:
+            u: Noise, with shape :math:`(*, D)`.
+            h: Context, with shape :math:`(*, F)`.
+
+        Returns:
+            :math:`T(u)` with shape :math:`(*, D)`, and :math:`\log |\det \partial T / \partial u|` with shape
+            :math:`(*)`.
+        """
+        loc, log_scale = self._outer(h)
+        log_det = log_scale.sum(-1)
+        for layer in self.layers:
+            u, part = layer(u, h)
+            log_det = log_det + part
+        return loc + log_scale.exp() * u, log_det
+
+    def inverse(self, z: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Maps latent variables to noise; the log-determinant is that of the forward map there."""
+        loc, log_scale = self._outer(h)
+        u, log_det = (z - loc) * (-log_scale).exp(), log_scale.sum(-1)
+        for layer in reversed(self.layers):
+            assert isinstance(layer, _Layer)
+            u, part = layer.inverse(u, h)
+            log_det = log_det + part
+        return u, log_det
+
+
+def check_options(kind: str, layers: int, hidden: Sequence[int], bins: int) -> None:
+    """Raises what is wrong with the options of a flow."""
+    if kind not in KINDS:
+        raise ValueError(f"A flow of kind={kind!r}: choose one of {', '.join(KINDS)}.")
+    if layers < 1 or bins < 2 or any(units < 1 for units in hidden):
+        raise ValueError(
+            f"A flow with layers={layers}, hidden={tuple(hidden)} and bins={bins}: give at least one layer, one unit "
+            "and two bins."
+        )
+
+
+class FlowDistribution(TorchDistribution):
+    """The distribution of T(u) for standard normal u, given a context.
+
+    The log-density of its own last draw is known from the drawing. It is kept with the draw, and forgotten when a
+    parameter has changed since.
+
+    Arguments:
+        transport: The map T.
+        h: The context, with shape :math:`(*B, F)`, or ``None``.
+        batch_shape: The batch shape B.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # torch's name and type
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, transport: Transport, h: Tensor | None, batch_shape: torch.Size) -> None:
+        self.transport, self.h = transport, h
+        self._drawn: tuple[Tensor, Tensor, tuple[int, ...]] | None = None
+        super().__init__(batch_shape, torch.Size([transport.dim]), validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "FlowDistribution":
+        h = None if self.h is None else self.h.expand(*batch_shape, self.h.shape[-1])
+        return FlowDistribution(self.transport, h, torch.Size(batch_shape))
+
+    def _versions(self) -> tuple[int, ...]:
+        return tuple(p._version for p in self.transport.parameters())
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+        loc = self.transport.loc
+        u = torch.randn(*sample_shape, *self.batch_shape, self.transport.dim, dtype=loc.dtype, device=loc.device)
+        z, log_det = self.transport(u, self.h)
+        self._drawn = (z, _standard_normal(u) - log_det, self._versions())
+        return z  # type: ignore[no-any-return]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._drawn is not None and value is self._drawn[0] and self._versions() == self._drawn[2]:
+            return self._drawn[1]
+        u, log_det = self.transport.inverse(value, self.h)
+        return _standard_normal(u) - log_det
+
+
+def _standard_normal(u: Tensor) -> Tensor:
+    return -0.5 * (u.square() + math.log(2 * math.pi)).sum(-1)
+
+
+class AmortisedFlow(nn.Module):
+    r"""A conditional density :math:`q(z \mid h)` on :math:`\mathbb{R}^D`, for local latent variables in a guide.
+
+    Arguments:
+        features: The size F of the context, an encoder's output.
+        dim: The number D of latent dimensions.
+        kind: ``"affine"``, ``"spline"`` or ``"coupling"``, see :class:`Transport`. A bound of several particles, or a
+            likelihood by importance sampling, needs the density of given values: coupling layers are fastest there.
+        layers: The number of layers.
+        hidden: Units in each hidden layer of the networks.
+        bins: Bins of the splines.
+
+    Example:
+        >>> import pyro, torch
+        >>> import pyro.distributions as dist
+        >>> import pyro_gen as pg
+        >>> from pyro_gen.inference.guides import AmortisedFlow
+        >>> class Model(pg.Program):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.encoder = torch.nn.Linear(3, 8)
+        ...         self.flow = AmortisedFlow(8, 2, "coupling")
+        ...     def model(self, x):
+        ...         with self.plate(x):
+        ...             z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+        ...             loc = torch.stack([z[..., 0], z[..., 0] ** 2, z[..., 1]], -1)
+        ...             return pg.observe("x", dist.Normal(loc, 0.5).to_event(1), x)
+        ...     def guide(self, x):
+        ...         with self.plate(x):
+        ...             pyro.sample("z", self.flow(self.encoder(x)))
+        >>> Model().flow(torch.zeros(5, 8))().shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        features: int,
+        dim: int,
+        kind: str = "spline",
+        layers: int = 3,
+        hidden: Sequence[int] = (64, 64),
+        bins: int = 8,
+    ) -> None:
+        super().__init__()
+        if features < 1 or dim < 1:
+            raise ValueError(f"AmortisedFlow(features={features}, dim={dim}): both are positive.")
+        self.transport = Transport(dim, features, kind, layers, hidden, bins)
+
+    def forward(self, h: Tensor) -> FlowDistribution:
+        """Creates the distribution given a context.
+
+        Arguments:
+            h: The context, with shape :math:`(*, F)`.
+
+        Returns:
+            The distribution, with batch shape :math:`(*)` and event shape :math:`(D)`.
+
+        Raises:
+            ValueError: The context has another size.
+        """
+        if h.shape[-1:] != (self.transport.features,):
+            raise ValueError(
+                f"The flow was made for a context of {self.transport.features} features and was given shape "
+                f"{tuple(h.shape)}."
+            )
+        return FlowDistribution(self.transport, h, h.shape[:-1])
