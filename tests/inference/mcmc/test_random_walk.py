@@ -1,0 +1,92 @@
+import math
+
+import pytest
+import torch
+
+from pyro_gen.density import Density
+from pyro_gen.inference.mcmc import run
+from pyro_gen.inference.mcmc.random_walk import RandomWalk, WalkState
+
+
+def gamma(z):
+    """The logarithm of a Gamma(2, 1) variable, and so with its Jacobian."""
+    return (2 * z - z.exp()).squeeze(-1)
+
+
+def distance(step, transitions=20, chains=20_000):
+    """The largest distance of an empirical distribution function from the exact one, over its bound (DKWM, 1e-6)."""
+    bound = math.sqrt(math.log(2 / 1e-6) / (2 * chains))
+    assert bound < 0.025  # what is moved by 2.5% of the mass is seen
+    sampler = RandomWalk(Density.from_functions(gamma, dim=1))
+    start = torch.distributions.Gamma(2.0, 1.0).sample((chains, 1)).log()
+    state = sampler.init(start)
+    for _ in range(transitions):
+        state = step(sampler, state)
+    assert (state.z != start).float().mean() > 0.95  # it moved
+    x = state.z.squeeze(-1).double().exp()
+    u = (1 - (-x).exp() * (1 + x)).sort().values
+    grid = torch.arange(1, chains + 1) / chains
+    return torch.maximum((grid - u).abs(), (u - grid + 1 / chains).abs()).max().item() / bound
+
+
+def test_conserves_its_target():
+    assert distance(lambda sampler, state: sampler.step(state, None)[0]) < 1  # false-alarm rate 1e-6
+
+
+def test_conserves_its_target_twin():
+    def stale(sampler, state):
+        return WalkState(sampler.step(state, None)[0].z, state.log_density)
+
+    assert distance(stale) > 1
+
+
+def test_one_dimension():
+    samples = run(Density.from_functions(gamma, dim=1), RandomWalk, chains=256, warmup=200, draws=200)
+    x = samples.z.double().exp()
+    means = torch.cat([x, x.square(), samples.z.double()], -1).mean(0)
+    exact = torch.tensor([2.0, 6.0, 1 - 0.5772156649])  # the digamma function at 2
+    scores = (means.mean(0) - exact) / (means.std(0) / 16)
+    assert scores.abs().max() < 5  # Student's t with 255 degrees of freedom, 3 times: false-alarm rate 4e-6
+    assert abs(samples.stats["acceptance_rate"].mean() - 0.44) < 0.04
+    assert set(samples.stats) == {"lp", "acceptance_rate", "n_steps", "step_size"}
+
+
+def test_learns_a_covariance():
+    factor = torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.2, 0.0], [5.0, 5.0, 0.5]])
+
+    def log_density(z):
+        return -0.5 * torch.linalg.solve_triangular(factor, z.unsqueeze(-1), upper=False).square().sum()
+
+    samples = run(Density.from_functions(log_density, dim=3), RandomWalk, chains=256, warmup=600, draws=200)
+    second = samples.z.double().square().mean(0)
+    exact = (factor @ factor.T).diagonal()
+    assert ((second.mean(0) - exact) / (second.std(0) / 16)).abs().max() < 5  # false-alarm rate 4e-6, as above
+    assert abs(samples.stats["acceptance_rate"].mean() - 0.303) < 0.05
+    part = run(Density.from_functions(log_density, dim=3), RandomWalk, chains=256, warmup=600, draws=120)
+    rest = run(Density.from_functions(log_density, dim=3), RandomWalk, draws=80, state=part.state)
+    assert torch.equal(samples.z, torch.cat([part.z, rest.z]))
+
+
+def test_batch_and_support():
+    scale = torch.tensor([0.1, 10.0])
+
+    def half_normal(z):
+        inside = (z > 0).all(-1)
+        return torch.where(inside, -0.5 * (z.squeeze(-1) / scale).square(), -torch.inf)
+
+    density = Density.from_functions(half_normal, dim=1, batch_shape=(2,))
+    start = scale.unsqueeze(-1).expand(256, 2, 1).clone()
+    samples = run(density, RandomWalk, chains=256, warmup=300, draws=200, init=start)
+    assert bool((samples.z > 0).all())
+    sampler = RandomWalk(density)
+    state = sampler.init(-0.1 * start)  # off the support
+    for i in range(100):
+        state, _ = sampler.step(state, i / 100)
+    assert bool((state.z > 0).all()) and bool(state.log_density.isfinite().all())
+    means = (samples.z.squeeze(-1) / scale).double().mean(0)
+    assert ((means.mean(0) - math.sqrt(2 / math.pi)) / (means.std(0) / 16)).abs().max() < 5  # false-alarm rate 3e-6
+
+
+def test_wrong_acceptance():
+    with pytest.raises(ValueError, match=r"target_acceptance=1\.5"):
+        RandomWalk(Density.from_functions(gamma, dim=1), target_acceptance=1.5)
