@@ -448,9 +448,8 @@ def _gradient(value: Tensor, z: Tensor) -> Tensor:
     """The gradient of the sum of values (C, *batch), each of which depends on its own row of z."""
     if not value.requires_grad:
         return torch.zeros_like(z)
-    ones = torch.ones(value.shape, dtype=value.dtype, device=value.device)
-    options: Any = {"retain_graph": True, "materialize_grads": True, "allow_unused": True}
-    return torch.autograd.grad(value, z, ones, **options)[0]
+    # Of the sum: grad_outputs would have PyTorch import sympy at the first call, half a second.
+    return torch.autograd.grad(value.sum(), z, retain_graph=True, materialize_grads=True, allow_unused=True)[0]
 
 
 def generator_states(device: torch.device) -> list[Tensor]:

@@ -1,8 +1,11 @@
 """A function of tensors as a graph of plain tensor operations, recorded once and made small.
 
-``make_fx`` runs a function and writes down each operation that reached PyTorch's dispatcher. What an operation on
-few numbers costs is mostly the call, so each one that can go, goes: what depends on no input is computed once, what is
-computed twice is computed once, and what changes nothing is left out.
+A dispatch mode sees each operation on plain tensors, below ``vmap`` and autograd. Those that depend on the inputs are
+written down; the others are constants. What an operation on few numbers costs is mostly the call, so each one that can
+go, goes: what is computed twice is computed once, and what changes nothing is left out.
+
+``torch.fx``'s own recorder, ``make_fx``, does the same job; it imports the compiler first (a second), and takes ten
+times as long for each operation.
 """
 
 import operator
@@ -12,18 +15,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.weak import WeakTensorKeyDictionary
 
 __all__ = ["compile_graph", "compiler_available", "record"]
 
 _SAME = (torch.ops.aten.alias.default, torch.ops.aten.detach.default, torch.ops.aten.lift_fresh_copy.default)
-_FILLED = {
-    torch.ops.aten.zeros_like.default: 0,
-    torch.ops.aten.ones_like.default: 1,
-    torch.ops.aten.full_like.default: None,
-    torch.ops.aten.new_zeros.default: 0,
-    torch.ops.aten.new_ones.default: 1,
-}
+_BY_SHAPE = (
+    torch.ops.aten.zeros_like.default,
+    torch.ops.aten.ones_like.default,
+    torch.ops.aten.full_like.default,
+    torch.ops.aten.new_zeros.default,
+    torch.ops.aten.new_ones.default,
+    torch.ops.aten.new_full.default,
+)
 _NEUTRAL = {
     torch.ops.aten.add.Tensor: 0,
     torch.ops.aten.sub.Tensor: 0,
@@ -39,7 +45,68 @@ def compiler_available() -> bool:
     return any(shutil.which(name) for name in ("c++", "g++", "clang++"))
 
 
-def record(function: Callable[..., Any], *examples: Any) -> fx.GraphModule:
+class _Recorder(TorchDispatchMode):
+    """Writes down the operations that depend on the inputs, or draw."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else PyTorch imports its compiler, to keep it away from the mode
+
+    def __init__(self, inputs: list[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.graph = fx.Graph()
+        self.root = torch.nn.Module()
+        self.nodes: Any = WeakTensorKeyDictionary()
+        self.constants: Any = WeakTensorKeyDictionary()
+        self.count = 0
+        for i, tensor in enumerate(inputs):
+            self._track(tensor, self.graph.placeholder(f"input_{i}"))
+
+    def _track(self, tensor: Tensor, node: fx.Node) -> None:
+        node.meta["shape"], node.meta["dtype"] = tensor.shape, tensor.dtype
+        self.nodes[tensor] = node
+
+    def node_of(self, value: Any) -> Any:
+        """The node of a tensor, one for a constant if need be; anything else is itself."""
+        if not isinstance(value, Tensor):
+            return value
+        if value not in self.nodes:
+            name = f"constant_{self.count}"
+            self.count += 1
+            self.root.register_buffer(name, value.detach(), persistent=False)
+            self._track(value, self.graph.get_attr(name))
+            self.constants[value] = name
+        return self.nodes[value]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [a for a in tree_flatten((args, kwargs))[0] if isinstance(a, Tensor)]
+        depends = any(t in self.nodes and t not in self.constants for t in tensors)
+        mutates = func._schema.is_mutable
+        if (
+            mutates
+            and isinstance(args[0], Tensor)
+            and (args[0] in self.constants or (depends and args[0] not in self.nodes))
+        ):
+            raise RuntimeError("a tensor that does not depend on the inputs is changed in place")
+        if func is torch.ops.aten._local_scalar_dense.default and depends:
+            raise RuntimeError("the value of a tensor is taken out of it (data-dependent)")
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        if func in _BY_SHAPE or not (depends or random):
+            return func(*args, **kwargs)
+        inputs = tree_map(self.node_of, (args, kwargs))
+        out = func(*args, **kwargs)
+        node = self.graph.call_function(func, *inputs)
+        if isinstance(out, Tensor):
+            self._track(out, node)
+        else:
+            for i, part in enumerate(out):
+                if isinstance(part, Tensor):
+                    self._track(part, self.graph.call_function(operator.getitem, (node, i)))
+        return out
+
+
+def record(function: Callable[..., Any], *examples: Tensor) -> fx.GraphModule:
     """Records a function at example inputs as a graph, and simplifies it.
 
     Arguments:
@@ -52,7 +119,12 @@ def record(function: Callable[..., Any], *examples: Any) -> fx.GraphModule:
     Raises:
         Exception: Whatever the function raises when it cannot be recorded.
     """
-    recorded: fx.GraphModule = make_fx(lambda *args: function(*args))(*examples)
+    inputs = [e.detach() for e in examples]  # objects of their own: one tensor may be given twice
+    recorder = _Recorder(inputs)
+    with recorder:
+        result = function(*inputs)
+    recorder.graph.output(tree_map(recorder.node_of, result))
+    recorded = fx.GraphModule(recorder.root, recorder.graph)
     _simplify(recorded)
     return recorded
 
@@ -76,7 +148,6 @@ def _simplify(recorded: fx.GraphModule) -> None:
             node.replace_all_uses_with(node.args[0])
     graph.eliminate_dead_code(_must_stay)
     if not any(_mutates(node) for node in graph.nodes):
-        _fold_constants(recorded)
         _drop_neutral(recorded)
         _merge_equal(graph)
         graph.eliminate_dead_code(_must_stay)
@@ -91,8 +162,7 @@ def _changes_nothing(node: fx.Node) -> bool:
 
 
 def _shape(node: Any) -> torch.Size | None:
-    value = node.meta.get("val") if isinstance(node, fx.Node) else None
-    return value.shape if isinstance(value, Tensor) else None
+    return node.meta.get("shape") if isinstance(node, fx.Node) else None
 
 
 def _is_random(node: fx.Node) -> bool:
@@ -135,34 +205,6 @@ def _is_view(node: fx.Node) -> bool:
     return aliased or node.target is operator.getitem
 
 
-def _fold_constants(recorded: fx.GraphModule) -> None:
-    """Computes at once what depends on no input."""
-    graph = recorded.graph
-    known: dict[fx.Node, Any] = {}
-    for node in list(graph.nodes):
-        if node.op == "get_attr":
-            known[node] = operator.attrgetter(str(node.target))(recorded)
-        elif node.target in _FILLED and isinstance(value := node.meta.get("val"), Tensor):
-            fill: Any = node.args[1] if _FILLED[node.target] is None else _FILLED[node.target]
-            known[node] = torch.full((), fill, dtype=value.dtype, device=value.device).expand(value.shape)
-        elif node.op == "call_function" and not _is_random(node) and all(n in known for n in node.all_input_nodes):
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: known[n])
-            with torch.no_grad():
-                known[node] = node.target(*args, **kwargs)
-    count = 0
-    for node, value in known.items():
-        used = any(user not in known for user in node.users)
-        if node.op == "call_function" and used and isinstance(value, Tensor):
-            name = f"_folded_{count}"
-            count += 1
-            recorded.register_buffer(name, value.detach().clone(memory_format=torch.preserve_format), persistent=False)
-            with graph.inserting_before(node):
-                constant = graph.get_attr(name)
-                constant.meta = dict(node.meta)
-            node.replace_all_uses_with(constant)
-    graph.eliminate_dead_code(_must_stay)
-
-
 def _drop_neutral(recorded: fx.GraphModule) -> None:
     """Leaves out x + 0, x - 0, 1 x, x / 1, and the sum over a dimension that was made for it."""
     for node in recorded.graph.nodes:
@@ -182,8 +224,7 @@ def _drop_neutral(recorded: fx.GraphModule) -> None:
 
 def _alike(a: fx.Node, b: Any) -> bool:
     """Whether two nodes have values of the same shape and dtype."""
-    x, y = a.meta.get("val"), b.meta.get("val") if isinstance(b, fx.Node) else None
-    return isinstance(x, Tensor) and isinstance(y, Tensor) and (x.shape, x.dtype) == (y.shape, y.dtype)
+    return isinstance(b, fx.Node) and (_shape(a), a.meta.get("dtype")) == (_shape(b), b.meta.get("dtype"))
 
 
 def _is_filled_with(recorded: fx.GraphModule, node: Any, number: int) -> bool:
