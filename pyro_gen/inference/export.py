@@ -19,7 +19,7 @@ package of that name.
 
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -84,7 +84,7 @@ class Layout:
         self.batch = dict(batch or {})
         self.dims = {name: tuple([d] if isinstance(d, str) else d) for name, d in (dims or {}).items()}
         self.coords = {name: np.asarray(labels) for name, labels in (coords or {}).items()}
-        self._used: set[str] = set()
+        self.sizes: dict[str, int] = {}  # of the dimensions met so far
 
     def of(self, site: str, shape: Sequence[int], events_summed: bool = False) -> tuple[str, ...]:
         """The names of the dimensions of a value.
@@ -113,24 +113,35 @@ class Layout:
             return tuple(f"{site}_dim_{i}" for i in range(len(shape)))
         return names
 
-    def labels(self, name: str, size: int) -> npt.NDArray[Any]:
-        """Labels along a dimension, numbers from 0 where the user gives none.
+    def meet(self, site: str, dims: Sequence[str], shape: Sequence[int]) -> None:
+        """Takes up the dimensions of a value.
 
         Raises:
-            ValueError: There are more or fewer of them than the dimension is long.
+            ValueError: A name cannot stand for a dimension, or for one of this length.
         """
-        self._used.add(name)
-        labels = self.coords.get(name, np.arange(size))
-        if len(labels) != size:
-            raise ValueError(f"coords={{{name!r}: ...}} has {len(labels)} labels, and the dimension is {size} long.")
-        return labels
+        for name, size in zip(dims, shape, strict=True):
+            if name == site or name in ("chain", "draw"):
+                raise ValueError(f"dims: a dimension of {site!r} cannot be called {name!r}; choose another name.")
+            if self.sizes.setdefault(name, size) != size:
+                raise ValueError(
+                    f"The dimension {name!r} is {size} long at {site!r} and {self.sizes[name]} long at another site: "
+                    "name one of them otherwise, by dims."
+                )
+            if len(self.coords.get(name, range(size))) != size:
+                raise ValueError(
+                    f"coords={{{name!r}: ...}} has {len(self.coords[name])} labels, and the dimension is {size} long."
+                )
+
+    def labels(self, dims: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
+        """Labels along dimensions, numbers from 0 where the user gives none."""
+        return {name: self.coords.get(name, np.arange(self.sizes[name])) for name in dims}
 
     def check(self, sites: Sequence[str]) -> None:
         """Raises ValueError where the user named a site or a dimension that there is none of."""
         if unknown := [name for name in self.dims if name not in sites]:
             raise ValueError(f"dims names {unknown[0]!r}, which is no site: the sites are {', '.join(sites)}.")
-        if unknown := [name for name in self.coords if name not in self._used]:
-            known = sorted(self._used - {"chain", "draw"})
+        if unknown := [name for name in self.coords if name not in self.sizes]:
+            known = sorted(self.sizes)
             raise ValueError(
                 f"coords names {unknown[0]!r}, which is no dimension: the dimensions are "
                 f"{', '.join(known) or '(none)'}; name one by dims."
@@ -225,7 +236,7 @@ class Exporter:
         Returns:
             Arrays by group and variable, each with shape :math:`(C, S, *)`.
         """
-        out: Groups = {"posterior": _arrays(values), "sample_stats": _arrays(stats)}
+        out: Groups = {name: _arrays(v) for name, v in (("posterior", values), ("sample_stats", stats)) if v}
         if self.source is None:
             return out
         flat = z.flatten(0, 1)
@@ -247,29 +258,18 @@ class Exporter:
         import xarray as xr
 
         variables: dict[str, Any] = {}
-        sizes: dict[str, int] = {}
         for name, array in arrays.items():
             shape = array.shape[2:]
             if group.endswith("sample_stats"):
                 dims: tuple[str, ...] = ("data",) if shape else ()
             else:
                 dims = self.layout.of(name, shape, events_summed=group == "log_likelihood")
-            self._collect(sizes, name, dims, shape)
+            self.layout.meet(name, dims, shape)
             variables[name] = (("chain", "draw", *dims), array)
             chains, draws = array.shape[:2]
-        coords = {d: self.layout.labels(d, n) for d, n in sizes.items()}
+        coords = self.layout.labels(d for dims, _ in variables.values() for d in dims[2:])
         coords |= {"chain": np.arange(chains), "draw": np.arange(start, start + draws)}
         return xr.Dataset(variables, coords, self._attrs(group))
-
-    def _collect(self, sizes: dict[str, int], name: str, dims: Sequence[str], shape: Sequence[int]) -> None:
-        for d, n in zip(dims, shape, strict=True):
-            if d == name or d in ("chain", "draw"):
-                raise ValueError(f"dims: a dimension of {name!r} cannot be called {d!r}; choose another name.")
-            if sizes.setdefault(d, n) != n:
-                raise ValueError(
-                    f"The dimension {d!r} is {n} long at {name!r} and {sizes[d]} long at another site: name one "
-                    "of them otherwise, by dims."
-                )
 
     def _attrs(self, group: str) -> dict[str, Any]:
         from pyro_gen import __version__
@@ -287,15 +287,14 @@ class Exporter:
 
         observed = {} if self.source is None else dict(self.source.observed)
         variables: dict[str, Any] = {}
-        sizes: dict[str, int] = {}
         for name, value in observed.items():
             array = torch.as_tensor(value).detach().cpu().numpy()
             dims = self.layout.of(name, array.shape)
-            self._collect(sizes, name, dims, array.shape)
+            self.layout.meet(name, dims, array.shape)
             variables[name] = (dims, array)
         if not variables:
             return {}
-        coords = {d: self.layout.labels(d, n) for d, n in sizes.items()}
+        coords = self.layout.labels(d for dims, _ in variables.values() for d in dims)
         return {"observed_data": xr.Dataset(variables, coords, self._attrs("observed_data"))}
 
 

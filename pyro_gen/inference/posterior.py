@@ -209,7 +209,6 @@ def _check_names(exporter: Exporter, target: ProgramDensity) -> None:
         held = target.draw_held(z[0]) if target.hold else {}
         values = {n: v[None] for n, v in _constrain(target, z[0], held).items()}
         groups = exporter.groups(0, z, values, {}, **({"held": held} if held else {}))
-    groups.pop("sample_stats")
     exporter.datasets(groups)
     exporter.observed()
     exporter.layout.check([*values, *target.observed])
