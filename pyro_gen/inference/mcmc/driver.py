@@ -142,7 +142,7 @@ def run(
             for _ in range(thin):
                 chain, stats = sampler.step(chain, None)
                 clock.tick(stats)
-            collector.add(chain.z, stats)
+            collector.add(chain.z, stats, sampler.held(chain))
         collector.flush()
         clock.done(stats)
         kept = collector.result()
@@ -171,7 +171,7 @@ def _warm_up(sampler: Sampler, chain: Any, iterations: int, keep: bool, clock: "
         if 10 * i >= 9 * iterations:
             last.append(stats)
         if collector:
-            collector.add(chain.z, stats)
+            collector.add(chain.z, stats, sampler.held(chain))
     report: dict[str, Any] = {"iterations": iterations}
     for name, figure in (("acceptance_rate", "acceptance"), ("diverging", "divergences")):
         if last and name in last[0]:
@@ -224,15 +224,18 @@ class _Collector:
     def __init__(self, density: Density, draws: int, sink: Callable[[Block], None] | None, clock: _Clock) -> None:
         self.density, self.draws, self.sink = density, draws, sink
         self.start = self.filled = 0
-        self.buffers: dict[str, Tensor] = {}
+        self.buffers: dict[tuple[str, str], Tensor] = {}
         self.kept: dict[str, dict[str, Tensor]] = {"z": {}, "stats": {}, "values": {}}
 
-    def add(self, z: Tensor, stats: dict[str, Tensor]) -> None:
+    def add(self, z: Tensor, stats: dict[str, Tensor], held: dict[str, Tensor]) -> None:
+        tensors = {("z", ""): z}
+        tensors |= {("stats", n): t for n, t in stats.items()} | {("held", n): t for n, t in held.items()}
         if not self.buffers:
-            self.size = max(1, min(self.draws, BLOCK // z.numel()))
-            self.buffers = {n: t.new_empty((self.size, *t.shape)) for n, t in (("", z), *stats.items())}
-        for name, tensor in (("", z), *stats.items()):
-            self.buffers[name][self.filled] = tensor
+            largest = max(z.numel(), *(t.numel() for t in held.values()), 1)
+            self.size = max(1, min(self.draws, BLOCK // largest))
+            self.buffers = {key: t.new_empty((self.size, *t.shape)) for key, t in tensors.items()}
+        for key, tensor in tensors.items():
+            self.buffers[key][self.filled] = tensor
         self.filled += 1
         if self.filled == self.size:
             self.flush()
@@ -240,18 +243,21 @@ class _Collector:
     def flush(self) -> None:
         if not self.filled:
             return
-        z = self.buffers[""][: self.filled]
+        filled: dict[str, dict[str, Tensor]] = {"z": {}, "stats": {}, "held": {}}
+        for (kind, name), buffer in self.buffers.items():
+            filled[kind][name] = buffer[: self.filled]
+        z, stats = filled["z"][""], {name: t.cpu() for name, t in filled["stats"].items()}
+        held = {name: t.flatten(0, 1) for name, t in filled["held"].items()}
         values = {
             name: value.unflatten(0, z.shape[:2]).cpu()
-            for name, value in self.density.constrain(z.flatten(0, 1)).items()
+            for name, value in self.density.constrain(z.flatten(0, 1), held=held).items()
         }
-        stats = {name: buffer[: self.filled].cpu() for name, buffer in self.buffers.items() if name}
         block = Block(self.start, z.cpu(), stats, values)
         self.start += self.filled
         self.filled = 0
         if self.sink is not None:
             self.sink(block)
-            self.buffers = {name: torch.empty_like(buffer) for name, buffer in self.buffers.items()}
+            self.buffers = {key: torch.empty_like(buffer) for key, buffer in self.buffers.items()}
         else:
             self._keep("z", {"": block.z}, block.start)
             self._keep("stats", block.stats, block.start)

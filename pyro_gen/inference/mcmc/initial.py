@@ -81,7 +81,8 @@ def points(density: Density, init: Init, chains: int) -> Tensor:
         raise ValueError(f"The starting points have shape {tuple(z.shape)}, where {shape} was expected.")
     z = z.detach().to(density.device, density.dtype)
     for _ in range(TRIES):
-        log_density, grad = density.log_density_and_grad(z)
+        held = density.draw_held(z) if isinstance(density, ProgramDensity) and density.hold else None
+        log_density, grad = density.log_density_and_grad(z, held=held)
         good = log_density.isfinite() & grad.isfinite().all(-1)
         if bool(good.all()):
             return z

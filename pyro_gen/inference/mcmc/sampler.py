@@ -61,6 +61,10 @@ class Sampler(abc.ABC):
         """What the warm-up found, by name, for people to read."""
         return {}
 
+    def held(self, state: Any) -> dict[str, Tensor]:
+        """The values in a state of the sites that the density holds, by name, each with shape :math:`(C, *B, *)`."""
+        return {}
+
 
 class HMC(Sampler):
     r"""Hamiltonian Monte Carlo that learns step size, metric and trajectory length from all chains together.
