@@ -174,7 +174,7 @@ def pathfinder(density: Density, chains: int, seed: int = 0, *, paths: int = 16)
         z, log_q = fits.draw(u)
         z = z.to(density.dtype).flatten(0, 1)  # (draws, *B, D)
         log_p = density.log_density(z).double()
-        log_w = (log_p - log_q.flatten(0, 1)).nan_to_num(nan=-math.inf, posinf=-math.inf)
+        log_w = (log_p - log_q.flatten(0, 1)).nan_to_num(-math.inf, -math.inf, -math.inf)
         # A path without an approximation has drawn from its last iterate.
         log_w = log_w.masked_fill((fits.bound == -math.inf).repeat(each, *(1 for _ in density.batch_shape)), -math.inf)
         weights = psis(log_w.flatten(1) if density.batch_shape else log_w.unsqueeze(1)).softmax(0)
@@ -274,7 +274,7 @@ def _normal(density: Density, z: Tensor, grad: Tensor, curvature: _Curvature, u:
     fit = Approximation(mean, curvature.alpha, q, factor, torch.zeros_like(z[..., 0]))
     draws, log_q = fit.draw(u)
     log_p = density.log_density(draws.flatten(0, 1).to(density.dtype)).double().reshape(log_q.shape)
-    bound = (log_p - log_q).mean(0).nan_to_num(nan=-math.inf, posinf=-math.inf)
+    bound = (log_p - log_q).mean(0).nan_to_num(-math.inf, -math.inf, -math.inf)
     return fit._replace(bound=bound.masked_fill(failed, -math.inf))
 
 
