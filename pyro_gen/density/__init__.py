@@ -12,8 +12,8 @@ a variable may depend on other variables. Discrete latent variables are summed o
 variables only, the joint density factorises over the data, :math:`p(x, z) = \prod_n p(z_n) \, p(x_n \mid z_n)`,
 and both terms are given per datum.
 
-Pyro's handlers run once: the function is vectorised over chains by ``torch.func.vmap`` and traced to a graph of plain
-tensor operations by ``make_fx``. The graph is compared with the function it came from before it is used.
+Pyro's handlers run once: the function is vectorised over chains by ``torch.func.vmap`` and recorded as a graph of plain
+tensor operations. The graph is compared with the function it came from before it is used.
 """
 
 from pyro_gen.density.base import Density, Terms

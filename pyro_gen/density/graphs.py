@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["compile_graph", "compiler_available", "record"]
+__all__ = ["compile_graph", "compiler_available", "nan_on_failure", "record"]
 
 _SAME = (torch.ops.aten.alias.default, torch.ops.aten.detach.default, torch.ops.aten.lift_fresh_copy.default)
 _BY_SHAPE = (
@@ -43,6 +43,23 @@ _RESHAPES = (torch.ops.aten.view.default, torch.ops.aten.expand.default, torch.o
 def compiler_available() -> bool:
     """Whether this machine has the C++ compiler that ``torch.compile`` needs on the CPU."""
     return any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+
+
+class nan_on_failure(TorchDispatchMode):
+    """Where a matrix has no Cholesky factor, the factor is NaN and nothing is raised: one chain must not stop all."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else PyTorch imports its compiler, to keep it away from the mode
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._linalg_check_errors.default:
+            return None
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.linalg_cholesky_ex.default:
+            factor, info = out
+            return torch.where((info != 0)[..., None, None], torch.nan, factor), info
+        return out
 
 
 class _Recorder(TorchDispatchMode):
@@ -78,28 +95,34 @@ class _Recorder(TorchDispatchMode):
             self.constants[value] = name
         return self.nodes[value]
 
+    def _make_variable(self, constant: Tensor) -> None:
+        """Prepares a constant for being written to: zeros by the gradient of an index, empty space by a draw."""
+        if constant.untyped_storage().nbytes() > constant.numel() * constant.element_size():
+            raise RuntimeError("a part of a constant is changed in place")
+        before = self.node_of(constant.clone())
+        self.constants.pop(constant, None)
+        self._track(constant, self.graph.call_function(torch.ops.aten.clone.default, (before,)))
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors = [a for a in tree_flatten((args, kwargs))[0] if isinstance(a, Tensor)]
         depends = any(t in self.nodes and t not in self.constants for t in tensors)
-        mutates = func._schema.is_mutable
-        if (
-            mutates
-            and isinstance(args[0], Tensor)
-            and (args[0] in self.constants or (depends and args[0] not in self.nodes))
-        ):
-            raise RuntimeError("a tensor that does not depend on the inputs is changed in place")
         if func is torch.ops.aten._local_scalar_dense.default and depends:
             raise RuntimeError("the value of a tensor is taken out of it (data-dependent)")
         random = torch.Tag.nondeterministic_seeded in func.tags
+        changed = args[0] if func._schema.is_mutable and isinstance(args[0], Tensor) else None
         if func in _BY_SHAPE or not (depends or random):
+            if changed is not None and changed in self.constants:
+                raise RuntimeError("a constant is changed after it was used")
             return func(*args, **kwargs)
-        inputs = tree_map(self.node_of, (args, kwargs))
+        if changed is not None and (changed not in self.nodes or changed in self.constants):
+            self._make_variable(changed)
+        nodes, options = tree_map(self.node_of, (args, kwargs))
         out = func(*args, **kwargs)
-        node = self.graph.call_function(func, *inputs)
+        node = self.graph.call_function(func, nodes, options)
         if isinstance(out, Tensor):
             self._track(out, node)
-        else:
+        elif isinstance(out, tuple | list):
             for i, part in enumerate(out):
                 if isinstance(part, Tensor):
                     self._track(part, self.graph.call_function(operator.getitem, (node, i)))
@@ -121,7 +144,7 @@ def record(function: Callable[..., Any], *examples: Tensor) -> fx.GraphModule:
     """
     inputs = [e.detach() for e in examples]  # objects of their own: one tensor may be given twice
     recorder = _Recorder(inputs)
-    with recorder:
+    with recorder, nan_on_failure():  # type: ignore[no-untyped-call]
         result = function(*inputs)
     recorder.graph.output(tree_map(recorder.node_of, result))
     recorded = fx.GraphModule(recorder.root, recorder.graph)
@@ -181,7 +204,7 @@ def _must_stay(node: fx.Node) -> bool:
 def _out_of_place(graph: fx.Graph) -> None:
     """Replaces op_(x, ...) by op(x, ...), where x is no view and has none."""
     for node in list(graph.nodes):
-        if not _mutates(node):
+        if not _mutates(node) or _is_random(node):
             continue
         packet, overload = node.target._opname, node.target._overloadname
         plain = getattr(getattr(torch.ops.aten, packet.removesuffix("_"), None), overload, None)

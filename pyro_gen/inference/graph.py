@@ -1,22 +1,20 @@
 r"""One training step as a graph: loss and gradients as a pure function of parameters and data.
 
-A Pyro program is a Python function; most of a small model's step is spent in Python. ``make_fx`` runs the program once
+A Pyro program is a Python function; most of a small model's step is spent in Python. A recorder runs the program once
 and records what happened to the tensors: guide, model, log-densities and the backward pass. The recording has no Pyro
 in it, and ``torch.compile`` makes it fast. A recording is only as good as its promise that the next run would do the
 same, so it is compared with the program itself, at other parameters and with other draws, before it is used.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import pyro
 import torch
-from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch import Tensor, fx, nn
 
 from pyro_gen._random import seeded
+from pyro_gen.density.graphs import compile_graph, compiler_available, record
 from pyro_gen.inference.objectives import Objective
 from pyro_gen.likelihoods import assume_missing
 from pyro_gen.program import Program, data_size
@@ -26,11 +24,6 @@ __all__ = ["GradientStep", "LossModule", "NotTraceableError", "compiler_availabl
 
 class NotTraceableError(Exception):
     """A program cannot be recorded as a graph; the message says why."""
-
-
-def compiler_available() -> bool:
-    """Whether this machine has the C++ compiler that ``torch.compile`` needs on the CPU."""
-    return any(shutil.which(name) for name in ("c++", "g++", "clang++"))
 
 
 class LossModule(nn.Module):
@@ -137,12 +130,13 @@ class GradientStep:
             first = not self._graphs
             with seeded(0):  # the run that is recorded must not use up the draws of the steps
                 with _constant_buffers(self.module):
-                    traced = _record(self._functional, self.parameters, batch, kl_weight)
+                    graph = _record(self._functional, self.parameters, batch, kl_weight)
                 if first:
-                    self._verify(traced, batch, kl_weight)
+                    self._verify(_flat(graph), batch, kl_weight)
                 # The short last batch of an epoch is not worth a compilation.
                 compiled = self.mode == "compiled" and first
-                self._graphs[shapes] = _compile(traced, self.parameters, batch, kl_weight) if compiled else traced
+                step = _compile(graph, *self.parameters, *batch, kl_weight) if compiled else graph
+                self._graphs[shapes] = _flat(step)
         return self._graphs[shapes]
 
     def _verify(self, traced: StepFunction, batch: Sequence[Tensor], kl_weight: Tensor) -> None:
@@ -173,13 +167,11 @@ class GradientStep:
             parameter.copy_(value)
 
 
-def _compile(traced: StepFunction, *args: Any) -> StepFunction:
-    compiled: StepFunction = torch.compile(traced, dynamic=False)
+def _compile(graph: fx.GraphModule, *flat: Tensor) -> Callable[..., list[Tensor]]:
     try:
-        compiled(*args)  # this compiles it; the result is of no interest
+        return compile_graph(graph, *flat)
     except Exception as error:  # whatever the compiler of this machine makes of it
         raise NotTraceableError(f"torch.compile failed: {str(error).strip().splitlines()[0]}") from error
-    return compiled
 
 
 def _require_pure(module: LossModule) -> None:
@@ -207,19 +199,16 @@ def _constant_buffers(module: nn.Module) -> Iterator[None]:
         raise NotTraceableError(f"each step changes the buffer '{changed[0].removeprefix('program.')}'")
 
 
-def _record(function: StepFunction, *args: Any) -> StepFunction:
-    random = torch.Tag.nondeterministic_seeded
+def _record(
+    function: StepFunction, parameters: Sequence[Tensor], batch: Sequence[Tensor], kl_weight: Tensor
+) -> fx.GraphModule:
+    """A graph of the tensors one after the other."""
+    n = len(parameters)
     try:
-        graph = make_fx(lambda p, b, w: function(p, b, w))(*args)  # a bound method hides an argument from make_fx
+        return record(lambda *flat: function(flat[:n], flat[n:-1], flat[-1]), *parameters, *batch, kl_weight)
     except Exception as error:  # any program may fail here, in any way: it then runs as the Python that it is
         raise NotTraceableError(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
-    # Draws that nobody uses stay: without them the others would change.
-    graph.graph.eliminate_dead_code(
-        lambda n: (
-            n.op in ("placeholder", "output")
-            or n.is_impure()
-            or (isinstance(n.target, torch._ops.OpOverload) and random in n.target.tags)
-        )
-    )
-    graph.recompile()
-    return graph
+
+
+def _flat(graph: Callable[..., list[Tensor]]) -> StepFunction:
+    return lambda parameters, batch, kl_weight: graph(*parameters, *batch, kl_weight)

@@ -69,3 +69,26 @@ def test_gradients_through_a_graph_of_a_gradient():
 def test_what_cannot_be_recorded_says_so():
     with pytest.raises(RuntimeError, match=r"data-dependent"):
         record(lambda x: torch.vmap(lambda v: v if v > 0 else -v)(x), torch.randn(3))
+
+
+def test_writing_into_constants():
+    index = torch.tensor([0, 2, 2])
+
+    def function(x):
+        with torch.enable_grad():  # the gradient of an index writes into zeros
+            leaf = x.detach().requires_grad_()
+            grad = torch.autograd.grad(leaf[index].square().sum(), leaf)[0]
+        filled = torch.zeros_like(x)
+        filled[:] = x
+        return grad + filled + torch.empty(3).normal_()
+
+    with seeded(0):
+        graph = record(function, torch.randn(3))
+    x = torch.randn(3)
+    for seed in (1, 2):
+        results = []
+        for run in (graph, function):
+            with seeded(seed):
+                results.append(run(x))
+        torch.testing.assert_close(*results)
+    torch.testing.assert_close(graph(x) - graph(x) != 0, torch.tensor([True] * 3))

@@ -339,3 +339,20 @@ def test_global_and_local_variables_of_a_program():
     torch.testing.assert_close(target.log_likelihood(z), likelihood)
     with seeded(0):
         assert not target.predict(z)["x"].isnan().any()
+
+
+def test_a_chain_without_a_cholesky_factor_does_not_stop_the_others():
+    def model(y):
+        r = pyro.sample("r", dist.Uniform(y.new_tensor(-2.0), 2.0))
+        covariance = torch.eye(2, dtype=y.dtype) * (1 - r) + r
+        pyro.sample("y", dist.MultivariateNormal(0 * y, covariance, validate_args=False), obs=y)
+
+    y = torch.tensor([0.5, -1.0], dtype=DOUBLE)
+    target = density(model, y)
+    correlation = torch.tensor([0.5, 1.5, -0.5, -1.5], dtype=DOUBLE)
+    z = target.unconstrain({"r": correlation})
+    value, grad = target.log_density_and_grad(z)
+    assert value.isfinite().tolist() == grad[:, 0].isfinite().tolist() == [True, False, True, False]
+    covariance = torch.tensor([[1.0, 0.5], [0.5, 1.0]], dtype=DOUBLE)
+    expected = dist.MultivariateNormal(torch.zeros(2, dtype=DOUBLE), covariance).log_prob(y)
+    torch.testing.assert_close(target.log_likelihood(z)[0], expected)

@@ -234,7 +234,7 @@ def test_frozen_parameters_stay() -> None:
 
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph.shutil, "which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     assert not compiler_available()
     with pytest.raises(ValueError, match=r"compile=True needs a C\+\+ compiler"):
         pg.fit(vae(), binary(), epochs=1, compile=True, progress=False)
