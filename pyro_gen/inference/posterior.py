@@ -260,7 +260,8 @@ def _bar(text: str, progress: bool | Callable[[float], None]) -> Iterator[Callab
     try:
         yield report
     finally:
-        bar.stop()
+        if bar.live.is_started:  # to stop what never started prints an empty line
+            bar.stop()
 
 
 def _words(figures: Mapping[str, Any]) -> str:
