@@ -343,7 +343,7 @@ def test_global_and_local_variables_of_a_program():
 
 def test_a_chain_without_a_cholesky_factor_does_not_stop_the_others():
     def model(y):
-        r = pyro.sample("r", dist.Uniform(y.new_tensor(-2.0), 2.0))
+        r = pyro.sample("r", dist.Normal(0 * y[0], 0.4))
         covariance = torch.eye(2, dtype=y.dtype) * (1 - r) + r
         pyro.sample("y", dist.MultivariateNormal(0 * y, covariance, validate_args=False), obs=y)
 

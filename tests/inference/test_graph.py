@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import pyro_gen as pg
-from pyro_gen.inference import ELBO, IWAE, DReG, Objective, Renyi, ScoreFunctionELBO, graph, svi
+from pyro_gen.inference import ELBO, IWAE, DReG, Objective, Renyi, ScoreFunctionELBO, svi
 from pyro_gen.inference.graph import GradientStep, LossModule, NotTraceableError, compiler_available
 from pyro_gen.program import Program
 
