@@ -2,6 +2,7 @@
 
 import abc
 import math
+import random
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyro
 import torch
 from torch import Tensor
@@ -140,7 +142,7 @@ class Density(abc.ABC):
     @contextmanager
     def _ready(self) -> Iterator[None]:
         """What holds during an evaluation."""
-        with pyro.validation_enabled(False), nan_on_failure():  # type: ignore[no-untyped-call]
+        with _no_validation(), nan_on_failure():  # type: ignore[no-untyped-call]
             yield
 
     # Chains.
@@ -242,23 +244,16 @@ class Density(abc.ABC):
                 return self._compiled(graph, *args)
             except Exception as error:
                 reason, place = first_line(error), _where(error)
-            self.mode = "vmap"
+            self.mode, notice = "vmap", "The model cannot be traced to a graph, so Pyro runs at every evaluation. "
             try:
                 function(*args)
-                warnings.warn(
-                    f"The model cannot be traced to a graph, so Pyro runs at every evaluation. {reason}{place}",
-                    stacklevel=7,
-                )
             except Exception as error:
                 if _is_randomness(error):
                     raise ValueError(RANDOM) from error
-                self.mode = "loop"
+                self.mode, notice = "loop", "The model cannot be vectorised by torch.vmap, so chains come one by one. "
+                reason, place = first_line(error), _where(error)
                 self._check_gradient(args[0], *args[1 + (kind == "tempered") :])
-                warnings.warn(
-                    "The model cannot be vectorised by torch.vmap, so chains are evaluated one after another. "
-                    f"{first_line(error)}{_where(error)}",
-                    stacklevel=7,
-                )
+            warnings.warn(f"{notice}{reason}{place}", stacklevel=7)
         return function
 
     def _compiled(self, graph: Any, *args: Tensor) -> Callable[..., tuple[Tensor, ...]]:
@@ -301,7 +296,8 @@ class Density(abc.ABC):
             point = z[0]
         if not bool(value(point).isfinite()):
             point = torch.zeros_like(point)
-        with torch.enable_grad():
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Converting a tensor with requires_grad")  # said better below
             leaf = point.clone().requires_grad_()
             total = value(leaf)
             grad = torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None
@@ -452,10 +448,28 @@ def _gradient(value: Tensor, z: Tensor) -> Tensor:
     return torch.autograd.grad(value.sum(), z, retain_graph=True, materialize_grads=True, allow_unused=True)[0]
 
 
-def generator_states(device: torch.device) -> list[Tensor]:
+@contextmanager
+def _no_validation() -> Iterator[None]:
+    """Checks that look at values are for the one run before: they would stop the batch, or the recording.
+
+    A distribution that was made outside of the model remembers that it is to check its samples.
+    """
+    cls: Any = torch.distributions.Distribution
+    check = cls._validate_sample
+    cls._validate_sample = lambda self, value: None
+    try:
+        with pyro.validation_enabled(False):
+            yield
+    finally:
+        cls._validate_sample = check
+
+
+def generator_states(device: torch.device) -> list[Any]:
     """The states of the generators that a model on this device may draw from."""
-    states = [torch.get_rng_state()]
-    return states if device.type == "cpu" else [*states, torch.cuda.get_rng_state(device)]
+    states: list[Any] = [torch.get_rng_state().numpy().tobytes(), random.getstate()]
+    _, keys, *place = np.random.get_state()  # noqa: NPY002 -- whether a model draws from it
+    states += [np.asarray(keys).tobytes(), place]
+    return states if device.type == "cpu" else [*states, torch.cuda.get_rng_state(device).numpy().tobytes()]
 
 
 def _agree(a: Tensor, b: Tensor) -> bool:

@@ -67,7 +67,7 @@ def entries_per_datum(trace: Trace) -> int:
 
 def largest_tensor(site: Any) -> int:
     """The size of the largest tensor of a site: its value, or a parameter of its distribution."""
-    if site["infer"].get("_deterministic"):
+    if site["is_observed"] and getattr(site["fn"], "_mask", None) is False:  # a deterministic value
         return int(site["value"].numel())
     fn, tensors = site["fn"], [site["value"]]
     while hasattr(fn, "base_dist"):

@@ -35,6 +35,7 @@ from pyro_gen.density.sites import (
     held_site,
     innermost,
     is_data,
+    is_deterministic,
     is_factor,
 )
 from pyro_gen.likelihoods import assume_missing, completions, no_completion
@@ -130,7 +131,7 @@ class ProgramDensity(Density):
 
     def _one_set(self, z: Tensor, held: Held, data: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
         trace, feed = self._fed(z, held, data)
-        sites = {n: s for n, s in sample_sites(trace).items() if not s["infer"].get("_deterministic")}
+        sites = {n: s for n, s in sample_sites(trace).items() if not is_deterministic(s)}
         over: dict[str, frozenset[str]] = {}
         if self._discrete:
             trace.pack_tensors()
@@ -188,7 +189,7 @@ class ProgramDensity(Density):
             return {
                 n: s["value"]
                 for n, s in sample_sites(trace).items()
-                if n in self._sites or n in self.hold or s["infer"].get("_deterministic")
+                if n in self._sites or n in self.hold or is_deterministic(s)
             }
 
         return self._over_sets(one_set)(z, held)  # type: ignore[no-any-return]
@@ -294,7 +295,7 @@ class ProgramDensity(Density):
 
         def one_set(z: Tensor, held: Held, data: tuple[Any, ...]) -> dict[str, Tensor]:
             trace, _ = self._fed(z, held, data)
-            sites = {n: s for n, s in sample_sites(trace).items() if not s["infer"].get("_deterministic")}
+            sites = {n: s for n, s in sample_sites(trace).items() if not is_deterministic(s)}
             over: dict[str, frozenset[str]] = {}
             if self._discrete:
                 trace.pack_tensors()
@@ -337,7 +338,7 @@ class ProgramDensity(Density):
 
         def one_set(z: Tensor, held: Held, data: tuple[Any, ...]) -> dict[str, Tensor]:
             trace, feed = self._fed(z, held, data)
-            out = {n: s["log_prob"] for n, s in sample_sites(trace).items() if not s["infer"].get("_deterministic")}
+            out = {n: s["log_prob"] for n, s in sample_sites(trace).items() if not is_deterministic(s)}
             for name, log_abs_det in feed.log_abs_det.items():
                 extra = log_abs_det.dim() - out[name].dim()
                 total = log_abs_det.sum(tuple(range(-extra, 0))) if extra > 0 else log_abs_det
@@ -500,7 +501,7 @@ def density(
         held = {name: nodes[name]["value"] for name in hold}
         before = generator_states(target.device)
         target._one_set(z, held, first)
-        if any(not torch.equal(a, b) for a, b in zip(before, generator_states(target.device), strict=True)):
+        if generator_states(target.device) != before:
             raise ValueError(RANDOM)
     return target
 

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import biject_to, constraints
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Unconstrained(Messenger):
         site = self.sites.get(msg["name"])
         if site is None or msg["is_observed"]:
             return
-        transform = biject_to(msg["fn"].support)
+        transform = bijection(msg["fn"].support)
         u = site.read(self.z)
         msg["value"] = transform(u)  # and not "done", at which the enumeration of its parents would pass it over
         rows, columns = u.dim() - transform.domain.event_dim, msg["value"].dim() - transform.codomain.event_dim
@@ -92,14 +92,14 @@ class Constrained(Messenger):
         elif isinstance(innermost(msg["fn"]), dist.ImproperUniform):
             # It cannot be drawn from. Some point of its support, to learn shapes from.
             self.improper.append(msg["name"])
-            transform = biject_to(msg["fn"].support)
+            transform = bijection(msg["fn"].support)
             msg["value"] = transform(torch.zeros(transform.inverse_shape(msg["fn"].shape())).uniform_(-1, 1))
             msg["done"] = True
 
     def _pyro_post_sample(self, msg: Any) -> None:
         latent = not msg["is_observed"] and type(msg["fn"]).__name__ != "_Subsample"
         if latent and msg["name"] not in self.leave_out and not msg["fn"].support.is_discrete:
-            self.unconstrained[msg["name"]] = biject_to(msg["fn"].support).inv(msg["value"])
+            self.unconstrained[msg["name"]] = bijection(msg["fn"].support).inv(msg["value"])
 
 
 class HeldValues(Messenger):
@@ -137,7 +137,22 @@ def is_factor(site: Any) -> bool:
 
 def is_data(site: Any) -> bool:
     """Whether a site is an observation."""
-    return bool(site["is_observed"]) and not is_factor(site) and not site["infer"].get("_deterministic")
+    return bool(site["is_observed"]) and not is_factor(site) and not is_deterministic(site)
+
+
+def is_deterministic(site: Any) -> bool:
+    """Whether a site is a ``pyro.deterministic`` statement, or what Pyro's reparametrisations leave in its place."""
+    if site["infer"].get("_deterministic"):
+        return True
+    masked = site["is_observed"] and getattr(site["fn"], "_mask", None) is False
+    return masked and isinstance(innermost(site["fn"]), dist.Delta)
+
+
+def bijection(support: Any) -> Any:
+    """The transform from unconstrained values to a support."""
+    if isinstance(support, constraints.MixtureSameFamilyConstraint):  # which biject_to does not know
+        return biject_to(support.base_constraint)
+    return biject_to(support)
 
 
 def frames(site: Any) -> list[Any]:

@@ -276,7 +276,7 @@ def test_lost_gradients_are_refused_and_branches_are_not():
     y = torch.tensor(3.0)
     with pytest.raises(ValueError, match=r"1.* by differences and -1 by autograd.*float"):
         density(lost, y).log_density_and_grad(torch.tensor([[1.0]]))
-    with pytest.warns(UserWarning, match=r"one after another.*test_joint.py:\d+: .*a if a > 0"):
+    with pytest.warns(UserWarning, match=r"one by one.*test_joint.py:\d+: .*a if a > 0"):
         _, grad = density(branch, y).log_density_and_grad(torch.tensor([[1.0], [-1.0]]))
     torch.testing.assert_close(grad, torch.tensor([[1.0], [-1.0]]))
 
