@@ -42,7 +42,7 @@ in the evidence too, which is then too small.
 
 References:
     | Simulating ratios of normalizing constants via a simple identity (Meng & Wong, 1996)
-    | https://www3.stat.sinica.edu.tw/statistica/j6n4/j6n43/j6n43.htm
+    | https://www.jstor.org/stable/24306045
     | Warp bridge sampling (Meng & Schilling, 2002)
     | https://doi.org/10.1198/106186002457
     | bridgesampling: An R package for estimating normalizing constants (Gronau et al., 2020)
