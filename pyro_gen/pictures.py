@@ -1,5 +1,8 @@
-"""Pictures of images and tables, drawn by matplotlib without a screen."""
+"""Pictures of images, tables and posteriors, drawn by matplotlib without a screen."""
 
+import itertools
+import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,7 +14,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Row", "image_grid", "image_rows", "is_image", "write"]
+__all__ = ["Row", "image_grid", "image_rows", "is_image", "posterior_pictures", "write"]
 
 INK, DRAWN, PAPER, TEXT = "#1b1f24", "#b3421f", "#ffffff", "#3a4048"
 
@@ -96,6 +99,116 @@ def image_grid(images: Tensor, title: str = "") -> "Figure":
     images = images.reshape(len(images), *images.shape[-2:])
     scaled = images / images.nan_to_num(0.0).max().clamp(min=1e-12)
     return image_rows([Row("", part, gap=0.0) for part in scaled.split(12)], title)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Posteriors
+
+TRACED, PAIRED, LISTED = 6, 5, 40  # parameters in a picture of traces and ranks, of pairs, of intervals
+CHAINS, DRAWS = 8, 2000  # chains whose traces can be told apart; points that do not hide each other
+
+
+def posterior_pictures(idata: Any, folder: str | Path, seed: int = 0) -> list[Path]:
+    """Draws a posterior by ArviZ: ``trace.png``, ``rank.png``, ``pair.png``, ``forest.png``.
+
+    A picture has as many parameters as fit, the first ones; traces and ranks show eight chains that stand for all. What
+    has log-weights is resampled first and has no chains to show, so there are intervals and pairs alone. One parameter
+    has no pairs.
+
+    Arguments:
+        idata: As of :func:`pyro_gen.posterior`.
+        folder: Where to write, made where it is not there.
+        seed: Seeds which draws are shown as pairs.
+
+    Returns:
+        The files.
+    """
+    import arviz as az
+    import matplotlib.pyplot as plt
+    import xarray as xr
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    scalars = _scalars(idata, rng)
+    chains, count = scalars.sizes["chain"], scalars.sizes["chain"] * scalars.sizes["draw"]
+    weighted = "log_weight" in idata.sample_stats
+    names = list(scalars)
+    some = scalars[names[:TRACED]].isel(chain=np.linspace(0, chains - 1, min(chains, CHAINS)).astype(int))
+    picked = rng.choice(count, min(count, DRAWS), replace=False)
+    flat = {n: (("chain", "draw"), v.values.reshape(1, -1)[:, picked]) for n, v in scalars[names[:PAIRED]].items()}
+    pairs: dict[str, Any] = {"posterior": xr.Dataset(flat)}
+    diverging = None if weighted else idata.sample_stats.get("diverging")
+    if diverging is not None and diverging.ndim == 2:
+        values = diverging.transpose("chain", "draw").values.reshape(1, -1)[:, picked]
+        pairs["sample_stats"] = xr.Dataset({"diverging": (("chain", "draw"), values)})
+    height = 0.6 + 0.3 * min(len(names), LISTED)
+    drawings: dict[str, Any] = {
+        "forest": lambda: az.plot_forest(scalars[names[:LISTED]], combined=True, hdi_prob=0.9, figsize=(7, height)),
+    }
+    if len(names) > 1:
+        drawings["pair"] = lambda: az.plot_pair(
+            az.InferenceData(**pairs),
+            divergences="sample_stats" in pairs,
+            marginals=True,
+            figsize=(9, 9),
+            textsize=10,
+            scatter_kwargs={"alpha": 0.3, "color": INK},
+        )
+    if not weighted:
+        size = (10, 1.6 * len(some))
+        drawings["trace"] = lambda: az.plot_trace(some, figsize=size)
+        drawings["rank"] = lambda: az.plot_rank(some, figsize=(10, 1 + 2.8 * math.ceil(len(some) / 3)))
+    written = []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"arviz\.")  # of names in matplotlib that are going away
+        for name, draw in drawings.items():
+            draw()
+            figure = plt.gcf()
+            if name in ("trace", "rank"):
+                figure.tight_layout()
+            path = folder / f"{name}.png"
+            figure.savefig(path, dpi=110, bbox_inches="tight")
+            plt.close(figure)
+            written.append(path.resolve())
+    return written
+
+
+def _scalars(idata: Any, rng: np.random.Generator) -> Any:
+    """The parameters of a posterior as variables of their own, named as in its summary; no more than can be shown."""
+    import xarray as xr
+
+    out: dict[str, Any] = {}
+    for name, variable in idata.posterior.items():
+        values = variable.transpose("chain", "draw", ...)
+        if "log_weight" in idata.sample_stats:
+            values = _resampled(values, idata.sample_stats["log_weight"], rng)
+        events = [values.coords[d].values if d in values.coords else range(values.sizes[d]) for d in values.dims[2:]]
+        for at in itertools.product(*(range(len(labels)) for labels in events)):
+            if len(out) == LISTED:
+                break
+            label = ", ".join(str(labels[i]) for labels, i in zip(events, at, strict=True))
+            out[f"{name}[{label}]" if at else str(name)] = (("chain", "draw"), values.values[(..., *at)])
+    return xr.Dataset(out)
+
+
+def _resampled(values: Any, log_weights: Any, rng: np.random.Generator) -> Any:
+    """Draws of equal weight, as one chain."""
+    import xarray as xr
+
+    joined = values.stack(all=("chain", "draw")).transpose("all", ...)
+    weights = np.exp(log_weights.stack(all=("chain", "draw")).transpose("all", ...).values)
+    index = np.stack(
+        [rng.choice(len(w), DRAWS, p=w / w.sum()) for w in weights.reshape(len(weights), -1).T], 1
+    ).reshape(DRAWS, *weights.shape[1:])
+    if index.ndim == 1:
+        picked = joined.values[index]
+    else:  # a weight per datum
+        axis = joined.dims.index("data")
+        moved = np.moveaxis(joined.values, axis, 1)
+        picked = np.moveaxis(moved[index, np.arange(index.shape[1])], 1, axis)
+    coords = {d: values.coords[d].values for d in values.dims[2:] if d in values.coords}
+    return xr.DataArray(picked[None], dims=("chain", "draw", *values.dims[2:]), coords=coords)
 
 
 def write(figure: "Figure", path: str | Path) -> Path:
