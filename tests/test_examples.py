@@ -15,6 +15,17 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "untrained": (-60.0, -40.0),
         "trained": (-21.8, -20.5),  # independent pixels have -25.3
     },
+    "eight_schools": {
+        "centred_problems": (1, 6),
+        "non_centred_problems": (0, 0),
+        "centred_bfmi": (0.05, 0.3),
+        "non_centred_bfmi": (0.85, 1.1),
+        "centred_log_evidence": (-31.7, -31.0),  # by quadrature -31.3
+        "non_centred_log_evidence": (-31.7, -31.0),
+        "evidence_z": (-5.0, 5.0),
+        "mu": (4.2, 4.6),  # posteriordb has 4.41
+        "tau": (3.4, 3.8),  # posteriordb has 3.60
+    },
     "factor_analysis": {
         "factors": (2, 8),
         "validation": (-12.3, -11.4),  # one factor has -12.4

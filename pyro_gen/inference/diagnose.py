@@ -573,7 +573,7 @@ def _of_convergence(table: Any, chains: int, draws: int, figures: dict[str, floa
     if len(where := _worst(column, column > RHAT)):
         yield Problem(
             "convergence",
-            f"{name} is {column.max():.2f} at {_named(where, len(table))}, above {RHAT}: the "
+            f"{name} is {column.max():.3f} at {_named(where, len(table))}, above {RHAT}: the "
             f"{'groups of chains' if many else 'chains'} do not agree, so they are not draws of one distribution. Run "
             "a longer warm-up; if that does not help, look at the trace plot: chains that sit in different places mean "
             'several modes (method="tempering"), chains that wander slowly a posterior that should be parametrised '
