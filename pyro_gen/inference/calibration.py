@@ -1,0 +1,503 @@
+r"""Simulation-based calibration: whether a method draws from the posterior that a program defines.
+
+Latent variables :math:`\theta^* \sim p(\theta)` and data :math:`x \sim p(x \mid \theta^*)` are drawn together. Then
+:math:`\theta^*` is itself a draw from the posterior of :math:`x`, so among L independent draws
+:math:`\theta_1, \dots, \theta_L` that a correct method makes, and for every function f of latent variables and data,
+the rank
+
+.. math::
+    r = \#\{l : f(\theta_l, x) < f(\theta^*, x)\}
+
+is uniform on 0, ..., L; ties are broken at random. Over S simulated data sets the ranks are compared with the uniform
+distribution. The functions are every scalar latent variable, and the joint log-likelihood and log-prior: a method that
+ignores the data and draws from the prior has uniform ranks of every variable, but not of the log-likelihood.
+
+The number :math:`N_i` of ranks below i is binomial, :math:`\mathrm{Bin}(S, i / (L + 1))`. Let :math:`t_i` be twice its
+smaller tail probability. The test statistic is the smallest :math:`t_i`; band and p-value come from its exact
+distribution, since given :math:`N_{L+1} = S` the path of :math:`N_i` is that of independent Poisson increments of mean
+:math:`S / (L + 1)`, so the probability to leave a band is a sum over steps, each a convolution. With Q quantities a
+band has the level :math:`1 - \alpha / Q`, so the probability that a correct method leaves any of them is at most
+:math:`\alpha`, however the quantities depend on one another.
+
+References:
+    | Validating Bayesian Inference Algorithms with Simulation-Based Calibration (Talts et al., 2018)
+    | https://arxiv.org/abs/1804.06788
+    | Simulation-Based Calibration Checking: The Choice of Test Quantities Shapes Sensitivity (Modrak et al., 2023)
+    | https://arxiv.org/abs/2211.02383
+    | Graphical Test for Discrete Uniformity (Säilynoja, Bürkner & Vehtari, 2022)
+    | https://arxiv.org/abs/2103.10522
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyro
+import torch
+from scipy import stats
+from torch import Tensor
+
+from pyro_gen._random import seeded
+from pyro_gen.density import Density, as_inputs, density, evaluation
+from pyro_gen.inference.mcmc.driver import run
+from pyro_gen.inference.mcmc.sampler import Sampler
+from pyro_gen.inference.predictive import complete
+from pyro_gen.inference.smc import smc
+from pyro_gen.likelihoods import completions, no_completion
+from pyro_gen.program import Program, sample_sites
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Calibration", "sbc", "simultaneous_band", "uniformity"]
+
+Array = npt.NDArray[np.float64]
+LOG_LIKELIHOOD, LOG_PRIOR = "log-likelihood", "log-prior"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Uniform ranks
+
+
+def _bounds(n: int, bins: int, gamma: float) -> tuple[Array, Array]:
+    """The smallest and the largest number of ranks below i = 1, ..., bins - 1 of which neither tail is gamma / 2."""
+    share = np.arange(1, bins) / bins
+    return stats.binom.ppf(gamma / 2, n, share), stats.binom.isf(gamma / 2, n, share)
+
+
+@functools.lru_cache(maxsize=4096)
+def _escape(n: int, bins: int, gamma: float) -> float:
+    """The probability that n uniform ranks leave the band of pointwise level gamma anywhere."""
+    lower, upper = _bounds(n, bins, gamma)
+    rate = n / bins
+    # Beyond this a step has probability below 1e-20.
+    reach = int(min(n, stats.poisson.isf(1e-20, rate) + 1))
+    increment = stats.poisson.pmf(np.arange(reach + 1), rate)
+    inside, offset, escaped = np.ones(1), 0, 0.0
+    for i in range(1, bins):
+        path = np.convolve(inside, increment)[: n - offset + 1]
+        counts = offset + np.arange(len(path))
+        kept = (counts >= lower[i - 1]) & (counts <= upper[i - 1])
+        rest = stats.poisson.pmf(n - counts[~kept], rate * (bins - i))
+        escaped += float(path[~kept] @ rest)
+        if not kept.any():
+            break
+        inside, offset = path[kept], int(counts[kept][0])
+    return escaped / float(stats.poisson.pmf(n, n))
+
+
+@functools.lru_cache(maxsize=256)
+def _pointwise(n: int, bins: int, alpha: float) -> float:
+    """The largest pointwise level gamma at which n uniform ranks leave the band with probability at most alpha."""
+    low, high = math.log(alpha / bins) - 1, 0.0  # by the union bound the level low is narrow enough
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if _escape(n, bins, math.exp(middle)) <= alpha else (low, middle)
+    return math.exp(low)
+
+
+def simultaneous_band(n: int, bins: int, alpha: float) -> tuple[Tensor, Tensor, float]:
+    r"""The band that the empirical distribution function of uniform ranks leaves nowhere, with a given probability.
+
+    Arguments:
+        n: The number S of ranks.
+        bins: The number L + 1 of values that a rank takes, 0, ..., L.
+        alpha: The probability to leave the band, at most.
+
+    Returns:
+        The smallest and the largest share of ranks below i = 1, ..., L that lie in the band, each float64 with shape
+        (L,), and the probability to leave it: shares are discrete, so it is a little below ``alpha``.
+
+    Example:
+        >>> lower, upper, level = simultaneous_band(500, 10, 0.05)
+        >>> lower.shape, 0.03 < level <= 0.05
+        (torch.Size([9]), True)
+        >>> print(f"{lower[4]:.3f} to {upper[4]:.3f}")  # of the ranks are below 5
+        0.442 to 0.558
+    """
+    if n < 1 or bins < 2 or not 0 < alpha < 1:
+        raise ValueError(
+            f"simultaneous_band(n={n}, bins={bins}, alpha={alpha}): give at least one rank, two bins and 0 < alpha < 1."
+        )
+    gamma = _pointwise(n, bins, alpha)
+    lower, upper = _bounds(n, bins, gamma)
+    return torch.from_numpy(lower / n), torch.from_numpy(upper / n), _escape(n, bins, gamma)
+
+
+def uniformity(ranks: Tensor, bins: int) -> float:
+    """The exact p-value of ranks, with shape (S,), under the uniform distribution on 0, ..., ``bins`` - 1.
+
+    It is at most alpha where the ranks leave the band of :func:`simultaneous_band`, and only there.
+
+    Example:
+        >>> with seeded(0):
+        ...     flat = torch.randint(10, (500,))
+        >>> uniformity(flat, 10) > 0.01, uniformity(flat // 2, 10) < 1e-9
+        (True, True)
+    """
+    n = len(ranks)
+    below = torch.bincount(ranks, minlength=bins).cumsum(0)[: bins - 1].cpu().numpy()
+    share = np.arange(1, bins) / bins
+    tail = np.minimum(stats.binom.cdf(below, n, share), stats.binom.sf(below - 1, n, share))
+    # A band whose level is this one must leave out what was seen, rounding or not.
+    gamma = 2 * float(tail.min()) * (1 + 1e-9)
+    return min(1.0, _escape(n, bins, gamma)) if gamma > 0 else 0.0
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The result
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Ranks of what made the data among draws of a posterior, and what they say about the method.
+
+    Arguments:
+        ranks: By name of the quantity, int64 with shape (S,): a rank for each simulated data set, from 0 to L.
+        draws: The number L of draws that were ranked against.
+        method: The method that made them.
+        alpha: The probability that a correct method is flagged, at most.
+
+    Example:
+        >>> with seeded(0):
+        ...     ranks = {"scale": torch.randint(20, (500,)), "loc": (8 + torch.randint(5, (500,)))}
+        >>> calibration = Calibration(ranks, 19, "hmc", 0.01)
+        >>> calibration.passed, calibration.flagged
+        (False, ('loc',))
+        >>> print(calibration.explain("loc"))
+        ranks pile up in the middle: the draws are too wide
+    """
+
+    ranks: dict[str, Tensor]
+    draws: int
+    method: str
+    alpha: float
+
+    def __post_init__(self) -> None:
+        if not self.ranks:
+            raise ValueError("Calibration got no quantity: give the ranks of at least one.")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"Calibration(alpha={self.alpha}): give a probability between 0 and 1.")
+        for name, ranks in self.ranks.items():
+            if ranks.dim() != 1 or len(ranks) == 0 or bool(((ranks < 0) | (ranks > self.draws)).any()):
+                raise ValueError(f"Calibration: the ranks of {name!r} are no vector of numbers from 0 to {self.draws}.")
+
+    @property
+    def simulations(self) -> int:
+        """The number S of simulated data sets."""
+        return len(next(iter(self.ranks.values())))
+
+    @functools.cached_property
+    def p_values(self) -> dict[str, float]:
+        """The exact p-value of each quantity by itself."""
+        return {name: uniformity(ranks, self.draws + 1) for name, ranks in self.ranks.items()}
+
+    @property
+    def p_value(self) -> float:
+        """The p-value of all quantities together, by Bonferroni: their smallest times their number."""
+        return min(1.0, len(self.ranks) * min(self.p_values.values()))
+
+    @property
+    def flagged(self) -> tuple[str, ...]:
+        """The quantities whose ranks leave their band of level 1 - alpha / Q."""
+        return tuple(name for name, p in self.p_values.items() if p <= self.alpha / len(self.ranks))
+
+    @property
+    def passed(self) -> bool:
+        """Whether the ranks of all quantities stay in their bands."""
+        return not self.flagged
+
+    def band(self) -> tuple[Tensor, Tensor]:
+        """The band of one quantity at level 1 - alpha / Q, as by :func:`simultaneous_band`."""
+        return simultaneous_band(self.simulations, self.draws + 1, self.alpha / len(self.ranks))[:2]
+
+    def explain(self, name: str) -> str:
+        """What the shape of the deviation of a quantity from uniformity means, in words."""
+        length = self.draws
+        values = torch.arange(length + 1, dtype=torch.float64) - length / 2
+        centred = self.ranks[name].double().cpu() - length / 2
+
+        def score(power: int) -> float:
+            expected = values.pow(power)
+            return float(centred.pow(power).mean() - expected.mean()) / float(
+                (expected.var(correction=0) / len(centred)).sqrt().clamp(min=1e-300)
+            )
+
+        location, spread = score(1), score(2)
+        if max(abs(location), abs(spread)) < 3:
+            return "ranks are uneven in no simple way: look at the picture"
+        if abs(spread) > abs(location):
+            if spread < 0:
+                return "ranks pile up in the middle: the draws are too wide"
+            return "ranks pile up at both ends: the draws are too narrow, or depend on one another"
+        if name == LOG_LIKELIHOOD:
+            if location > 0:
+                return (
+                    "the draws fit the data worse than what made them: the data count for too little (not at all, "
+                    "where the posterior equals the prior)"
+                )
+            return "the draws fit the data better than what made them: the data count for too much"
+        if name == LOG_PRIOR:
+            density, counts = ("low", "little") if location > 0 else ("high", "much")
+            return f"the prior density of the draws is too {density}: it counts for too {counts}"
+        ranks, lie = ("high", "low") if location > 0 else ("low", "high")
+        return f"true values rank {ranks}: the draws lie too {lie}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers and text only, for JSON."""
+        return {
+            "method": self.method,
+            "simulations": self.simulations,
+            "draws": self.draws,
+            "alpha": self.alpha,
+            "passed": self.passed,
+            "p_value": self.p_value,
+            "quantities": {
+                name: {"p_value": p, "flagged": name in self.flagged}
+                | ({"meaning": self.explain(name)} if name in self.flagged else {})
+                for name, p in self.p_values.items()
+            },
+        }
+
+    def __str__(self) -> str:
+        count = len(self.ranks)
+        head = (
+            f"simulation-based calibration of {self.method}: {self.simulations} data sets, {self.draws} draws each, "
+            f"{count} quantit{'y' if count == 1 else 'ies'}"
+        )
+        level = f"a correct method is flagged with probability at most {self.alpha:g}"
+        if self.passed:
+            return f"{head}\npassed: all ranks are as uniform as chance has it (p = {self.p_value:.3g}; {level})"
+        lines = [f"FAILED: {len(self.flagged)} of {count} quantities have ranks that are not uniform ({level})"]
+        worst = sorted(self.flagged, key=lambda name: self.p_values[name])
+        lines += [f"  {name}: {self.explain(name)} (p = {self.p_values[name]:.1e})" for name in worst[:10]]
+        if len(worst) > 10:
+            lines.append(f"  and {len(worst) - 10} more")
+        return "\n".join([head, *lines])
+
+    def plot(self, path: str | Path | None = None, names: Sequence[str] | None = None) -> "Figure":
+        """Draws the empirical distribution function of the ranks less the uniform one, and the band, by quantity.
+
+        Arguments:
+            path: Where to write the picture, if anywhere; the suffix says the format.
+            names: The quantities, by default the 12 of smallest p-value, in their own order.
+        """
+        from matplotlib.figure import Figure  # takes a second to import
+
+        if names is None:
+            worst = sorted(self.ranks, key=lambda name: self.p_values[name])[:12]
+            names = [name for name in self.ranks if name in worst]
+        columns = min(4, len(names))
+        rows = math.ceil(len(names) / columns)
+        figure = Figure((0.3 + 2.5 * columns, 0.7 + 2.0 * rows), layout="constrained")
+        axes = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)).ravel()
+        share = torch.arange(1, self.draws + 1, dtype=torch.float64) / (self.draws + 1)
+        lower, upper = self.band()
+        for ax, name in itertools.zip_longest(axes, names):
+            if name is None:
+                ax.set_axis_off()
+                continue
+            below = torch.bincount(self.ranks[name].cpu(), minlength=self.draws + 1).cumsum(0)[:-1]
+            ax.fill_between(share, lower - share, upper - share, color="#dfe3e8", linewidth=0)
+            colour = "#b3421f" if name in self.flagged else "#1b1f24"
+            ax.step(share, below / self.simulations - share, color=colour, linewidth=1.2, where="mid")
+            ax.axhline(0.0, color="#9aa1a9", linewidth=0.6)
+            ax.set_title(name, fontsize=9, color=colour)
+            ax.tick_params(labelsize=7)
+        figure.supxlabel("rank / number of draws", fontsize=8)
+        figure.supylabel("share of ranks below it, less the uniform share", fontsize=8)
+        verdict = "passed" if self.passed else "FAILED"
+        figure.suptitle(f"{self.method}: {verdict} at level {1 - self.alpha:g}", fontsize=10)
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Simulation
+
+
+Method = Callable[..., dict[str, Tensor]]
+
+
+def sbc(
+    program: Program,
+    x: Any,
+    *context: Any,
+    method: str | type[Sampler] | Method = "hmc",
+    simulations: int = 500,
+    draws: int = 63,
+    alpha: float = 0.01,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+    **options: Any,
+) -> Calibration:
+    r"""Checks by simulation-based calibration that a method draws from the posterior of a program.
+
+    All simulated data sets are sampled together, as targets of one density. Markov chain methods run L chains for each
+    and give the last state of each, so that draws are independent of one another.
+
+    Arguments:
+        program: A program whose priors are proper. Parameters of networks are constants.
+        x: Data of the shape to simulate, :math:`(N, *)`, or that shape as a tuple. Values do not count; where they are
+            NaN nothing is observed in the simulated data either.
+        context: What the model conditions on, the same for all data sets.
+        method: ``"hmc"``, ``"nuts"`` or another sampler of :func:`pyro_gen.inference.mcmc.run` or its class; ``"smc"``;
+            ``"guide"`` for the program's own, which must read the data; or a function
+            ``method(program, x, *context, draws, seed)`` that returns draws by name of the latent site, each with shape
+            :math:`(L, *)`, and is called for each data set.
+        simulations: The number S of data sets.
+        draws: The number L of draws for each.
+        alpha: The probability that a correct method is flagged, at most.
+        seed: Seeds everything; the caller's generators are left alone.
+        progress: Called with the fraction done, where the method reports it.
+        options: Passed to :func:`pyro_gen.inference.mcmc.run` (``warmup``, ``init``, ...) or
+            :func:`pyro_gen.inference.smc.smc`.
+
+    Returns:
+        The ranks and what they say.
+
+    Raises:
+        ValueError: The program observes what is not simulated, does not return the completed data, or has no continuous
+            latent variable; the method does not exist, gives no draws of a latent site, or draws that are not finite.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> from pyro_gen import observe
+        >>> class Mean(Program):
+        ...     def model(self, x):
+        ...         loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        ...         with self.plate(x):
+        ...             return observe("x", dist.Normal(loc, 1.0), x)
+        >>> def exact(program, x, *, draws, seed):
+        ...     with seeded(seed):
+        ...         return {"loc": x.sum() / (len(x) + 1) + torch.randn(draws) / (len(x) + 1) ** 0.5}
+        >>> print(sbc(Mean(), (5,), method=exact, simulations=100))  # doctest: +ELLIPSIS
+        simulation-based calibration of exact: 100 data sets, 63 draws each, 3 quantities
+        passed: all ranks are as uniform as chance has it (p = ...
+        >>> def prior(program, x, *, draws, seed):
+        ...     with seeded(seed):
+        ...         return {"loc": torch.randn(draws)}
+        >>> sbc(Mean(), (5,), method=prior, simulations=100).flagged
+        ('log-likelihood',)
+    """
+    if not isinstance(program, Program):
+        raise TypeError(f"sbc(program={type(program).__name__}): give a Program, or Program.from_functions(model).")
+    if simulations < 1 or draws < 1:
+        raise ValueError(f"sbc(simulations={simulations}, draws={draws}): give positive numbers.")
+    if not 0 < alpha < 1:
+        raise ValueError(f"sbc(alpha={alpha}): give a probability between 0 and 1.")
+    if isinstance(x, tuple):
+        x = torch.zeros(x)
+    x, *rest = as_inputs(program, x, *context)
+    with seeded(seed), torch.no_grad(), evaluation(program):
+        data, values = _simulate(program, x, tuple(rest), simulations)
+        stacked = [c.expand(simulations, *c.shape) if isinstance(c, Tensor) else c for c in rest]
+        target = density(program, data, *stacked, stacked=True)
+        truth = target.unconstrain({name: v.unsqueeze(0) for name, v in values.items()})
+        # Seeds of their own: the stream that made the data must not come again in the draws.
+        method_seed, again = torch.randint(2**31, (2,)).tolist()
+        if callable(method) and not isinstance(method, type):
+            z = _one_by_one(target, method, draws, method_seed, progress, options)
+        elif method == "guide":
+            z = _one_by_one(target, _guide, draws, method_seed, progress, options)
+        elif method == "smc":
+            z = smc(target, seed=method_seed, progress=progress, **options).draws(draws, again)
+        else:
+            tick = None if progress is None else lambda fraction, figures: progress(fraction)
+            z = run(target, method, chains=draws, draws=1, seed=method_seed, progress=tick, **options).z[-1]
+        ranks = _ranks(target, z.to(target.device), truth)
+    name = method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
+    return Calibration(ranks, draws, name, alpha)
+
+
+def _simulate(
+    program: Program, x: Tensor, context: tuple[Any, ...], simulations: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Draws latent variables and data together: data (S, N, *) with the holes of x, and values (S, *) by name."""
+    nothing = torch.full_like(x, math.nan)
+    with pyro.validation_enabled(False):
+        _require_simulated(program, nothing, context)
+        data, values = [], []
+        for _ in range(simulations):
+            with pyro.poutine.trace() as tape:
+                data.append(complete(program, nothing, context))
+            sites = sample_sites(tape.trace)
+            values.append({name: s["value"] for name, s in sites.items() if not s["is_observed"]})
+    return torch.stack(data).masked_fill(x.isnan(), math.nan), {
+        n: torch.stack([v[n] for v in values]) for n in values[0]
+    }
+
+
+def _require_simulated(program: Program, nothing: Tensor, context: tuple[Any, ...]) -> None:
+    """Refuses a model that observes anything but x: what it conditions on says more of its latent variables."""
+    with pyro.poutine.trace() as tape, completions() as seen, no_completion():
+        program.model(nothing, *context)
+    for name, site in sample_sites(tape.trace).items():
+        observed = site["is_observed"] and not site["infer"].get("_deterministic")
+        if observed and not bool(torch.isnan(seen.get(name, site["value"])).all()):
+            raise ValueError(
+                f"The model of {type(program).__name__} observes '{name}', which is given and not simulated: observe "
+                "only x, by pyro_gen.observe, so that data can be simulated."
+            )
+
+
+def _one_by_one(
+    target: Any,
+    method: Method,
+    draws: int,
+    seed: int,
+    progress: Callable[[float], None] | None,
+    options: dict[str, Any],
+) -> Tensor:
+    """Calls a method for each data set: points with shape (L, S, D)."""
+    count = target.batch_shape[0]
+    kept: dict[str, list[Tensor]] = {name: [] for name in target.names}
+    for i in range(count):
+        data = tuple(d[i] if isinstance(d, Tensor) else d for d in target.data)
+        values = method(target.program, *data, draws=draws, seed=seed + i, **options)
+        for name, parts in kept.items():
+            if name not in values or len(values[name]) != draws:
+                raise ValueError(
+                    f"The method of sbc gave no {draws} draws of the latent site '{name}': return a dictionary with "
+                    f"tensors of shape ({draws}, ...) for all of {', '.join(kept)}."
+                )
+            parts.append(values[name])
+        if progress is not None:
+            progress((i + 1) / count)
+    return target.unconstrain({name: torch.stack(parts, 1) for name, parts in kept.items()})  # type: ignore[no-any-return]
+
+
+def _guide(program: Program, x: Tensor, *context: Any, draws: int, seed: int) -> dict[str, Tensor]:
+    """Draws of the guide, one after another: its sites may depend on one another in any way."""
+    with seeded(seed), pyro.validation_enabled(False):
+        runs = [sample_sites(pyro.poutine.trace(program.guide).get_trace(x, *context)) for _ in range(draws)]
+    return {n: torch.stack([run[n]["value"] for run in runs]) for n, s in runs[0].items() if not s["is_observed"]}
+
+
+def _ranks(target: Density, z: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """Ranks (S,) by quantity of the true points (1, S, D) among draws (L, S, D), ties broken at random."""
+    if not bool(z.isfinite().all()):
+        bad = int((~z.isfinite()).any(-1).sum())
+        raise ValueError(f"sbc: {bad} of {z.shape[0] * z.shape[1]} draws are not finite, which is no posterior.")
+    drawn, true = target.constrain(z), target.constrain(truth)
+    quantities: dict[str, tuple[Tensor, Tensor]] = {}
+    for site in target.names:
+        entries = [t.reshape(*t.shape[:2], -1).unbind(-1) for t in (drawn[site], true[site])]
+        for index, pair in zip(np.ndindex(drawn[site].shape[2:]), zip(*entries, strict=True), strict=True):
+            quantities[f"{site}[{', '.join(map(str, index))}]" if index else site] = pair
+    for name, function in ((LOG_LIKELIHOOD, target.log_likelihood), (LOG_PRIOR, target.log_prior)):
+        quantities[name] = function(z), function(truth)
+    ranks = {}
+    for name, (among, value) in quantities.items():
+        if bool((among == value[0, 0]).all()) and bool((value == value[0, 0]).all()):
+            continue  # always the same: the upper triangle of a Cholesky factor, say
+        below, equal = (among < value).sum(0), (among == value).sum(0)
+        ranks[name] = (below + (torch.rand(below.shape, device=below.device) * (equal + 1)).long()).cpu()
+    return ranks
