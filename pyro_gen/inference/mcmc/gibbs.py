@@ -231,7 +231,8 @@ class Gibbs(Sampler):
         held = {n: repeat(v) for n, v in self._held.items()} | {name: candidates.flatten(0, 1)}
         points = repeat(z)
         found = self._factors(name, points, held)[0] if together else self.density.log_density(points, held=held)
-        return torch.where(found.isnan(), -torch.inf, found).unflatten(0, (count, len(z)))
+        log_weights: Tensor = torch.where(found.isnan(), -torch.inf, found).unflatten(0, (count, len(z)))
+        return log_weights
 
     def _factors(self, name: str, z: Tensor, held: Values) -> tuple[Tensor, Tensor]:
         """The factors of the joint density by element of the plates of a site, (C, *B, *plates), and the rest, (C, *B).
