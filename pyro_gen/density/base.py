@@ -220,7 +220,7 @@ class Density(abc.ABC):
             parts = tuple(p.contiguous() for p in parts)  # a graph holds for the strides it was recorded with
             return self._graph(kind, *parts)(*parts)
 
-        with torch.no_grad(), self._ready():
+        with torch.no_grad():
             return self._in_chunks(chunk, z, *args)  # type: ignore[no-any-return]
 
     def _graph(self, kind: str, *args: Tensor) -> Callable[..., tuple[Tensor, ...]]:
@@ -231,7 +231,10 @@ class Density(abc.ABC):
         return self._graphs[key]
 
     def _make_graph(self, kind: str, *args: Tensor) -> Callable[..., tuple[Tensor, ...]]:
-        function: Callable[..., tuple[Tensor, ...]] = getattr(self, f"_{kind}")
+        def function(*args: Tensor) -> tuple[Tensor, ...]:
+            with self._ready():
+                return getattr(self, f"_{kind}")(*args)  # type: ignore[no-any-return]
+
         if self.mode in ("traced", "compiled"):
             try:
                 graph = record(function, *args)
@@ -241,9 +244,10 @@ class Density(abc.ABC):
                 expected = function(other, *args[1:])
                 if not all(_agree(a, b) for a, b in zip(graph(other, *args[1:]), expected, strict=True)):
                     raise ValueError("the traced graph gives other numbers than the model at another point")
-                return self._compiled(graph, *args)
             except Exception as error:
                 reason, place = first_line(error), _where(error)
+            else:
+                return self._compiled(graph, *args)
             self.mode, notice = "vmap", "The model cannot be traced to a graph, so Pyro runs at every evaluation. "
             try:
                 function(*args)
@@ -252,7 +256,8 @@ class Density(abc.ABC):
                     raise ValueError(RANDOM) from error
                 self.mode, notice = "loop", "The model cannot be vectorised by torch.vmap, so chains come one by one. "
                 reason, place = first_line(error), _where(error)
-                self._check_gradient(args[0], *args[1 + (kind == "tempered") :])
+                with self._ready():
+                    self._check_gradient(args[0], *args[1 + (kind == "tempered") :])
             warnings.warn(f"{notice}{reason}{place}", stacklevel=7)
         return function
 
@@ -265,13 +270,18 @@ class Density(abc.ABC):
         repaid = self.compile == "auto" and nodes <= 2000 and 0.66 * seconds > 5 + 0.03 * nodes
         if not (self.compile == "on" or repaid):
             return graph  # type: ignore[no-any-return]
-        if not compiler_available() and args[0].device.type == "cpu":
-            if self.compile == "on":
-                warnings.warn("This machine has no C++ compiler (c++, g++, clang++): not compiled.", stacklevel=8)
-            return graph  # type: ignore[no-any-return]
-        compiled = compile_graph(graph, *args)
-        self.mode = "compiled"
-        return compiled
+        problem = "no C++ compiler (c++, g++, clang++) on this machine"
+        if compiler_available() or args[0].device.type != "cpu":
+            try:
+                compiled = compile_graph(graph, *args)
+            except Exception as error:  # whatever the compiler of this machine makes of it
+                problem = first_line(error)
+            else:
+                self.mode = "compiled"
+                return compiled
+        if self.compile == "on":
+            warnings.warn(f"Not compiled, so slower: {problem}.", stacklevel=8)
+        return graph  # type: ignore[no-any-return]
 
     def expect(self, evaluations: int) -> None:
         """Announces how many gradients will be asked for, by which ``compile="auto"`` decides.
