@@ -49,7 +49,7 @@ References:
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import pyro
@@ -84,7 +84,7 @@ from pyro_gen.inference.paths import (
 from pyro_gen.likelihoods import completions, no_completion
 from pyro_gen.program import Program, sample_sites, structure
 
-__all__ = ["ais", "ais_with_gap", "anneal", "bdmc", "posterior_draws"]
+__all__ = ["ais", "ais_with_gap", "anneal", "bdmc", "evidence_with_gap", "posterior_draws"]
 
 FEWEST = 8  # chains of a pilot round, below which their spread says nothing
 MOST = 256  # chains of a pilot round, above which they say no more
@@ -442,30 +442,71 @@ def ais_with_gap(
         The result of :func:`ais`, with ``gap`` and ``jeffreys`` of the simulated data among the diagnostics.
     """
     n = min(simulated, len(x))
-    share = n / (n + len(x))
-    scaled = [
-        None if progress is None else lambda f, a=a, b=b: progress(a + (b - a) * f)
-        for a, b in ((0.0, 1 - share), (1 - share, 1.0))
-    ]
-    result = ais(program, x, *context, seed=seed, progress=scaled[0], **options)
+    first, second = _halves(progress, 1 - n / (n + len(x)))
+    result = ais(program, x, *context, seed=seed, progress=first, **options)
+    few = (x[:n], *rows_of(x, context, slice(n)))
+    return _with_gap(result, program, few, 1, seed, second, options)
+
+
+def evidence_with_gap(
+    program: Program,
+    target: ProgramDensity,
+    *,
+    sets: int = 8,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+    **options: Any,
+) -> LogLikelihood:
+    """Runs :func:`anneal` on a data set, and :func:`bdmc` on simulated ones of its size, with its missing entries.
+
+    Arguments:
+        program: A program with global latent variables.
+        target: Its joint density, with the data.
+        sets: How many data sets to simulate.
+        seed: Seeds the draws.
+        progress: As in :func:`ais`.
+        options: As in :func:`anneal`.
+
+    Returns:
+        The evidence by :func:`anneal`, with ``gap`` and ``jeffreys`` of the simulated data sets among the diagnostics.
+    """
+    first, second = _halves(progress, 1 / (1 + sets))
+    result = anneal(target, seed=seed, progress=first, **options).evidence
+    if options.get("preset") is None:
+        options = {"chains": CHAINS[1], **options}  # those of the data, for each of the simulated sets
+    return _with_gap(result, program, target.data, sets, seed, second, options)
+
+
+def _halves(
+    progress: Callable[[float], None] | None, cut: float
+) -> tuple[Callable[[float], None] | None, Callable[[float], None] | None]:
+    """Reports of two tasks as one: the first takes the share ``cut`` of the time."""
+    if progress is None:
+        return None, None
+    return lambda f: progress(cut * f), lambda f: progress(cut + (1 - cut) * f)
+
+
+def _with_gap(
+    result: LogLikelihood,
+    program: Program,
+    data: tuple[Any, ...],
+    sets: int,
+    seed: int,
+    progress: Callable[[float], None] | None,
+    options: dict[str, Any],
+) -> LogLikelihood:
+    """A result with the gap on simulated data like these."""
+    x, *context = data
     known = program.event_shape
     program.event_shape = torch.Size(x.shape[1:])
+    options = dict(options)
+    preset = options.pop("preset", None)
     try:
-        few = rows_of(x, context, slice(n))
-        preset = options.pop("preset", None)
-        gap = _sandwich(program, n, 1, few, torch.isnan(x[:n]), seed + 1, scaled[1], preset, options)
+        gap = _sandwich(program, len(x), sets, tuple(context), torch.isnan(x), seed + 1, progress, preset, options)
     finally:
         program.event_shape = known
     extra = {name: gap.diagnostics[name] for name in ("gap", "jeffreys")}
-    return LogLikelihood(
-        result.value,
-        result.standard_error,
-        result.kind,
-        "bdmc",
-        result.event_dims,
-        lower=result.lower,
-        diagnostics={**result.diagnostics, **extra},
-    )
+    return replace(result, method="bdmc", diagnostics={**result.diagnostics, **extra})
 
 
 def posterior_draws(
@@ -510,9 +551,13 @@ class _Plan:
     step_sizes: Tensor  # (T, N)
     spreads: Tensor  # of the coordinates: standard deviations (T, N, D), or Cholesky factors (T, N, D, D)
 
+    @property
+    def dense(self) -> bool:
+        return self.spreads.dim() == 4
+
     def tuning(self, t: int) -> tuple[Tensor, Metric]:
         spread = self.spreads[t]
-        return self.step_sizes[t], Metric.diagonal(spread) if spread.dim() == 2 else Metric.dense(spread)
+        return self.step_sizes[t], Metric.dense(spread) if self.dense else Metric.diagonal(spread)
 
 
 # One leapfrog step is the default by measurement. Mean error of a log-weight in nats for PPCA (20 dimensions, rank 4)
@@ -574,10 +619,11 @@ def _explore(
         error = probability.mean(0) - acceptance
         effective = effective_sample_size(log_w)
         weights = log_w.log_softmax(0)
-        if engine.n == 1:  # no other targets to lean on where few weights count: lean on the chains as they are
+        if engine.n == 1 or plan.dense:
+            # Where few weights count and no other target is there to lean on, lean on the chains as they are.
             share = effective / (effective + LEAN)
             weights = (share * weights.exp() + (1 - share) / chains).log()
-        rows[1].append(covariances(engine.coordinates(point), weights, plan.spreads.dim() == 4))
+        rows[1].append(covariances(engine.coordinates(point), weights, plan.dense))
         rows[2].append(effective.to(step_size.dtype))
         rows[3].append(step_size.log() + error)
         drift = drift + 0.7 * error
@@ -647,8 +693,9 @@ class _Tuner:
         n, dim = z.shape[1:]
         self.positions = torch.tensor([0.0, 1.0], dtype=torch.float64)  # where the two below are known, as betas
         self.log_steps = z.new_full((2, n), -0.25 * math.log(max(dim, 1)))
-        # Correlations where a single target has chains enough to know them.
-        self.dense = settings.precondition and n == 1 and 1 < dim <= DENSE and chains >= 4 * dim
+        # Correlations where targets have chains enough to know them, and are few enough to keep them.
+        few = n == 1 or n * dim**2 <= 2**14
+        self.dense = settings.precondition and few and 1 < dim <= DENSE and chains >= max(4 * dim, 64)
         even = torch.zeros(chains, n, dtype=torch.float64, device=z.device)
         if dim == 0 or not settings.precondition:
             self.spreads = torch.ones_like(z[:2])

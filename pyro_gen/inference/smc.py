@@ -125,9 +125,9 @@ def smc(
         The particles with their weights, and the evidence: the logarithm of the mean over islands, whose expectation
         before the logarithm is exact where frozen (else it is an ``"estimate"``); ``lower`` is the mean of the islands'
         logarithms. The standard error is the jackknife's over islands. Diagnostics: ``islands``, their log-evidences
-        (I, N); ``betas``, and at each of them but the first ``ess`` (the share left, of the hardest target),
-        ``acceptance``, and from the prior the mean ``rate`` and ``distortion``; ``gradients``, how many were evaluated
-        per target in all.
+        (I, N); ``betas``, and at each of them but the first ``ess`` (the share left, of the hardest target) and
+        ``acceptance``; from the prior the mean ``rate`` and ``distortion`` at each beta; ``gradients``, how many were
+        evaluated per target in all.
 
     Raises:
         ValueError: An option does not exist or does not apply, the prior is improper, or no draw of the start has
@@ -214,17 +214,15 @@ def _particles(
     else:
         run = _Run(engine, settings, settings.islands, None, progress, (0.0, 1.0))
     value, error = log_mean_exp(run.log_z)
-    columns = zip(*run.seen, strict=True)
-    ess, acceptance, rate, distortion = (torch.stack(c).cpu() for c in columns)
     diagnostics = {
         "islands": run.log_z,
         "betas": torch.tensor([0.0, *(stage.beta for stage in run.stages)], dtype=torch.float64),
-        "ess": ess,
-        "acceptance": acceptance,
+        "ess": torch.stack(run.ess),
+        "acceptance": torch.stack(run.acceptance),
         "gradients": torch.tensor(float(engine.gradients)),
     }
     if engine.from_prior:
-        diagnostics |= {"rate": rate, "distortion": distortion}
+        diagnostics |= {"rate": torch.stack(run.rate), "distortion": torch.stack(run.distortion)}
     evidence = LogLikelihood(
         value,
         error,
@@ -265,10 +263,12 @@ class _Run:
         self.engine, self.settings, self.islands = engine, settings, islands
         self.fixed = stages
         self.stages: list[_Stage] = []
-        self.seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.ess: list[Tensor] = []
+        self.acceptance: list[Tensor] = []
         point = engine.start(islands * settings.particles)
         self.log_z = point.log_density.new_zeros(islands, engine.n, dtype=torch.float64)
         self.log_step = point.z.new_full((engine.n,), -0.25 * math.log(max(engine.dim, 1)))
+        self.rate, self.distortion = [self.log_z.new_zeros(())], [-engine.rise(point, 0.0, 1.0).mean()]
         beta = 0.0
         while beta < 1.0:
             low, beta = beta, self._next(point, beta)
@@ -279,7 +279,7 @@ class _Run:
         self.point = point
 
     def _by_island(self, values: Tensor) -> Tensor:
-        return values.reshape(self.islands, -1, *values.shape[1:])
+        return values.reshape(self.islands, len(values) // self.islands, *values.shape[1:])
 
     def _shares(self, log_g: Tensor) -> Tensor:
         """The share of the particles (I, C, N) that their weights leave effective: (N,), in the mean over islands.
@@ -341,7 +341,11 @@ class _Run:
             self.log_step = torch.stack(sizes[len(sizes) // 3 :]).mean(0)
         after = self._gathered(states)
         self.stages.append(_Stage(high, self.log_step.exp(), metric))
-        self._record(log_g, self._by_island(engine.rise(after, low, high)), high - low, torch.stack(acceptances).mean())
+        slope = engine.rise(after, low, high).mean(0) / (high - low)
+        self.rate.append((high * slope - log_mean_exp(self.log_z)[0]).mean())
+        self.distortion.append(-slope.mean())
+        self.ess.append(self._shares(log_g).min())
+        self.acceptance.append(torch.stack(acceptances).mean())
         return after
 
     def _gathered(self, states: list[Point]) -> Point:
@@ -369,10 +373,3 @@ class _Run:
         if dense:
             return Metric.dense(cholesky_factors(spread, effective))
         return Metric.diagonal(spread.sqrt().clamp(min=1e-6))
-
-    def _record(self, before: Tensor, after: Tensor, step: float, acceptance: Tensor) -> None:
-        """Diagnostics of a step, from the rises (I, C, N) before it and after its moves."""
-        slope = after.flatten(0, 1).mean(0) / step
-        beta = self.stages[-1].beta
-        rate = (beta * slope - log_mean_exp(self.log_z)[0]).mean()
-        self.seen.append((self._shares(before).min(), acceptance, rate, -slope.mean()))

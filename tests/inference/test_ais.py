@@ -5,6 +5,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+import pyro_gen.density
 import pyro_gen.density.sites
 from pyro_gen.inference import ais as module
 from pyro_gen.inference import importance, paths
@@ -330,3 +331,70 @@ def test_no_sandwich_where_the_context_is_observed():
     # z of the prior did not make y: the "upper bound" lay 0.05 nats below the lower one.
     with pytest.raises(ValueError, match="observes 'y', which is given and not simulated"):
         bdmc(Pair(), 20, context=(torch.full((20,), 2.0),), start="prior")
+
+
+class Means(Program):
+    event_shape = torch.Size([2])
+
+    def model(self, x, offset):
+        mu = pyro.sample("mu", dist.Normal(torch.zeros(2), 2.0).to_event(1))
+        with self.plate(x):
+            z = pyro.sample("z", dist.Normal(mu, 0.5).to_event(1))
+            return observe("x", dist.Normal(z + offset, 1.0).to_event(1), x)
+
+
+def test_sandwich_of_evidences():
+    offset = torch.randn(6, 2)
+    result = bdmc(Means(), 6, sets=40, context=(offset,), chains=64, temperatures=40)
+    assert result.kind == "sandwich" and result.unit == "nats per data set" and result.event_dims == 12
+    with module.seeded(0), torch.no_grad():
+        x = module._simulate(Means(), 6, 40, (offset,), None).x
+    covariance = 1.25 * torch.eye(6) + 4
+    marginal = dist.MultivariateNormal(torch.zeros(6).double(), covariance.double())
+    exact = marginal.log_prob((x - offset).double().mT).sum(-1)
+    gap = result.diagnostics["gap"]
+    assert 0 < gap.mean() < 1
+    for below, above in ((result.lower, exact), (exact, result.upper)):
+        difference = above - below
+        assert difference.mean() > -4 * difference.std() / 40**0.5  # false-alarm rate 1e-4
+    # The twin: latent variables of another data set are no exact draw, and one chain's upper bound falls below.
+    right = module._backward
+    try:
+        module._backward = lambda engine, z, plan: right(engine, z.roll(1, 1), plan)
+        broken = bdmc(Means(), 6, sets=40, context=(offset,), chains=64, temperatures=40)
+    finally:
+        module._backward = right
+    assert result.diagnostics["jeffreys"].mean() > 0
+    assert broken.diagnostics["jeffreys"].mean() < -1
+    with pytest.raises(ValueError, match="from the prior"):
+        bdmc(Means(), 6, context=(offset,), start="guide")
+
+
+def test_thermodynamic_integration_of_each_datum(program, data):
+    exact = log_likelihood(program, data, method="exact")
+    for start in ("prior", "guide"):
+        found = ais(program, data, start=start, chains=64, temperatures=100).diagnostics
+        assert abs((found["thermodynamic"] - exact.value).mean()) < 0.05
+        # Both curves go from the prior to the posterior, whose rate is the divergence between them.
+        if start == "prior":
+            betas, rate, distortion = (found[name] for name in ("betas", "rate", "distortion"))
+            assert rate[0] == 0 and bool((rate.diff() > -0.1).all()) and bool((distortion.diff() < 0.1).all())
+            assert abs(rate[-1] + distortion[-1] + exact.mean()) < 0.05  # R + D = -log p(x) at beta = 1
+            assert len(betas) == len(rate) == len(distortion)
+        else:
+            assert "rate" not in found and found["start_khat"].mean() < 0.5
+    assert found["gradients"] == 64 * (1 + 100) + 64 * (1 + 4 + 8 + 16 + 32) + 64 * 4
+
+
+def test_density_of_functions():
+    target = pyro_gen.density.Density.from_functions(lambda z: -z.square().sum(-1), 3, batch_shape=(5,))
+    base = dist.Normal(torch.zeros(5, 3), 1.0)
+    result = module.anneal(target, start=base)
+    assert result.z.shape == (16, 5, 3) and result.log_weights.shape == (16, 5)
+    assert abs(result.evidence.mean() - 1.5 * math.log(math.pi)) < 5 * result.evidence.mean_standard_error()
+    assert result.draws(7).shape == (7, 5, 3) and result.posterior(7)["z"].shape == (7, 5, 3)
+    assert math.isnan(result.evidence.event_dims)
+    with pytest.raises(ValueError, match="sample_prior"):
+        module.anneal(target)
+    with pytest.raises(ValueError, match="no program"):
+        module.anneal(target, start="guide")

@@ -1,0 +1,195 @@
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_gen.density import Density, density
+from pyro_gen.inference import smc as module
+from pyro_gen.inference.importance import log_likelihood
+from pyro_gen.inference.paths import Path
+from pyro_gen.inference.smc import smc
+from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
+
+
+def regression(y, inputs):
+    w = pyro.sample("w", dist.Normal(torch.zeros(inputs.shape[-1]), 1.0).to_event(1))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(inputs @ w, 0.5), obs=y)
+
+
+def exact_posterior(y, inputs):
+    """Mean and covariance of w, and the log-evidence."""
+    y, inputs = y.double(), inputs.double()
+    covariance = torch.linalg.inv(torch.eye(inputs.shape[1]).double() + 4 * inputs.T @ inputs)
+    evidence = dist.MultivariateNormal(torch.zeros(len(y)).double(), 0.25 * torch.eye(len(y)) + inputs @ inputs.T)
+    return covariance @ (4 * inputs.T @ y), covariance, evidence.log_prob(y).item()
+
+
+@pytest.fixture
+def data():
+    inputs = torch.randn(30, 3) @ torch.tensor([[1.0, 0.9, 0.0], [0.0, 0.2, 0.0], [0.0, 0.0, 1.0]])  # correlated
+    return inputs @ torch.tensor([1.0, -1.0, 0.5]) + 0.5 * torch.randn(30), inputs
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_posterior_and_evidence(data, frozen, untouched_rng):
+    mean, covariance, exact = exact_posterior(*data)
+    result = smc(regression, *data, frozen=frozen)
+    evidence = result.evidence
+    assert evidence.kind == ("stochastic lower bound" if frozen else "estimate") and evidence.unit == "nats"
+    # 8 islands: the error has 7 degrees of freedom. False-alarm rate 1e-4.
+    assert abs(evidence.mean() - exact) < 7.5 * evidence.mean_standard_error() + 0.01
+    assert evidence.mean_standard_error() < 0.2
+    draws = result.posterior(4000)["w"].double()
+    # Some 200 independent ancestors at the least: standard errors of a mean and a variance are at most 7 and 10 %.
+    assert ((draws.mean(0) - mean) / covariance.diagonal().sqrt()).abs().max() < 0.3
+    assert (draws.T.cov() / covariance - 1).diagonal().abs().max() < 0.4
+    weighted = (result.log_weights.softmax(0).unsqueeze(-1) * result.z.double()).sum(0)
+    assert ((weighted - mean) / covariance.diagonal().sqrt()).abs().max() < 0.3
+    found = evidence.diagnostics
+    assert 0.6 < found["acceptance"].mean() < 0.95 and found["ess"].min() > 0.3
+    assert found["betas"][-1] == 1 and bool((found["betas"].diff() > 0).all())
+    torch.testing.assert_close(evidence.value, found["islands"].logsumexp(0) - math.log(8))
+    assert torch.equal(result.z, smc(regression, *data, frozen=frozen).z)
+    assert not torch.equal(result.z, smc(regression, *data, frozen=frozen, seed=1).z)
+
+
+def test_many_targets_at_once():
+    sets, size = 20, 15
+    inputs = torch.randn(sets, size, 2)
+    y = (inputs @ torch.randn(sets, 2, 1)).squeeze(-1) + 0.5 * torch.randn(sets, size)
+    target = density(regression, y, inputs, stacked=True)
+    result = smc(target, particles=256, islands=8, length=8)
+    assert result.z.shape == (2048, sets, 2) and result.evidence.unit == "nats per data set"
+    exact = [exact_posterior(*pair) for pair in zip(y, inputs, strict=True)]
+    error = result.evidence.value - torch.tensor([e for _, _, e in exact]).double()
+    assert abs(error.mean()) < 5 * result.evidence.mean_standard_error()  # false-alarm rate 1e-6
+    assert error.abs().max() < 0.5
+    z = torch.stack([(result.draws(1000).mean(0)[s] - m) / c.diagonal().sqrt() for s, (m, c, _) in enumerate(exact)])
+    assert z.abs().max() < 0.4 and z.square().mean() < 0.01
+    # The twin: targets that have got the data of their neighbours.
+    wrong = result.evidence.value.roll(1) - torch.tensor([e for _, _, e in exact]).double()
+    assert abs(wrong).max() > 2
+
+
+@pytest.fixture
+def program():
+    program = ProbabilisticPCA(10, 3)
+    with torch.no_grad():
+        program.loadings.normal_()
+        program.log_scale.fill_(-0.5)
+    return program
+
+
+def test_of_each_datum(program, monkeypatch):
+    x = torch.randn(40, 3) @ program.loadings.detach().T + 0.6 * torch.randn(40, 10)
+    x[::2, :5] = torch.nan
+    exact = log_likelihood(program, x, method="exact")
+    seen = []
+    result = log_likelihood(program, x, method="smc", progress=seen.append)
+    assert result.unit == "nats per datum" and result.method == "smc" and result.event_dims == 7.5
+    # Islands of 128 are biased: by half of the variance of their logarithm over the number of islands, below 0.03.
+    assert abs(result.mean() - exact.mean()) < 5 * result.mean_standard_error() + 0.03
+    assert (result.value - exact.value).std() < 0.4
+    # In chunks of 8 rows.
+    monkeypatch.setattr(module, "rows_per_chunk", lambda entries, device: 8 * 4 * 128)
+    chunked = log_likelihood(program, x, method="smc", progress=seen.append, start="guide")
+    assert abs(chunked.mean() - exact.mean()) < 5 * chunked.mean_standard_error() + 0.03
+    assert seen[-1] == 1.0 and chunked.diagnostics["islands"].shape == (4, 40)
+
+
+def test_more_particles_are_sharper(data):
+    few, many = (smc(regression, *data, particles=n).evidence.mean_standard_error() for n in (64, 1024))
+    assert many < 0.6 * few
+
+
+def test_points_off_the_support():
+    # Half of the prior's draws have no likelihood; the posterior is the other half. Z = P(z > 0) = 1/2.
+    half = Density.from_functions(
+        lambda z: torch.where(z[..., 0] > 0, 0.0, -math.inf),
+        1,
+        log_prior=lambda z: dist.Normal(0.0, 1.0).log_prob(z).sum(-1),
+        sample_prior=lambda n: torch.randn(n, 1),
+    )
+    result = smc(half)
+    assert abs(result.evidence.mean() - math.log(0.5)) < 7.5 * result.evidence.mean_standard_error()
+    assert bool((result.draws(1000) > 0).all())
+
+    nowhere = Density.from_functions(
+        lambda z: torch.full_like(z[..., 0], -math.inf),
+        1,
+        log_prior=lambda z: dist.Normal(0.0, 1.0).log_prob(z).sum(-1),
+        sample_prior=lambda n: torch.randn(n, 1),
+    )
+    with pytest.raises(ValueError, match="finite likelihood"):
+        smc(nowhere)
+
+
+def test_a_distribution_as_start():
+    target = Density.from_functions(lambda z: -0.5 * (z - 3).square().sum(-1), 2)
+    with pytest.raises(ValueError, match="sample_prior"):
+        smc(target)
+    base = dist.Normal(torch.zeros(2), 3.0).to_event(1)
+    result = smc(target, start=base)
+    assert abs(result.evidence.mean() - math.log(2 * math.pi)) < 7.5 * result.evidence.mean_standard_error()
+    assert "rate" not in result.evidence.diagnostics  # the base is no prior
+    with pytest.raises(ValueError, match=r"\(2,\)"):
+        smc(target, start=dist.Normal(torch.zeros(3), 3.0).to_event(1))
+    with pytest.raises(ValueError, match="no guide"):
+        smc(target, start="guide")
+
+
+class Spins(Path):
+    """N chains of two coupled spins, with couplings (N,): batches of states that are not numbers in the plane."""
+
+    def __init__(self, couplings):
+        self.couplings = couplings.double()
+        self.batch_shape = self.couplings.shape
+
+    def start(self, chains):
+        return 2 * torch.randint(2, (chains, *self.batch_shape, 2)).double() - 1
+
+    def log_density(self, x, beta):
+        return beta * self.couplings * x.prod(-1) - math.log(4)
+
+    def move(self, x, beta):
+        for i in (0, 1):
+            up = torch.sigmoid(2 * beta * self.couplings * x[..., 1 - i])
+            x = x.clone()
+            x[..., i] = 2 * torch.bernoulli(up) - 1
+        return x
+
+
+def test_kernels_of_the_users_own_on_a_batch():
+    couplings = torch.tensor([0.5, -1.0, 2.0])
+    exact = couplings.double().cosh().log()
+    for run in (smc(Spins(couplings), particles=256, length=8), module.smc(Spins(couplings), frozen=False)):
+        assert run.evidence.value.shape == (3,) and run.z.shape[1:] == (3, 2)
+        assert (run.evidence.value - exact).abs().max() < 0.2
+        correlation = run.draws(2000).prod(-1).mean(0)
+        assert (correlation - couplings.tanh()).abs().max() < 0.15
+    with pytest.raises(ValueError, match="no sites"):
+        run.posterior(3)
+    with pytest.raises(ValueError, match="takes no leapfrog"):
+        smc(Spins(couplings), leapfrog=2)
+    with pytest.raises(ValueError, match="holds its data"):
+        smc(Spins(couplings), couplings)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"chains": 3}, "no option 'chains'"),
+        ({"islands": 0}, "positive"),
+        ({"particles": 100}, "multiple"),
+        ({"length": 1}, "length of 2"),
+        ({"ess": 1.5}, "between 0 and 1"),
+        ({"start": "posterior"}, '"prior" or "guide"'),
+        ({"start": "guide"}, "plain model function"),
+    ],
+)
+def test_refusals(data, options, words):
+    with pytest.raises(ValueError, match=words):
+        smc(regression, *data, **options)
