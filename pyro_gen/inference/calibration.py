@@ -219,6 +219,8 @@ class Calibration:
 
     def explain(self, name: str) -> str:
         """What the shape of the deviation of a quantity from uniformity means, in words."""
+        if name not in self.flagged:
+            return "ranks are as uniform as chance has it"
         length = self.draws
         values = torch.arange(length + 1, dtype=torch.float64) - length / 2
         centred = self.ranks[name].double().cpu() - length / 2
@@ -230,24 +232,16 @@ class Calibration:
             )
 
         location, spread = score(1), score(2)
-        if max(abs(location), abs(spread)) < 3:
-            return "ranks are uneven in no simple way: look at the picture"
-        if abs(spread) > abs(location):
-            if spread < 0:
-                return "ranks pile up in the middle: the draws are too wide"
-            return "ranks pile up at both ends: the draws are too narrow, or depend on one another"
-        if name == LOG_LIKELIHOOD:
-            if location > 0:
-                return (
-                    "the draws fit the data worse than what made them: the data count for too little (not at all, "
-                    "where the posterior equals the prior)"
-                )
-            return "the draws fit the data better than what made them: the data count for too much"
-        if name == LOG_PRIOR:
-            density, counts = ("low", "little") if location > 0 else ("high", "much")
-            return f"the prior density of the draws is too {density}: it counts for too {counts}"
-        ranks, lie = ("high", "low") if location > 0 else ("low", "high")
-        return f"true values rank {ranks}: the draws lie too {lie}"
+        meanings = []
+        if spread > 3:
+            meanings.append("ranks pile up at both ends: the draws are too narrow, or depend on one another")
+        elif spread < -3:
+            meanings.append("ranks pile up in the middle: the draws are too wide")
+        if abs(location) > 3:
+            meanings.append(_meaning_of_location(name, location > 0))
+        if abs(location) > abs(spread):
+            meanings.reverse()
+        return "; ".join(meanings) or "ranks are uneven in no simple way: look at the picture"
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers and text only, for JSON."""
@@ -296,7 +290,7 @@ class Calibration:
         columns = min(4, len(names))
         rows = math.ceil(len(names) / columns)
         figure = Figure((0.3 + 2.5 * columns, 0.7 + 2.0 * rows), layout="constrained")
-        axes = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)).ravel()
+        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         share = torch.arange(1, self.draws + 1, dtype=torch.float64) / (self.draws + 1)
         lower, upper = self.band()
         for ax, name in itertools.zip_longest(axes, names):
@@ -311,12 +305,28 @@ class Calibration:
             ax.set_title(name, fontsize=9, color=colour)
             ax.tick_params(labelsize=7)
         figure.supxlabel("rank / number of draws", fontsize=8)
-        figure.supylabel("share of ranks below it, less the uniform share", fontsize=8)
+        figure.supylabel("share of ranks below it,\nless the uniform share", fontsize=8)
         verdict = "passed" if self.passed else "FAILED"
         figure.suptitle(f"{self.method}: {verdict} at level {1 - self.alpha:g}", fontsize=10)
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure
+
+
+def _meaning_of_location(name: str, high: bool) -> str:
+    """What it means that true values rank high, or low."""
+    if name == LOG_LIKELIHOOD and high:
+        return (
+            "the draws fit the data worse than what made them: the data count for too little (not at all, where the "
+            "posterior equals the prior)"
+        )
+    if name == LOG_LIKELIHOOD:
+        return "the draws fit the data better than what made them: the data count for too much"
+    if name == LOG_PRIOR:
+        density, counts = ("low", "little") if high else ("high", "much")
+        return f"the prior density of the draws is too {density}: it counts for too {counts}"
+    rank, lie = ("high", "low") if high else ("low", "high")
+    return f"true values rank {rank}: the draws lie too {lie}"
 
 
 # ----------------------------------------------------------------------------------------------------------------------
