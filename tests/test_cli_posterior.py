@@ -1,4 +1,4 @@
-"""``pyro-gen posterior`` as a user types it: table, diagnosis, pictures, JSON, and a clear line for every wrong input."""
+"""``pyro-gen posterior`` as a user types it: table, diagnosis, pictures, JSON, one clear line for each wrong input."""
 
 import json
 from pathlib import Path

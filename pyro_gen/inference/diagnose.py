@@ -75,20 +75,25 @@ ENTRIES = 2**22  # numbers that are looked at at once
 
 
 def _parameters(data: Any) -> Iterator[tuple[list[str], Array]]:
-    """Names and draws (P, C, N) of the parameters of a group, as many at once as fit."""
+    """Names and draws (P, C, N) of the parameters of a group, as many at once as fit: it may lie on disk."""
     for name, variable in data.data_vars.items():
         if variable.dtype.kind not in "biuf":
             continue
         values = variable.transpose("chain", "draw", ...)
-        events = [values.coords[d].values if d in values.coords else range(values.sizes[d]) for d in values.dims[2:]]
-        names = [
-            f"{name}[{', '.join(map(str, index))}]" if index else str(name) for index in itertools.product(*events)
-        ]
-        size = max(1, ENTRIES // (values.sizes["chain"] * values.sizes["draw"]))
-        flat = values.values.reshape(*values.shape[:2], -1)
-        for start in range(0, len(names), size):
-            part = np.moveaxis(flat[:, :, start : start + size], 2, 0)
-            yield names[start : start + size], np.ascontiguousarray(part, dtype=np.float64)
+        values = values.assign_coords({d: range(values.sizes[d]) for d in values.dims if d not in values.coords})
+        draws = values.sizes["chain"] * values.sizes["draw"]
+        parts = [values]
+        if values.ndim > 2 and values.size > ENTRIES:
+            along, rows = values.dims[2], max(1, ENTRIES * values.shape[2] // values.size)
+            parts = [values.isel({along: slice(at, at + rows)}) for at in range(0, values.shape[2], rows)]
+        for part in parts:
+            labels = itertools.product(*(part.coords[d].values for d in part.dims[2:]))
+            names = [f"{name}[{', '.join(map(str, index))}]" if index else str(name) for index in labels]
+            flat = part.values.reshape(*part.shape[:2], -1)
+            size = max(1, ENTRIES // draws)
+            for start in range(0, len(names), size):
+                x = np.moveaxis(flat[:, :, start : start + size], 2, 0)
+                yield names[start : start + size], np.ascontiguousarray(x, dtype=np.float64)
 
 
 def _split(x: Array) -> Array:
@@ -374,7 +379,7 @@ def summary(idata: Any, superchains: int | Sequence[int] | None = None) -> "pd.D
         >>> list(table.index), bool(table["rhat"].max() < 1.01)
         (['mu[0]', 'mu[1]'], True)
     """
-    return _table(idata, _grouped(idata, superchains)).drop(columns=["apart", "drift"], errors="ignore")
+    return _table(idata, _grouped(idata, superchains)).drop(columns=["apart", "drift", "finite"], errors="ignore")
 
 
 def _grouped(idata: Any, superchains: Any) -> npt.NDArray[Any] | None:
@@ -402,14 +407,15 @@ def _table(idata: Any, groups: npt.NDArray[Any] | None) -> "pd.DataFrame":
     if posterior.sizes["draw"] < 4:
         raise ValueError(f"there are {posterior.sizes['draw']} draws per chain: diagnosis takes 4 or more.")
     names: list[str] = []
-    columns: dict[str, list[Array]] = {}
+    columns: dict[str, list[Any]] = {}
     for variable in posterior.data_vars:
         one = posterior[[variable]]
         weights = _weights_of(idata, variable)
         log_w = None if weights is None else _parameters(weights.to_dataset(name=variable))
         for labels, x in _parameters(one):
             names += labels
-            part = _columns(x, groups) if log_w is None else _weighted(x, next(log_w)[1])
+            part: dict[str, Any] = _columns(x, groups) if log_w is None else _weighted(x, next(log_w)[1])
+            part["finite"] = np.asarray(np.isfinite(x).all((1, 2)))
             for name, column in part.items():
                 columns.setdefault(name, []).append(column)
     return pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()}, index=pd.Index(names))
@@ -530,7 +536,7 @@ def diagnose(idata: Any, superchains: int | Sequence[int] | None = None) -> Diag
     chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
     method = str(posterior.attrs.get("method", ""))
     figures: dict[str, float] = {}
-    problems = list(_not_finite(posterior))
+    problems = list(_not_finite(table))
     if "ess" in table:
         about = f"{method or 'weighted draws'}: {chains * draws:,} weighted draws, {len(table):,} parameters"
         problems += _of_weights(table, stats, figures)
@@ -553,14 +559,13 @@ def _named(where: Sequence[str], total: int) -> str:
     return f"{shown} ({len(where):,} of {total:,} parameters)" if total > 1 else shown
 
 
-def _not_finite(posterior: Any) -> Iterator[Problem]:
-    bad = [str(n) for n, v in posterior.data_vars.items() if v.dtype.kind == "f" and not np.isfinite(v.values).all()]
-    if bad:
+def _not_finite(table: Any) -> Iterator[Problem]:
+    if len(where := tuple(table.index[~table["finite"]])):
         yield Problem(
             "not finite",
-            f"Some draws of {', '.join(bad)} are NaN or infinite: the transform to the support overflows, or a "
-            "deterministic site divides by zero. Look at the model there, or use float64.",
-            tuple(bad),
+            f"Some draws of {_named(where, len(table))} are NaN or infinite: the transform to the support overflows, "
+            "or a deterministic site divides by zero. Look at the model there, or use float64.",
+            where,
         )
 
 

@@ -236,9 +236,9 @@ class Exporter:
         Returns:
             Arrays by group and variable, each with shape :math:`(C, S, *)`.
         """
-        out: Groups = {name: _arrays(v) for name, v in (("posterior", values), ("sample_stats", stats)) if v}
+        out: Groups = {"posterior": _arrays(values), "sample_stats": _arrays(stats)}
         if self.source is None:
-            return out
+            return {group: arrays for group, arrays in out.items() if arrays}
         flat = z.flatten(0, 1)
         with torch.no_grad():
             if self.log_likelihood:
@@ -248,7 +248,7 @@ class Exporter:
                 with seeded(_seed(self.seed, start)):
                     drawn = self.source.predict(flat, **held)
                 out["posterior_predictive"] = _arrays({n: v.unflatten(0, z.shape[:2]) for n, v in drawn.items()})
-        return out
+        return {group: arrays for group, arrays in out.items() if arrays}
 
     def datasets(self, groups: Groups, start: int = 0) -> dict[str, "xr.Dataset"]:
         """Names the dimensions of the arrays of :meth:`groups`; ``start`` numbers the draws."""

@@ -140,6 +140,8 @@ def posterior(
     state = _State.of(path, resume)
     if state is not None:
         log_likelihood, predictive = state.groups(log_likelihood, predictive)
+    elif path is not None:
+        _State.file(path).unlink(missing_ok=True)  # of the run that is written over
     exporter = Exporter(
         target,
         names,
@@ -148,7 +150,7 @@ def posterior(
         seed=seed,
         attrs={"method": method},
     )
-    _check_names(exporter, target)
+    _check_groups(exporter, target, predictive)
     with _bar(f"posterior ({method})", progress) as report:
         if method == "guide":
             sink = _from_guide(target, exporter, path, length, seed)
@@ -202,13 +204,21 @@ def _fits(name: str, asked: bool | None, target: ProgramDensity, draws: int) -> 
     return numbers <= LIMIT
 
 
-def _check_names(exporter: Exporter, target: ProgramDensity) -> None:
-    """Makes all groups of a point of one chain, so that wrong names are found before the run, not after it."""
+def _check_groups(exporter: Exporter, target: ProgramDensity, predictive: bool | None) -> None:
+    """Makes all groups of one point, so that what is wrong with them is found before the run, not after it."""
     with seeded(0), torch.no_grad():
         z = torch.zeros(1, 1, *target.batch_shape, target.dim, dtype=target.dtype, device=target.device)
         held = target.draw_held(z[0]) if target.hold else {}
         values = {n: v[None] for n, v in _constrain(target, z[0], held).items()}
-        groups = exporter.groups(0, z, values, {}, **({"held": held} if held else {}))
+        try:
+            groups = exporter.groups(0, z, values, {}, **({"held": held} if held else {}))
+        except NotImplementedError as error:  # of torch's distributions that cannot be drawn from
+            what = "an observed site has a distribution that cannot be drawn from, so there are no replicated data"
+            if predictive:
+                raise ValueError(f"posterior(predictive=True): {what}; leave predictive out.") from error
+            warnings.warn(f"posterior: {what}; predictive=False says that they are not wanted.", stacklevel=3)
+            exporter.predictive = False
+            groups = exporter.groups(0, z, values, {}, **({"held": held} if held else {}))
     exporter.datasets(groups)
     exporter.observed()
     exporter.layout.check([*values, *target.observed])

@@ -125,8 +125,11 @@ def test_many_parameters_are_cut_into_parts(monkeypatch: pytest.MonkeyPatch) -> 
     idata = data_of(draws_of(0.5, 4, 50, 7))
     whole = summary(idata)
     # By name: a function of the same name may stand in the way of the module.
-    monkeypatch.setattr(sys.modules[summary.__module__], "ENTRIES", 400)
-    assert summary(idata).equals(whole)
+    for entries in (400, 250, 1):
+        monkeypatch.setattr(sys.modules[summary.__module__], "ENTRIES", entries)
+        assert summary(idata).equals(whole)
+    labelled = idata.posterior.assign_coords(k=list("abcdefg"))
+    assert list(summary(az.InferenceData(posterior=labelled)).index) == [f"a[{k}]" for k in "abcdefg"]
 
 
 # ----------------------------------------------------------------------------------------------------------------------

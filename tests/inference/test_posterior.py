@@ -237,6 +237,35 @@ def test_arrays_for_functions_keep_whole_numbers() -> None:
     assert idata.posterior["mean"].dims == ("chain", "draw", "group")
 
 
+def test_a_factor_alone_gives_no_groups_of_data() -> None:
+    def model() -> None:
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.factor("f", -0.5 * (z - 1.0) ** 2)
+
+    idata = posterior(model, chains=4, draws=10, warmup=20, progress=False)
+    assert set(idata.groups()) == {"posterior", "sample_stats"}
+
+
+class Undrawable(dist.Normal):
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        raise NotImplementedError
+
+    sample = rsample
+
+
+def undrawable(x: Tensor) -> None:
+    mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
+    pyro.sample("x", Undrawable(mean * torch.ones(5), 1.0).to_event(1), obs=x)
+
+
+def test_what_cannot_be_drawn_is_not_replicated() -> None:
+    with pytest.warns(UserWarning, match="cannot be drawn from, so there are no replicated data"):
+        idata = posterior(undrawable, X, **RUN, draws=4)
+    assert "log_likelihood" in idata.groups() and "posterior_predictive" not in idata.groups()
+    with pytest.raises(ValueError, match=r"predictive=True\): an observed site .* leave predictive out"):
+        posterior(undrawable, X, predictive=True, **RUN)
+
+
 def test_a_model_may_take_no_data() -> None:
     idata = posterior(lambda: conjugate(X), chains=4, draws=5, warmup=10, progress=False)
     assert idata.posterior["mean"].shape == (4, 5)
@@ -333,6 +362,23 @@ def test_memory_is_bounded_by_a_block(tmp_path: Path, small_blocks: None, monkey
     monkeypatch.setattr(mcmc, "run", spy)
     loaded(posterior(conjugate, X, draws=50, save=tmp_path / "run.nc", **RUN))
     assert sizes == [16, 16, 16, 2]
+
+
+def test_a_run_that_is_written_over_leaves_no_state(
+    tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.nc"
+    loaded(posterior(conjugate, X, draws=20, save=path, **RUN))
+
+    def kill(state: Any, path: Path) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_State, "save", kill)
+        with pytest.raises(Killed):
+            posterior(conjugate, X, draws=20, seed=1, save=path, **RUN)
+    with pytest.raises(ValueError, match=r"has no run.nc.state beside it"):
+        posterior(conjugate, X, draws=20, save=path, resume=True, **RUN)
 
 
 @pytest.mark.parametrize(
