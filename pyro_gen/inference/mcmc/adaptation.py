@@ -57,7 +57,7 @@ LARGEST = 100  # dimensions beyond which it does not
 KINDS = ("auto", "diagonal", "dense", "low_rank")
 
 
-def harmonic_mean(acceptance: Tensor, floor: float = 0.02) -> Tensor:
+def harmonic_mean(acceptance: Tensor, floor: float = 0.1) -> Tensor:
     """The harmonic mean over chains, (C, *B) -> (*B); the floor keeps one stuck chain from stopping all others."""
     return acceptance.clamp(min=floor).reciprocal().mean(0).reciprocal()
 
@@ -105,44 +105,44 @@ class DualAveraging:
 
 
 class Moments:
-    r"""Moving moments of positions and gradients over chains and time.
+    """Moments of positions and gradients, over chains and iterations.
 
-    The window is a fixed share of the time so far: what the chains did on their way to the target is forgotten.
+    Arguments:
+        dense: Whether covariances are wanted, or variances.
 
     Attributes:
         mean: Of the positions, with shape :math:`(*B, D)`.
-        z: Their variances, with shape :math:`(*B, D)`, or covariances, :math:`(*B, D, D)`.
+        grad_mean: The same of the gradients.
+        z: The variances of the positions, with shape :math:`(*B, D)`, or covariances, :math:`(*B, D, D)`.
         grad: The same of the gradients.
-        weight: About how many iterations the window holds.
+        count: The number of iterations.
+        chains: The number of chains.
     """
 
-    SHARES = 4.0  # the window holds the last quarter of the time
+    mean: Tensor
+    grad_mean: Tensor
+    z: Tensor
+    grad: Tensor
 
     def __init__(self, dense: bool) -> None:
         self.dense = dense
-        self.time = 0
-        self.weight = 1.0
-        self.chains = 1
+        self.count = self.chains = 0
 
     def update(self, z: Tensor, grad: Tensor) -> None:
         """Takes up positions and gradients, each with shape :math:`(C, *B, D)`."""
-        new, grad_new = z.mean(0), grad.mean(0)
-        spread, grad_spread = self._spread(z - new), self._spread(grad - grad_new)
-        if self.time == 0:
-            self.mean, self.grad_mean, self.z, self.grad = new, grad_new, spread, grad_spread
-        else:
-            w = self.SHARES / (self.time + self.SHARES)
-            between, grad_between = (
-                self._spread((new - self.mean)[None]),
-                self._spread((grad_new - self.grad_mean)[None]),
-            )
-            self.mean = torch.lerp(self.mean, new, w)
-            self.grad_mean = torch.lerp(self.grad_mean, grad_new, w)
-            self.z = torch.lerp(self.z, spread + (1 - w) * between, w)
-            self.grad = torch.lerp(self.grad, grad_spread + (1 - w) * grad_between, w)
+        self.count += 1
         self.chains = len(z)
-        self.time += 1
-        self.weight = max(1.0, self.time / self.SHARES)
+        if self.count == 1:
+            self.mean, self.grad_mean = z.mean(0), grad.mean(0)
+            self.z, self.grad = self._spread(z - self.mean), self._spread(grad - self.grad_mean)
+        else:
+            self.mean, self.z = self._merged(self.mean, self.z, z)
+            self.grad_mean, self.grad = self._merged(self.grad_mean, self.grad, grad)
+
+    def _merged(self, mean: Tensor, spread: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+        w, new_mean = 1 / self.count, new.mean(0)
+        between = self._spread((new_mean - mean)[None])
+        return torch.lerp(mean, new_mean, w), torch.lerp(spread, self._spread(new - new_mean) + (1 - w) * between, w)
 
     def _spread(self, centred: Tensor) -> Tensor:
         if self.dense:
@@ -185,15 +185,16 @@ def low_rank(scale: Tensor, z: Tensor, grad: Tensor, rank: int = 10) -> Metric:
     found = torch.cat([torch.linalg.svd(t, full_matrices=False).Vh[..., :rank, :] for t in (x, g)], -2)
     basis = torch.linalg.qr(found.mT).Q
     x, g = x @ basis, g @ basis
-    # As if there were a few more draws of a standard normal: what few chains say is shrunk to 1.
-    share, eye = chains / (chains + 2 * rank), torch.eye(basis.shape[-1], dtype=x.dtype, device=x.device)
-    factor = fisher_dense(*(share * (t.mT @ t) + (1 - share) * eye for t in (x, g)))
+    factor = fisher_dense(*(_regular(t.mT @ t, chains / (chains + 2 * rank)) for t in (x, g)))
     vectors, stretch, _ = torch.linalg.svd(factor)
     return Metric.low_rank(scale, (basis @ vectors).to(scale), stretch.to(scale))
 
 
 class Trajectory:
     """The length of a trajectory in whitened coordinates, as a multiple of a quarter of the slowest oscillation.
+
+    For a Gaussian target the multiple is about 1, and so it begins. Divided by the square root of the length, the
+    criterion has its maximum where a gradient is worth most: without, trajectories grow for the last per cent of it.
 
     Arguments:
         criterion: ``"snaper"`` or ``"chees"``.
@@ -204,7 +205,10 @@ class Trajectory:
         log_factor: The logarithm of the multiple.
     """
 
-    RATE, CLIP, SHARES, POWER, FAR, MOST = 0.01, 2.0, 4.0, 0.5, 9.0, math.log(4)
+    POWER = 0.5  # of the length, by which the criterion is divided
+    FAR = 9.0  # variances beyond which a squared projection counts no more: its fourth power is all noise there
+    MOST = math.log(4)  # log-multiple, either way
+    SHARES = 4.0  # the window holds the last quarter of the time
 
     def __init__(self, criterion: str) -> None:
         if criterion not in ("snaper", "chees"):
@@ -213,20 +217,27 @@ class Trajectory:
         self.principal: Tensor | None = None
         self.spread = 1.0
         self.log_factor = self.average = 0.0
-        self._sums: Tensor | None = None
-        self._time = 0
-
-    def freeze(self) -> None:
-        """Ends the adaptation."""
-        self.log_factor = self.average
+        self._gain = self._criterion = 0.0
+        self._time = self._learning = 0
 
     @property
     def length(self) -> float:
         """The mean length."""
         return 0.5 * math.pi * self.spread * math.exp(self.log_factor)
 
+    def freeze(self) -> None:
+        """Ends the adaptation."""
+        self.log_factor = self.average
+
     def update(
-        self, old: Tensor, proposal: Proposal, acceptance: Tensor, mean: Tensor, metric: Metric, length: Tensor
+        self,
+        old: Tensor,
+        proposal: Proposal,
+        acceptance: Tensor,
+        mean: Tensor,
+        metric: Metric,
+        length: Tensor,
+        learn: bool,
     ) -> None:
         """Takes up a transition.
 
@@ -237,46 +248,60 @@ class Trajectory:
             mean: The mean of the target, with shape :math:`(*B, D)`.
             metric: The metric, without the step size.
             length: The length of the trajectories, with shape :math:`(*B)`.
+            learn: Whether to learn the multiple, or no more than the principal component and its spread.
         """
         self._time += 1
-        weight = self.SHARES / (self._time + self.SHARES - 1)
         if self.principal is None:
             self.principal = torch.full_like(mean, mean.shape[-1] ** -0.5)
-        old, new, momentum = old - mean, proposal.point.z - mean, proposal.momentum
+        old = old - mean
         along = metric.unpull(self.principal[None])[0]
-        s, s_new = (old * along).sum(-1), (new * along).sum(-1)
+        s = (old * along).sum(-1)
+        spread = s.abs().mean(0) * math.sqrt(math.pi / 2)  # chains far out count little
+        figures = [spread.mean()]
+        if learn:
+            new = proposal.point.z - mean
+            if self.criterion == "snaper":
+                s_new, far = (new * along).sum(-1), self.FAR * spread.square()
+                change = s_new.square().minimum(far) - s.square().minimum(far)
+                slope = (2 * s_new * (proposal.momentum * self.principal).sum(-1)).where(s_new.square() < far, 0.0)
+            else:
+                before, after = metric.whiten(old), metric.whiten(new)
+                change = after.square().sum(-1) - before.square().sum(-1)
+                slope = 2 * (after * proposal.momentum).sum(-1)
+            # d/d(log length) of the criterion, and the criterion; rejected trajectories may have ended at infinity.
+            terms = torch.stack([2 * change * slope * length, change.square()]) * acceptance
+            figures += [*terms.where(acceptance > 0, 0.0).flatten(1).mean(1)]
         # Oja: one multiplication by the covariance of the chains.
         image = metric.whiten((s.unsqueeze(-1) * old).mean(0, keepdim=True))[0]
-        variance = image.norm(dim=-1, keepdim=True)
-        if self.criterion == "snaper":
-            speed = (momentum * self.principal).sum(-1)
-            far = self.FAR * variance.squeeze(-1)
-            change = s_new.square().minimum(far) - s.square().minimum(far)
-            slope = (2 * s_new * speed).where(s_new.square() < far, 0.0)
-        else:
-            old, new = metric.whiten(old), metric.whiten(new)
-            change = new.square().sum(-1) - old.square().sum(-1)
-            slope = 2 * (new * momentum).sum(-1)
-        moved = acceptance > 0
-        terms = torch.stack([(change * slope * 2 * length).where(moved, 0.0), change.square().where(moved, 0.0)])
-        sums = torch.cat([(terms * acceptance).flatten(1).mean(1), variance.mean().sqrt()[None]])
-        self._sums = sums if self._sums is None else torch.lerp(self._sums, sums, weight)
-        self.principal = torch.lerp(self.principal, image / variance.clamp(min=1e-30), weight)
-        self.principal = self.principal / self.principal.norm(dim=-1, keepdim=True)
-        gain, criterion, self.spread = self._sums.tolist()
-        slope_of_log = gain / max(criterion, 1e-30) - self.POWER
-        rate = max(self.RATE, 1 / (self._time + 10))
-        self.log_factor += rate * max(-self.CLIP, min(self.CLIP, slope_of_log))
+        weight = self.SHARES / (self._time + self.SHARES - 1)
+        self.principal = _normalised(torch.lerp(self.principal, _normalised(image), weight))
+        found, *criterion = torch.stack(figures).tolist()
+        self.spread += weight * (found - self.spread)
+        if learn:
+            self._climb(*criterion)
+
+    def _climb(self, gain: float, criterion: float) -> None:
+        self._learning += 1
+        weight = self.SHARES / (self._learning + self.SHARES - 1)
+        self._gain += weight * (gain - self._gain)
+        self._criterion += weight * (criterion - self._criterion)
+        slope = max(-2.0, min(2.0, self._gain / max(self._criterion, 1e-30) - self.POWER))
+        self.log_factor += slope / (self._learning + 10)
         self.log_factor = max(-self.MOST, min(self.MOST, self.log_factor))
         self.average += weight * (self.log_factor - self.average)
+
+
+def _normalised(vectors: Tensor) -> Tensor:
+    return vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp(min=1e-30)
 
 
 class Tuning:
     r"""Step size and metric of a sampler on the whitened momentum of :mod:`pyro_gen.inference.mcmc.hmc`.
 
-    The metric is renewed at a few moments of the warm-up, each time from the moving moments, and dual averaging begins
-    anew. Chains that are lost when the early part is over, off the support or far below all others, are restarted where
-    a random other one is.
+    The metric is renewed at a few moments of the warm-up, each time from what the chains did since the last: on the way
+    to the target gradients can be so great that no fading memory forgets them. Then dual averaging begins anew. Chains
+    that are lost when the early part is over, off the support or far below all others, are restarted where a random
+    other one is.
 
     Arguments:
         target_acceptance: What the harmonic mean of the acceptance over the chains is to reach.
@@ -291,8 +316,8 @@ class Tuning:
         restarted: How many chains were restarted.
     """
 
-    RENEW = (0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7)  # shares of the warm-up
-    RESCUE = (0.1, 0.4)  # the renewals between which lost chains are restarted
+    RENEW = (0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7)  # shares of the warm-up
+    RESCUE = (0.1, 0.45)  # the renewals between which lost chains are restarted
     FREEZE = 0.9
 
     metric: Metric
@@ -317,7 +342,8 @@ class Tuning:
         first = 0.5 * dim**-0.25 if self.fixed is None else self.fixed
         self.step_size = torch.full(shape, first, dtype=torch.float64)
         self._averaging = DualAveraging(self.step_size, self.target_acceptance)
-        self._moments = Moments(self.kind == "dense" or (self.kind == "auto" and 5 * dim <= min(chains, 5 * LARGEST)))
+        self._dense = self.kind == "dense" or (self.kind == "auto" and 5 * dim <= min(chains, 5 * LARGEST))
+        self._moments = Moments(self._dense)
         self._moments.update(point.z, point.grad)
         self._due = list(self.RENEW)
         self.metric = self._learnt_metric(point)
@@ -348,6 +374,7 @@ class Tuning:
             if self.RESCUE[0] <= at <= self.RESCUE[1]:
                 point = self._rescue(point)
             self.metric = self._learnt_metric(point)
+            self._moments = Moments(self._dense)
             self._averaging.restart(self._averaging.average.exp())
         self.step_size = self._averaging.log_step.exp()
         self._scale()
@@ -374,7 +401,7 @@ class Tuning:
         scale = fisher_diagonal(_diagonal(z), _diagonal(grad)).double()
         outer = scale.unsqueeze(-1) * scale.unsqueeze(-2)
         # Few draws make a covariance too long: lean on its diagonal. Successive draws of one chain count less.
-        dim, count = z.shape[-1], self._moments.chains * max(1.0, self._moments.weight / 10)
+        dim, count = z.shape[-1], self._moments.chains * max(1.0, self._moments.count / 10)
         share = count / (count + dim)
         factor = fisher_dense(*(_regular(m, share) for m in (z / outer, grad * outer)))
         if self.kind == "auto":

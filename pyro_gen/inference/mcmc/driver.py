@@ -20,6 +20,7 @@ Progress = Callable[[float, dict[str, Any]], None]
 
 BLOCK = 2**24  # entries of the draws that are held on the device, and handed to a sink, at a time
 PERIOD = 0.1  # seconds between two reports
+GRADIENTS = 8  # of a transition, about, by which a density decides whether to compile
 
 
 class Block(NamedTuple):
@@ -86,7 +87,7 @@ def run(
     Arguments:
         density: The density.
         method: The name of a sampler, see :data:`pyro_gen.inference.mcmc.SAMPLERS`, or its class.
-        chains: The number C of chains, 64 if left out.
+        chains: The number C of chains; left out, as many as ``init`` gives points for, else 64.
         warmup: Iterations in which the sampler adapts; left out, 120 to 1000, the fewer the more chains there are.
         draws: The number of draws that are kept of each chain.
         thin: Of this many transitions the last is kept.
@@ -125,14 +126,17 @@ def run(
     began = time.perf_counter()
     with seeded(seed), torch.no_grad():
         if state is None:
-            z = initial.points(density, init, 64 if chains is None else chains)
-            chain = sampler.init(z)
-            iterations = default_warmup(len(z)) if warmup is None else warmup
+            count = initial.count(init) if chains is None else chains
+            iterations = default_warmup(count) if warmup is None else warmup
+            evaluations = GRADIENTS * (iterations + draws * thin)
+            density.expect(evaluations)
+            chain = sampler.init(initial.points(density, init, count))
         else:
             if warmup or keep_warmup:
                 raise ValueError("run(state=...) goes on after the warm-up: leave warmup and keep_warmup out.")
+            iterations, evaluations = 0, state["evaluations"]
+            density.expect(evaluations)  # as announced then: a graph that is compiled gives other roundings
             chain = _resume(sampler, state, chains)
-            iterations = 0
         clock = _Clock(progress, iterations + draws * thin)
         chain, report = _warm_up(sampler, chain, iterations, keep_warmup, clock)
         collector = _Collector(density, draws, sink, clock)
@@ -146,9 +150,8 @@ def run(
         collector.flush()
         clock.done(stats)
         kept = collector.result()
-        return Samples(
-            kept.z, kept.stats, kept.values, report, time.perf_counter() - began, _state(sampler, chain, density)
-        )
+        end = {**_state(sampler, chain), "evaluations": evaluations}
+        return Samples(kept.z, kept.stats, kept.values, report, time.perf_counter() - began, end)
 
 
 def _sampler(method: str | type[Sampler], density: Density, options: dict[str, Any]) -> Sampler:
@@ -264,10 +267,14 @@ class _Collector:
             self._keep("values", block.values, block.start)
 
     def _keep(self, kind: str, tensors: dict[str, Tensor], start: int) -> None:
+        kept = self.kept[kind]
         for name, tensor in tensors.items():
-            if name not in self.kept[kind]:
-                self.kept[kind][name] = tensor.new_empty((self.draws, *tensor.shape[1:]))
-            self.kept[kind][name][start : start + len(tensor)] = tensor
+            if len(tensor) == self.draws:
+                kept[name] = tensor
+                continue
+            if name not in kept:
+                kept[name] = tensor.new_empty((self.draws, *tensor.shape[1:]))
+            kept[name][start : start + len(tensor)] = tensor
 
     def result(self) -> Block:
         return Block(0, self.kept["z"].get("", torch.empty(0)), self.kept["stats"], self.kept["values"])
@@ -277,16 +284,17 @@ class _Collector:
 # Interruption
 
 
-def _state(sampler: Sampler, chain: Any, density: Density) -> dict[str, Any]:
+def _state(sampler: Sampler, chain: Any) -> dict[str, Any]:
     leaves, _ = tree_flatten(chain)
+    device = sampler.density.device
     state = {
         "sampler": type(sampler).__name__,
         "adaptation": sampler.state_dict(),
         "chains": [leaf.cpu() for leaf in leaves],
         "generator": torch.get_rng_state(),
     }
-    if density.device.type == "cuda":
-        state["cuda_generator"] = torch.cuda.get_rng_state(density.device)
+    if device.type == "cuda":
+        state["cuda_generator"] = torch.cuda.get_rng_state(device)
     return state
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "Proposal",
     "Target",
     "init",
+    "leapfrog",
     "plain",
     "propose",
     "select",
@@ -174,14 +175,19 @@ def propose(point: Point, target: Target, metric: "Metric", num_steps: int) -> P
     """Draws a momentum and follows it; the step size is part of the metric."""
     momentum = torch.randn_like(point.z)
     before = point.log_density - 0.5 * momentum.square().sum(-1)
-    new = point
-    momentum = metric.kick(momentum, new.grad, 0.5)
-    for left in range(num_steps - 1, -1, -1):
-        z = metric.drift(new.z, momentum)
-        new = Point(z, *target(z))
-        momentum = metric.kick(momentum, new.grad, 1.0 if left else 0.5)
+    new, momentum = leapfrog(point, momentum, target, metric, num_steps)
     after = new.log_density - 0.5 * momentum.square().sum(-1)
     return Proposal(new, momentum, before, after, num_steps)
+
+
+def leapfrog(point: Point, momentum: Tensor, target: Target, metric: "Metric", num_steps: int) -> tuple[Point, Tensor]:
+    """Follows a momentum, which is overwritten, for some steps; the step size is part of the metric."""
+    momentum = metric.kick(momentum, point.grad, 0.5)
+    for left in range(num_steps - 1, -1, -1):
+        z = metric.drift(point.z, momentum)
+        point = Point(z, *target(z))
+        momentum = metric.kick(momentum, point.grad, 1.0 if left else 0.5)
+    return point, momentum
 
 
 def settle(point: Point, proposal: Proposal) -> tuple[Point, Info]:

@@ -51,6 +51,13 @@ def pathfinder(density: Density, chains: int) -> Tensor:
     return pathfinder(density, chains, int(torch.randint(2**31, ())))
 
 
+def count(init: Init) -> int:
+    """The number of chains where none is given."""
+    if isinstance(init, Mapping):
+        init = next(iter(init.values()))
+    return len(init) if isinstance(init, Tensor) else 64
+
+
 def points(density: Density, init: Init, chains: int) -> Tensor:
     """Makes starting points at which density and gradient are finite; draws by the global generator.
 

@@ -86,7 +86,9 @@ class HMC(Sampler):
         ValueError: There is no such criterion or metric, or a number does not make sense.
     """
 
-    MALA = 0.1  # share of the warm-up in which trajectories have one step
+    # Until these shares of the warm-up trajectories have one step, and few; then it learns how many they should have.
+    MALA, SHORT = 0.1, 0.3
+    FEW = 32
     JITTER = 0.5
 
     def __init__(
@@ -95,7 +97,7 @@ class HMC(Sampler):
         *,
         criterion: str = "snaper",
         metric: str = "auto",
-        target_acceptance: float = 0.65,
+        target_acceptance: float = 0.8,
         max_steps: int = 1000,
         step_size: float | None = None,
         num_steps: int | None = None,
@@ -118,8 +120,7 @@ class HMC(Sampler):
     def step(self, state: Point, progress: float | None) -> tuple[Point, dict[str, Tensor]]:
         if progress is None:
             self._freeze()
-        early = progress is not None and progress < self.MALA
-        proposal = hmc.propose(state, self.target, self.tuning.scaled, 1 if early else self._jittered())
+        proposal = hmc.propose(state, self.target, self.tuning.scaled, self._jittered(progress))
         point, info = hmc.settle(state, proposal)
         step_size = self.tuning.step_size.to(info.energy)
         figures = {
@@ -131,20 +132,30 @@ class HMC(Sampler):
             "step_size": step_size.expand_as(info.energy),
         }
         if progress is not None and progress < self.tuning.FREEZE:
-            if not early and self.num_steps is None:
-                length = step_size * info.num_steps
-                self.trajectory.update(state.z, proposal, info.acceptance, self.tuning.mean, self.tuning.metric, length)
+            if progress >= self.MALA and self.num_steps is None:
+                self.trajectory.update(
+                    state.z,
+                    proposal,
+                    info.acceptance,
+                    self.tuning.mean,
+                    self.tuning.metric,
+                    step_size * info.num_steps,
+                    learn=progress >= self.SHORT,
+                )
             point = self.tuning.update(point, info.acceptance, progress)
         elif progress is not None:
             self._freeze()
         return point, figures
 
-    def _jittered(self) -> int:
+    def _jittered(self, progress: float | None) -> int:
         if self.num_steps is not None:
             return self.num_steps
         self.transitions += 1
         jitter = 1 + self.JITTER * (2 * halton(self.transitions) - 1)
-        return max(1, min(self.max_steps, round(self._mean_steps() * jitter)))
+        most = self.max_steps
+        if progress is not None and progress < self.SHORT:
+            most = min(most, 1 if progress < self.MALA else self.FEW)
+        return max(1, min(most, round(self._mean_steps() * jitter)))
 
     def _mean_steps(self) -> float:
         # Of many targets, with steps of their own, most go at least the whole length.
