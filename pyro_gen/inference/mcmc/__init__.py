@@ -1,8 +1,31 @@
 """Markov chain Monte Carlo on a density, many chains at once: pure kernels, and samplers that adapt them."""
 
 from pyro_gen.inference.mcmc.driver import Block, Samples, run
+from pyro_gen.inference.mcmc.gibbs import Gibbs
+from pyro_gen.inference.mcmc.nuts import NUTS
+from pyro_gen.inference.mcmc.random_walk import RandomWalk
 from pyro_gen.inference.mcmc.sampler import HMC, MALA, Sampler
+from pyro_gen.inference.mcmc.tempering import Tempering
 
-__all__ = ["HMC", "MALA", "SAMPLERS", "Block", "Sampler", "Samples", "run"]
+__all__ = [
+    "HMC",
+    "MALA",
+    "NUTS",
+    "SAMPLERS",
+    "Block",
+    "Gibbs",
+    "RandomWalk",
+    "Sampler",
+    "Samples",
+    "Tempering",
+    "run",
+]
 
-SAMPLERS: dict[str, type[Sampler]] = {"hmc": HMC, "mala": MALA}
+SAMPLERS: dict[str, type[Sampler]] = {
+    "hmc": HMC,
+    "nuts": NUTS,
+    "mala": MALA,
+    "rwm": RandomWalk,
+    "gibbs": Gibbs,
+    "tempering": Tempering,
+}

@@ -58,6 +58,16 @@ class RandomWalk(Sampler):
 
     Raises:
         ValueError: The acceptance is not between 0 and 1.
+
+    Example:
+        >>> import math
+        >>> from pyro_gen.density import Density
+        >>> from pyro_gen.inference.mcmc import run
+        >>> steps = Density.from_functions(lambda z: -z.abs().floor().sum(-1), dim=1)  # it has no gradient
+        >>> samples = run(steps, "rwm", chains=64, warmup=100, draws=100)
+        >>> exact = 1 - 1 / math.e  # of the mass lies in (-1, 1)
+        >>> abs((samples.z.abs() < 1).float().mean().item() - exact) < 0.03
+        True
     """
 
     FREEZE = 0.9  # share of the warm-up after which nothing changes

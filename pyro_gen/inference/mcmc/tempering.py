@@ -16,8 +16,8 @@ replica: at its new temperature they are combined anew, and a swap costs no eval
 
 With :math:`r_i` the probability that a swap of pair i is rejected, the sum :math:`\Lambda(\beta)` of those below
 :math:`\beta` hardly depends on the ladder, nor does the communication barrier :math:`\Lambda = \Lambda(1)`. In rounds
-of the warm-up the ladder is set anew, to equal parts of :math:`\Lambda(\beta)`: all pairs are then rejected alike, which
-is best. The rate at which draws of the prior reach the target, per chain and transition, is then about
+of the warm-up the ladder is set anew, to equal parts of :math:`\Lambda(\beta)`: all pairs are then rejected alike,
+which is best. The rate at which draws of the prior reach the target, per chain and transition, is then about
 
 .. math:: \frac{1}{2 + 2 \sum_i r_i / (1 - r_i)} \; \to \; \frac{1}{2 + 2 \Lambda} \qquad (R \to \infty) ,
 
