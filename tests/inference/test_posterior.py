@@ -64,6 +64,7 @@ def z_scores(idata: Any) -> list[float]:
         ("mala", {"chains": 64, "draws": 200, "warmup": 200}),
         ("nuts", {"chains": 16, "draws": 200, "warmup": 200}),
         ("rwm", {"chains": 64, "draws": 200, "warmup": 200, "thin": 3}),
+        ("tempering", {"chains": 32, "draws": 200, "warmup": 200}),
         ("smc", {"chains": 8, "draws": 512}),
     ],
 )
@@ -86,6 +87,38 @@ def test_smc_gives_the_evidence() -> None:
     exact = dist.MultivariateNormal(torch.zeros(5), covariance).log_prob(X)
     error = idata.posterior.attrs["log_evidence_error"]
     assert 0 < error < 0.1 and abs(idata.posterior.attrs["log_evidence"] - float(exact)) < 5 * error + 0.01
+
+
+def signed(x: Tensor) -> None:
+    """A discrete site beside a continuous one, the two of which trade places."""
+    sign = pyro.sample("sign", dist.Bernoulli(0.8))
+    mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(mean + 0.6 * (2 * sign - 1), 1.0), obs=x)
+
+
+def test_gibbs_keeps_the_sites_that_it_updates() -> None:
+    x = torch.tensor([1.2, 0.3, 1.1])
+    settings: dict[str, Any] = {"blocks": {"sign": "enumerate"}, "chains": 256, "draws": 100, "progress": False}
+    idata = posterior(signed, x, method="gibbs", **settings)
+    # p(x | sign) is a normal density with the mean +-0.6 and the covariance 1 + 4 everywhere.
+    marginal = [dist.MultivariateNormal(torch.full((3,), m), torch.eye(3) + 4.0).log_prob(x) for m in (-0.6, 0.6)]
+    odds = (torch.stack(marginal) + torch.tensor([0.2, 0.8]).log()).softmax(0)
+    row = summary(idata).loc["sign"]
+    assert abs(row["mean"] - float(odds[1])) < 5 * row["mcse_mean"] and row["mcse_mean"] < 0.1
+    values = {n: torch.from_numpy(idata.posterior[n].values).unsqueeze(-1) for n in ("sign", "mean")}
+    expected = dist.Normal(values["mean"] + 0.6 * (2 * values["sign"] - 1), 1.0).log_prob(x)
+    torch.testing.assert_close(torch.from_numpy(idata.log_likelihood["x"].values), expected, rtol=1e-5, atol=1e-4)
+    replicated = torch.from_numpy(idata.posterior_predictive["x"].values)
+    centre = values["mean"] + 0.6 * (2 * values["sign"] - 1)
+    # 25,600 x 3 standard normals: 5 standard errors.
+    assert abs(float((replicated - centre).mean())) < 5 / 76800**0.5
+
+
+def test_nuts_notes_its_greatest_depth() -> None:
+    idata = posterior(conjugate, X, method="nuts", chains=4, draws=20, warmup=30, max_depth=1, progress=False)
+    assert idata.posterior.attrs["max_tree_depth"] == 1
+    assert "tree_depth" in {p.name for p in diagnose(idata).problems}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
