@@ -11,7 +11,22 @@ Example:
 
 from pyro_gen import data, evaluation, inference, models, zoo
 from pyro_gen.evaluation.conformance import check_program
-from pyro_gen.inference import FitResult, LogLikelihood, bdmc, fit, impute, log_likelihood, reconstruct, sample
+from pyro_gen.inference import (
+    FitResult,
+    LogLikelihood,
+    bdmc,
+    check_guide,
+    diagnose,
+    fit,
+    impute,
+    log_evidence,
+    log_likelihood,
+    posterior,
+    reconstruct,
+    sample,
+    sbc,
+    with_guide,
+)
 from pyro_gen.likelihoods import observe
 from pyro_gen.program import Program, plate
 from pyro_gen.targets import load
@@ -23,18 +38,24 @@ __all__ = [
     "LogLikelihood",
     "Program",
     "bdmc",
+    "check_guide",
     "check_program",
     "data",
+    "diagnose",
     "evaluation",
     "fit",
     "impute",
     "inference",
     "load",
+    "log_evidence",
     "log_likelihood",
     "models",
     "observe",
     "plate",
+    "posterior",
     "reconstruct",
     "sample",
+    "sbc",
+    "with_guide",
     "zoo",
 ]
