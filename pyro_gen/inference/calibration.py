@@ -404,7 +404,7 @@ def sbc(
     if not 0 < alpha < 1:
         raise ValueError(f"sbc(alpha={alpha}): give a probability between 0 and 1.")
     if isinstance(x, tuple):
-        x = torch.zeros(x)
+        x = torch.zeros(x, device=next((p.device for p in program.parameters()), None))
     x, *rest = as_inputs(program, x, *context)
     with seeded(seed), torch.no_grad(), evaluation(program):
         data, values = _simulate(program, x, tuple(rest), simulations)
