@@ -209,6 +209,30 @@ def independent(target, name):
     return sampler._independent[name]
 
 
+def by_index(y):
+    """Groups in one plate, data in another: the factors of the data belong to the groups by an index alone."""
+    group = torch.arange(len(y)) % 3
+    with pyro.plate("groups", 3):
+        s = pyro.sample("s", dist.Bernoulli(0.5))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(s[..., group], 100.0), obs=y)
+
+
+def both_of_neighbours(coupling):
+    with pyro.plate("spins", 50):
+        s = pyro.sample("s", dist.Bernoulli(0.02))  # nearly always 0, where nothing is coupled
+        pair = s[..., 30] * s[..., 31]
+        pyro.factor("coupled", coupling * torch.nn.functional.pad(pair.unsqueeze(-1), (7, 42)))
+
+
+def test_weak_and_rare_couplings_are_found():
+    # What one element changes among 3000 factors of others is less than a millionth of their sum.
+    assert independent(density(by_index, 1e5 + torch.zeros(3000), hold=("s",)), "s") is False
+    for seed in range(5):
+        torch.manual_seed(seed)
+        assert independent(density(both_of_neighbours, torch.tensor(1.0), hold=("s",)), "s") is False
+
+
 @pytest.mark.parametrize("model", [chain_of_spins, coupled_within])
 def test_coupled_elements_in_turn(model):
     target = density(model, torch.tensor(1.2), hold=("s",))
