@@ -119,13 +119,12 @@ class RandomWalk(Sampler):
         weight = self.SHARES / (self._time + self.SHARES)
         self.log_scale = self.log_scale.lerp(self._log_scales, weight)
         mean = z.mean(0)
+        if self._time == 1:
+            self._mean = mean
         between = (mean - self._mean).unsqueeze(-1)
         within = (z - mean).movedim(0, -1)
         spread = within @ within.mT / len(z) + (1 - weight) * between @ between.mT
-        if self._time == 1:
-            self._mean, self._covariance = mean, spread.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12).diag_embed()
-        else:
-            self._mean, self._covariance = self._mean.lerp(mean, weight), self._covariance.lerp(spread, weight)
+        self._mean, self._covariance = self._mean.lerp(mean, weight), self._covariance.lerp(spread, weight)
         # Few draws make a covariance too long: lean on its diagonal. Successive draws of one chain count less.
         count = len(z) * max(1.0, self._time / self.SHARES / 10)
         diagonal = self._covariance.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12).diag_embed()

@@ -67,6 +67,13 @@ def test_learns_a_covariance():
     assert torch.equal(samples.z, torch.cat([part.z, rest.z]))
 
 
+def test_one_chain():
+    density = Density.from_functions(lambda z: -0.5 * (z / torch.tensor([0.1, 30.0])).square().sum(), dim=2)
+    samples = run(density, RandomWalk, chains=1, warmup=2000, draws=500)
+    assert 0.2 < samples.stats["acceptance_rate"].mean() < 0.5  # 0.337 is aimed at
+    assert 5 < samples.z[..., 1].std() < 60 and 0.05 < samples.z[..., 0].std() < 0.2
+
+
 def test_batch_and_support():
     scale = torch.tensor([0.1, 10.0])
 
