@@ -1,5 +1,6 @@
 """Guides for any program: Gaussians and flows for its latent variables, flows for an encoder, and how good they are."""
 
+from pyro_gen.inference.guides.check import GuideReport, check_guide
 from pyro_gen.inference.guides.flows import AmortisedFlow, FlowDistribution, Transport
 from pyro_gen.inference.guides.laplace import laplace
 from pyro_gen.inference.guides.latent import Flow, FullRank, Guide, LowRank, MeanField, guide_of, with_guide
@@ -11,10 +12,12 @@ __all__ = [
     "FlowDistribution",
     "FullRank",
     "Guide",
+    "GuideReport",
     "LowRank",
     "MeanField",
     "NeuTra",
     "Transport",
+    "check_guide",
     "guide_of",
     "laplace",
     "neutra",

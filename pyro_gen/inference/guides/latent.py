@@ -19,6 +19,7 @@ References:
     | https://arxiv.org/abs/1505.05770
 """
 
+import copy
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -160,6 +161,12 @@ class Guide(ModelGuide):
     def names(self) -> tuple[str, ...]:
         """The latent sites that the guide draws, in the order of the model."""
         return tuple(self._layout)
+
+    def untrained(self) -> "Guide":
+        """A guide of the same kind and options that has not met a model."""
+        fresh = copy.copy(self)
+        fresh._parameters, fresh._modules, fresh._layout, fresh.dim = {}, {}, {}, 0
+        return fresh
 
     def forward(self, model: Callable[..., Any], x: Tensor, *context: Any) -> dict[str, Tensor]:
         """Draws the latent variables of a model, as sites of the same names.
