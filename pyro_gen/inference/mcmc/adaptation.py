@@ -292,7 +292,8 @@ class Trajectory:
 
 
 def _normalised(vectors: Tensor) -> Tensor:
-    return vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp(min=1e-30)
+    norm: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / norm.clamp(min=1e-30)
 
 
 class Tuning:

@@ -63,7 +63,7 @@ class Samples:
 
 def default_warmup(chains: int) -> int:
     """Iterations of warm-up: many chains know at once what few must learn in time."""
-    return 120 if chains >= 512 else 300 if chains >= 128 else 500 if chains >= 32 else 1000
+    return 120 if chains >= 512 else 200 if chains >= 128 else 400 if chains >= 32 else 1000
 
 
 def run(

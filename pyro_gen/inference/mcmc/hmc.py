@@ -182,6 +182,7 @@ def propose(point: Point, target: Target, metric: "Metric", num_steps: int) -> P
 
 def leapfrog(point: Point, momentum: Tensor, target: Target, metric: "Metric", num_steps: int) -> tuple[Point, Tensor]:
     """Follows a momentum, which is overwritten, for some steps; the step size is part of the metric."""
+    metric = metric.expanded(point.z)
     momentum = metric.kick(momentum, point.grad, 0.5)
     for left in range(num_steps - 1, -1, -1):
         z = metric.drift(point.z, momentum)
@@ -266,6 +267,10 @@ class Metric(abc.ABC):
     def scaled(self, factor: float | Tensor) -> "Metric":
         """The metric times a number, or times one for each target, :math:`(*B)`, or for each chain, :math:`(C, *B)`."""
 
+    def expanded(self, z: Tensor) -> "Metric":
+        """The same metric, made fast for vectors of the shape of ``z``."""
+        return self
+
     def kick(self, momentum: Tensor, grad: Tensor, share: float) -> Tensor:
         r"""Adds :math:`L^\top g` times a share to a momentum, in place."""
         return momentum.add_(self.pull(grad), alpha=share)
@@ -303,6 +308,10 @@ class _Diagonal(Metric):
 
     def scaled(self, factor: float | Tensor) -> "Metric":
         return _Diagonal(self.scale * _trailing(factor, 1))
+
+    def expanded(self, z: Tensor) -> "Metric":
+        # To broadcast over the last dimension, a short one, takes three times as long as to read the scales again.
+        return _Diagonal(self.scale.expand_as(z).contiguous())
 
     def kick(self, momentum: Tensor, grad: Tensor, share: float) -> Tensor:
         return momentum.addcmul_(self.scale, grad, value=share)
