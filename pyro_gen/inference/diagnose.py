@@ -67,7 +67,7 @@ Z = 5.0  # standard errors, for what is tested for each of perhaps thousands of 
 DRIFT = 0.1  # standard deviations
 RESTARTED = 0.1  # the share of chains that may be lost in the warm-up
 STUCK = 0.02  # the share of steps that a chain must have moved in
-ENTRIES = 2**22  # numbers that are looked at at once
+ENTRIES = 2**20  # numbers that are looked at at once: they stay near the caches
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -124,11 +124,10 @@ def _ranked(order: npt.NDArray[Any], ascending: Array) -> Array:
     n = ascending.shape[1]
     scores = np.broadcast_to(ndtri((np.arange(1, n + 1) - 3 / 8) / (n + 1 / 4)), ascending.shape).copy()
     tied = ascending[:, 1:] == ascending[:, :-1]
-    if len(rows := np.flatnonzero(tied.any(1))):
-        first, last = (np.pad(~tied[rows], ((0, 0), side), constant_values=True) for side in ((1, 0), (0, 1)))
-        low = np.maximum.accumulate(np.where(first, np.arange(n), 0), 1)
-        high = np.minimum.accumulate(np.where(last, np.arange(n), n)[:, ::-1], 1)[:, ::-1]
-        scores[rows] = ndtri(((low + high) / 2 + 1 - 3 / 8) / (n + 1 / 4))
+    if tied.any():
+        after, before = (np.pad(tied, ((0, 0), side)) for side in ((1, 0), (0, 1)))
+        low, high = (np.flatnonzero(run) % n for run in (before & ~after, after & ~before))  # of each run of ties
+        scores[before | after] = np.repeat(ndtri(((low + high) / 2 + 1 - 3 / 8) / (n + 1 / 4)), high - low + 1)
     out = np.empty_like(scores)
     np.put_along_axis(out, order, scores, 1)
     return out
