@@ -110,7 +110,7 @@ def reference(z, p, directions, step_size, target, max_depth):
 
 
 def test_statistics_of_the_tree_against_a_recursion(monkeypatch):
-    chains, max_depth = 300, 7
+    chains, max_depth = 120, 7
     point = init(banana_draws((chains,)).double(), banana)
     p = torch.randn_like(point.z)
     directions = torch.randn(max_depth, chains).sign()
