@@ -18,7 +18,9 @@ import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from pyro.distributions import constraints
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.distributions import biject_to
 
 FOLDER = Path(__file__).parent
 
@@ -93,10 +95,25 @@ def garch(y: Tensor, sigma1: Tensor) -> None:
     alpha0 = pyro.sample("alpha0", flat_positive())
     alpha1 = pyro.sample("alpha1", dist.Uniform(0.0, 1.0))
     beta1 = pyro.sample("beta1", dist.ImproperUniform(constraints.interval(0.0, 1.0 - alpha1), (), ()))
+    garch_series(y, sigma1, mu, alpha0, alpha1, beta1)
+
+
+def garch_series(y: Tensor, sigma1: Tensor, mu: Tensor, alpha0: Tensor, alpha1: Tensor, beta1: Tensor) -> None:
     news = alpha0 + alpha1 * (y[:-1] - mu).square()
     variance = geometric_sums(torch.cat([sigma1.square().reshape(1), news]), beta1)
     with pyro.plate("data", len(y)):
         pyro.sample("y", dist.Normal(mu, variance.sqrt()), obs=y)
+
+
+def garch_with_fixed_support(y: Tensor, sigma1: Tensor) -> None:
+    """The same posterior for those who take the support of a site for a constant."""
+    mu = pyro.sample("mu", flat())
+    alpha0 = pyro.sample("alpha0", flat_positive())
+    alpha1 = pyro.sample("alpha1", dist.Uniform(0.0, 1.0))
+    share = pyro.sample("share", dist.Uniform(0.0, 1.0))
+    beta1 = pyro.deterministic("beta1", share * (1.0 - alpha1))
+    pyro.factor("flat", (1.0 - alpha1).log())
+    garch_series(y, sigma1, mu, alpha0, alpha1, beta1)
 
 
 def gaussian_process(x: Tensor, y: Tensor) -> None:
@@ -110,16 +127,15 @@ def gaussian_process(x: Tensor, y: Tensor) -> None:
 
 
 def scaled_product(m: Tensor) -> tuple[Tensor, Tensor]:
-    """A product of non-negative matrices (T, K, K) in log2 T rounds of pairs, and the logarithm of its scale."""
+    """A product of non-negative matrices (K, K, T) in log2 T rounds of pairs, and the logarithm of its scale."""
     log_scale = m.new_zeros(())
-    while len(m) > 1:
-        even = len(m) // 2 * 2
-        left, right = m[:even].unflatten(0, (-1, 2)).unbind(1)
-        pairs = (left.unsqueeze(-1) * right.unsqueeze(-3)).sum(-2)
-        size = pairs.amax((-2, -1), keepdim=True)
-        m = torch.cat([pairs / size, m[even:]])
+    while m.shape[-1] > 1:
+        even = m.shape[-1] // 2 * 2
+        pairs = (m[:, :, None, 0:even:2] * m[None, :, :, 1:even:2]).sum(1)
+        size = pairs.detach().amax((0, 1))  # what is taken out here is put back there: no gradient
+        m = torch.cat([pairs / size, m[..., even:]], -1)
         log_scale = log_scale + size.log().sum()
-    return m[0], log_scale
+    return m[..., 0], log_scale
 
 
 def hidden_markov(y: Tensor) -> None:
@@ -129,11 +145,12 @@ def hidden_markov(y: Tensor) -> None:
     rises = pyro.sample("rises", dist.ImproperUniform(constraints.independent(constraints.positive, 1), (), (2,)))
     mu = pyro.deterministic("mu", rises.cumsum(-1))  # ordered and positive, with Jacobian 1
     pyro.factor("prior", dist.Normal(mu.new_tensor([3.0, 10.0]), 1.0).log_prob(mu).sum())
-    emission = dist.Normal(mu, 1.0).log_prob(y.unsqueeze(-1))  # (T, state)
-    size = emission.amax(-1, keepdim=True)
+    emission = dist.Normal(mu.unsqueeze(-1), 1.0).log_prob(y)  # (state, T)
+    size = emission.detach().amax(0)
     emitted = (emission - size).exp()
-    product, log_scale = scaled_product(torch.stack([theta1, theta2]) * emitted[1:].unsqueeze(-2))
-    pyro.factor("y", (emitted[0].unsqueeze(-1) * product).sum().log() + log_scale + size.sum())
+    transition = torch.stack([theta1, theta2])
+    product, log_scale = scaled_product(transition.unsqueeze(-1) * emitted[:, 1:])
+    pyro.factor("y", (emitted[:, :1] * product).sum().log() + log_scale + size.sum())
 
 
 def mixture(y: Tensor) -> None:
@@ -235,3 +252,36 @@ POSTERIORS = {
         ("blr", "sblrc-blr", proper_regression, lambda d: (d["X"], d["y"])),
     )
 }
+
+# For Pyro's own samplers, which keep the support of the first run.
+FIXED_SUPPORT = {"garch": garch_with_fixed_support}
+
+
+class _Filled(Messenger):
+    """Gives latent sites some value of their support, without drawing: flat priors cannot be drawn from."""
+
+    def _pyro_sample(self, msg: dict) -> None:
+        if not msg["is_observed"] and type(msg["fn"]).__name__ != "_Subsample":
+            transform = biject_to(msg["fn"].support)
+            shape = transform.inverse_shape(msg["fn"].shape())
+            msg["value"], msg["done"] = transform(torch.empty(shape).uniform_(-2, 2)), True
+
+
+def some_values(model: Callable[..., None], data: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """Values of the latent sites, uniform in (-2, 2) in unconstrained space."""
+    with torch.no_grad(), _Filled():
+        trace = pyro.poutine.trace(model).get_trace(*data)
+    return {name: trace.nodes[name]["value"] for name in trace.stochastic_nodes if "fn" in trace.nodes[name]}
+
+
+def with_deterministic(
+    model: Callable[..., None], data: tuple[Tensor, ...], values: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Adds the deterministic sites to draws of the latent ones, one run of the model for each."""
+    rows: dict[str, list[Tensor]] = {}
+    for i in range(len(next(iter(values.values())))):
+        conditioned = pyro.poutine.condition(model, {name: value[i] for name, value in values.items()})
+        for name, site in pyro.poutine.trace(conditioned).get_trace(*data).nodes.items():
+            if site["type"] == "sample" and site["infer"].get("_deterministic"):
+                rows.setdefault(name, []).append(site["value"])
+    return {**values, **{name: torch.stack(row) for name, row in rows.items()}}
