@@ -318,18 +318,26 @@ class Memory:
     def __init__(self, exporter: Exporter) -> None:
         self.exporter = exporter
         self.blocks: list[Groups] = []
+        self.others: dict[str, xr.Dataset] = {}
 
     def write(self, start: int, groups: Groups) -> None:
         """Takes the next block."""
         self.blocks.append(groups)
 
-    def result(self, extra: Mapping[str, "xr.Dataset"]) -> "az.InferenceData":
-        """Returns the ``InferenceData`` with all blocks and other groups."""
+    def put(self, groups: Mapping[str, "xr.Dataset"]) -> None:
+        """Takes groups without draws, or variables without draws of a group that has been written."""
+        self.others.update(groups)
+
+    def result(self) -> "az.InferenceData":
+        """Returns all of it."""
         whole = {
             group: {n: np.concatenate([b[group][n] for b in self.blocks], 1) for n in variables}
             for group, variables in self.blocks[0].items()
         }
-        return _inference_data({**self.exporter.datasets(whole), **extra})
+        datasets = self.exporter.datasets(whole)
+        for group, dataset in self.others.items():
+            datasets[group] = datasets[group].merge(dataset) if group in datasets else dataset
+        return _inference_data(datasets)
 
 
 class Disk:
@@ -395,23 +403,13 @@ class Disk:
                     target = file[group].variables[name]
                     target[(slice(None),) * (array.ndim > 1) + (slice(start, stop),)] = array
 
-    def result(self, extra: Mapping[str, "xr.Dataset"]) -> "az.InferenceData":
-        """Writes other groups, and opens all of it without loading it."""
-        missing = {g: d for g, d in extra.items() if g not in self._present()}
-        self._create(missing)
+    def put(self, groups: Mapping[str, "xr.Dataset"]) -> None:
+        """Writes groups without draws, or variables without draws of a group that has been written."""
+        self._create(groups)
+
+    def result(self) -> "az.InferenceData":
+        """Opens what was written without loading it."""
         return store(self.path)
-
-    def add(self, group: str, figures: "xr.Dataset") -> None:
-        """Adds variables without draws to a group that has been written."""
-        self._create({group: figures})
-
-    def _present(self) -> list[str]:
-        if self.zarr:
-            return [p.name for p in self.path.iterdir() if p.is_dir()]
-        import h5netcdf
-
-        with h5netcdf.File(self.path, "r") as file:
-            return list(file.groups)
 
 
 class _unlocked:

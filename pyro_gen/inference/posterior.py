@@ -319,7 +319,6 @@ def _from_chains(
     sink: Memory | Disk = Memory(exporter) if path is None else Disk(exporter, path, fresh=state.done == 0)
     # In memory one run makes all draws; to disk, a run for each block, which the state of the last one links.
     step = draws if path is None else size
-    extra: dict[str, Any] = {}
     tail = state.tail
     while state.done < draws:
         done, until = state.done, min(draws, (state.done // step + 1) * step)
@@ -338,7 +337,7 @@ def _from_chains(
             **options,
         )
         if state.sampler is None:
-            extra |= _note(exporter, samples.warmup, limit if method == "nuts" else None)
+            others = exporter.observed() | _note(exporter, samples.warmup, limit if method == "nuts" else None)
             state.attrs = exporter.attrs
         exporter.attrs = dict(state.attrs)
         block = {"": samples.z, **_prefixed("stats", samples.stats), **_prefixed("values", samples.values)}
@@ -348,12 +347,14 @@ def _from_chains(
         for at in range(0, len(block[""]), size):
             part = {name: tensor[at : at + size] for name, tensor in block.items()}
             sink.write(first + at, _groups(exporter, target, first + at, part))
+        if state.sampler is None:
+            sink.put(others)
         state.done, state.sampler = until, samples.state
         tail = {name: tensor[-(until % size) :].clone() for name, tensor in block.items()} if until % size else {}
         if path is not None:
             state.tail = tail
             state.save(path)
-    return sink.result({**exporter.observed(), **extra})
+    return sink.result()
 
 
 def _prefixed(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -454,7 +455,7 @@ class _State:
         if not file.is_file():
             raise ValueError(
                 f"{path} has no {file.name} beside it, so it cannot be gone on with: give another name, or "
-                "resume=False to write over it."
+                "leave resume out to write over it."
             )
         saved = torch.load(file, map_location="cpu", weights_only=True)
         state = cls(json.loads(saved["mark"]))
@@ -483,7 +484,7 @@ class _State:
                 what = "differs" if name.startswith("the ") else f"was {old} and is {new} now"
                 raise ValueError(
                     f"posterior(resume=True): what is to be gone on with is another run: {name} {what}. Give the same, "
-                    "another name to save under, or resume=False to write over it."
+                    "another name to save under, or leave resume out to write over it."
                 )
         if draws < self.done:
             raise ValueError(
@@ -515,13 +516,9 @@ def _write(
         part = [{n: v[rows] for n, v in tensors.items()} for tensors in (values, stats)]
         groups = exporter.groups(at, z[rows], *part)
         sink.write(at, groups)
-    if isinstance(sink, Memory):
-        idata: Any = sink.result(exporter.observed())
-        idata.sample_stats.update({n: (("data",) if v.dim() else (), v.cpu().numpy()) for n, v in more.items()})
-        return idata  # type: ignore[no-any-return]
-    figures = xr.Dataset({n: (("data",) if v.dim() else (), v.cpu().numpy()) for n, v in more.items()})
-    sink.add("sample_stats", figures)
-    return sink.result(exporter.observed())
+    figures = {n: (("data",) if v.dim() else (), v.cpu().numpy()) for n, v in more.items()}
+    sink.put({**exporter.observed(), **({"sample_stats": xr.Dataset(figures)} if figures else {})})
+    return sink.result()
 
 
 def _from_guide(

@@ -57,7 +57,8 @@ def exported(model: Callable[..., None], *data: Tensor, draws: int = 5, chains: 
     stats = {"lp": target.log_density(z.flatten(0, 1)).unflatten(0, z.shape[:2])}
     sink = Memory(exporter)
     sink.write(0, exporter.groups(0, z, {n: v.unflatten(0, z.shape[:2]) for n, v in values.items()}, stats))
-    return sink.result(exporter.observed()), values
+    sink.put(exporter.observed())
+    return sink.result(), values
 
 
 def flat(variable: xr.DataArray) -> Tensor:
@@ -278,8 +279,10 @@ def test_blocks_on_disk_are_those_in_memory(name: str, tmp_path: Path) -> None:
     memory, disk = Memory(exporter), Disk(exporter, tmp_path / name)
     for sink in (memory, disk):
         write(sink, range(0, 25, 10))
-    whole = memory.result(exporter.observed())
-    found = disk.result(exporter.observed())
+        sink.put(exporter.observed())
+        sink.put({"sample_stats": xr.Dataset({"khat": ("data", np.arange(4.0))})})
+    whole, found = memory.result(), disk.result()
+    assert whole.sample_stats["khat"].dims == ("data",)
     assert_same(whole, found)
     assert found.posterior.attrs["method"] == "hmc"
     close(found)
@@ -289,7 +292,7 @@ def test_blocks_on_disk_are_those_in_memory(name: str, tmp_path: Path) -> None:
     assert_same(whole, again)
     close(again)
     write(fresh := Disk(exporter, tmp_path / name), range(0, 5, 5))
-    short = fresh.result(exporter.observed())
+    short = fresh.result()
     assert short.posterior.sizes["draw"] == 5
     close(short)
 
@@ -297,7 +300,7 @@ def test_blocks_on_disk_are_those_in_memory(name: str, tmp_path: Path) -> None:
 def test_a_file_that_is_open_is_named(tmp_path: Path) -> None:
     exporter, write = blocks_of(density(masked, torch.randn(4)))
     write(disk := Disk(exporter, tmp_path / "draws.nc"), range(0, 5, 5))
-    found = disk.result({})
+    found = disk.result()
     found.posterior["mean"].load()
     with pytest.raises(ValueError, match=r"draws.nc is open, .* close what was read from it"):
         write(Disk(exporter, tmp_path / "draws.nc", fresh=False), range(5, 10, 5))

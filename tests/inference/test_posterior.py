@@ -348,6 +348,8 @@ def test_what_was_stopped_goes_on_as_if_it_had_not_been(
         patch.setattr(_State, "save", kill)
         with pytest.raises(Killed):
             posterior(conjugate, X, draws=50, save=tmp_path / name, **RUN)
+    left = loaded(store(tmp_path / name))
+    assert left.posterior.sizes["draw"] == 32 and "observed_data" in left.groups()
     found = loaded(posterior(conjugate, X, draws=50, save=tmp_path / name, resume=True, **RUN))
     assert_same(whole, found)
 
