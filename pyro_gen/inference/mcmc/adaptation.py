@@ -49,12 +49,18 @@ __all__ = [
     "halton",
     "harmonic_mean",
     "low_rank",
+    "some_chains",
 ]
 
 
 PAYS = 1.5  # ratio of the longest to the shortest axis beyond which a dense metric repays its matrix products
 LARGEST = 100  # dimensions beyond which it does not
 KINDS = ("auto", "diagonal", "dense", "low_rank")
+
+
+def some_chains(z: Tensor) -> slice:
+    """At least 512 chains and five for each dimension, if there are: more say little more, and take their time."""
+    return slice(None, None, max(1, len(z) // max(512, 5 * z.shape[-1])))
 
 
 def harmonic_mean(acceptance: Tensor, floor: float = 0.1) -> Tensor:
@@ -253,21 +259,22 @@ class Trajectory:
         self._time += 1
         if self.principal is None:
             self.principal = torch.full_like(mean, mean.shape[-1] ** -0.5)
-        old = old - mean
+        some = some_chains(old)
+        old = old[some] - mean
         along = metric.unpull(self.principal[None])[0]
         s = (old * along).sum(-1)
         spread = s.abs().mean(0) * math.sqrt(math.pi / 2)  # chains far out count little
         figures = [spread.mean()]
         if learn:
-            new = proposal.point.z - mean
+            new, momentum, acceptance = proposal.point.z[some] - mean, proposal.momentum[some], acceptance[some]
             if self.criterion == "snaper":
                 s_new, far = (new * along).sum(-1), self.FAR * spread.square()
                 change = s_new.square().minimum(far) - s.square().minimum(far)
-                slope = (2 * s_new * (proposal.momentum * self.principal).sum(-1)).where(s_new.square() < far, 0.0)
+                slope = (2 * s_new * (momentum * self.principal).sum(-1)).where(s_new.square() < far, 0.0)
             else:
                 before, after = metric.whiten(old), metric.whiten(new)
                 change = after.square().sum(-1) - before.square().sum(-1)
-                slope = 2 * (after * proposal.momentum).sum(-1)
+                slope = 2 * (after * momentum).sum(-1)
             # d/d(log length) of the criterion, and the criterion; rejected trajectories may have ended at infinity.
             terms = torch.stack([2 * change * slope * length, change.square()]) * acceptance
             figures += [*terms.where(acceptance > 0, 0.0).flatten(1).mean(1)]
@@ -366,7 +373,8 @@ class Tuning:
             return point
         if self.fixed is None:
             self._averaging.update(harmonic_mean(acceptance).cpu())
-        self._moments.update(point.z, point.grad)
+        some = some_chains(point.z)
+        self._moments.update(point.z[some], point.grad[some])
         self.mean = self._moments.mean
         renew = False
         while self._due and progress >= self._due[0]:

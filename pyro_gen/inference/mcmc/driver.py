@@ -226,29 +226,26 @@ class _Collector:
 
     def __init__(self, density: Density, draws: int, sink: Callable[[Block], None] | None, clock: _Clock) -> None:
         self.density, self.draws, self.sink = density, draws, sink
-        self.start = self.filled = 0
-        self.buffers: dict[tuple[str, str], Tensor] = {}
+        self.start, self.size = 0, 1
+        self.waiting: dict[str, dict[str, list[Tensor]]] = {}
         self.kept: dict[str, dict[str, Tensor]] = {"z": {}, "stats": {}, "values": {}}
 
     def add(self, z: Tensor, stats: dict[str, Tensor], held: dict[str, Tensor]) -> None:
-        tensors = {("z", ""): z}
-        tensors |= {("stats", n): t for n, t in stats.items()} | {("held", n): t for n, t in held.items()}
-        if not self.buffers:
-            largest = max(z.numel(), *(t.numel() for t in held.values()), 1)
-            self.size = max(1, min(self.draws, BLOCK // largest))
-            self.buffers = {key: t.new_empty((self.size, *t.shape)) for key, t in tensors.items()}
-        for key, tensor in tensors.items():
-            self.buffers[key][self.filled] = tensor
-        self.filled += 1
-        if self.filled == self.size:
+        tensors = {"z": {"": z}, "stats": stats, "held": held}
+        if not self.waiting:
+            self.waiting = {kind: {name: [] for name in named} for kind, named in tensors.items()}
+            self.size = max(1, min(self.draws, BLOCK // max(t.numel() for t in (z, *held.values()))))
+        for kind, named in tensors.items():
+            for name, tensor in named.items():
+                self.waiting[kind][name].append(tensor)
+        if len(self.waiting["z"][""]) == self.size:
             self.flush()
 
     def flush(self) -> None:
-        if not self.filled:
+        if not self.waiting:
             return
-        filled: dict[str, dict[str, Tensor]] = {"z": {}, "stats": {}, "held": {}}
-        for (kind, name), buffer in self.buffers.items():
-            filled[kind][name] = buffer[: self.filled]
+        filled = {kind: {n: torch.stack(t) for n, t in named.items()} for kind, named in self.waiting.items()}
+        self.waiting = {}
         z, stats = filled["z"][""], {name: t.cpu() for name, t in filled["stats"].items()}
         held = {name: t.flatten(0, 1) for name, t in filled["held"].items()}
         values = {
@@ -256,11 +253,9 @@ class _Collector:
             for name, value in self.density.constrain(z.flatten(0, 1), held=held).items()
         }
         block = Block(self.start, z.cpu(), stats, values)
-        self.start += self.filled
-        self.filled = 0
+        self.start += len(z)
         if self.sink is not None:
             self.sink(block)
-            self.buffers = {key: torch.empty_like(buffer) for key, buffer in self.buffers.items()}
         else:
             self._keep("z", {"": block.z}, block.start)
             self._keep("stats", block.stats, block.start)

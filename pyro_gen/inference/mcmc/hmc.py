@@ -194,8 +194,8 @@ def leapfrog(point: Point, momentum: Tensor, target: Target, metric: "Metric", n
 def settle(point: Point, proposal: Proposal) -> tuple[Point, Info]:
     """Accepts the end of a trajectory, or stays."""
     before, after = proposal.before, proposal.after
-    # Also where the density is plus infinity: a chain that went there would never come back.
-    gain = torch.where(after.isfinite(), after - before, -math.inf)
+    # Not to where the density is NaN, nor plus infinity: a chain that went there would never come back.
+    gain = torch.where(after.abs() < math.inf, after - before, -math.inf)
     acceptance = gain.clamp(max=0.0).exp()
     accepted = torch.rand_like(acceptance) < acceptance
     energy = -torch.where(accepted, after, before)
