@@ -70,12 +70,14 @@ from pyro_gen.inference.likelihood import LogLikelihood
 from pyro_gen.inference.mcmc.hmc import Metric, Point
 from pyro_gen.inference.paths import (
     DENSE,
+    Correlated,
     Engine,
     Hamiltonian,
     Particles,
     Path,
     as_target,
     cholesky_factors,
+    correlations,
     covariances,
     engine_of,
     resample,
@@ -549,15 +551,13 @@ class _Plan:
 
     betas: Tensor  # (T + 1,) float64
     step_sizes: Tensor  # (T, N)
-    spreads: Tensor  # of the coordinates: standard deviations (T, N, D), or Cholesky factors (T, N, D, D)
-
-    @property
-    def dense(self) -> bool:
-        return self.spreads.dim() == 4
+    scales: Tensor  # standard deviations of the coordinates, (T, N, D)
+    factors: Tensor | None  # Cholesky factors of the correlations that all targets share, (T, D, D)
 
     def tuning(self, t: int) -> tuple[Tensor, Metric]:
-        spread = self.spreads[t]
-        return self.step_sizes[t], Metric.dense(spread) if self.dense else Metric.diagonal(spread)
+        if self.factors is None:
+            return self.step_sizes[t], Metric.diagonal(self.scales[t])
+        return self.step_sizes[t], Correlated(self.scales[t], self.factors[t])
 
 
 # One leapfrog step is the default by measurement. Mean error of a log-weight in nats for PPCA (20 dimensions, rank 4)
@@ -569,7 +569,8 @@ class _Pilot(NamedTuple):
     """What a pilot round saw at its temperatures."""
 
     intensity: Tensor  # (T, N): the divergence of each step, whose sum is the barrier
-    variances: Tensor  # (T, N, D) or (T, N, D, D), weighted over chains
+    variances: Tensor  # (T, N, D), weighted over chains
+    correlations: Tensor  # (T, D, D), in the mean over targets
     effective: Tensor  # (T, N)
     log_steps: Tensor  # (T, N): step sizes used, corrected by the acceptance they met
 
@@ -606,7 +607,7 @@ def _explore(
     point = engine.start(chains)
     log_w = point.log_density.new_zeros(chains, engine.n, dtype=torch.float64)
     drift = torch.zeros_like(plan.step_sizes[0])
-    rows: list[list[Tensor]] = [[], [], [], []]
+    rows: list[list[Tensor]] = [[], [], [], [], []]
     for t in range(1, len(plan.betas)):
         # A point off the support has weight 0. Tuning needs finite numbers, and the weight of a pilot is not used.
         increment = engine.rise(point, float(plan.betas[t - 1]), float(plan.betas[t]))
@@ -618,14 +619,14 @@ def _explore(
         point, probability = engine.move(point, float(plan.betas[t]), step_size, metric)
         error = probability.mean(0) - acceptance
         effective = effective_sample_size(log_w)
-        weights = log_w.log_softmax(0)
-        if engine.n == 1 or plan.dense:
-            # Where few weights count and no other target is there to lean on, lean on the chains as they are.
-            share = effective / (effective + LEAN)
-            weights = (share * weights.exp() + (1 - share) / chains).log()
-        rows[1].append(covariances(engine.coordinates(point), weights, plan.dense))
-        rows[2].append(effective.to(step_size.dtype))
-        rows[3].append(step_size.log() + error)
+        # Where few weights count, lean on the chains as they are.
+        share = effective / (effective + LEAN)
+        leaning = (share * log_w.softmax(0) + (1 - share) / chains).log()
+        z = engine.coordinates(point)
+        rows[1].append(covariances(z, leaning if engine.n == 1 else log_w))  # many targets lean on one another
+        rows[2].append(correlations(z, leaning) if engine.dim <= DENSE else z.new_zeros(0, 0))
+        rows[3].append(effective.to(step_size.dtype))
+        rows[4].append(step_size.log() + error)
         drift = drift + 0.7 * error
         if tick is not None:
             tick()
@@ -693,17 +694,10 @@ class _Tuner:
         n, dim = z.shape[1:]
         self.positions = torch.tensor([0.0, 1.0], dtype=torch.float64)  # where the two below are known, as betas
         self.log_steps = z.new_full((2, n), -0.25 * math.log(max(dim, 1)))
-        # Correlations where targets have chains enough to know them, and are few enough to keep them.
-        few = n == 1 or n * dim**2 <= 2**14
-        self.dense = settings.precondition and few and 1 < dim <= DENSE and chains >= max(4 * dim, 64)
-        even = torch.zeros(chains, n, dtype=torch.float64, device=z.device)
-        if dim == 0 or not settings.precondition:
-            self.spreads = torch.ones_like(z[:2])
-        elif self.dense:
-            factor = cholesky_factors(covariances(z, even, True), z.new_full((1,), chains))
-            self.spreads = factor.expand(2, n, dim, dim)
-        else:
-            self.spreads = z.std((0, 1)).expand(2, n, dim)
+        # The correlations of targets in the mean, where there are chains enough to know them.
+        self.correlated = settings.precondition and 1 < dim <= DENSE and chains * n >= 10 * dim
+        self.scales = z.std((0, 1)).expand(2, n, dim) if settings.precondition and dim else torch.ones_like(z[:2])
+        self.factors = torch.eye(dim).to(z).expand(2, dim, dim) if self.correlated else None
 
     def plan(self, temperatures: int) -> _Plan:
         betas = _interpolate(torch.linspace(0, 1, temperatures + 1, dtype=torch.float64), self.knots)
@@ -711,7 +705,8 @@ class _Tuner:
         return _Plan(
             betas,
             _at(betas[1:], self.positions, self.log_steps).exp(),
-            _at(betas[1:], self.positions, self.spreads),
+            _at(betas[1:], self.positions, self.scales),
+            None if self.factors is None else _at(betas[1:], self.positions, self.factors),
         )
 
     def learn(self, plan: _Plan, seen: _Pilot) -> None:
@@ -719,15 +714,15 @@ class _Tuner:
         window = temperatures // 8
         self.positions = plan.betas[1:]
         self.log_steps = _smooth(seen.log_steps, window)
-        # A few chains know a variance badly: lean on the neighbouring temperatures and on the other targets.
-        variances = _smooth(seen.variances, window)
-        if not self.settings.precondition:
-            self.spreads = torch.ones_like(variances)
-        elif self.dense:
-            self.spreads = cholesky_factors(variances, seen.effective + LEAN)
-        else:
+        if self.settings.precondition:
+            # A few chains know a variance badly: lean on the neighbouring temperatures and on the other targets.
+            variances = _smooth(seen.variances, window)
             pooled, effective = variances.mean(1, keepdim=True), seen.effective.unsqueeze(-1)
-            self.spreads = ((effective * variances + LEAN * pooled) / (effective + LEAN)).sqrt().clamp(min=1e-6)
+            self.scales = ((effective * variances + LEAN * pooled) / (effective + LEAN)).sqrt().clamp(min=1e-6)
+        else:
+            self.scales = torch.ones_like(seen.variances)
+        if self.correlated:
+            self.factors = cholesky_factors(_smooth(seen.correlations, window), (seen.effective + LEAN).sum(1))
         if self.settings.schedule == "equalised" and not self.fixed:
             length = seen.intensity.square().mean(1).sqrt().cpu()
             length = length + 0.05 * length.mean() + 1e-6  # a step that showed nothing still needs a look

@@ -117,7 +117,8 @@ def log_likelihood(
         >>> print(log_likelihood(Standard(), torch.zeros(4, 2)))
         log-likelihood -1.838 +- 0.000 nats per datum (exact; 4 data, sampling error 0.000)
     """
-    from pyro_gen.inference import ais, smc  # they use this module
+    from pyro_gen.inference.ais import ais, ais_with_gap  # they use this module
+    from pyro_gen.inference.smc import likelihoods
 
     if method not in METHODS:
         raise ValueError(f"log_likelihood(method={method!r}): choose one of {', '.join(METHODS)}.")
@@ -152,11 +153,11 @@ def log_likelihood(
         if kinds.kind == "exact":
             raise ValueError(f'{type(program).__name__} has no latent variable: its likelihood is method="exact".')
         if method == "ais":
-            return ais.ais(program, x, *context, seed=seed, progress=progress, **options)
+            return ais(program, x, *context, seed=seed, progress=progress, **options)
         if method == "bdmc":
-            return ais.ais_with_gap(program, x, *context, seed=seed, progress=progress, **options)
+            return ais_with_gap(program, x, *context, seed=seed, progress=progress, **options)
         if method == "smc":
-            return smc.likelihoods(program, x, *context, seed=seed, progress=progress, **options)
+            return likelihoods(program, x, *context, seed=seed, progress=progress, **options)
         if num_particles is None:
             num_particles = 64 if method == "elbo" else 1000
         return _by_guide(program, x, context, method, num_particles, seed, progress)

@@ -36,12 +36,14 @@ from pyro_gen.program import Program
 
 __all__ = [
     "Base",
+    "Correlated",
     "Engine",
     "Hamiltonian",
     "Particles",
     "Path",
     "as_target",
     "cholesky_factors",
+    "correlations",
     "covariances",
     "engine_of",
     "resample",
@@ -137,11 +139,49 @@ def _gather(tensor: Tensor, index: Tensor) -> Tensor:
     return tensor[index, torch.arange(index.shape[1], device=index.device)]
 
 
-def covariances(z: Tensor, log_weights: Tensor, dense: bool) -> Tensor:
-    """The weighted covariances of points (C, N, D), with shape :math:`(N, D, D)`; or the variances, :math:`(N, D)`."""
+def covariances(z: Tensor, log_weights: Tensor, dense: bool = False) -> Tensor:
+    """The weighted variances of points (C, N, D), with shape :math:`(N, D)`; or the covariances, :math:`(N, D, D)`."""
     w = log_weights.softmax(0).to(z.dtype).unsqueeze(-1)
     centred = z - (w * z).sum(0)
     return torch.einsum("cni,cnj->nij", w * centred, centred) if dense else (w * centred.square()).sum(0)
+
+
+def correlations(z: Tensor, log_weights: Tensor) -> Tensor:
+    """The weighted correlations of points (C, N, D), in the mean over targets, with shape :math:`(D, D)`."""
+    root = log_weights.softmax(0).sqrt().to(z.dtype).unsqueeze(-1)
+    centred = root * (z - (root.square() * z).sum(0))
+    standard = (centred / centred.square().sum(0).sqrt().clamp(min=1e-12)).flatten(0, 1)
+    return standard.T @ standard / z.shape[1]
+
+
+class Correlated(Metric):
+    """Scales of each target (*B, D) after a factor (D, D) of correlations that all of them share."""
+
+    kind = "correlated"
+
+    def __init__(self, scale: Tensor, factor: Tensor) -> None:
+        self.scale, self.factor = scale, factor
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.scale, self.factor
+
+    def push(self, u: Tensor) -> Tensor:
+        return self.scale * (u @ self.factor.mT)
+
+    def pull(self, g: Tensor) -> Tensor:
+        return (self.scale * g) @ self.factor
+
+    def whiten(self, z: Tensor) -> Tensor:
+        u: Tensor = torch.linalg.solve_triangular(self.factor.mT, z / self.scale, upper=True, left=False)
+        return u
+
+    def unpull(self, q: Tensor) -> Tensor:
+        g: Tensor = torch.linalg.solve_triangular(self.factor, q, upper=False, left=False)
+        return g / self.scale
+
+    def scaled(self, factor: float | Tensor) -> Metric:
+        return Correlated(self.scale * (factor.unsqueeze(-1) if isinstance(factor, Tensor) else factor), self.factor)
 
 
 def cholesky_factors(covariance: Tensor, effective: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.data import as_tensor
 from pyro_gen.density import as_inputs, evaluation, row_chunks, rows_of
-from pyro_gen.inference import ais
+from pyro_gen.inference.ais import posterior_draws
 from pyro_gen.inference.importance import (
     effective_sample_size,
     enumerated,
@@ -311,7 +311,7 @@ def _by_ais(program: Program, x: Tensor, context: tuple[Any, ...], draws: int, s
     return torch.cat(
         [
             _with_latents(program, x[rows], rows_of(x, context, rows), values)
-            for rows, values in ais.posterior_draws(program, x, *context, draws=draws, start=start)
+            for rows, values in posterior_draws(program, x, *context, draws=draws, start=start)
         ],
         1,
     )
