@@ -26,6 +26,12 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "mu": (4.2, 4.6),  # posteriordb has 4.41
         "tau": (3.4, 3.8),  # posteriordb has 3.60
     },
+    "evidence_model_choice": {
+        "degree": (3, 3),
+        "log_bayes_factor_3_to_2": (10.6, 11.6),  # exact: 11.07
+        "log_bayes_factor_3_to_5": (3.0, 4.3),  # exact: 3.66
+        "largest_z": (0.0, 6.0),  # of 12 estimates, half of them with 7 degrees of freedom
+    },
     "factor_analysis": {
         "factors": (2, 8),
         "validation": (-12.3, -11.4),  # one factor has -12.4
