@@ -272,11 +272,9 @@ class Exporter:
         return xr.Dataset(variables, coords, self._attrs(group))
 
     def _attrs(self, group: str) -> dict[str, Any]:
-        from pyro_gen import __version__
-
         note = {
             "inference_library": "pyro_gen",
-            "inference_library_version": __version__,
+            "inference_library_version": metadata.version("pyro-gen"),
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         return note | (self.attrs if group == "posterior" else {})
