@@ -48,6 +48,7 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.density import Density
 from pyro_gen.inference.importance import psis
+from pyro_gen.inference.mcmc.initial import points
 
 __all__ = ["Approximation", "approximate", "pathfinder"]
 
@@ -158,8 +159,6 @@ def pathfinder(density: Density, chains: int, seed: int = 0, *, paths: int = 16)
         >>> z.shape, bool((z.mean(0) - 5.0).abs().max() < 0.02), bool((z.std(0) - 0.1).abs().max() < 0.02)
         (torch.Size([1000, 3]), True, True)
     """
-    from pyro_gen.inference.mcmc.initial import points  # which offers this function
-
     if chains < 1 or paths < 1:
         raise ValueError(f"pathfinder(chains={chains}, paths={paths}): give positive numbers.")
     with seeded(seed), torch.no_grad():

@@ -6,6 +6,7 @@ import torch
 from pyro_gen._random import seeded
 from pyro_gen.density import Density
 from pyro_gen.inference.mcmc import pathfinder as module
+from pyro_gen.inference.mcmc import run
 from pyro_gen.inference.mcmc.initial import points
 from pyro_gen.inference.mcmc.pathfinder import approximate, pathfinder
 
@@ -161,6 +162,14 @@ def test_batch_and_precision(untouched_rng):
         assert bool(((z.std(0) / scales - 1).abs() < 6 * (1.25 / 2000) ** 0.5).all())
         assert torch.equal(z, pathfinder(target, 1000, paths=8))
         assert not torch.equal(z, pathfinder(target, 1000, seed=1, paths=8))
+
+
+def test_starts_chains():
+    """From points near the posterior a short warm-up is enough, where the posterior is far from (-2, 2)."""
+    far = Density.from_functions(lambda z: -0.5 * ((z - 1e4) / 3.0).square().sum(-1), 3)
+    z = run(far, chains=64, warmup=30, draws=50, init="pathfinder").z
+    # 3200 draws, of which a tenth counts as independent at least: beyond 6 standard errors with probability 1e-8.
+    assert bool(((z.mean((0, 1)) - 1e4).abs() < 6 * 3.0 / 320**0.5).all())
 
 
 def test_support_and_errors():
