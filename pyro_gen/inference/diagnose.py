@@ -477,7 +477,7 @@ class Diagnosis:
             "ess_bulk": "bulk-ESS at least {:,.0f}",
             "ess_tail": "tail-ESS at least {:,.0f}",
             "mcse_over_sd": "every mean known to {:.1%} of a standard deviation",
-            "divergences": "{:,.0f} divergent transitions",
+            "divergences": "divergent transitions {:,.0f}",
             "bfmi": "E-BFMI {:.2f}",
             "acceptance_rate": "acceptance {:.2f}",
             "khat": "Pareto k-hat {:.2f}",
@@ -537,16 +537,20 @@ def diagnose(idata: Any, superchains: int | Sequence[int] | None = None) -> Diag
     figures: dict[str, float] = {}
     problems = list(_not_finite(table))
     if "ess" in table:
-        about = f"{method or 'weighted draws'}: {chains * draws:,} weighted draws, {len(table):,} parameters"
+        about = f"{method or 'weights'}: {_count(chains * draws, 'weighted draw')}, {_count(len(table), 'parameter')}"
         problems += _of_weights(table, stats, figures)
     else:
-        about = f"{method or 'draws'}: {chains:,} chains of {draws:,} draws, {len(table):,} parameters"
+        about = f"{method or 'draws'}: {_count(chains, 'chain')} of {draws:,} draws, {_count(len(table), 'parameter')}"
         independent = method == "guide" or method == "smc"
         for check in (_of_convergence, _of_size):
             problems += check(table, chains, draws, figures) if not independent else ()
         if stats is not None:
             problems += _of_transitions(posterior, stats, method, figures)
     return Diagnosis(tuple(problems), figures, table, about)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _worst(column: Any, bad: Any, ascending: bool = False) -> tuple[str, ...]:
@@ -633,10 +637,10 @@ def _of_transitions(posterior: Any, stats: Any, method: str, figures: dict[str, 
             where = _chains(diverging.reshape(*diverging.shape[:2], -1).any((1, 2)))
             yield Problem(
                 "divergences",
-                f"{count:,} of {diverging.size:,} transitions diverged, in {len(where):,} chains: there are regions "
-                "that the integrator cannot enter, so they are missing from the draws. In a hierarchical model write "
-                "the group effects non-centred (an effect is scale * a standard normal); else try a higher "
-                "target_accept, or a prior that keeps scales away from 0.",
+                f"{count:,} of {diverging.size:,} transitions diverged, in {_count(len(where), 'chain')}: there are "
+                "regions that the integrator cannot enter, so they are missing from the draws. In a hierarchical model "
+                "write the group effects non-centred (an effect is scale * a standard normal); else try a higher "
+                "target_acceptance, or a prior that keeps scales away from 0.",
                 where,
             )
     if "energy" in stats and method in ("", "hmc", "nuts"):
@@ -662,8 +666,7 @@ def _of_transitions(posterior: Any, stats: Any, method: str, figures: dict[str, 
                 "tree_depth",
                 f"{share:.0%} of the trajectories ended because they reached the greatest depth, {limit}: each costs "
                 f"{2**limit - 1:,} gradients and still does not turn back. The scales of the posterior differ by "
-                "orders of magnitude: put parameters on similar scales, use a dense or low-rank metric, or raise the "
-                "greatest depth.",
+                'orders of magnitude: put parameters on similar scales, use metric="dense", or raise max_depth.',
             )
     restarted, of = (
         int(posterior.attrs.get("restarted", 0)),

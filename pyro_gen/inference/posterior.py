@@ -6,6 +6,7 @@ in memory or, a block at a time, on disk; :func:`pyro_gen.diagnose` says whether
 """
 
 import hashlib
+import inspect
 import json
 import math
 import time
@@ -307,8 +308,14 @@ def _from_chains(
     report: Callable[[float, str], None],
     options: dict[str, Any],
 ) -> "az.InferenceData":
-    from pyro_gen.inference.mcmc import run
+    from pyro_gen.inference.mcmc import SAMPLERS, run
 
+    known = inspect.signature(SAMPLERS[method]).parameters
+    names = [name for name, p in known.items() if name != "density" and p.kind is not p.VAR_KEYWORD]
+    if len(names) + 1 == len(known) and (unknown := [name for name in options if name not in names]):
+        raise ValueError(
+            f'posterior(method="{method}") has no option {unknown[0]!r}: choose from {", ".join(names) or "(none)"}.'
+        )
     size = _block_size(target, exporter, settings["chains"])
     mark = _fingerprint(target, exporter, method, settings, options)
     if state is not None:

@@ -479,6 +479,9 @@ def test_wrong_inputs(tmp_path: Path) -> None:
     check('"guide"\\) does not take warmup', Conjugate(), X, method="guide", warmup=4)
     check('"smc"\\) does not take init', method="smc", init="prior")
     check('"gibbs"\\) needs blocks', method="gibbs")
+    check("\"hmc\"\\) has no option 'depth': choose from .*max_steps", depth=3)
+    check("\"nuts\"\\) has no option 'max_steps': choose from .*max_depth", method="nuts", max_steps=3)
+    check("has no option 'depth'|'depth'", method="smc", depth=3)
     check("has no latent variable", lambda x: pyro.sample("x", dist.Normal(0.0, 1.0), obs=x), X)
     path = tmp_path / "run.nc"
     path.write_text("not ours")
