@@ -40,6 +40,12 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "rmse_of_the_mean": (0.95, 1.05),
         "coverage_90": (0.82, 0.95),
     },
+    "flow_guide": {
+        "khat_mean_field": (0.7, 2.0),
+        "khat_flow": (-1.0, 0.7),
+        "gap_mean_field": (0.5, 1.2),
+        "gap_flow": (-0.1, 0.1),
+    },
     "vae_digits": {
         "elbo": (-19.6, -18.0),
         "iwae": (-18.6, -17.2),
@@ -62,6 +68,10 @@ def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert low <= numbers[key] <= high, f"{key} = {numbers[key]}, expected between {low} and {high}"
     picture = tmp_path / "outputs" / f"{name}.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
+    if name == "flow_guide":
+        for key in ("flow_a", "flow_b", "hmc_a", "hmc_b"):  # the posterior's standard deviations are 0.7 and 0.9
+            assert abs(numbers[key] - numbers[f"exact_{key[-1]}"]) < 0.1, key
+        assert abs(numbers["mean_field_a"] - numbers["exact_a"]) > 0.2
     if name == "vae_digits":
         assert numbers["elbo"] < numbers["iwae"] <= numbers["ais"] + 0.1
 
