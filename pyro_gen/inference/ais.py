@@ -784,13 +784,18 @@ class _Rows:
         self.program, self.x, self.context, self.settings = program, x, context, settings
 
     def chunks(self) -> list[slice]:
-        probe = density(self.program, self.x[:1], *rows_of(self.x, self.context, slice(1)))
+        probe = density(self.program, self.x[:1], *rows_of(self.x, self.context, slice(1)), per_datum=True)
+        if probe.unnormalised:
+            raise ValueError(
+                f"{type(self.program).__name__} has a factor, so it gives no normalised density of data and latents, "
+                "and the integral is no likelihood: leave the factor out, or use anneal(density(program, x)) for it."
+            )
         chains = max(self.settings.chains or CHAINS[0], FEWEST)
         return list(row_chunks(len(self.x), max(1, rows_per_chunk(probe.entries, self.x.device) // chains)))
 
     def engine(self, rows: slice) -> Engine:
         data = (self.x[rows], *rows_of(self.x, self.context, rows))
-        return engine_of(density(self.program, *data), self.settings.start, self.settings.leapfrog)
+        return engine_of(density(self.program, *data, per_datum=True), self.settings.start, self.settings.leapfrog)
 
 
 class _Single:

@@ -398,3 +398,18 @@ def test_density_of_functions():
         module.anneal(target)
     with pytest.raises(ValueError, match="no program"):
         module.anneal(target, start="guide")
+
+
+def test_likelihoods_of_data_that_have_none():
+    offset = torch.randn(6, 2)
+    with pytest.raises(ValueError, match="global latent variable 'mu'"):
+        ais(Means(), torch.randn(6, 2), offset, start="prior")
+
+    class Factor(Scale):
+        def model(self, x):
+            with self.plate(x):
+                pyro.factor("penalty", -x[:, 0].square())
+            return super().model(x)
+
+    with pytest.raises(ValueError, match="has a factor"):
+        ais(Factor(), torch.randn(6, 3), start="prior")
