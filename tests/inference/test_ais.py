@@ -405,11 +405,12 @@ def test_likelihoods_of_data_that_have_none():
     with pytest.raises(ValueError, match="global latent variable 'mu'"):
         ais(Means(), torch.randn(6, 2), offset, start="prior")
 
-    class Factor(Scale):
+    class Factor(Program):
         def model(self, x):
             with self.plate(x):
-                pyro.factor("penalty", -x[:, 0].square())
-            return super().model(x)
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+                pyro.factor("penalty", -z.square())
+                return observe("x", dist.Normal(z, 1.0), x)
 
     with pytest.raises(ValueError, match="has a factor"):
-        ais(Factor(), torch.randn(6, 3), start="prior")
+        ais(Factor(), torch.randn(6), start="prior")
