@@ -63,7 +63,7 @@ class Fill(Messenger):
         if name in self.states:
             msg["value"] = self.states[name]
         else:
-            transform = biject_to(fn.support)
+            transform = transform_of(fn)
             shape = transform.inverse_shape(fn.batch_shape + fn.event_shape)
             u = self.pieces[name].reshape(shape)
             msg["value"] = transform(u)
@@ -88,11 +88,16 @@ class Sizes(Messenger):
             self.discrete[msg["name"]] = (fn.enumerate_support(expand=False).flatten(), shape)
             msg["value"] = torch.zeros(shape, dtype=torch.long)
         else:
-            transform = biject_to(fn.support)
+            transform = transform_of(fn)
             u = draws(*transform.inverse_shape(shape))
             self.sizes[msg["name"]] = u.numel()
             msg["value"] = transform(u)
         msg["done"] = True
+
+
+def transform_of(fn: Any) -> Any:
+    # The support of a mixture is that of its components; torch knows no transform to what it calls its constraint.
+    return biject_to(fn.component_distribution.support if isinstance(fn, dist.MixtureSameFamily) else fn.support)
 
 
 def assignments(discrete: dict[str, tuple[Tensor, torch.Size]]) -> Iterator[dict[str, Tensor]]:

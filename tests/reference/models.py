@@ -154,14 +154,14 @@ def hidden_markov(y: Tensor) -> None:
 
 
 def mixture(y: Tensor) -> None:
-    """Two normal components in a known order."""
+    """Two normal components in a known order, the allocations summed out."""
     mu = pyro.sample("mu", dist.ImproperUniform(constraints.ordered_vector, (), (2,)))
     pyro.factor("prior", dist.Normal(0.0, 2.0).log_prob(mu).sum())
     sigma = pyro.sample("sigma", dist.HalfNormal(2.0).expand((2,)).to_event(1))
     theta = pyro.sample("theta", dist.Beta(5.0, 5.0))
-    weights = dist.Categorical(torch.stack([theta, 1 - theta]))
+    components = dist.Normal(mu.unsqueeze(-1), sigma.unsqueeze(-1)).log_prob(y)
     with pyro.plate("data", len(y)):
-        pyro.sample("y", dist.MixtureSameFamily(weights, dist.Normal(mu, sigma)), obs=y)
+        pyro.factor("y", torch.logaddexp(theta.log() + components[0], (-theta).log1p() + components[1]))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
