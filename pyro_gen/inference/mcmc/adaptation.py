@@ -231,6 +231,11 @@ class Trajectory:
         """The mean length."""
         return 0.5 * math.pi * self.spread * math.exp(self.log_factor)
 
+    def renew(self) -> None:
+        """Begins anew: the metric has changed, and what was learnt may have been learnt on the way to the target."""
+        self._time = self._learning = 0
+        self.log_factor = self.average = 0.0
+
     def freeze(self) -> None:
         """Ends the adaptation."""
         self.log_factor = self.average

@@ -87,7 +87,7 @@ class HMC(Sampler):
     """
 
     # Until these shares of the warm-up trajectories have one step, and few; then it learns how many they should have.
-    MALA, SHORT = 0.1, 0.3
+    MALA, SHORT = 0.1, 0.45
     FEW = 32
     JITTER = 0.5
 
@@ -142,7 +142,10 @@ class HMC(Sampler):
                     step_size * info.num_steps,
                     learn=progress >= self.SHORT,
                 )
+            metric = self.tuning.metric
             point = self.tuning.update(point, info.acceptance, progress)
+            if self.tuning.metric is not metric:
+                self.trajectory.renew()
         elif progress is not None:
             self._freeze()
         return point, figures
