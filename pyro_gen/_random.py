@@ -1,6 +1,7 @@
 """Reproducible randomness that leaves the caller's generators alone, and randomness under ``vmap``."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -74,7 +75,8 @@ def vmap_draws(particle: Callable[..., T], num_particles: int, *batched: Any) ->
         >>> z.shape, z.unique().numel()
         (torch.Size([3, 2]), 6)
     """
-    with _OutOfPlaceDraws():
+    with _OutOfPlaceDraws(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")  # a clamp in Gamma, one particle at a time
         return torch.vmap(lambda _, *args: particle(*args), randomness="different")(
             torch.zeros(num_particles), *batched
         )
