@@ -28,10 +28,11 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.distributions import TorchDistribution
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.distributions import biject_to
+from torch.distributions import biject_to, constraints
 
 from pyro_gen.inference.guides.flows import FlowDistribution, Transport, check_options
 from pyro_gen.likelihoods import no_completion
@@ -340,6 +341,34 @@ class FullRank(_Gaussian):
         return dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril())
 
 
+class _LowRankNormal(TorchDistribution):
+    """As torch's LowRankMultivariateNormal, which adds its identity matrix in place and so cannot be recorded."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # torch's name and type
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, factor: Tensor, log_scale: Tensor) -> None:
+        self.loc, self.factor, self.log_scale = loc, factor, log_scale
+        super().__init__(torch.Size(), loc.shape, validate_args=False)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+        options: dict[str, Any] = {"dtype": self.loc.dtype, "device": self.loc.device}
+        common = torch.randn(*sample_shape, self.factor.shape[1], **options) @ self.factor.mT
+        own = self.log_scale.exp() * torch.randn(*sample_shape, len(self.loc), **options)
+        return self.loc + common + own
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        z = (value - self.loc) * (-self.log_scale).exp()  # (*, D)
+        a = self.factor * (-self.log_scale).exp().unsqueeze(-1)  # of covariance I + a a^T in units of the scale
+        eye = torch.eye(a.shape[1], dtype=a.dtype, device=a.device)
+        tril = torch.linalg.cholesky(eye + a.mT @ a)
+        projected = torch.linalg.solve_triangular(tril, (z @ a).unsqueeze(-1), upper=False).squeeze(-1)
+        quadratic = z.square().sum(-1) - projected.square().sum(-1)
+        log_det = self.log_scale.sum() + tril.diagonal().log().sum()
+        return -0.5 * (quadratic + len(self.loc) * math.log(2 * math.pi)) - log_det  # type: ignore[no-any-return]
+
+
 class LowRank(_Gaussian):
     r"""A normal distribution with covariance :math:`W W^\top + \mathrm{diag}(d)`, for many latent variables.
 
@@ -367,7 +396,7 @@ class LowRank(_Gaussian):
         self.factor = nn.Parameter(scale / rank**0.5 * noise)
 
     def distribution(self) -> Any:
-        return dist.LowRankMultivariateNormal(self.loc, self.factor, (2 * self.log_scale).exp())
+        return _LowRankNormal(self.loc, self.factor, self.log_scale)
 
     def scale_tril(self) -> Tensor:
         covariance = self.factor @ self.factor.mT + (2 * self.log_scale).exp().diag()

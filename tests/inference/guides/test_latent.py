@@ -137,6 +137,9 @@ def test_a_low_rank_guide_reaches_a_low_rank_posterior() -> None:
     assert isinstance(guide, LowRank)
     assert torch.allclose(guide.loc, torch.ones(5), atol=0.1)
     covariance = guide.factor @ guide.factor.mT + (2 * guide.log_scale).exp().diag()
+    points = torch.randn(4, 5)
+    of_torch = dist.MultivariateNormal(guide.loc, covariance).log_prob(points)
+    assert torch.allclose(guide.distribution().log_prob(points), of_torch, rtol=1e-4, atol=1e-3)
     assert torch.allclose(covariance, direction @ direction.mT + diagonal.diag(), atol=0.15)
     assert abs(log_weights(program, x).mean() - evidence) < 0.02
 
@@ -156,12 +159,13 @@ def banana_evidence(x: Tensor) -> float:
     return float(log_p.flatten().logsumexp(0) + 2 * (axis[1] - axis[0]).log())
 
 
-@pytest.mark.parametrize("kind", ["affine", "spline", "coupling"])
+@pytest.mark.parametrize("kind", ["affine", "spline"])  # of two dimensions coupling is the same as autoregressive
 def test_a_flow_guide_fits_a_banana(kind: str) -> None:
     x = torch.tensor([1.0, 1.2])
     evidence = banana_evidence(x)
-    program = pg.Program.from_functions(banana, Flow(kind, layers=2, hidden=(32,)))
-    train(program, x, epochs=800, lr=0.02, particles=128)
+    options: Any = {"layers": 2, "hidden": (32,)} if kind == "affine" else {"layers": 3, "hidden": (64, 64)}
+    program = pg.Program.from_functions(banana, Flow(kind, init_scale=1.0, **options))
+    train(program, x, epochs=1000, lr=0.02 if kind == "affine" else 0.01, particles=128)
     log_w = log_weights(program, x)
     assert -0.01 < evidence - log_w.mean() < 0.05
     if kind == "affine":  # the twin: the best Gaussian is far from it
