@@ -78,6 +78,7 @@ class Density(abc.ABC):
         self.compile = compile
         self._evaluations = 0
         self._graphs: dict[Any, Callable[..., tuple[Tensor, ...]]] = {}
+        self._whole: dict[Any, Callable[..., tuple[Tensor, ...]]] = {}  # those for all chains at once
 
     @staticmethod
     def from_functions(
@@ -175,6 +176,8 @@ class Density(abc.ABC):
         return tree_map(lambda *leaves: torch.cat(leaves), *parts)
 
     def _held_tensors(self, held: Held | None) -> list[Tensor]:
+        if not held and not self.hold:
+            return []
         held = held or {}
         if set(held) != set(self.hold):
             raise ValueError(
@@ -214,14 +217,21 @@ class Density(abc.ABC):
             return value.detach(), _gradient(value, z)
 
     def _evaluate(self, kind: str, z: Tensor, *args: Tensor) -> tuple[Tensor, ...]:
-        z = z.detach()
+        if z.requires_grad:
+            z = z.detach()
+        whole = self._whole.get((kind, z.shape, z.dtype))
 
         def chunk(*parts: Tensor) -> tuple[Tensor, ...]:
             parts = tuple(p.contiguous() for p in parts)  # a graph holds for the strides it was recorded with
             return self._graph(kind, *parts)(*parts)
 
         with torch.no_grad():
-            return self._in_chunks(chunk, z, *args)  # type: ignore[no-any-return]
+            if whole is not None:
+                return whole(*(t.contiguous() for t in (z, *args)))
+            out: tuple[Tensor, ...] = self._in_chunks(chunk, z, *args)
+            if self._chunk(len(z)) >= len(z) > 0:  # the way to the graph is shorter next time
+                self._whole[kind, z.shape, z.dtype] = self._graph(kind, z, *args)
+            return out
 
     def _graph(self, kind: str, *args: Tensor) -> Callable[..., tuple[Tensor, ...]]:
         """The fastest function that is known to be right for inputs of this shape."""
@@ -269,7 +279,7 @@ class Density(abc.ABC):
         seconds = self._evaluations * nodes * (4e-6 + 1e-9 * args[0].numel() / max(self.dim, 1) * self.entries)
         repaid = self.compile == "auto" and nodes <= 2000 and 0.66 * seconds > 5 + 0.03 * nodes
         if not (self.compile == "on" or repaid):
-            return graph  # type: ignore[no-any-return]
+            return graph.forward  # type: ignore[no-any-return]
         problem = "no C++ compiler (c++, g++, clang++) on this machine"
         if compiler_available() or args[0].device.type != "cpu":
             try:
@@ -281,7 +291,7 @@ class Density(abc.ABC):
                 return compiled
         if self.compile == "on":
             warnings.warn(f"Not compiled, so slower: {problem}.", stacklevel=8)
-        return graph  # type: ignore[no-any-return]
+        return graph.forward  # type: ignore[no-any-return]
 
     def expect(self, evaluations: int) -> None:
         """Announces how many gradients will be asked for, by which ``compile="auto"`` decides.

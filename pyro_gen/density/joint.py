@@ -69,7 +69,7 @@ class ProgramDensity(Density):
         missing: bool,
         compile: str,
     ) -> None:
-        batch = (len(data[0]),) if per_datum else () if stacked is None else (stacked,)
+        batch = next(iter(sites.values())).shape[:1] if per_datum else () if stacked is None else (stacked,)
         tensors = [d for d in data if isinstance(d, Tensor)]
         constants = constants_of(program)
         dtype = next((c.dtype for c in (*constants.values(), *tensors) if c.is_floating_point()), None)
@@ -281,8 +281,9 @@ class ProgramDensity(Density):
     def pointwise_log_likelihood(self, z: Tensor, *, held: Held | None = None) -> dict[str, Tensor]:
         r"""The log-density of each observation given the latent variables, masks and scales applied.
 
-        Discrete latent variables are summed out. Observed sites that share one are not independent given the rest:
-        they give one entry, named after the first and the last of them.
+        Discrete latent variables are summed out. Observations that share one are not independent given the rest: those
+        of one site in a plate that the variable stands outside of have one sum, without the plate's dimension, and
+        several sites give one entry, named after the first and the last of them.
 
         Arguments:
             z: Unconstrained points, with shape :math:`(C, *batch, D)`.
@@ -306,7 +307,8 @@ class ProgramDensity(Density):
                 seen = [n for n in group if sites[n]["is_observed"]]
                 if not seen:
                     continue
-                fewest = min(seen, key=lambda n: len([f for f in sites[n]["cond_indep_stack"] if f.vectorized]))
+                # Latent ones too: what depends on one variable from outside of its plates is not independent in them.
+                fewest = min(group, key=lambda n: len(frames(sites[n])))
                 total = contract(trace, latent + seen, plates_of=fewest)
                 if any(n in self._sites for n in latent):
                     total = total - contract(trace, latent, plates_of=fewest)
