@@ -75,6 +75,9 @@ class _Recorder(TorchDispatchMode):
         self.root = torch.nn.Module()
         self.nodes: Any = WeakTensorKeyDictionary()
         self.constants: Any = WeakTensorKeyDictionary()
+        self.views: Any = WeakTensorKeyDictionary()  # of what is not recorded: how they were made
+        self.captured: set[int] = set()  # the memory of constants
+        self.written: set[int] = set()  # the memory of what began as a constant and was written to
         self.count = 0
         for i, tensor in enumerate(inputs):
             self._track(tensor, self.graph.placeholder(f"input_{i}"))
@@ -88,34 +91,57 @@ class _Recorder(TorchDispatchMode):
         if not isinstance(value, Tensor):
             return value
         if value not in self.nodes:
+            if _memory(value) in self.written:
+                self._make_view(value)
+                return self.nodes[value]
             name = f"constant_{self.count}"
             self.count += 1
             self.root.register_buffer(name, value.detach(), persistent=False)
             self._track(value, self.graph.get_attr(name))
             self.constants[value] = name
+            self.captured.add(_memory(value))
         return self.nodes[value]
 
     def _make_variable(self, constant: Tensor) -> None:
         """Prepares a constant for being written to: zeros by the gradient of an index, empty space by a draw."""
-        if constant.untyped_storage().nbytes() > constant.numel() * constant.element_size():
-            raise RuntimeError("a part of a constant is changed in place")
+        if constant in self.views:
+            base = self.views[constant][1][0]
+            if _memory(base) not in self.written:
+                self._make_variable(base)
+            self._make_view(constant)
+            return
+        if _memory(constant) in self.captured or constant.untyped_storage().nbytes() > constant.nbytes:
+            raise RuntimeError("a constant is changed in place after it was used")
         before = self.node_of(constant.clone())
-        self.constants.pop(constant, None)
         self._track(constant, self.graph.call_function(torch.ops.aten.clone.default, (before,)))
+        self.written.add(_memory(constant))
+
+    def _make_view(self, view: Tensor) -> None:
+        if view not in self.views:
+            raise RuntimeError("a part of a constant is changed in place")
+        func, args, kwargs = self.views[view]
+        nodes, options = tree_map(self.node_of, (args, kwargs))
+        self._track(view, self.graph.call_function(func, nodes, options))
+
+    def _depends(self, tensor: Tensor) -> bool:
+        return (tensor in self.nodes and tensor not in self.constants) or _memory(tensor) in self.written
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors = [a for a in tree_flatten((args, kwargs))[0] if isinstance(a, Tensor)]
-        depends = any(t in self.nodes and t not in self.constants for t in tensors)
+        depends = any(self._depends(t) for t in tensors)
         if func is torch.ops.aten._local_scalar_dense.default and depends:
             raise RuntimeError("the value of a tensor is taken out of it (data-dependent)")
         random = torch.Tag.nondeterministic_seeded in func.tags
         changed = args[0] if func._schema.is_mutable and isinstance(args[0], Tensor) else None
         if func in _BY_SHAPE or not (depends or random):
-            if changed is not None and changed in self.constants:
-                raise RuntimeError("a constant is changed after it was used")
-            return func(*args, **kwargs)
-        if changed is not None and (changed not in self.nodes or changed in self.constants):
+            if changed is not None and _memory(changed) in self.captured:
+                raise RuntimeError("a constant is changed in place after it was used")
+            out = func(*args, **kwargs)
+            if isinstance(out, Tensor) and tensors and out is not changed and _memory(out) == _memory(tensors[0]):
+                self.views[out] = func, args, kwargs
+            return out
+        if changed is not None and not self._depends(changed):
             self._make_variable(changed)
         nodes, options = tree_map(self.node_of, (args, kwargs))
         out = func(*args, **kwargs)
@@ -127,6 +153,10 @@ class _Recorder(TorchDispatchMode):
                 if isinstance(part, Tensor):
                     self._track(part, self.graph.call_function(operator.getitem, (node, i)))
         return out
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata  # type: ignore[no-any-return]
 
 
 def record(function: Callable[..., Any], *examples: Tensor) -> fx.GraphModule:

@@ -92,3 +92,29 @@ def test_writing_into_constants():
                 results.append(run(x))
         torch.testing.assert_close(*results)
     torch.testing.assert_close(graph(x) - graph(x) != 0, torch.tensor([True] * 3))
+
+
+def test_writing_into_parts_of_constants():
+    def function(x):
+        whole = torch.zeros(3, 3)
+        corner = whole[:2, :2]
+        corner.diagonal().copy_(x[:2])
+        whole[2] += x  # reads what was a constant, and writes it
+        product = x.outer(x).contiguous()
+        product.view(-1)[::4] += 1  # the diagonal, through a view of what depends on x
+        return whole + product, corner.sum()
+
+    graph = record(function, torch.randn(3))
+    for _ in range(2):  # the constants are as they were
+        x = torch.randn(3)
+        for a, b in zip(graph(x), function(x), strict=True):
+            torch.testing.assert_close(a, b)
+
+    def stale(x):
+        table = torch.ones(3)
+        y = x * table
+        table[0] = x[0]
+        return y + table
+
+    with pytest.raises(RuntimeError, match="after it was used"):
+        record(stale, torch.randn(3))
