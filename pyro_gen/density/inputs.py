@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from pyro.poutine.trace_struct import Trace
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_gen.data import as_tensor
 from pyro_gen.program import Program, data_frame, is_local, sample_sites
@@ -39,24 +39,31 @@ def as_inputs(program: Program, x: Any, *context: Any) -> tuple[Any, ...]:
 
 @contextmanager
 def evaluation(program: Program | Callable[..., Any]) -> Iterator[None]:
-    """Puts a program in evaluation mode (dropout off, ...) and restores the modes of its modules afterwards."""
-    if not isinstance(program, Program):
+    """Puts a program in evaluation mode (dropout off, ...) and restores the modes of its modules afterwards.
+
+    A plain model function has modules where it is one, or a method of one.
+    """
+    module = getattr(program, "__self__", program)
+    if not isinstance(module, nn.Module):
         yield
         return
-    training = [module for module in program.modules() if module.training]
-    program.eval()
+    training = [part for part in module.modules() if part.training]
+    module.eval()
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        for part in training:
+            part.training = True
 
 
 def constants_of(program: Program | Callable[..., Any]) -> dict[str, Tensor]:
-    """The parameters and buffers of a program by name, detached: what a density holds fixed."""
+    """Copies of the parameters and buffers of a program by name: what a density holds fixed.
+
+    Copies, since a graph has numbers in it that were computed from them: training goes on in place.
+    """
     if not isinstance(program, Program):
         return {}
-    return {n: p.detach() for n, p in (*program.named_parameters(), *program.named_buffers())}
+    return {n: p.detach().clone() for n, p in (*program.named_parameters(), *program.named_buffers())}
 
 
 def entries_per_datum(trace: Trace) -> int:

@@ -26,6 +26,7 @@ from pyro_gen.density.inputs import (
 )
 from pyro_gen.density.sites import (
     Constrained,
+    HeldSite,
     HeldValues,
     Predicted,
     Slot,
@@ -39,7 +40,7 @@ from pyro_gen.density.sites import (
     is_factor,
 )
 from pyro_gen.likelihoods import assume_missing, completions, no_completion
-from pyro_gen.program import Program, data_dim, is_local, per_datum_log_prob, sample_sites
+from pyro_gen.program import Program, data_dim, data_frame, is_local, per_datum_log_prob, sample_sites
 
 
 class ProgramDensity(Density):
@@ -85,7 +86,6 @@ class ProgramDensity(Density):
         self.program, self.data, self.prototype = program, data, prototype
         self.hold, self.improper, self.per_datum, self.stacked = hold, improper, per_datum, stacked
         latent = {n: s for n, s in sample_sites(prototype).items() if not s["is_observed"]}
-        self.held_sites = {name: held_site(latent[name]) for name in hold}
         self.unnormalised = any(is_factor(s) for s in sample_sites(prototype).values() if s["is_observed"])
         self._sites = sites
         self._missing = missing
@@ -93,6 +93,25 @@ class ProgramDensity(Density):
         self._discrete = [n for n, s in latent.items() if n not in hold and s["fn"].support.is_discrete]
         self._randomness = "error"
         self._plate_dims = max((-f.dim for s in prototype.nodes.values() for f in frames(s)), default=0)
+        self.held_sites = self._with_fixed_supports()
+
+    def _with_fixed_supports(self) -> dict[str, HeldSite]:
+        """The held sites; those whose possible values depend on other variables, as some draws show, without them."""
+        sites = {name: held_site(sample_sites(self.prototype)[name]) for name in self.hold}
+        # A binomial of a random count; the number of categories is that of the columns of a tensor.
+        doubtful = [
+            n
+            for n, s in sites.items()
+            if s.support is not None and hasattr(innermost(self.prototype.nodes[n]["fn"]), "total_count")
+        ]
+        with self._ready():
+            for _ in range(16 if doubtful else 0):
+                drawn = sample_sites(self._trace(self._set(0), Constrained({}, self.hold)))
+                for name in doubtful:
+                    known, support = sites[name].support, held_site(drawn[name]).support
+                    if known is None or support is None or not torch.equal(support, known):
+                        sites[name] = sites[name]._replace(support=None)
+        return sites
 
     @contextmanager
     def _ready(self) -> Iterator[None]:
@@ -210,7 +229,7 @@ class ProgramDensity(Density):
             return {name: torch.stack([values[name] for values in sets]) for name in sets[0]}
 
     def _set(self, i: int) -> tuple[Any, ...]:
-        return tuple(d[i] if isinstance(d, Tensor) else d for d in self.data)
+        return self.data if self.stacked is None else tuple(d[i] if isinstance(d, Tensor) else d for d in self.data)
 
     def sample_prior(self, chains: int) -> Tensor:
         if self.improper:
@@ -396,16 +415,18 @@ def density(
 ) -> ProgramDensity:
     r"""Turns a program and its data into a pure function of tensors.
 
-    Parameters are constants. Modules are put in evaluation mode for the time of an evaluation. The model runs once with
-    Pyro's validation on, so that what is wrong with it is said in Pyro's own words. A model that ``vmap`` cannot take
-    is evaluated chain by chain, with a warning that names the line.
+    Parameters are constants: those of a program as they are now, whatever becomes of it. What a plain function reads
+    from outside of its arguments must not change: make a new density when it did. Modules are put in evaluation mode
+    for the time of an evaluation, where the model is one, or a method of one. The model runs once with Pyro's
+    validation on, so that what is wrong with it is said in Pyro's own words. A model that ``vmap`` cannot take is
+    evaluated chain by chain, with a warning that names the line.
 
     Arguments:
         program: A program, or a plain Pyro model function.
         data: What the model is called with: the data, with shape :math:`(N, *)` and NaN where nothing was observed, and
             its context. Any arguments for a plain function.
-        per_datum: Whether there is one target per datum. The default is to have them where all latent sites are local;
-            ``False`` gives the joint one.
+        per_datum: Whether there is one target per datum. The default is to have them where all latent sites are local
+            and no datum moves with the latent variables of another; ``False`` gives the joint one.
         stacked: The tensors in ``data`` are many data sets, with a leading dimension S: one joint target each.
         hold: Names of latent sites that are neither part of ``z`` nor summed out: evaluations take their values. The
             target is then joint.
@@ -446,7 +467,7 @@ def density(
             raise ValueError("A program needs its data: density(program, x, *context).")
         if len(data[0]) == 0:
             raise ValueError("The density of no data: x has 0 rows.")
-        data = data if stacked else as_inputs(program, *data)
+        data = as_inputs(program, *data)
     tensors = [d for d in data if isinstance(d, Tensor)]
     sets = None
     first = data
@@ -502,15 +523,45 @@ def density(
         nodes: dict[str, Any] = dict(prototype.nodes)
         held = {name: nodes[name]["value"] for name in hold}
         before = generator_states(target.device)
-        target._one_set(z, held, first)
+        terms = target._one_set(z, held, first)
         if generator_states(target.device) != before:
             raise ValueError(RANDOM)
-    return target
+        # A program promises that its plate holds; evaluation.check_program looks whether it does.
+        coupled = rows and not isinstance(program, Program) and _rows_are_coupled(target, z, terms)
+    if coupled and per_datum:
+        raise ValueError(_COUPLED.format(_name(program)))
+    return density(program, *data, per_datum=False, compile=compile) if coupled else target
+
+
+def _rows_are_coupled(target: ProgramDensity, z: Tensor, terms: tuple[Tensor, Tensor]) -> bool:
+    """Whether the terms of a datum move with the latent variables of another.
+
+    A model may couple what stands in its data plate, by a cumulative sum say, and no plate tells of that. Two rows
+    differ in some bit of their numbers: for each bit, those rows are changed where it is set, and then the others.
+    """
+    number = torch.arange(len(z), device=z.device)
+    with target._ready():
+        for bit in range((len(z) - 1).bit_length()):
+            for value in (0, 1):
+                change = (number >> bit) % 2 == value
+                found = target._one_set(z + 0.5 * change.unsqueeze(-1), {}, target.data)
+                for old, new in zip(terms, found, strict=True):
+                    # The same operations on the same numbers: at most the last digits differ.
+                    tolerance = 1e3 * torch.finfo(old.dtype).eps
+                    if not torch.allclose(old[~change], new[~change], rtol=tolerance, atol=0.0, equal_nan=True):
+                        return True
+    return False
 
 
 _NOT_PER_DATUM = (
     "{0} has the global latent variable '{1}', shared by all data, so the data have no likelihood one by one: "
     "no method estimates it. pg.log_evidence(program, x) estimates that of the whole data set."
+)
+
+
+_COUPLED = (
+    "{0} couples the data: the density of one datum moves with the latent variables of another, so there is no target "
+    "per datum: leave per_datum out, for the joint one."
 )
 
 
@@ -554,7 +605,7 @@ def _check_structure(program: Program | Callable[..., Any], prototype: Trace, ho
             f"The latent variable '{discrete[0]}' is discrete and has no gradient, and there is no continuous one: use "
             'pg.log_likelihood(method="exact"), which sums over its values.'
         )
-    return all(is_local(site) for site in latent.values())
+    return all(is_local(site) and data_frame(site).vectorized for site in latent.values())
 
 
 def _entries(prototype: Trace) -> int:

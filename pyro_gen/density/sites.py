@@ -1,6 +1,7 @@
 """Where the values of latent sites lie in a vector, and the effect handlers that move them there and back."""
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -39,7 +40,8 @@ class HeldSite(NamedTuple):
         shape: The shape of its value, of one chain and one data set.
         event_dim: The number of event dimensions of its distribution.
         plates: The dimensions of its plates of size above 1, negative, counted from the right of its batch shape.
-        support: Its possible values, with shape :math:`(K, *)`; ``None`` where they cannot be enumerated.
+        support: Its possible values, with shape :math:`(K, *)`; ``None`` where they cannot be enumerated, or depend on
+            the values of other sites.
         dtype: The dtype of its value.
     """
 
@@ -163,8 +165,10 @@ def frames(site: Any) -> list[Any]:
 def held_site(site: Any) -> HeldSite:
     """What is known of a latent site of a trace."""
     fn, value = site["fn"], site["value"]
-    enumerable = getattr(fn, "has_enumerate_support", False)
-    support = fn.enumerate_support(expand=False).reshape(-1, *fn.event_shape) if enumerable else None
+    support = None
+    if getattr(fn, "has_enumerate_support", False):
+        with suppress(NotImplementedError):  # elements with other possible values each: a binomial of many counts
+            support = fn.enumerate_support(expand=False).reshape(-1, *fn.event_shape)
     plates = tuple(sorted(f.dim for f in frames(site) if f.size > 1))
     return HeldSite(value.shape, fn.event_dim, plates, support, value.dtype)
 

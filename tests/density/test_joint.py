@@ -356,3 +356,58 @@ def test_a_chain_without_a_cholesky_factor_does_not_stop_the_others():
     covariance = torch.tensor([[1.0, 0.5], [0.5, 1.0]], dtype=DOUBLE)
     expected = dist.MultivariateNormal(torch.zeros(2, dtype=DOUBLE), covariance).log_prob(y)
     torch.testing.assert_close(target.log_likelihood(z)[0], expected)
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_data_that_share_a_discrete_variable_have_one_pointwise_entry(inner: bool):
+    def model(x):
+        a = pyro.sample("a", dist.Normal(x.new_zeros(()), 1.0))
+        columns, rows = pyro.plate("columns", 4, dim=-1), pyro.plate("rows", 3, dim=-2)
+        if not inner:
+            k = pyro.sample("k", dist.Bernoulli(x.new_tensor(0.3)))
+        with columns:
+            if inner:
+                k = pyro.sample("k", dist.Bernoulli(x.new_tensor(0.3)))
+            with rows:
+                pyro.sample("x", dist.Normal(a + k, 1.0), obs=x)
+
+    x, z = torch.randn(3, 4, dtype=DOUBLE), torch.randn(2, 1, dtype=DOUBLE)
+    target = density(model, x)
+    over = (1,) if inner else (1, 2)
+    given = [dist.Normal(z.unsqueeze(-1) + k, 1.0).log_prob(x).sum(over) + math.log(p) for k, p in ((0, 0.7), (1, 0.3))]
+    expected = torch.stack(given).logsumexp(0)
+    torch.testing.assert_close(target.pointwise_log_likelihood(z), {"x": expected})
+    torch.testing.assert_close(target.log_likelihood(z), expected.view(2, -1).sum(-1))
+
+
+def test_held_sites_whose_possible_values_vary():
+    def model(x):
+        p = pyro.sample("p", dist.Beta(x.new_ones(()), 1.0))
+        n = pyro.sample("n", dist.Poisson(x.new_tensor(4.0)))
+        with pyro.plate("x_plate", 2):
+            pyro.sample("by_element", dist.Binomial(x.new_tensor([3.0, 5.0]), p))
+            fixed = pyro.sample("fixed", dist.Binomial(2, p))
+        by_count = pyro.sample("by_count", dist.Binomial(n, p))
+        pyro.sample("x", dist.Normal(by_count + fixed.sum(), 1.0), obs=x)
+
+    target = density(model, torch.tensor(2.0), hold=("n", "by_element", "fixed", "by_count"))
+    supports = {name: site.support for name, site in target.held_sites.items()}
+    # A draw of the count that was taken for all would cut off the others.
+    assert supports["n"] is supports["by_element"] is supports["by_count"] is None
+    assert supports["fixed"].tolist() == [0, 1, 2]
+
+
+def test_stacked_data_take_the_dtype_of_the_parameters():
+    class Scaled(Program):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(2.0))
+
+        def model(self, x):
+            with self.plate(x):
+                z = pyro.sample("z", dist.Normal(0.0, self.scale))
+                return observe("x", dist.Normal(z, 1.0), x)
+
+    target = density(Scaled(), torch.randn(3, 5, dtype=DOUBLE), stacked=True)
+    value, grad = target.log_density_and_grad(torch.zeros(2, 3, 5))
+    assert target.dtype == value.dtype == grad.dtype == torch.float32

@@ -250,3 +250,86 @@ def test_agrees_with_pyro():
     terms = target.value_and_grad(z)
     total = (terms.log_prior + terms.log_likelihood)[0] - jacobian
     torch.testing.assert_close(total.sum(), trace.log_prob_sum(), rtol=1e-4, atol=1e-3)
+
+
+def test_a_plate_that_couples_its_data_gives_a_joint_target():
+    def walk(x):
+        with pyro.plate("data", len(x)):
+            step = pyro.sample("step", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(step.cumsum(-1), 1.0), obs=x)
+
+    def last(x):  # only one pair of data
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(torch.cat([z[:-1], z[-1:] * z[3]]), 1.0), obs=x)
+
+    x, z = torch.tensor([0.5, -1.0, 2.0, 0.0, 1.0, 0.3]), torch.randn(3, 6)
+    target = density(walk, x)
+    assert target.batch_shape == ()
+    torch.testing.assert_close(target.log_likelihood(z), dist.Normal(z.cumsum(-1), 1.0).log_prob(x).sum(-1))
+    assert density(last, x).batch_shape == ()
+    with pytest.raises(ValueError, match=r"walk couples the data.*leave per_datum out"):
+        density(walk, x, per_datum=True)
+
+
+def test_the_number_of_data_is_that_of_the_plate():
+    x = torch.tensor([0.5, -1.0, 2.0])
+
+    def enclosed():
+        with pyro.plate("data", 3):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def second(scale, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, scale), obs=x)
+
+    z = torch.randn(2, 3, 1)
+    expected = dist.Normal(z[..., 0], 1.0).log_prob(x)
+    for target in (density(enclosed), density(second, torch.ones(1), x), density(second, 1.0, x)):
+        assert target.batch_shape == (3,)
+        torch.testing.assert_close(target.log_likelihood(z), expected)
+
+    def serial(x):  # no dimension of data
+        for i in pyro.plate("data", len(x)):
+            z = pyro.sample(f"z_{i}", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample(f"x_{i}", dist.Normal(z, 1.0), obs=x[i])
+
+    joint = density(serial, x)
+    assert joint.batch_shape == ()
+    torch.testing.assert_close(joint.log_likelihood(z[..., 0]), expected.sum(-1))
+
+
+def test_a_density_stays_what_it_was_when_training_goes_on():
+    program, x, z = Nested(), data(), torch.randn(2, 5, 4)
+    target = density(program, x)
+    before = target.value_and_grad(z)
+    with torch.no_grad():
+        for p in program.parameters():
+            p.add_(1.0)
+    torch.testing.assert_close(target.value_and_grad(z), before, rtol=0, atol=0)
+    torch.testing.assert_close(target.log_density(z), before.log_prior + before.log_likelihood)  # a graph of its own
+    assert not torch.allclose(density(program, x).log_likelihood(z), before.log_likelihood)
+
+
+@pytest.mark.parametrize("as_method", [False, True])
+def test_a_module_as_a_function_is_in_evaluation_mode(as_method: bool):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = torch.nn.Sequential(torch.nn.Linear(1, 3), torch.nn.BatchNorm1d(3), torch.nn.Dropout(0.5))
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(self.net(z).sum(-1), 1.0), obs=x)
+
+    model, x, z = Model(), torch.randn(5), torch.randn(2, 5, 1)
+    target = density(model.forward if as_method else model, x)
+    found = target.log_likelihood(z)
+    assert target.mode == "traced" and model.training and model.net[1].training
+    assert not model.net[1].num_batches_tracked  # nothing was learnt
+    model.eval()
+    mean = model.net(z.view(10, 1)).sum(-1).view(2, 5)
+    torch.testing.assert_close(found, dist.Normal(mean, 1.0).log_prob(x))
