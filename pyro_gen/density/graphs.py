@@ -76,8 +76,9 @@ class _Recorder(TorchDispatchMode):
         self.nodes: Any = WeakTensorKeyDictionary()
         self.constants: Any = WeakTensorKeyDictionary()
         self.views: Any = WeakTensorKeyDictionary()  # of what is not recorded: how they were made
-        self.captured: set[int] = set()  # the memory of constants
-        self.written: set[int] = set()  # the memory of what began as a constant and was written to
+        self.captured: set[int] = set()  # the memory of constants, which ``root`` holds
+        # The memory of what began as a constant and was written to. Held, or a later constant might be put there.
+        self.written: dict[int, Tensor] = {}
         self.count = 0
         for i, tensor in enumerate(inputs):
             self._track(tensor, self.graph.placeholder(f"input_{i}"))
@@ -114,7 +115,7 @@ class _Recorder(TorchDispatchMode):
             raise RuntimeError("a constant is changed in place after it was used")
         before = self.node_of(constant.clone())
         self._track(constant, self.graph.call_function(torch.ops.aten.clone.default, (before,)))
-        self.written.add(_memory(constant))
+        self.written[_memory(constant)] = constant
 
     def _make_view(self, view: Tensor) -> None:
         if view not in self.views:

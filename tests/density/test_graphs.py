@@ -118,3 +118,18 @@ def test_writing_into_parts_of_constants():
 
     with pytest.raises(RuntimeError, match="after it was used"):
         record(stale, torch.randn(3))
+
+
+def test_memory_that_is_used_again_is_that_of_another_tensor():
+    def function(x):
+        total = x.sum()
+        for i in range(20):
+            written = torch.zeros(3)
+            written[0] = x[0]
+            total = total + written.sum()
+            del written
+            total = total + (x * torch.full((3,), float(i))).sum()  # often in the same place
+        return total
+
+    x = torch.randn(3)
+    torch.testing.assert_close(record(function, torch.randn(3))(x), function(x))
