@@ -288,7 +288,7 @@ def describe(job: Job) -> str:
 
 
 def best_of(contender: str, posterior: str, settings: list[Job], repeats: int, limit: float) -> Job | None:
-    """Tries each setting once and the best ``repeats`` times (the two best of eight schools); ``None`` if none is good."""
+    """Tries each setting once, the best (of eight schools: two) ``repeats`` times; ``None`` where none is good."""
 
     def run(setting: Job, seed: int) -> Job | None:
         job = {"contender": contender, "posterior": posterior, "threads": 1, **setting, "seed": seed}
