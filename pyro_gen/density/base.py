@@ -398,7 +398,7 @@ class Density(abc.ABC):
 
         Returns:
             The values of the latent and deterministic sites by name, each with shape :math:`(C, *site)`, or
-            :math:`(C, S, *site)` for stacked data sets.
+            :math:`(C, S, *site)` for stacked data sets; without those that depend on a variable that is summed out.
         """
         with torch.no_grad(), self._ready():
             return self._map(lambda z, *h: self._constrain_one(z, self._named(h)), z, *self._held_tensors(held))  # type: ignore[no-any-return]
@@ -489,7 +489,7 @@ def generator_states(device: torch.device) -> list[Any]:
     states: list[Any] = [torch.get_rng_state().numpy().tobytes(), random.getstate()]
     _, keys, *place = np.random.get_state()  # noqa: NPY002 -- whether a model draws from it
     states += [np.asarray(keys).tobytes(), place]
-    return states if device.type == "cpu" else [*states, torch.cuda.get_rng_state(device).numpy().tobytes()]
+    return [*states, torch.cuda.get_rng_state(device).numpy().tobytes()] if device.type == "cuda" else states
 
 
 def _agree(a: Tensor, b: Tensor) -> bool:

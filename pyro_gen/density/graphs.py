@@ -22,6 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 __all__ = ["compile_graph", "compiler_available", "nan_on_failure", "record"]
 
 _SAME = (torch.ops.aten.alias.default, torch.ops.aten.detach.default, torch.ops.aten.lift_fresh_copy.default)
+_TAKES_OUT = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
 _BY_SHAPE = (
     torch.ops.aten.zeros_like.default,
     torch.ops.aten.ones_like.default,
@@ -131,7 +132,7 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         tensors = [a for a in tree_flatten((args, kwargs))[0] if isinstance(a, Tensor)]
         depends = any(self._depends(t) for t in tensors)
-        if func is torch.ops.aten._local_scalar_dense.default and depends:
+        if func in _TAKES_OUT and depends:
             raise RuntimeError("the value of a tensor is taken out of it (data-dependent)")
         random = torch.Tag.nondeterministic_seeded in func.tags
         changed = args[0] if func._schema.is_mutable and isinstance(args[0], Tensor) else None

@@ -202,13 +202,18 @@ class ProgramDensity(Density):
         return self._over_sets(self._one_set)(z, held)  # type: ignore[no-any-return]
 
     def _constrain_one(self, z: Tensor, held: Held) -> dict[str, Tensor]:
+        def has_a_value(name: str, site: Any) -> bool:
+            # What depends on a discrete variable that is summed out has many, along the dimension of its enumeration.
+            known: Any = self.prototype.nodes[name]["value"]
+            return bool(site["value"].shape == known.shape)
+
         def one_set(z: Tensor, held: Held, data: tuple[Any, ...]) -> dict[str, Tensor]:
             feed = Unconstrained(self._sites, z)
             trace = self._trace(data, feed, HeldValues(held), enumerate_discrete=bool(self._discrete))
             return {
                 n: s["value"]
                 for n, s in sample_sites(trace).items()
-                if n in self._sites or n in self.hold or is_deterministic(s)
+                if n in self._sites or n in self.hold or (is_deterministic(s) and has_a_value(n, s))
             }
 
         return self._over_sets(one_set)(z, held)  # type: ignore[no-any-return]

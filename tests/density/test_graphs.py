@@ -69,6 +69,8 @@ def test_gradients_through_a_graph_of_a_gradient():
 def test_what_cannot_be_recorded_says_so():
     with pytest.raises(RuntimeError, match=r"data-dependent"):
         record(lambda x: torch.vmap(lambda v: v if v > 0 else -v)(x), torch.randn(3))
+    with pytest.raises(RuntimeError, match=r"data-dependent"):
+        record(lambda x: x if torch.equal(x, x.abs()) else -x, torch.randn(3))
 
 
 def test_writing_into_constants():

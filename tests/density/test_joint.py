@@ -411,3 +411,19 @@ def test_stacked_data_take_the_dtype_of_the_parameters():
     target = density(Scaled(), torch.randn(3, 5, dtype=DOUBLE), stacked=True)
     value, grad = target.log_density_and_grad(torch.zeros(2, 3, 5))
     assert target.dtype == value.dtype == grad.dtype == torch.float32
+
+
+def test_what_depends_on_a_summed_variable_has_no_one_value():
+    def model(x):
+        mu = pyro.sample("mu", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+        pyro.deterministic("mean", mu.mean())
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Bernoulli(x.new_tensor(0.5))).long()
+            pyro.sample("x", dist.Normal(pyro.deterministic("own", mu[k]), 1.0), obs=x)
+
+    x, z, k = torch.randn(3), torch.randn(4, 2), torch.ones(4, 3)
+    values = density(model, x).constrain(z)
+    assert set(values) == {"mu", "mean"}
+    torch.testing.assert_close(values["mean"], z.mean(-1))
+    held = density(model, x, hold=("k",)).constrain(z, held={"k": k})
+    torch.testing.assert_close(held["own"], z[:, 1:].expand(4, 3))
