@@ -73,19 +73,20 @@ class ProgramDensity(Density):
         batch = next(iter(sites.values())).shape[:1] if per_datum else () if stacked is None else (stacked,)
         tensors = [d for d in data if isinstance(d, Tensor)]
         constants = constants_of(program)
-        dtype = next((c.dtype for c in (*constants.values(), *tensors) if c.is_floating_point()), None)
+        latent = {n: s for n, s in sample_sites(prototype).items() if not s["is_observed"]}
+        drawn = [s["value"] for s in latent.values()]  # all there is of a function that encloses its data
+        known = (t.dtype for t in (*constants.values(), *tensors, *drawn) if t.is_floating_point())
         super().__init__(
             sum(site.size for site in sites.values()),
             batch,
-            dtype or torch.get_default_dtype(),
-            tensors[0].device if tensors else torch.device("cpu"),
+            next(known, torch.get_default_dtype()),
+            (*tensors, *drawn)[0].device,
             tuple(sites),
             entries_per_datum(prototype) if per_datum else _entries(prototype),
             compile,
         )
         self.program, self.data, self.prototype = program, data, prototype
         self.hold, self.improper, self.per_datum, self.stacked = hold, improper, per_datum, stacked
-        latent = {n: s for n, s in sample_sites(prototype).items() if not s["is_observed"]}
         self.unnormalised = any(is_factor(s) for s in sample_sites(prototype).values() if s["is_observed"])
         self._sites = sites
         self._missing = missing

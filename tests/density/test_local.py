@@ -333,3 +333,20 @@ def test_a_module_as_a_function_is_in_evaluation_mode(as_method: bool):
     model.eval()
     mean = model.net(z.view(10, 1)).sum(-1).view(2, 5)
     torch.testing.assert_close(found, dist.Normal(mean, 1.0).log_prob(x))
+
+
+def test_a_function_that_encloses_its_data_has_the_dtype_of_its_latent_variables():
+    x = torch.tensor([0.5, -1.0], dtype=torch.float64)
+
+    def model():
+        a = pyro.sample("a", dist.Normal(x.new_zeros(()), 1.0))
+        pyro.sample("x", dist.Normal(a, 1.0).expand([2]).to_event(1), obs=x)
+
+    target = density(model)
+    assert target.dtype == target.sample_prior(2).dtype == torch.float64
+
+    def counts():  # nothing in it is a floating number
+        k = pyro.sample("k", dist.Categorical(torch.ones(3)))
+        pyro.sample("n", dist.Categorical(torch.ones(3) + k), obs=torch.tensor(1))
+
+    assert density(counts, hold=("k",)).dtype == torch.get_default_dtype()
