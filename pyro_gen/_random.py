@@ -38,6 +38,23 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def fork(seed: int) -> int:
+    """A seed for the next stage of a computation, whose draws must not be those of the first stage over again.
+
+    Arguments:
+        seed: The seed of the first stage.
+
+    Example:
+        >>> with seeded(0):
+        ...     first = torch.rand(3)
+        >>> with seeded(fork(0)):
+        ...     bool((torch.rand(3) == first).any())
+        False
+    """
+    with seeded(seed):
+        return int(torch.randint(2**31, ()))
+
+
 _OUT_OF_PLACE: dict[Any, Callable[..., Tensor]] = {
     torch.Tensor.normal_: lambda t, mean=0.0, std=1.0: mean + std * torch.randn_like(t),
     torch.Tensor.uniform_: lambda t, low=0.0, high=1.0: low + (high - low) * torch.rand_like(t),

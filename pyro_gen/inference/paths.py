@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_gen._random import seeded
+from pyro_gen._random import fork, seeded
 from pyro_gen.density import Density, ProgramDensity, density
 from pyro_gen.inference.importance import guide_draws, joint_guide_draws
 from pyro_gen.inference.likelihood import LogLikelihood
@@ -111,7 +111,7 @@ class Particles:
     def draws(self, count: int, seed: int = 0) -> Tensor:
         """Resamples equally weighted points by systematic resampling, with shape :math:`(S, *B, D)`."""
         flat = self.log_weights.flatten(1) if self.log_weights.dim() > 1 else self.log_weights.unsqueeze(1)
-        with seeded(seed):
+        with seeded(fork(seed)):  # the same seed may have made the particles
             index = resample(flat, count)
         batch = self.log_weights.shape[1:]
         states = self.z.reshape(len(self.z), flat.shape[1], *self.z.shape[1 + len(batch) :])
@@ -233,6 +233,14 @@ class _Given(Base):
                 f"The distribution to start from has shape {tuple(shape)}: give one over unconstrained points, of "
                 f"shape {(*batch, dim)}."
             )
+        with seeded(0):
+            far = torch.full_like(given.sample(), 1e4)
+        support = given.support
+        if support is not None and not all(bool(support.check(point).all()) for point in (far, -far)):
+            raise ValueError(
+                f"The distribution to start from, {type(given).__name__}, has no density on part of unconstrained "
+                "space, where chains could not start: give one over all of it, a normal one say."
+            )
         self.given, self.rank = given, len(batch)
         self.shape = (batch.numel(), dim)
 
@@ -240,12 +248,15 @@ class _Given(Base):
         return self.given.sample(torch.Size((chains,))).reshape(chains, *self.shape)
 
     def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        # A trajectory may have left for infinity, at which torch's validation of values would raise.
+        lost = ~z.isfinite().all(-1)
         with torch.enable_grad():
-            z = z.reshape(len(z), *self.given.batch_shape, *self.given.event_shape).detach().requires_grad_()
+            z = z.masked_fill(lost.unsqueeze(-1), 0.0).reshape(len(z), *self.given.batch_shape, *self.given.event_shape)
+            z = z.detach().requires_grad_()
             value = self.given.log_prob(z)
             value = value.reshape(*value.shape[: 1 + self.rank], -1).sum(-1)
             (grad,) = torch.autograd.grad(value.sum(), z)
-        return value.detach().reshape(len(z), self.shape[0]), grad.reshape(len(z), *self.shape)
+        return value.detach().reshape(lost.shape).masked_fill(lost, math.nan), grad.reshape(len(z), *self.shape)
 
 
 def guide_base(target: ProgramDensity) -> Base:
@@ -413,8 +424,9 @@ class Own(Engine):
 
     def rise(self, point: Point, low: float, high: float) -> Tensor:
         x = self.unflatten(point.z)
-        rise = self.path.log_density(x, high).double() - self.path.log_density(x, low).double()
-        return rise.reshape(len(x), self.n)
+        above, below = (self.path.log_density(x, beta).double() for beta in (high, low))
+        # What has left the support has weight 0 already, and -inf + inf would make it NaN.
+        return torch.where(below == -math.inf, -math.inf, above - below).reshape(len(x), self.n)
 
     def move(self, point: Point, beta: float, step_size: Tensor, metric: Metric) -> tuple[Point, Tensor]:
         moved = self._point(self.path.move(self.unflatten(point.z), beta))
