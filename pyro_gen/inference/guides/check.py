@@ -28,7 +28,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from pyro_gen._random import seeded
+from pyro_gen._random import fork, seeded
 from pyro_gen.density import as_inputs, evaluation
 from pyro_gen.inference.calibration import LOG_LIKELIHOOD, LOG_PRIOR, Calibration, sbc
 from pyro_gen.inference.evidence import log_evidence
@@ -226,7 +226,8 @@ def check_guide(
         The report, which prints itself in words.
 
     Raises:
-        ValueError: The program has no latent variable, its guide has no density, or options do not fit.
+        ValueError: The program has no latent variable, its guide has no density, the evidence given is not one of what
+            the guide is of, or options do not fit.
 
     Example:
         >>> import pyro, torch
@@ -256,11 +257,17 @@ def check_guide(
         )
     with evaluation(program):
         kinds = structure(program, *data)
+        joint = bool(kinds.global_) or blind
+        if isinstance(evidence, LogLikelihood) and (evidence.unit == "nats") != joint:
+            given = "pyro_gen.log_evidence(program, x)" if joint else "pyro_gen.log_likelihood(program, x)"
+            raise ValueError(
+                f"check_guide was given an evidence in {evidence.unit}, and this guide is of "
+                f"{'all data together' if joint else 'each datum'}: give that of {given}."
+            )
         if kinds.kind != "bound":
             raise ValueError(
                 f"{type(program).__name__} is {kinds.kind}: it has no posterior for a guide to come near to."
             )
-        joint = bool(kinds.global_) or blind
         with seeded(seed), torch.no_grad():
             if joint:
                 log_w = joint_guide_draws(program, *data, num_particles=draws)[1].unsqueeze(1)
@@ -271,13 +278,13 @@ def check_guide(
         evidence = "smc" if joint else "ais"
     if isinstance(evidence, str):
         if joint:
-            evidence = log_evidence(program, *data, method=evidence, seed=seed, **options)
+            evidence = log_evidence(program, *data, method=evidence, seed=fork(seed), **options)
         else:
-            evidence = log_likelihood(program, *data, method=evidence, seed=seed, **options)
+            evidence = log_likelihood(program, *data, method=evidence, seed=fork(seed), **options)
     calibration = None
     if simulations:
         method = _Refit(refit) if blind and refit is not None else "guide"
-        calibration = sbc(program, *data, method=method, simulations=simulations, seed=seed, progress=progress)
+        calibration = sbc(program, *data, method=method, simulations=simulations, seed=fork(seed), progress=progress)
     # Weights that are equal to a percent have no tail, and the fit of one breaks at the ties of their rounding.
     spread = log_w.max(0).values - log_w.min(0).values
     khat = torch.where(spread < 0.01, 0.0, psis_khat(log_w))
@@ -318,6 +325,6 @@ class _Refit:
         again = with_guide(copy.deepcopy(program).requires_grad_(False), fresh)
         with torch.enable_grad():
             fit(again, (x, *context), **({"progress": False, "seed": seed} | dict(self.options)))
-        with seeded(seed), torch.no_grad(), evaluation(again):
+        with seeded(fork(seed)), torch.no_grad(), evaluation(again):
             values = joint_guide_draws(again, x, *context, num_particles=draws)[0]
         return {name: values[name] for name in fresh.names}

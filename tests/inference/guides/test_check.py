@@ -11,6 +11,7 @@ from torch import Tensor
 
 import pyro_gen as pg
 from pyro_gen.inference.guides import FullRank, GuideReport, MeanField, check_guide, guide_of, laplace
+from pyro_gen.inference.guides import check as check_module
 from pyro_gen.inference.likelihood import LogLikelihood
 
 FEATURES = torch.stack([torch.ones(6), torch.linspace(3.0, 5.0, 6)], 1)
@@ -85,6 +86,27 @@ def test_the_evidence_may_be_given() -> None:
     known = LogLikelihood(torch.tensor([exact()[2]]), torch.zeros(1), "exact", "exact", 6.0, unit="nats")
     report = check_guide(mean_field(), TARGETS, FEATURES, evidence=known, draws=500)
     assert report.evidence is known and report.gap[1] == report.elbo_error
+    of_data = LogLikelihood(torch.zeros(len(TARGETS)), torch.zeros(len(TARGETS)), "exact", "exact", 1.0)
+    with pytest.raises(ValueError, match="in nats per datum, and this guide is of all data together"):
+        check_guide(mean_field(), TARGETS, FEATURES, evidence=of_data)
+
+
+def test_the_evidence_has_random_numbers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its error and that of the weights are the same numbers, and do not add up as independent ones do."""
+    seen = {}
+
+    def record(name: str, right: Any) -> Any:
+        def call(*args: Any, seed: int, **options: Any) -> Any:
+            seen[name] = seed
+            return right(*args, seed=seed, **options)
+
+        return call
+
+    for name in ("log_evidence", "sbc"):
+        monkeypatch.setattr(check_module, name, record(name, getattr(check_module, name)))
+    refit = {"epochs": 1, "batch_size": len(TARGETS)}
+    check_guide(mean_field(), TARGETS, FEATURES, draws=100, simulations=2, refit=refit, seed=3, particles=64)
+    assert set(seen) == {"log_evidence", "sbc"} and 3 not in seen.values()
 
 
 class Local(pg.Program):
