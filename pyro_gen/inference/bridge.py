@@ -57,8 +57,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_gen._random import seeded
+from pyro_gen._random import fork, seeded
 from pyro_gen.density import Density
+from pyro_gen.inference.diagnose import effective_draws
 from pyro_gen.inference.importance import psis_khat
 from pyro_gen.inference.likelihood import LogLikelihood
 from pyro_gen.inference.paths import unit_of
@@ -143,10 +144,7 @@ def bridge(density: Density, z: Tensor, *, proposal: str = "normal", seed: int =
     z = z.detach().to(density.device, density.dtype)
     # Chains are independent of one another, draws of one chain are not.
     fitted, evaluated = (z[:, ::2], z[:, 1::2]) if z.shape[1] > 1 else (z[: len(z) // 2], z[len(z) // 2 :])
-    # A stream of its own: the same seed may have made the draws, which then would come again in the proposal.
-    with seeded(seed):
-        stream = int(torch.randint(2**31, ()))
-    with seeded(stream), torch.no_grad():
+    with seeded(fork(seed)), torch.no_grad():  # the same seed may have made the draws
         estimate = _estimate(density, fitted, evaluated, proposal)
     khats = torch.where(estimate.overlaps < ENOUGH, estimate.khats, estimate.khats.clamp(max=0.0))
     seen, unit = unit_of(density)
@@ -219,14 +217,14 @@ def _estimate(density: Density, fitted: Tensor, evaluated: Tensor, proposal: str
     if not bool((at_proposal > -math.inf).any()):
         raise ValueError("bridge: no draw of the proposal lies on the support of the density.")
 
-    independent = effective_draws(at_posterior.reshape(draws, chains))
+    independent = effective_draws(at_posterior.reshape(draws, chains).T.cpu())
     n = len(standardised)
     s1, s2 = independent / (independent + n), n / (independent + n)
     c = _root(at_posterior, at_proposal, s1, s2)
     log_top = torch.nn.functional.logsigmoid(at_proposal - c)
     log_bottom = torch.nn.functional.logsigmoid(c - at_posterior)
     top, bottom = log_top.exp(), log_bottom.exp()
-    ess = effective_draws(bottom.reshape(draws, chains))
+    ess = effective_draws(bottom.reshape(draws, chains).T.cpu())
     variance = top.var() / top.mean().square() / n + bottom.var() / bottom.mean().square() / ess
     return _Estimate(
         c + math.log(s1 / s2),
@@ -248,37 +246,3 @@ def _root(at_posterior: Tensor, at_proposal: Tensor, s1: float, s2: float) -> fl
         balance = s2 * torch.sigmoid(at_proposal - c).mean() - s1 * torch.sigmoid(c - at_posterior).mean()
         low, high = (c, high) if balance > 0 else (low, c)
     return 0.5 * (low + high)
-
-
-def effective_draws(x: Tensor) -> float:
-    r"""The effective sample size of the mean of draws of a number, by their autocorrelation within and between chains.
-
-    With :math:`\hat\rho_t` from split chains, the sum over lags is cut where a pair of neighbours turns negative and
-    made monotone (Geyer, 1992; Vehtari et al., 2021, equation 10).
-
-    Arguments:
-        x: With shape :math:`(S, C)`.
-
-    Returns:
-        The size, at most :math:`S C \log_{10}(S C)`.
-    """
-    draws = len(x) // 2
-    if draws < 4:
-        # Too short for an autocorrelation: chains are independent, so each counts once.
-        return float(x.shape[1])
-    x = torch.cat([x[:draws], x[-draws:]], 1).double()
-    n = x.numel()
-    centred = x - x.mean(0)
-    spectrum = torch.fft.rfft(centred, 2 * draws, dim=0)
-    autocovariance = torch.fft.irfft(spectrum.abs().square(), 2 * draws, dim=0)[:draws].mean(1) / draws
-    within = autocovariance[0] * draws / (draws - 1)
-    total = autocovariance[0] + x.mean(0).var()
-    if not float(total) > 0:
-        return float(n)
-    rho = 1 - (within - autocovariance) / total
-    rho[0] = 1.0
-    pairs = rho[: draws // 2 * 2].reshape(-1, 2).sum(1)
-    positive = int((pairs <= 0).nonzero()[0]) if bool((pairs <= 0).any()) else len(pairs)
-    pairs = pairs[: max(1, positive)].cummin(0).values
-    time = max(float(2 * pairs.sum() - 1), 1 / math.log10(n))
-    return n / time

@@ -53,7 +53,7 @@ from scipy.special import ndtri
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Diagnosis", "Problem", "bfmi", "diagnose", "nested_rhat", "summary"]
+__all__ = ["Diagnosis", "Problem", "bfmi", "diagnose", "effective_draws", "nested_rhat", "summary"]
 
 Array = npt.NDArray[np.float64]
 
@@ -209,6 +209,25 @@ def _superchains(given: Any, chains: int) -> npt.NDArray[Any]:
 # Effective sample size
 
 
+def effective_draws(draws: Any) -> float:
+    r"""The effective sample size of the mean of a number, by autocorrelation within chains and spread between them.
+
+    Arguments:
+        draws: With shape :math:`(C, N)`: chains, draws.
+
+    Returns:
+        The size, at most :math:`C N \log_{10}(C N)`; the number of chains, which are independent of each other, where
+        they are shorter than 8 draws and so have no autocorrelation to speak of.
+
+    Example:
+        >>> walk = np.random.default_rng(0).normal(size=(100, 20)).repeat(10, 1)  # each number comes ten times
+        >>> 1500 < effective_draws(walk) < 2500
+        True
+    """
+    x = np.asarray(draws, np.float64)[None]
+    return float(_ess(_split(x))[0]) if x.shape[2] >= 8 else float(x.shape[1])
+
+
 def _ess(x: Array) -> Array:
     """Effective sample size by Geyer's initial monotone sequence: (P, C, N) -> (P)."""
     count, chains, n = x.shape
@@ -324,7 +343,8 @@ def _apart(x: Array) -> tuple[Array, Array]:
 def _weighted(x: Array, log_weights: Array) -> dict[str, Array]:
     """Moments and quantiles of draws (P, C, N) with log-weights of the same shape."""
     flat, log_w = x.reshape(len(x), -1), log_weights.reshape(len(x), -1)
-    w = np.exp(log_w - log_w.max(1, keepdims=True))
+    with np.errstate(invalid="ignore"):  # a weight that is NaN or infinite makes all of it NaN
+        w = np.exp(log_w - log_w.max(1, keepdims=True))
     w /= w.sum(1, keepdims=True)
     order = np.argsort(flat, 1)
     ascending, level = np.take_along_axis(flat, order, 1), np.cumsum(np.take_along_axis(w, order, 1), 1)
@@ -499,7 +519,8 @@ def diagnose(idata: Any, superchains: int | Sequence[int] | None = None) -> Diag
     From 32 chains on the verdict on convergence is that of the nested R-hat, of chains that stay apart and of drift
     (see the head of this module), below it that of the rank-normalised split R-hat. Both must be below 1.01, bulk and
     tail effective sample sizes above 400 [1]. Divergent transitions may be one in 1,000; the fraction of missing
-    information must be above 0.3, where there are energies of Hamiltonian trajectories.
+    information must be above 0.3, where there are energies of Hamiltonian trajectories, unless the attribute ``thin``
+    of the posterior says that they are not successive.
 
     Arguments:
         idata: An ``arviz.InferenceData`` with a group ``posterior``, as of :func:`pyro_gen.posterior`; what
@@ -643,7 +664,8 @@ def _of_transitions(posterior: Any, stats: Any, method: str, figures: dict[str, 
                 "target_acceptance, or a prior that keeps scales away from 0.",
                 where,
             )
-    if "energy" in stats and method in ("", "hmc", "nuts"):
+    # It compares successive transitions, of which thinning leaves out most.
+    if "energy" in stats and method in ("", "hmc", "nuts") and int(posterior.attrs.get("thin", 1)) == 1:
         energy = stats["energy"].transpose("chain", "draw", ...).values.astype(np.float64)
         # Many short chains know their own variance badly: all chains together.
         found = _pooled_bfmi(energy) if len(energy) >= MANY else bfmi(energy)
@@ -726,8 +748,7 @@ def _of_weights(table: Any, stats: Any, figures: dict[str, float]) -> Iterator[P
                 'or use method="hmc".',
                 where,
             )
-    if figures["ess"] < ESS:
-        where = _worst(table["ess"], table["ess"] < ESS, ascending=True)
+    if len(where := _worst(table["ess"], ~(table["ess"] >= ESS), ascending=True)):
         yield Problem(
             "ess",
             f"The weighted draws of {_named(where, len(table))} are worth {figures['ess']:,.0f} independent ones, "

@@ -629,7 +629,7 @@ def psis_khat(log_weights: Tensor) -> Tensor:
 
     Returns:
         The shapes k, float64 with shape :math:`(N,)`: NaN where K < 21 gives no tail to fit, 0 where all weights
-        are equal.
+        are equal, infinite where a few carry everything or one is NaN.
     """
     return _pareto_tail(log_weights)[0]
 
@@ -691,4 +691,5 @@ def _pareto_tail(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     shape = (tail * shape + 10 * 0.5) / (tail + 10)
     # A threshold below what exp can show (or many tied at it) means a handful of weights carry everything.
     shape = torch.where(shape.isfinite(), shape, math.inf)
-    return torch.where(x[-1] > 0, shape, 0.0), torch.where(x[-1] > 0, scale, 0.0), top[0]
+    equal = x[-1] == 0  # not where there are weights that are NaN or infinite
+    return shape.masked_fill(equal, 0.0), scale.masked_fill(equal, 0.0), top[0]

@@ -149,7 +149,7 @@ def posterior(
         log_likelihood=_fits("log_likelihood", log_likelihood, target, count * length),
         predictive=_fits("predictive", predictive, target, count * length),
         seed=seed,
-        attrs={"method": method},
+        attrs={"method": method, "thin": thin},
     )
     _check_groups(exporter, target, predictive)
     with _bar(f"posterior ({method})", progress) as report:

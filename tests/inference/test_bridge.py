@@ -1,6 +1,5 @@
 import math
 
-import arviz as az
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -11,7 +10,7 @@ from torch.distributions import biject_to
 from pyro_gen._random import seeded
 from pyro_gen.density import Density, density
 from pyro_gen.inference import bridge as module
-from pyro_gen.inference.bridge import bridge, bridge_evidence, effective_draws
+from pyro_gen.inference.bridge import bridge, bridge_evidence
 from pyro_gen.likelihoods import observe
 from pyro_gen.program import Program
 
@@ -234,13 +233,6 @@ def test_same_seed_same_result(untouched_rng):
     options = {"chains": 8, "warmup": 50, "draws": 40}
     first, again, other = (bridge_evidence(target, seed=s, **options).value for s in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
-
-
-@pytest.mark.parametrize("correlation", [-0.5, 0.0, 0.9])
-def test_effective_draws(correlation):
-    x = chains_of(lambda u: u, 300, 6, 1, correlation)[..., 0]
-    assert effective_draws(x) == pytest.approx(float(az.ess(x.T.numpy(), method="mean")), rel=0.03)
-    assert effective_draws(torch.ones(20, 3)) == 60 and effective_draws(torch.randn(5, 40)) == 40
 
 
 def test_errors():

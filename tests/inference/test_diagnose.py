@@ -12,7 +12,7 @@ import pytest
 import torch
 import xarray as xr
 
-from pyro_gen.inference.diagnose import Diagnosis, bfmi, diagnose, nested_rhat, summary
+from pyro_gen.inference.diagnose import Diagnosis, bfmi, diagnose, effective_draws, nested_rhat, summary
 from pyro_gen.inference.posterior import posterior
 
 # False alarms of the verdicts on good draws below: the thresholds of the nested R-hat are more than 5 standard errors
@@ -110,6 +110,13 @@ def test_nested_rhat_is_that_of_a_direct_computation() -> None:
 def test_bfmi_is_that_of_arviz() -> None:
     energy = np.random.default_rng(0).normal(size=(4, 100)).cumsum(1)
     np.testing.assert_allclose(bfmi(energy), az.bfmi(energy))
+
+
+@pytest.mark.parametrize("phi", [-0.5, 0.0, 0.9])
+def test_effective_draws_are_those_of_arviz(phi: float) -> None:
+    x = draws_of(phi, 6, 300)[..., 0]
+    assert effective_draws(x) == pytest.approx(float(az.ess(x, method="mean")))
+    assert effective_draws(np.ones((3, 20))) == 60 and effective_draws(x[:, :7]) == 6
 
 
 def test_names_have_the_labels_of_their_dimensions() -> None:
@@ -246,6 +253,10 @@ def test_what_the_sampler_met_is_said() -> None:
     assert "non-centred" in problems(energy=slow)["bfmi"].text
     assert problems(method="rwm", energy=slow) == {}  # no momentum, so no fraction of missing information
 
+    # Thinned, successive energies are those of transitions far apart: slow chains look fast, so nothing is said.
+    thinned = diagnose(data_of(x, good | {"energy": slow}, method="nuts", thin=10))
+    assert thinned.ok and "bfmi" not in thinned.figures
+
     deep = good["tree_depth"].copy()
     deep[:, ::10] = 10
     assert "10%" in problems(tree_depth=deep)["tree_depth"].text
@@ -296,6 +307,19 @@ def test_moments_of_weighted_draws() -> None:
 def test_bad_weights_are_said() -> None:
     diagnosis = diagnose(weighted(0.4))
     assert "weights" in found(diagnosis) and "misses part of the posterior" in str(diagnosis)
+
+
+def test_weights_that_are_not_numbers_are_said() -> None:
+    from pyro_gen.inference.importance import psis_khat
+
+    for bad in (math.nan, math.inf):
+        idata = weighted(1.5)
+        idata.sample_stats["log_weight"].values[0, 7] = bad
+        khat = float(psis_khat(torch.from_numpy(idata.sample_stats["log_weight"].values.T.copy()))[0])
+        assert khat == math.inf
+        assert found(diagnose(idata)) == {"ess"}  # for what islands of particles give, which have no k-hat
+        idata.sample_stats["khat"] = khat
+        assert found(diagnose(idata)) == {"ess", "weights"}
 
 
 def test_islands_that_differ_count_for_less() -> None:
