@@ -22,7 +22,6 @@ References:
 import copy
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -32,8 +31,9 @@ from pyro.distributions import TorchDistribution
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.distributions import biject_to, constraints
+from torch.distributions import constraints
 
+from pyro_gen.density.sites import Slot, bijection
 from pyro_gen.inference.guides.flows import FlowDistribution, Transport, check_options
 from pyro_gen.likelihoods import no_completion
 from pyro_gen.program import ModelGuide, Program, is_local, sample_sites
@@ -46,14 +46,6 @@ PRIOR_DRAWS = 25  # from whose median a guide starts
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The latent variables of a model as one vector
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """Where a latent site lies in the vector."""
-
-    offset: int
-    shape: torch.Size  # of the unconstrained value
 
 
 def _is_subsample(msg: Any) -> bool:
@@ -72,7 +64,7 @@ class _Survey(Messenger):
         fn, name = msg["fn"], msg["name"]
         if msg["is_observed"] or _is_subsample(msg) or name in self.leave or fn.support.is_discrete:
             return
-        transform = biject_to(fn.support)
+        transform = bijection(fn.support)
         try:
             draws = fn.sample((PRIOR_DRAWS,))
         except NotImplementedError:  # an improper prior cannot be drawn from: zero it is
@@ -102,7 +94,7 @@ class _Place(Messenger):
     It hides all other sites from the handlers outside, and ends the run of the model after the last latent site.
     """
 
-    def __init__(self, layout: dict[str, _Slot], vector: Tensor) -> None:
+    def __init__(self, layout: dict[str, Slot], vector: Tensor) -> None:
         super().__init__()
         self.layout, self.vector = layout, vector
         self.values: dict[str, Tensor] = {}
@@ -120,14 +112,14 @@ class _Place(Messenger):
                     f"({frame.size} of {frame.full_size}): give batch_size= the size of the data, or a program whose "
                     "own guide computes these from the data (AmortisedFlow, say)."
                 )
-        transform = biject_to(fn.support)
+        transform = bijection(fn.support)
         shape = transform.inverse_shape(fn.shape())
         if shape != slot.shape:
             raise ValueError(
                 f"The guide was made for '{name}' of unconstrained shape {tuple(slot.shape)}, and now meets "
                 f"{tuple(shape)}: use it with data of the size that it was made for."
             )
-        u = self.vector[slot.offset : slot.offset + shape.numel()].reshape(shape)
+        u = slot.read(self.vector)
         value = transform(u)
         log_det = transform.log_abs_det_jacobian(u, value)
         batch_dims = value.dim() - fn.event_dim
@@ -156,7 +148,7 @@ class Guide(ModelGuide):
     def __init__(self) -> None:
         super().__init__()
         self.dim = 0
-        self._layout: dict[str, _Slot] = {}
+        self._layout: dict[str, Slot] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -213,7 +205,7 @@ class Guide(ModelGuide):
             )
         offset = 0
         for name, u in survey.start.items():
-            self._layout[name] = _Slot(offset, u.shape)
+            self._layout[name] = Slot(offset, u.numel(), u.shape, None)
             offset += u.numel()
         self.dim = offset
         self.build(torch.cat([u.reshape(-1) for u in survey.start.values()]))

@@ -319,6 +319,24 @@ def test_priors_without_draws_and_starts() -> None:
     assert abs(loc[0] - 100) < 1.0 and loc[1] == 0
 
 
+def test_a_mixture_prior_has_the_support_of_its_components() -> None:
+    weights = dist.Categorical(torch.tensor([0.5, 0.5]))
+    prior = dist.MixtureSameFamily(weights, dist.LogNormal(torch.tensor([0.0, 3.0]), 0.1))
+
+    def model(x: Tensor) -> Any:
+        scale = pyro.sample("scale", prior)
+        with pg.plate(x):
+            return pg.observe("x", dist.Normal(0.0, scale), x)
+
+    program = pg.Program.from_functions(model, MeanField()).initialise(torch.zeros(2))
+    guide = guide_of(program)
+    log_w = log_weights(program, torch.zeros(2), draws=10)
+    assert guide.dim == 1 and bool(log_w.isfinite().all())
+    with pyro.poutine.trace() as tape:
+        program.guide(torch.zeros(2))
+    assert tape.trace.nodes["scale"]["value"] > 0
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Programs
 
