@@ -119,6 +119,7 @@ class Method(StrEnum):
     iwae = "iwae"
     ais = "ais"
     bdmc = "bdmc"
+    smc = "smc"
 
 
 class Sampling(StrEnum):
@@ -720,7 +721,7 @@ def _evaluate(
     part: Annotated[Part, typer.Option(help="Which part of a named data set.")] = Part.test,
     method: Annotated[Method, typer.Option(help="auto: exact where that applies, else ais.")] = Method.auto,
     num_particles: Annotated[int | None, typer.Option(min=1, help="Draws of the guide, for elbo and iwae.")] = None,
-    chains: Annotated[int | None, typer.Option(min=1, help="Chains per datum, for ais and bdmc.")] = None,
+    chains: Annotated[int | None, typer.Option(min=1, help="Chains per datum (16), or islands of smc (4).")] = None,
     temperatures: Annotated[int | None, typer.Option(min=1, help="Temperatures, for ais and bdmc.")] = None,
     drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without any value.")] = False,
     target: Moved = None,
@@ -740,7 +741,8 @@ def _evaluate(
             "leaves them out.",
             file=sys.stderr,
         )
-    chosen = {"num_particles": num_particles, "chains": chains, "temperatures": temperatures}
+    several = "islands" if method is Method.smc else "chains"
+    chosen = {"num_particles": num_particles, several: chains, "temperatures": temperatures}
     options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     x, jacobian = (read.x, None) if saved.transform is None else transform_with_ladj(saved.transform, read.x, seed)
     with zoo.progress_bar(f"log-likelihood ({method.value})", progress) as report:

@@ -178,6 +178,10 @@ def test_fit_evaluate_and_sample_a_users_program(here: Path, capsys: pytest.Capt
     jacobian = saved.transform.log_abs_det_jacobian(x).mean().item()
     assert result["mean_on_the_scale_of_the_data"] == pytest.approx(result["mean"] + jacobian)
 
+    few = ["--chains", "2", "--method", "smc"]
+    found = run_json(capsys, "evaluate", "own_Factors.pt", "--data", "t.parquet", *few, "--no-progress")
+    assert found["method"] == "smc" and abs(found["mean"] - result["mean"]) < 0.1  # both to 0.01
+
     code, out, _ = run(capsys, "evaluate", "own_Factors.pt", "--data", "t.csv", "--method", "elbo", "--no-progress")
     assert code == 0 and out.startswith("log-likelihood -") and "nats per datum" in out
 
