@@ -156,7 +156,10 @@ class Density(abc.ABC):
 
     def _chunk(self, chains: int) -> int:
         """How many chains to evaluate at once: equal parts of them."""
-        most = max(1, rows_per_chunk(self.entries * math.prod(self.batch_shape), self.device))
+        most = rows_per_chunk(self.entries * math.prod(self.batch_shape), self.device)
+        if self.device.type == "cpu" and not self.batch_shape:
+            most //= 16  # to 1 MiB a tensor, which a core's cache holds: twice as fast for a regression of 1000 rows
+        most = max(1, most)
         return math.ceil(chains / math.ceil(chains / most)) if chains else 1
 
     def _in_chunks(self, function: Callable[..., Any], *args: Any) -> Any:

@@ -256,7 +256,7 @@ def test_chunks_of_chains(monkeypatch):
     target = density(schools, Y, SIGMA)
     z = torch.randn(11, 10, dtype=DOUBLE)
     whole = target.value_and_grad(z)
-    monkeypatch.setattr(base, "rows_per_chunk", lambda entries, device: 4)
+    monkeypatch.setattr(base, "rows_per_chunk", lambda entries, device: 64)
     few = density(schools, Y, SIGMA)
     for a, b in zip(few.value_and_grad(z), whole, strict=True):
         torch.testing.assert_close(a, b)
