@@ -83,7 +83,6 @@ from pyro_gen.inference.paths import (
     resample,
     unit_of,
 )
-from pyro_gen.likelihoods import completions, no_completion
 from pyro_gen.program import Program, sample_sites, structure
 
 __all__ = ["ais", "ais_with_gap", "anneal", "bdmc", "evidence_with_gap", "posterior_draws"]
@@ -360,7 +359,7 @@ class _Simulated(NamedTuple):
 
 
 def _simulate(program: Program, n: int, sets: int, context: tuple[Any, ...], missing: Tensor | None) -> _Simulated:
-    from pyro_gen.inference.predictive import complete, simulate
+    from pyro_gen.inference.predictive import complete, given_site, simulate
 
     if program.event_shape is None or not structure(program, *_nothing(program, 1, context)).global_:
         x, values, dims = simulate(program, n, context)  # which says so where the shape of a datum is not known
@@ -374,7 +373,12 @@ def _simulate(program: Program, n: int, sets: int, context: tuple[Any, ...], mis
             latents.append({m: s["value"] for m, s in sample_sites(tape.trace).items() if not s["is_observed"]})
         x, values, dims = torch.stack(draws), {m: torch.stack([v[m] for v in latents]) for m in latents[0]}, {}
         stacked = True
-    _require_simulated(program, *_nothing(program, 1, context))
+    # Latent variables of the prior are no exact draw given what the model observes besides.
+    if (name := given_site(program, *_nothing(program, 1, context))) is not None:
+        raise ValueError(
+            f"The model of {type(program).__name__} observes '{name}', which is given and not simulated, so the "
+            'simulated latent variables are no exact draws of the posterior: use method="ais", without a sandwich.'
+        )
     if missing is not None:
         x = x.masked_fill(missing, math.nan)
     if stacked:
@@ -389,19 +393,6 @@ def _nothing(program: Program, n: int, context: tuple[Any, ...]) -> tuple[Any, .
     rows = next((len(c) for c in context if isinstance(c, Tensor) and c.dim()), n)
     full = torch.full((rows, *program.event_shape), math.nan, dtype=like.dtype, device=like.device)
     return (full[:n], *rows_of(full, context, slice(n)))
-
-
-def _require_simulated(program: Program, x: Tensor, *context: Any) -> None:
-    """Refuses a model that observes anything but x: latent variables of the prior are no exact draw given that."""
-    with pyro.poutine.trace() as tape, completions() as seen, no_completion(), pyro.validation_enabled(False):
-        program.model(x, *context)
-    for name, site in sample_sites(tape.trace).items():
-        observed = site["is_observed"] and not site["infer"].get("_deterministic")
-        if observed and not bool(torch.isnan(seen.get(name, site["value"])).all()):
-            raise ValueError(
-                f"The model of {type(program).__name__} observes '{name}', which is given and not simulated, so the "
-                'simulated latent variables are no exact draws of the posterior: use method="ais", without a sandwich.'
-            )
 
 
 def _sandwich_error(log_w: Tensor, log_v: Tensor) -> Tensor:

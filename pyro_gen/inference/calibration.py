@@ -47,9 +47,8 @@ from pyro_gen._random import seeded
 from pyro_gen.density import Density, as_inputs, density, evaluation
 from pyro_gen.inference.mcmc.driver import run
 from pyro_gen.inference.mcmc.sampler import Sampler
-from pyro_gen.inference.predictive import complete
+from pyro_gen.inference.predictive import complete, given_site
 from pyro_gen.inference.smc import smc
-from pyro_gen.likelihoods import completions, no_completion
 from pyro_gen.program import Program, sample_sites
 
 if TYPE_CHECKING:
@@ -433,7 +432,11 @@ def _simulate(
     """Draws latent variables and data together: data (S, N, *) with the holes of x, and values (S, *) by name."""
     nothing = torch.full_like(x, math.nan)
     with pyro.validation_enabled(False):
-        _require_simulated(program, nothing, context)
+        if (name := given_site(program, nothing, *context)) is not None:  # which says more of the latent variables
+            raise ValueError(
+                f"The model of {type(program).__name__} observes '{name}', which is given and not simulated: observe "
+                "only x, by pyro_gen.observe, so that data can be simulated."
+            )
         data, values = [], []
         for _ in range(simulations):
             with pyro.poutine.trace() as tape:
@@ -443,19 +446,6 @@ def _simulate(
     return torch.stack(data).masked_fill(x.isnan(), math.nan), {
         n: torch.stack([v[n] for v in values]) for n in values[0]
     }
-
-
-def _require_simulated(program: Program, nothing: Tensor, context: tuple[Any, ...]) -> None:
-    """Refuses a model that observes anything but x: what it conditions on says more of its latent variables."""
-    with pyro.poutine.trace() as tape, completions() as seen, no_completion():
-        program.model(nothing, *context)
-    for name, site in sample_sites(tape.trace).items():
-        observed = site["is_observed"] and not site["infer"].get("_deterministic")
-        if observed and not bool(torch.isnan(seen.get(name, site["value"])).all()):
-            raise ValueError(
-                f"The model of {type(program).__name__} observes '{name}', which is given and not simulated: observe "
-                "only x, by pyro_gen.observe, so that data can be simulated."
-            )
 
 
 def _one_by_one(

@@ -26,7 +26,7 @@ from pyro_gen.inference.importance import (
     psis_khat,
 )
 from pyro_gen.inference.paths import resample
-from pyro_gen.likelihoods import assume_missing, completions
+from pyro_gen.likelihoods import assume_missing, completions, no_completion
 from pyro_gen.program import Program, data_dim, fixed, is_local, sample_sites, structure
 
 __all__ = ["impute", "reconstruct", "sample", "simulate"]
@@ -117,6 +117,17 @@ def complete(program: Program, x: Tensor, context: tuple[Any, ...]) -> Tensor:
             "return what observe(...) returns."
         )
     return torch.where(torch.isnan(x), out.to(x.dtype), x)
+
+
+def given_site(program: Program, nothing: Tensor, *context: Any) -> str | None:
+    """The name of a site that a model observes although nothing was seen of the data: it conditions on its context."""
+    with pyro.poutine.trace() as tape, completions() as seen, no_completion(), pyro.validation_enabled(False):
+        program.model(nothing, *context)
+    for name, site in sample_sites(tape.trace).items():
+        observed = site["is_observed"] and not site["infer"].get("_deterministic")
+        if observed and not bool(torch.isnan(seen.get(name, site["value"])).all()):
+            return name
+    return None
 
 
 def reconstruct(program: Program, x: Tensor, *context: Any, draws: int = 1, seed: int = 0) -> Tensor:
