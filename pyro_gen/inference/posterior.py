@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "posterior"]
 
 METHODS = ("auto", "hmc", "nuts", "mala", "rwm", "gibbs", "tempering", "guide", "smc")
-CHAINS, DRAWS, GUIDE_DRAWS = 64, 200, 1000
+DRAWS, GUIDE_DRAWS = 200, 1000
 PATIENCE = 2.0  # seconds before a progress bar shows
 
 
@@ -67,7 +67,8 @@ def posterior(
             ``"mala"``; ``"rwm"``, random-walk Metropolis; ``"gibbs"`` with ``blocks=``; ``"tempering"``, for posteriors
             with several modes; ``"guide"``, weighted draws of the program's trained guide; ``"smc"``, weighted
             particles, with the evidence in the attributes.
-        chains: The number C of chains (64), or the islands of ``"smc"``.
+        chains: The number C of chains, left out as many as ``init`` gives points for, else 64; or the islands of
+            ``"smc"`` (8).
         draws: The number S of draws that are kept of each chain (200), of the guide (1000), or the particles of an
             island of ``"smc"``.
         warmup: Iterations of warm-up, before the first draw; left out, 120 to 1000, the fewer the more chains there
@@ -136,7 +137,9 @@ def posterior(
         count = 1 if method == "guide" else chains or 8
         length = draws or (GUIDE_DRAWS if method == "guide" else 512)
     else:
-        count = chains or (len(init) if isinstance(init, Tensor) else CHAINS)
+        from pyro_gen.inference.mcmc import initial
+
+        count = chains or initial.count(init)
         length = draws or DRAWS
     state = _State.of(path, resume)
     if state is not None:

@@ -240,6 +240,13 @@ def test_groups_and_their_options() -> None:
     assert '"iterations": 20' in idata.posterior.attrs["warmup"]
 
 
+@pytest.mark.parametrize("init", [torch.zeros(6, 1), {"mean": torch.zeros(6)}], ids=["points", "values"])
+def test_a_chain_for_each_starting_point_and_what_thinning_is_noted(init: Any) -> None:
+    idata = posterior(conjugate, X, init=init, draws=10, warmup=10, thin=2, progress=False)
+    assert idata.posterior.sizes["chain"] == 6 and idata.posterior.attrs["thin"] == 2
+    assert "bfmi" not in diagnose(idata).figures  # energies of every other transition
+
+
 def test_groups_that_nobody_asked_for_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(posterior.__globals__, "LIMIT", 100)
     settings = {"chains": 4, "draws": 10, "warmup": 20, "progress": False}
