@@ -109,8 +109,17 @@ class Particles:
     target: Density | Path
 
     def draws(self, count: int, seed: int = 0) -> Tensor:
-        """Resamples equally weighted points by systematic resampling, with shape :math:`(S, *B, D)`."""
+        """Resamples equally weighted points by systematic resampling, with shape :math:`(S, *B, D)`.
+
+        Raises:
+            ValueError: A target has no particle on its support, or weights that are NaN.
+        """
         flat = self.log_weights.flatten(1) if self.log_weights.dim() > 1 else self.log_weights.unsqueeze(1)
+        if bad := int((~flat.logsumexp(0).isfinite()).sum()):
+            raise ValueError(
+                f"Particles.draws: of {bad} of {flat.shape[1]} targets no particle has a finite weight that is not 0, "
+                "so there is nothing to draw: give more chains or temperatures, or look at the model."
+            )
         with seeded(fork(seed)):  # the same seed may have made the particles
             index = resample(flat, count)
         batch = self.log_weights.shape[1:]

@@ -203,6 +203,18 @@ def test_states_of_a_path_off_the_support():
         assert bool((run.draws(500) % 2 == 0).all())
 
 
+class Nowhere(Even):
+    def log_density(self, x, beta):
+        return torch.full(x.shape, -math.inf if beta else -math.log(10)).double()
+
+
+def test_without_any_state_on_the_support_there_are_no_draws():
+    run = anneal(Nowhere(), chains=50, temperatures=5)
+    assert run.evidence.mean() == -math.inf and run.evidence.diagnostics["khat"].item() == math.inf
+    with pytest.raises(ValueError, match="1 of 1 targets no particle"):
+        run.draws(10)
+
+
 def test_a_base_is_left_for_infinity():
     """Steps that overflow are rejected, and torch's validation of values does not end the run."""
     base = dist.Normal(torch.zeros(2), 1.0, validate_args=True).to_event(1)
