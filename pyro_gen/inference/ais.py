@@ -52,7 +52,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import pyro
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -83,7 +82,7 @@ from pyro_gen.inference.paths import (
     resample,
     unit_of,
 )
-from pyro_gen.program import Program, sample_sites, structure
+from pyro_gen.program import Program, structure
 
 __all__ = ["ais", "ais_with_gap", "anneal", "bdmc", "evidence_with_gap", "posterior_draws"]
 
@@ -359,20 +358,14 @@ class _Simulated(NamedTuple):
 
 
 def _simulate(program: Program, n: int, sets: int, context: tuple[Any, ...], missing: Tensor | None) -> _Simulated:
-    from pyro_gen.inference.predictive import complete, given_site, simulate
+    from pyro_gen.inference.predictive import given_site, simulate, simulate_sets
 
     if program.event_shape is None or not structure(program, *_nothing(program, 1, context)).global_:
         x, values, dims = simulate(program, n, context)  # which says so where the shape of a datum is not known
         stacked = False
     else:
-        draws, latents = [], []
-        for _ in range(sets):
-            with pyro.poutine.trace() as tape, pyro.validation_enabled(False):
-                x, *rest = _nothing(program, n, context)
-                draws.append(complete(program, x, tuple(rest)))
-            latents.append({m: s["value"] for m, s in sample_sites(tape.trace).items() if not s["is_observed"]})
-        x, values, dims = torch.stack(draws), {m: torch.stack([v[m] for v in latents]) for m in latents[0]}, {}
-        stacked = True
+        x, values = simulate_sets(program, sets, *_nothing(program, n, context))
+        dims, stacked = {}, True
     # Latent variables of the prior are no exact draw given what the model observes besides.
     if (name := given_site(program, *_nothing(program, 1, context))) is not None:
         raise ValueError(

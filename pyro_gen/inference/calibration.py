@@ -47,7 +47,7 @@ from pyro_gen._random import seeded
 from pyro_gen.density import Density, as_inputs, density, evaluation
 from pyro_gen.inference.mcmc.driver import run
 from pyro_gen.inference.mcmc.sampler import Sampler
-from pyro_gen.inference.predictive import complete, given_site
+from pyro_gen.inference.predictive import given_site, simulate_sets
 from pyro_gen.inference.smc import smc
 from pyro_gen.program import Program, sample_sites
 
@@ -431,21 +431,13 @@ def _simulate(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Draws latent variables and data together: data (S, N, *) with the holes of x, and values (S, *) by name."""
     nothing = torch.full_like(x, math.nan)
-    with pyro.validation_enabled(False):
-        if (name := given_site(program, nothing, *context)) is not None:  # which says more of the latent variables
-            raise ValueError(
-                f"The model of {type(program).__name__} observes '{name}', which is given and not simulated: observe "
-                "only x, by pyro_gen.observe, so that data can be simulated."
-            )
-        data, values = [], []
-        for _ in range(simulations):
-            with pyro.poutine.trace() as tape:
-                data.append(complete(program, nothing, context))
-            sites = sample_sites(tape.trace)
-            values.append({name: s["value"] for name, s in sites.items() if not s["is_observed"]})
-    return torch.stack(data).masked_fill(x.isnan(), math.nan), {
-        n: torch.stack([v[n] for v in values]) for n in values[0]
-    }
+    if (name := given_site(program, nothing, *context)) is not None:  # which says more of the latent variables
+        raise ValueError(
+            f"The model of {type(program).__name__} observes '{name}', which is given and not simulated: observe only "
+            "x, by pyro_gen.observe, so that data can be simulated."
+        )
+    data, values = simulate_sets(program, simulations, nothing, *context)
+    return data.masked_fill(x.isnan(), math.nan), values
 
 
 def _one_by_one(

@@ -119,6 +119,26 @@ def complete(program: Program, x: Tensor, context: tuple[Any, ...]) -> Tensor:
     return torch.where(torch.isnan(x), out.to(x.dtype), x)
 
 
+def simulate_sets(program: Program, sets: int, nothing: Tensor, *context: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """Draws data sets and the latent variables that made them, each tensor with a leading dimension S.
+
+    Draws by the global generator, with the program as it is.
+
+    Arguments:
+        program: The program; it may have global latent variables, drawn anew for each data set.
+        sets: The number S of data sets.
+        nothing: Data of which nothing was seen, NaN with shape :math:`(N, *)`.
+        context: What the model conditions on.
+    """
+    data, values = [], []
+    for _ in range(sets):
+        with pyro.poutine.trace() as tape, pyro.validation_enabled(False):
+            data.append(complete(program, nothing, context))
+        sites = sample_sites(tape.trace)
+        values.append({name: s["value"] for name, s in sites.items() if not s["is_observed"]})
+    return torch.stack(data), {name: torch.stack([v[name] for v in values]) for name in values[0]}
+
+
 def given_site(program: Program, nothing: Tensor, *context: Any) -> str | None:
     """The name of a site that a model observes although nothing was seen of the data: it conditions on its context."""
     with pyro.poutine.trace() as tape, completions() as seen, no_completion(), pyro.validation_enabled(False):
