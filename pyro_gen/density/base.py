@@ -154,18 +154,17 @@ class Density(abc.ABC):
             return torch.vmap(function, randomness="error")(*args)
         return looped(function, *args)
 
-    def _chunk(self, chains: int) -> int:
+    def _chunk(self, chains: int, in_cache: bool) -> int:
         """How many chains to evaluate at once: equal parts of them."""
         most = rows_per_chunk(self.entries * math.prod(self.batch_shape), self.device)
-        if self.device.type == "cpu" and not self.batch_shape:
+        if in_cache and self.device.type == "cpu" and not self.batch_shape:
             most //= 16  # to 1 MiB a tensor, which a core's cache holds: twice as fast for a regression of 1000 rows
-        most = max(1, most)
-        return math.ceil(chains / math.ceil(chains / most)) if chains else 1
+        return math.ceil(chains / math.ceil(chains / max(1, most))) if chains else 1
 
-    def _in_chunks(self, function: Callable[..., Any], *args: Any) -> Any:
+    def _in_chunks(self, function: Callable[..., Any], *args: Any, in_cache: bool = False) -> Any:
         """Calls a function of many chains, each tensor (C, *), on chunks of one size."""
         chains = len(args[0])
-        size = self._chunk(chains)
+        size = self._chunk(chains, in_cache)
         if size >= chains:
             return function(*args)
         parts = []
@@ -228,11 +227,13 @@ class Density(abc.ABC):
             parts = tuple(p.contiguous() for p in parts)  # a graph holds for the strides it was recorded with
             return self._graph(kind, *parts)(*parts)
 
+        if whole is not None and not torch.is_grad_enabled():
+            return whole(*(t.contiguous() for t in (z, *args)))
         with torch.no_grad():
             if whole is not None:
                 return whole(*(t.contiguous() for t in (z, *args)))
-            out: tuple[Tensor, ...] = self._in_chunks(chunk, z, *args)
-            if self._chunk(len(z)) >= len(z) > 0:  # the way to the graph is shorter next time
+            out: tuple[Tensor, ...] = self._in_chunks(chunk, z, *args, in_cache=True)
+            if self._chunk(len(z), True) >= len(z) > 0:  # the way to the graph is shorter next time
                 self._whole[kind, z.shape, z.dtype] = self._graph(kind, z, *args)
             return out
 
