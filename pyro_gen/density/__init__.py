@@ -19,6 +19,7 @@ tensor operations. The graph is compared with the function it came from before i
 from pyro_gen.density.base import Density, Terms
 from pyro_gen.density.inputs import (
     any_missing,
+    as_arguments,
     as_inputs,
     entries_per_datum,
     evaluation,
@@ -37,6 +38,7 @@ __all__ = [
     "ProgramDensity",
     "Terms",
     "any_missing",
+    "as_arguments",
     "as_inputs",
     "density",
     "entries_per_datum",

@@ -37,6 +37,23 @@ def as_inputs(program: Program, x: Any, *context: Any) -> tuple[Any, ...]:
     return tuple(p.to(like.dtype) if f and like is not None else p for p, f in zip(parts, floating, strict=True))
 
 
+def as_arguments(program: Program | Callable[..., Any], *data: Any) -> tuple[Any, ...]:
+    """Makes what a user gives the arguments of a model, as :func:`as_inputs` where it is that of a program.
+
+    For a plain function arrays and series become tensors, numbers with a decimal point in torch's default precision.
+    All else is its own affair: it finds the columns of a data frame by their names.
+    """
+    if isinstance(program, Program) and data:
+        return as_inputs(program, *data)
+    out = []
+    for part in data:
+        if not isinstance(part, Tensor) and hasattr(part, "__array__") and not hasattr(part, "columns"):
+            tensor = torch.as_tensor(np.array(part))
+            part = tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
+        out.append(part)
+    return tuple(out)
+
+
 @contextmanager
 def evaluation(program: Program | Callable[..., Any]) -> Iterator[None]:
     """Puts a program in evaluation mode (dropout off, ...) and restores the modes of its modules afterwards.

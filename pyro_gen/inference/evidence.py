@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen._random import seeded
-from pyro_gen.density import ProgramDensity, as_inputs, density, evaluation
+from pyro_gen.density import ProgramDensity, as_arguments, density, evaluation
 from pyro_gen.inference.ais import anneal, evidence_with_gap
 from pyro_gen.inference.bridge import bridge_evidence
 from pyro_gen.inference.importance import (
@@ -79,7 +79,7 @@ def log_evidence(
     """
     if method not in METHODS:
         raise ValueError(f"log_evidence(method={method!r}): choose one of {', '.join(METHODS)}.")
-    data = as_inputs(program, x, *context) if isinstance(program, Program) else (x, *context)
+    data = as_arguments(program, x, *context)
     if method == "exact":
         if isinstance(program, Program) and not _global(program, data):
             return _summed(log_likelihood(program, *data, method="exact", progress=progress, **options), "exact")

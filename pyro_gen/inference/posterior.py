@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen._random import seeded
-from pyro_gen.density import Density, ProgramDensity, as_inputs, density, evaluation
+from pyro_gen.density import Density, ProgramDensity, as_arguments, density, evaluation
 from pyro_gen.inference.export import BLOCK, ENTRIES, LIMIT, Disk, Exporter, Memory, check_path, layout
 from pyro_gen.inference.importance import guide_draws, joint_guide_draws, psis_khat
 from pyro_gen.program import Program
@@ -62,7 +62,8 @@ def posterior(
     Arguments:
         program: A program, or a plain Pyro model function.
         data: What the model is called with: the data with shape :math:`(N, *)` as tensor, array or data frame, NaN
-            where nothing was observed, and its context. Any arguments for a plain function.
+            where nothing was observed, and its context. Any arguments for a plain function, which is given arrays as
+            tensors and a data frame as it is.
         method: ``"hmc"``, many chains of jittered Hamiltonian Monte Carlo that adapt together (``"auto"``); ``"nuts"``;
             ``"mala"``; ``"rwm"``, random-walk Metropolis; ``"gibbs"`` with ``blocks=``; ``"tempering"``, for posteriors
             with several modes; ``"guide"``, weighted draws of the program's trained guide; ``"smc"``, weighted
@@ -119,8 +120,8 @@ def posterior(
         raise ValueError(f"posterior(method={method!r}): choose one of {', '.join(METHODS)}.")
     method = "hmc" if method == "auto" else method
     for name, number in (("chains", chains), ("draws", draws), ("thin", thin)):
-        if number is not None and number < 1:
-            raise ValueError(f"posterior({name}={number}): give a positive number.")
+        if number is not None and (not isinstance(number, int | np.integer) or number < 1):
+            raise ValueError(f"posterior({name}={number!r}): give a positive whole number.")
     if resume and save is None:
         raise ValueError("posterior(resume=True): say what to go on with, by save=.")
     path = None if save is None else check_path(save)
@@ -130,7 +131,7 @@ def posterior(
         _refuse(method, chains=chains, **options)
         if not isinstance(program, Program):
             raise ValueError('posterior(method="guide") draws from the guide of a program, and was given a function.')
-    arguments = as_inputs(program, *data) if isinstance(program, Program) and data else _as_tensors(data)
+    arguments = as_arguments(program, *data)
     target = density(program, *arguments, hold=_held_sites(method, options), compile=compile)
     names = layout(target.prototype, dims, coords)
     if method in ("guide", "smc"):
@@ -172,17 +173,6 @@ def posterior(
 def _refuse(method: str, **given: Any) -> None:
     if wrong := [name for name, value in given.items() if value]:
         raise ValueError(f'posterior(method="{method}") does not take {wrong[0]}: leave it out.')
-
-
-def _as_tensors(data: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arrays and data frames as tensors, numbers with a decimal point in torch's default precision."""
-    out = []
-    for part in data:
-        if not isinstance(part, Tensor) and hasattr(part, "__array__"):
-            tensor = torch.as_tensor(np.array(part))
-            part = tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
-        out.append(part)
-    return tuple(out)
 
 
 def _held_sites(method: str, options: Mapping[str, Any]) -> tuple[str, ...]:

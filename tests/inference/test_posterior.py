@@ -277,6 +277,24 @@ def test_arrays_for_functions_keep_whole_numbers() -> None:
     assert idata.posterior["mean"].dims == ("chain", "draw", "group")
 
 
+def test_functions_find_columns_of_a_frame_by_name() -> None:
+    def model(table: pd.DataFrame) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(table)):
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=torch.tensor(table["x"].to_numpy()))
+
+    table = pd.DataFrame({"name": ["a"] * 5, "x": X.numpy()})
+    idata = posterior(model, table, chains=4, draws=5, warmup=10, progress=False)
+    assert np.array_equal(idata.observed_data["x"], X.numpy())
+
+
+def test_infinite_data_are_named() -> None:
+    x = X.clone()
+    x[2] = torch.inf
+    with pytest.raises(ValueError, match="observed values of 'x' hold infinities"):
+        posterior(conjugate, x, chains=4, draws=5, warmup=10, progress=False)
+
+
 def test_a_factor_alone_gives_no_groups_of_data() -> None:
     def model() -> None:
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -476,7 +494,9 @@ def test_wrong_inputs(tmp_path: Path) -> None:
             posterior(*(args or (conjugate, X)), **kwargs)
 
     check(r"posterior\(method='hcm'\): choose one of auto, hmc", method="hcm")
-    check(r"posterior\(chains=0\): give a positive number", chains=0)
+    check(r"posterior\(chains=0\): give a positive whole number", chains=0)
+    check(r"posterior\(draws=8.0\): give a positive whole number", draws=8.0)
+    check(r"starting values of 'mean' are not one for each chain: give a tensor with 64 rows", init={"mean": 0.5})
     check(r"posterior\(draws=-1\)", draws=-1)
     check(r"posterior\(thin=0\)", thin=0)
     check(r"resume=True\): say what to go on with, by save=", resume=True)

@@ -52,7 +52,15 @@ Values = dict[str, Tensor]
 
 
 def held_names(blocks: Blocks) -> tuple[str, ...]:
-    """The sites that blocks update: what to pass to :func:`pyro_gen.density.density` as ``hold``."""
+    """The sites that blocks update: what to pass to :func:`pyro_gen.density.density` as ``hold``.
+
+    Raises:
+        TypeError: The blocks are no dictionary.
+    """
+    if not isinstance(blocks, Mapping):
+        raise TypeError(
+            f"blocks={blocks!r}: give a dictionary from sites to how they are updated, such as {{'z': 'enumerate'}}."
+        )
     return tuple(name for key in blocks for name in _names(key))
 
 

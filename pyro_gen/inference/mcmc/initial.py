@@ -78,6 +78,12 @@ def points(density: Density, init: Init, chains: int) -> Tensor:
     elif isinstance(init, Mapping):
         if not isinstance(density, ProgramDensity):
             raise ValueError("A density of plain functions has no named sites: give the starting points as a tensor.")
+        wrong = [n for n, v in init.items() if not isinstance(v, Tensor) or v.dim() == 0 or len(v) != chains]
+        if wrong:
+            raise ValueError(
+                f"The starting values of {wrong[0]!r} are not one for each chain: give a tensor with {chains} rows, "
+                "the number of chains."
+            )
         z = density.unconstrain(dict(init))
     else:
         if isinstance(init, str) and init not in SOURCES:
@@ -99,8 +105,19 @@ def points(density: Density, init: Init, chains: int) -> Tensor:
     raise ValueError(
         f"{int((~good).sum())} of {good.numel()} starting points have no finite log-density and gradient"
         + (f" after {TRIES} tries" if source is not None else "")
-        + ": give points on the support by init, a tensor or a dictionary of values by name."
+        + (
+            f": the observed values of {infinite[0]!r} hold infinities, which few models can explain; mark what is not "
+            "known as NaN."
+            if (infinite := _infinite(density))
+            else ": give points on the support by init, a tensor or a dictionary of values by name."
+        )
     )
+
+
+def _infinite(density: Density) -> list[str]:
+    """The observed sites with infinite values."""
+    observed = density.observed if isinstance(density, ProgramDensity) else {}
+    return [name for name, value in observed.items() if bool(torch.as_tensor(value).isinf().any())]
 
 
 SOURCES: dict[str, Callable[[Density, int], Tensor]] = {

@@ -316,6 +316,8 @@ def test_errors():
         Gibbs(Density.from_functions(lambda z: -z.square().sum(-1), dim=2), blocks={})
     with pytest.raises(ValueError, match=r'give "enumerate" or a function'):
         Gibbs(target, blocks={"k": "sample"})
+    with pytest.raises(TypeError, match="give a dictionary from sites"):
+        held_names(["k"])
     both = density(mixture, Y, hold=("k", "loc"))
     with pytest.raises(ValueError, match="each of its sites"):
         Gibbs(both, blocks={("k", "loc"): "enumerate"})
