@@ -62,6 +62,8 @@ _OUT_OF_PLACE: dict[Any, Callable[..., Tensor]] = {
     torch.Tensor.cauchy_: lambda t, median=0.0, sigma=1.0: (
         median + sigma * (math.pi * (torch.rand_like(t) - 0.5)).tan()
     ),
+    # Of counts that particles share torch resizes its result, and warns.
+    torch.binomial: lambda count, prob, generator=None: torch.binomial(count + torch.zeros_like(prob), prob, generator),
 }
 
 

@@ -288,6 +288,18 @@ def test_functions_find_columns_of_a_frame_by_name() -> None:
     assert np.array_equal(idata.observed_data["x"], X.numpy())
 
 
+def test_replicated_counts_of_a_single_binomial() -> None:
+    """A number of trials that all draws share; torch must not warn of how it makes them."""
+
+    def model(k: Tensor) -> None:
+        pyro.sample("k", dist.Binomial(10, pyro.sample("p", dist.Beta(2.0, 2.0))), obs=k)
+
+    idata = posterior(model, torch.tensor(3.0), chains=16, draws=100, progress=False)
+    counts = idata.posterior_predictive["k"].values - 10 * idata.posterior["p"].values
+    assert counts.std() > 1
+    assert abs(counts.mean()) < 4 * counts.std() / math.sqrt(counts.size)  # false alarms: 6e-5
+
+
 def test_infinite_data_are_named() -> None:
     x = X.clone()
     x[2] = torch.inf
