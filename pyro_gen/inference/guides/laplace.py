@@ -52,8 +52,9 @@ def laplace(program: Program, x: Any, *context: Any, seed: int = 0) -> Program:
         >>> round(guide_of(program).loc.exp().item(), 4)  # the mode of log(rate): (3 + 6) / (1 + 2)
         3.0
     """
+    unmet = with_guide(program, FullRank())
     x, *parts = as_inputs(program, x, *context)
-    guided = with_guide(program, FullRank()).initialise(x, *parts, seed=seed)
+    guided = unmet.initialise(x, *parts, seed=seed)
     guide = guide_of(guided)
     assert isinstance(guide, FullRank)
     with seeded(seed):

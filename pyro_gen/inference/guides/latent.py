@@ -455,7 +455,7 @@ def with_guide(program: Program, guide: Guide) -> Program:
         A program with the same model and the new guide.
 
     Raises:
-        TypeError: What is given is no guide of this module.
+        TypeError: What is given is no program, or no guide of this module.
         ValueError: The guide belongs to another program.
 
     Example:
@@ -472,6 +472,11 @@ def with_guide(program: Program, guide: Guide) -> Program:
         >>> guide_of(program).names, guide_of(program).dim
         (('scale', 'loc'), 2)
     """
+    if not isinstance(program, Program):
+        raise TypeError(
+            f"A guide is given to a Program, and this is a {type(program).__name__}: of a model function make one by "
+            "Program.from_functions(model)."
+        )
     if not isinstance(guide, Guide):
         what = "a class: create an instance" if isinstance(guide, type) else type(guide).__name__
         raise TypeError(f"with_guide takes a guide such as Flow() or MeanField(), and was given {what}.")
@@ -489,7 +494,7 @@ def guide_of(program: Program) -> Guide:
     guide = getattr(program, "_guide", None)
     if not isinstance(guide, Guide):
         raise ValueError(
-            f"{type(program).__name__} has a guide of its own: give it another by with_guide(program, Flow())."
+            "The program has no guide of pyro_gen.inference.guides: give it one by with_guide(program, Flow())."
         )
     if not guide.names:
         raise ValueError("The guide has not met its model: call program.initialise(x) or pg.fit first.")

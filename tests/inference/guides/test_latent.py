@@ -433,8 +433,10 @@ def test_what_guides_refuse() -> None:
         with_guide(program, Flow()).initialise(torch.zeros(2, 4))
     with pytest.raises(TypeError, match="create an instance"):
         with_guide(program, Flow)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="has a guide of its own"):
+    with pytest.raises(ValueError, match=r"has no guide of pyro_gen.inference.guides"):
         guide_of(program)
+    with pytest.raises(TypeError, match=r"make one by Program.from_functions"):
+        with_guide(regression, Flow())  # type: ignore[arg-type]
     used = guide_of(pg.Program.from_functions(regression, MeanField()).initialise(TARGETS, FEATURES))
     with pytest.raises(ValueError, match="made for another program"):
         with_guide(program, used)
