@@ -113,7 +113,6 @@ def init(z: Tensor, target: Target) -> Point:
 
 def select(accepted: Tensor, new: Point, old: Point) -> Point:
     """Takes the new point where ``accepted``, a mask with shape :math:`(C, *B)`, and the old one elsewhere."""
-
     # To broadcast over the last dimension, a short one, takes three times as long as to read a whole mask.
     wide = accepted.unsqueeze(-1).expand_as(new.z).contiguous()
 
