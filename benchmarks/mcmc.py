@@ -54,8 +54,9 @@ Job = dict[str, Any]
 
 
 def load(name: str) -> ModuleType:
-    """A module of tests/reference."""
-    spec = importlib.util.spec_from_file_location(name, REFERENCE / f"{name}.py")
+    """A module of tests/reference, or of rivals beside this file."""
+    folder = REFERENCE if name == "models" else HERE / "rivals"
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module

@@ -263,7 +263,7 @@ class Program(PyroModule):
             >>> [tuple(p.shape) for p in program.parameters()]
             [(2,)]
         """
-        return _FunctionProgram(model, guide)
+        return FunctionProgram(model, guide)
 
 
 class ModelGuide(nn.Module):
@@ -302,7 +302,9 @@ class _ModuleParameters(Messenger):
         msg["value"] = transform(self.module._parameters[name])
 
 
-class _FunctionProgram(Program):
+class FunctionProgram(Program):
+    """A program of plain functions, made by :meth:`Program.from_functions`."""
+
     def __init__(
         self, model: Callable[..., Any], guide: "Callable[..., Any] | type[AutoGuide] | AutoGuide | ModelGuide | None"
     ) -> None:

@@ -240,7 +240,8 @@ class ProgramDensity(Density):
     def sample_prior(self, chains: int) -> Tensor:
         if self.improper:
             raise ValueError(
-                f"The prior of '{self.improper[0]}' is improper and has no draws: start elsewhere (init=\"uniform\")."
+                f"The prior of '{self.improper[0]}' is improper and has no draws: chains can start elsewhere "
+                '(init="uniform"), and what starts from the prior needs a proper one.'
             )
 
         def one_set(z: Tensor, held: Held, data: tuple[Any, ...]) -> Tensor:
@@ -598,7 +599,7 @@ def _check_structure(program: Program | Callable[..., Any], prototype: Trace, ho
         if is_data(site) and isinstance(innermost(site["fn"]), dist.Delta):
             raise ValueError(f"{_name(program)} has an observed site without a density, '{name}': a Delta.")
     if not latent:
-        raise ValueError(f'{_name(program)} has no latent variable: its likelihood is method="exact".')
+        raise ValueError(f'{_name(program)} has no latent variable, so no posterior: its likelihood is method="exact".')
     discrete = [n for n, s in latent.items() if s["fn"].support.is_discrete and n not in hold]
     for name in discrete:
         if not latent[name]["fn"].has_enumerate_support:

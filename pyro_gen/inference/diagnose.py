@@ -599,11 +599,20 @@ def _of_convergence(table: Any, chains: int, draws: int, figures: dict[str, floa
     column = table[key]
     figures[key] = float(column.max())
     name = "nested R-hat" if many else "R-hat"
-    if len(where := _worst(column, column > RHAT)):
+    who = "groups of chains" if many else "chains" if chains > 1 else "halves of the chain"
+    where = _worst(column, column > RHAT)
+    if len(where) and draws * chains < 1000 and column.max() < 1.05:
+        yield Problem(
+            "convergence",
+            f"{name} is {column.max():.3f} at {_named(where, len(table))}, above {RHAT}: {draws * chains:,} draws in "
+            "all are too few to tell whether that is chance. Draw more.",
+            where,
+        )
+    elif len(where):
         yield Problem(
             "convergence",
             f"{name} is {column.max():.3f} at {_named(where, len(table))}, above {RHAT}: the "
-            f"{'groups of chains' if many else 'chains'} do not agree, so they are not draws of one distribution. Run "
+            f"{who} do not agree, so they are not draws of one distribution. Run "
             "a longer warm-up; if that does not help, look at the trace plot: chains that sit in different places mean "
             'several modes (method="tempering"), chains that wander slowly a posterior that should be parametrised '
             "anew (non-centred, say).",

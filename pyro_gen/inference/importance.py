@@ -345,8 +345,8 @@ def _plan(program: Program, x: Tensor, context: tuple[Any, ...], num_particles: 
     if absent := sorted(latent - set(guided)):
         other = "exact" if is_enumerable(program, x, *context) else 'ais", start="prior'
         raise ValueError(
-            f"The guide of {type(program).__name__} does not sample the latent variable '{absent[0]}': use "
-            f'method="{other}", or a guide that samples it.'
+            f"The guide of {type(program).__name__} does not sample the latent variable '{absent[0]}': give it a guide "
+            f'that does, pg.with_guide say, or use a method without one (for a likelihood: method="{other}").'
         )
     if point := _point(program, guide, x[:rows], rows_of(x, context, slice(rows))):
         raise ValueError(

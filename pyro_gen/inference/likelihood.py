@@ -128,6 +128,8 @@ class LogLikelihood:
     def __str__(self) -> str:
         error, sampling = self.mean_standard_error(), self.sampling_error()
         bounds = "" if self.upper is None else f" in [{_mean(self.lower):.3f}, {_mean(self.upper):.3f}]"
+        if self.upper is None and "gap" in self.diagnostics:  # from data simulated from the program
+            bounds = f" (upper bound on simulated data: {float(self.diagnostics['gap'].mean()):.3f} above)"
         label = self.method if self.kind == self.method else f"{self.method}, {self.kind}"
         what = "log-likelihood" if self.unit == "nats per datum" else "log-evidence"
         of = "" if self.unit == "nats" else f"; {len(self.value)} {_UNITS[self.unit]}, sampling error {sampling:.3f}"

@@ -24,7 +24,7 @@ from pyro_gen._random import seeded
 from pyro_gen.density import Density, ProgramDensity, as_arguments, density, evaluation
 from pyro_gen.inference.export import BLOCK, ENTRIES, LIMIT, Disk, Exporter, Memory, check_path, layout
 from pyro_gen.inference.importance import guide_draws, joint_guide_draws, psis_khat
-from pyro_gen.program import Program
+from pyro_gen.program import Program, sample_sites
 
 if TYPE_CHECKING:
     import arviz as az
@@ -133,6 +133,11 @@ def posterior(
             raise ValueError('posterior(method="guide") draws from the guide of a program, and was given a function.')
     arguments = as_arguments(program, *data)
     target = density(program, *arguments, hold=_held_sites(method, options), compile=compile)
+    if not any(site["is_observed"] for site in sample_sites(target.prototype).values()):
+        warnings.warn(
+            "Nothing is observed in the model (no obs=, no pg.observe, no factor): these are draws of its prior.",
+            stacklevel=2,
+        )
     names = layout(target.prototype, dims, coords)
     if method in ("guide", "smc"):
         count = 1 if method == "guide" else chains or 8

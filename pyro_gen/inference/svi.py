@@ -621,7 +621,8 @@ def _non_finite(
                             f"{head}: the {where}'s site '{name}' has a non-finite log_prob. {_KEPT}"
                         )
     bad = [n for n, p in module.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
-    return NonFiniteLossError(f"{head}: through the parameters {', '.join(bad) or 'of the program'}. {_KEPT}")
+    few = ", ".join(bad[:2]) + (f" and {len(bad) - 2} more" if len(bad) > 2 else "")
+    return NonFiniteLossError(f"{head}: through the parameters {few or 'of the program'}. {_KEPT}")
 
 
 # ----------------------------------------------------------------------------------------------------------------------

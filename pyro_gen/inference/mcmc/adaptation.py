@@ -326,7 +326,7 @@ class Tuning:
         step_size: The step sizes, with shape :math:`(*B)`, in float64 on the CPU.
         scaled: The metric times the step size.
         mean: The mean of the target as far as it is known, with shape :math:`(*B, D)`.
-        restarted: How many chains were restarted.
+        restarted: How many chains were restarted that had come to a standstill.
     """
 
     RENEW = (0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7)  # shares of the warm-up
@@ -359,6 +359,7 @@ class Tuning:
         self._moments = Moments(self._dense)
         self._moments.update(point.z, point.grad)
         self._due = list(self.RENEW)
+        self._last = point.log_density  # at the last renewal
         self.metric = self._learnt_metric(point)
         self._scale()
 
@@ -387,6 +388,7 @@ class Tuning:
         if renew:
             if self.RESCUE[0] <= at <= self.RESCUE[1]:
                 point = self._rescue(point)
+            self._last = point.log_density
             self.metric = self._learnt_metric(point)
             self._moments = Moments(self._dense)
             self._averaging.restart(self._averaging.average.exp())
@@ -433,7 +435,8 @@ class Tuning:
         count = int(lost.sum())
         if not count or bool(lost.all(0).any()):
             return point
-        self.restarted += count
+        # One that has risen since the last renewal was just on its way from a far start.
+        self.restarted += int((lost & ~(log_density > self._last.reshape(chains, -1) + 1)).sum())
         donors = torch.multinomial((~lost).mT.float(), chains, replacement=True).mT
         donors = torch.where(lost, donors, torch.arange(chains, device=donors.device).unsqueeze(-1))
 

@@ -1,7 +1,7 @@
 """The ten posteriors of ``models.py`` for NumPyro, each as NumPyro is fastest: the rival of ``benchmarks/mcmc.py``.
 
 The models take the same arguments, as NumPy arrays, and have the same sites; but for garch: with a flat prior whose
-range depends on another site, NumPyro 0.22 samples from another posterior (mean of beta1 off by 130 standard errors).
+range depends on another site, NumPyro 0.22 gave another posterior in our one run (a mean off by 130 standard errors).
 """
 
 from typing import Any
