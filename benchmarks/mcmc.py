@@ -331,14 +331,14 @@ def our_settings(posterior: str, quick: bool) -> list[Job]:
         counts = [(256, 200, 200), (512, 120, 200), (1024, 120, 200), (2048, 100, 200), (4096, 100, 200)]
         settings = [{"chains": c, "warmup": w, "draws": d, "threads": t} for c, w, d in counts for t in (1, 2)]
         return [*settings, {"chains": 8192, "warmup": 100, "draws": 200, "threads": 2}]
-    counts = [(256, 200, 200, 1), (1024, 120, 100, 1), (1024, 120, 100, 2)]
+    counts = [(256, 200, 200, 1), (1024, 120, 100, 2)]
     return [{"chains": c, "warmup": w, "draws": d, "threads": t} for c, w, d, t in counts]
 
 
 def numpyro_settings(posterior: str, quick: bool) -> list[Job]:
     if quick:
         return [{"chains": 64, "warmup": 200, "draws": 100, "chain_method": "vectorized"}]
-    counts = [(64, 300, 500), (256, 200, 300)]
+    counts = [(256, 200, 300)]
     if posterior == SCHOOLS:
         counts = [(64, 300, 1000), (256, 200, 500), (1024, 150, 250), (4096, 150, 100)]
     settings = [{"chains": c, "warmup": w, "draws": d, "chain_method": "vectorized"} for c, w, d in counts]

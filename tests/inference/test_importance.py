@@ -308,7 +308,7 @@ def test_joint_values_of_several_sites_against_loops(monkeypatch):
 
 def test_advice_names_a_method_that_applies(data):
     x = torch.randn(10, 2)
-    for method, words in (("iwae", 'method="exact", or a guide'), ("ais", 'method="exact".*, which sums')):
+    for method, words in (("iwae", r'guide that does.* method="exact"'), ("ais", 'method="exact".*, which sums')):
         with pytest.raises(ValueError, match=words):
             log_likelihood(Mixture(), x, method=method, **({"start": "prior"} if method == "ais" else {}))
 
@@ -321,7 +321,7 @@ def test_advice_names_a_method_that_applies(data):
     for method in ("auto", "exact", "elbo", "iwae", "ais", "bdmc"):
         with pytest.raises(ValueError, match="no method estimates it"):
             log_likelihood(Hierarchical(), x[:, 0], method=method)
-    with pytest.raises(ValueError, match='use method="ais", start="prior", or a guide'):
+    with pytest.raises(ValueError, match=r'guide that does.* method="ais", start="prior"'):
         log_likelihood(_NoMarginal(), x[:, 0], method="iwae")
 
 
