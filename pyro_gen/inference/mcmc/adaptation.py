@@ -58,9 +58,10 @@ LARGEST = 100  # dimensions beyond which it does not
 KINDS = ("auto", "diagonal", "dense", "low_rank")
 
 
-def some_chains(z: Tensor) -> slice:
+def some_chains(z: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
     """At least 512 chains and five for each dimension, if there are: more say little more, and take their time."""
-    return slice(None, None, max(1, len(z) // max(512, 5 * z.shape[-1])))
+    every = len(z) // max(512, 5 * z.shape[-1])
+    return tuple(t[::every] for t in (z, *more)) if every > 1 else (z, *more)
 
 
 def harmonic_mean(acceptance: Tensor, floor: float = 0.1) -> Tensor:
@@ -104,56 +105,86 @@ class DualAveraging:
         """Takes up the acceptance, with shape :math:`(*B)`, of a transition with the current step sizes."""
         self._count += 1
         t = self._count
-        self._error = self._error + (self.target - acceptance.double())
-        self.log_step = self._centre - self._error * (math.sqrt(t) / self.GAMMA / (t + self.T0))
-        weight = t**-self.KAPPA
-        self.average = (1 - weight) * self.average + weight * self.log_step
+        self._error.add_(self.target).sub_(acceptance)
+        self.log_step = torch.sub(self._centre, self._error, alpha=math.sqrt(t) / self.GAMMA / (t + self.T0))
+        self.average = torch.lerp(self.average, self.log_step, t**-self.KAPPA)
 
 
 class Moments:
     """Moments of positions and gradients, over chains and iterations.
 
+    A few iterations are taken up together, which takes a fraction of the time.
+
     Arguments:
         dense: Whether covariances are wanted, or variances.
 
     Attributes:
-        mean: Of the positions, with shape :math:`(*B, D)`.
-        grad_mean: The same of the gradients.
-        z: The variances of the positions, with shape :math:`(*B, D)`, or covariances, :math:`(*B, D, D)`.
-        grad: The same of the gradients.
         count: The number of iterations.
         chains: The number of chains.
     """
 
-    mean: Tensor
-    grad_mean: Tensor
-    z: Tensor
-    grad: Tensor
+    TOGETHER = 8
+
+    _means: Tensor
+    _spreads: Tensor
 
     def __init__(self, dense: bool) -> None:
         self.dense = dense
         self.count = self.chains = 0
+        self._merged = 0  # of the count
+        self._waiting: list[Tensor] = []
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of the positions, with shape :math:`(*B, D)`."""
+        return self._moments()[0][0]
+
+    @property
+    def grad_mean(self) -> Tensor:
+        """The mean of the gradients, with shape :math:`(*B, D)`."""
+        return self._moments()[0][1]
+
+    @property
+    def z(self) -> Tensor:
+        """The variances of the positions, with shape :math:`(*B, D)`, or covariances, :math:`(*B, D, D)`."""
+        return self._moments()[1][0]
+
+    @property
+    def grad(self) -> Tensor:
+        """The same of the gradients."""
+        return self._moments()[1][1]
 
     def update(self, z: Tensor, grad: Tensor) -> None:
         """Takes up positions and gradients, each with shape :math:`(C, *B, D)`."""
         self.count += 1
         self.chains = len(z)
-        if self.count == 1:
-            self.mean, self.grad_mean = z.mean(0), grad.mean(0)
-            self.z, self.grad = self._spread(z - self.mean), self._spread(grad - self.grad_mean)
-        else:
-            self.mean, self.z = self._merged(self.mean, self.z, z)
-            self.grad_mean, self.grad = self._merged(self.grad_mean, self.grad, grad)
+        self._waiting.append(torch.stack([z, grad]))
+        if len(self._waiting) == self.TOGETHER:
+            self._moments()
 
-    def _merged(self, mean: Tensor, spread: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
-        w, new_mean = 1 / self.count, new.mean(0)
-        between = self._spread((new_mean - mean)[None])
-        return torch.lerp(mean, new_mean, w), torch.lerp(spread, self._spread(new - new_mean) + (1 - w) * between, w)
+    def recent_mean(self) -> Tensor:
+        """The mean of the positions without those that wait, with shape :math:`(*B, D)`."""
+        return self._means[0] if self._merged else self.mean
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Means (2, *B, D) and spreads of positions and gradients."""
+        if self._waiting:
+            new = torch.cat(self._waiting, 1)
+            means = new.mean(1)
+            spreads = self._spread(new - means.unsqueeze(1))
+            if self._merged:
+                w = len(self._waiting) / self.count
+                between = self._spread((means - self._means).unsqueeze(1))
+                means = torch.lerp(self._means, means, w)
+                spreads = torch.lerp(self._spreads, spreads + (1 - w) * between, w)
+            self._means, self._spreads = means, spreads
+            self._merged, self._waiting = self.count, []
+        return self._means, self._spreads
 
     def _spread(self, centred: Tensor) -> Tensor:
         if self.dense:
-            return centred.movedim(0, -1) @ centred.movedim(0, -2) / len(centred)
-        return centred.square().mean(0)
+            return centred.movedim(1, -1) @ centred.movedim(1, -2) / centred.shape[1]
+        return centred.square().mean(1)
 
 
 def fisher_diagonal(z: Tensor, grad: Tensor) -> Tensor:
@@ -201,6 +232,7 @@ class Trajectory:
 
     For a Gaussian target the multiple is about 1, and so it begins. Divided by the square root of the length, the
     criterion has its maximum where a gradient is worth most: without, trajectories grow for the last per cent of it.
+    A few transitions are taken up together, which takes a fraction of the time.
 
     Arguments:
         criterion: ``"snaper"`` or ``"chees"``.
@@ -215,6 +247,7 @@ class Trajectory:
     FAR = 9.0  # variances beyond which a squared projection counts no more: its fourth power is all noise there
     MOST = math.log(4)  # log-multiple, either way
     SHARES = 4.0  # the window holds the last quarter of the time
+    TOGETHER = 4  # transitions
 
     def __init__(self, criterion: str) -> None:
         if criterion not in ("snaper", "chees"):
@@ -225,6 +258,7 @@ class Trajectory:
         self.log_factor = self.average = 0.0
         self._gain = self._criterion = 0.0
         self._time = self._learning = 0
+        self._waiting: list[tuple[Tensor, ...]] = []
 
     @property
     def length(self) -> float:
@@ -234,6 +268,7 @@ class Trajectory:
     def renew(self) -> None:
         """Begins anew: the metric has changed, and what was learnt may have been learnt on the way to the target."""
         self._time = self._learning = 0
+        self._waiting = []
         self.log_factor = self.average = 0.0
 
     def freeze(self) -> None:
@@ -261,34 +296,39 @@ class Trajectory:
             length: The length of the trajectories, with shape :math:`(*B)`.
             learn: Whether to learn the multiple, or no more than the principal component and its spread.
         """
-        self._time += 1
+        figures = some_chains(old, proposal.point.z, proposal.momentum, acceptance)
+        self._waiting.append((*figures, length.unsqueeze(0)))
         if self.principal is None:
             self.principal = torch.full_like(mean, mean.shape[-1] ** -0.5)
-        some = some_chains(old)
-        old = old[some] - mean
+        elif len(self._waiting) < self.TOGETHER:
+            return
+        begin, end, momentum, acceptance, length = (torch.stack(t) for t in zip(*self._waiting, strict=True))
+        self._waiting = []
+        self._time += 1
+        ends = torch.stack([begin, end]) - mean  # (2, K, C, *B, D)
         along = metric.unpull(self.principal[None])[0]
-        s = (old * along).sum(-1)
-        spread = s.abs().mean(0) * math.sqrt(math.pi / 2)  # chains far out count little
-        figures = [spread.mean()]
+        old, s = ends[0], (ends * along).sum(-1)
+        spread = s[0].abs().mean((0, 1)) * math.sqrt(math.pi / 2)  # chains far out count little
+        found = [spread.mean()]
         if learn:
-            new, momentum, acceptance = proposal.point.z[some] - mean, proposal.momentum[some], acceptance[some]
             if self.criterion == "snaper":
-                s_new, far = (new * along).sum(-1), self.FAR * spread.square()
-                change = s_new.square().minimum(far) - s.square().minimum(far)
-                slope = (2 * s_new * (momentum * self.principal).sum(-1)).where(s_new.square() < far, 0.0)
+                far = self.FAR * spread.square()
+                before, after = s.square().minimum(far)
+                slope = (s[1] * (momentum * self.principal).sum(-1)).where(after < far, 0.0)
             else:
-                before, after = metric.whiten(old), metric.whiten(new)
-                change = after.square().sum(-1) - before.square().sum(-1)
-                slope = 2 * (after * momentum).sum(-1)
+                whitened = metric.whiten(ends.flatten(0, 2)).view_as(ends)
+                before, after = whitened.square().sum(-1)
+                slope = (whitened[1] * momentum).sum(-1)
             # d/d(log length) of the criterion, and the criterion; rejected trajectories may have ended at infinity.
-            terms = torch.stack([2 * change * slope * length, change.square()]) * acceptance
-            figures += [*terms.where(acceptance > 0, 0.0).flatten(1).mean(1)]
+            change = after - before
+            terms = torch.stack([4 * length * slope, change]) * (change * acceptance)
+            found += [*terms.where(acceptance > 0, 0.0).flatten(1).mean(1)]
         # Oja: one multiplication by the covariance of the chains.
-        image = metric.whiten((s.unsqueeze(-1) * old).mean(0, keepdim=True))[0]
+        image = metric.whiten((s[0].unsqueeze(-1) * old).mean((0, 1)).unsqueeze(0))[0]
         weight = self.SHARES / (self._time + self.SHARES - 1)
         self.principal = _normalised(torch.lerp(self.principal, _normalised(image), weight))
-        found, *criterion = torch.stack(figures).tolist()
-        self.spread += weight * (found - self.spread)
+        new, *criterion = torch.stack(found).tolist()
+        self.spread += weight * (new - self.spread)
         if learn:
             self._climb(*criterion)
 
@@ -298,7 +338,7 @@ class Trajectory:
         self._gain += weight * (gain - self._gain)
         self._criterion += weight * (criterion - self._criterion)
         slope = max(-2.0, min(2.0, self._gain / max(self._criterion, 1e-30) - self.POWER))
-        self.log_factor += slope / (self._learning + 10)
+        self.log_factor += slope / (self._learning + 10 / self.TOGETHER)
         self.log_factor = max(-self.MOST, min(self.MOST, self.log_factor))
         self.average += weight * (self.log_factor - self.average)
 
@@ -379,9 +419,8 @@ class Tuning:
             return point
         if self.fixed is None:
             self._averaging.update(harmonic_mean(acceptance).cpu())
-        some = some_chains(point.z)
-        self._moments.update(point.z[some], point.grad[some])
-        self.mean = self._moments.mean
+        self._moments.update(*some_chains(point.z, point.grad))
+        self.mean = self._moments.recent_mean()
         renew = False
         while self._due and progress >= self._due[0]:
             at, renew = self._due.pop(0), True

@@ -1,5 +1,6 @@
 """The loop around a sampler: starting points, warm-up, draws, and what is kept of them."""
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,7 +47,6 @@ class Samples:
     Attributes:
         z: Unconstrained draws, with shape :math:`(S, C, *B, D)` for S draws, C chains, batch shape B.
         stats: Figures of each transition by ArviZ's names, each with shape :math:`(S, C, *B)`.
-        values: Draws of latent and deterministic sites by name, each with shape :math:`(S, C, *)`.
         warmup: The report on the warm-up: ``iterations``, ``seconds``, ``acceptance`` and ``divergences`` of its last
             tenth, and what the sampler found. With ``keep_warmup`` also the draws, as the :class:`Block` ``draws``.
         seconds: How long warm-up and sampling took.
@@ -55,10 +55,16 @@ class Samples:
 
     z: Tensor
     stats: dict[str, Tensor]
-    values: dict[str, Tensor]
     warmup: dict[str, Any]
     seconds: float
     state: dict[str, Any] = field(repr=False)
+    density: Density = field(repr=False)
+    held: dict[str, Tensor] = field(repr=False)
+
+    @functools.cached_property
+    def values(self) -> dict[str, Tensor]:
+        """Draws of latent and deterministic sites by name, each with shape :math:`(S, C, *)`; made when asked for."""
+        return _constrained(self.density, self.z, self.held) if self.z.numel() or self.held else {}
 
 
 def default_warmup(chains: int) -> int:
@@ -151,7 +157,7 @@ def run(
         clock.done(stats)
         kept = collector.result()
         end = {**_state(sampler, chain), "evaluations": evaluations}
-        return Samples(kept.z, kept.stats, kept.values, report, time.perf_counter() - began, end)
+        return Samples(kept.z, kept.stats, report, time.perf_counter() - began, end, density, kept.values)
 
 
 def _sampler(method: str | type[Sampler], density: Density, options: dict[str, Any]) -> Sampler:
@@ -185,7 +191,8 @@ def _warm_up(sampler: Sampler, chain: Any, iterations: int, keep: bool, clock: "
         report.update(sampler.report())
     if collector:
         collector.flush()
-        report["draws"] = collector.result()
+        draws = collector.result()
+        report["draws"] = draws._replace(values=_constrained(sampler.density, draws.z, draws.values))
     return chain, report
 
 
@@ -221,41 +228,55 @@ class _Clock:
         self.progress(self.count / self.total, figures)
 
 
+def _constrained(density: Density, z: Tensor, held: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The values at draws (S, C, *B, D), on the CPU."""
+    device = density.device
+    here = {name: t.flatten(0, 1).to(device) for name, t in held.items()}
+    values = density.constrain(z.flatten(0, 1).to(device), held=here)
+    return {name: value.unflatten(0, z.shape[:2]).cpu() for name, value in values.items()}
+
+
+def _spread(figures: Tensor, shape: torch.Size) -> Tensor:
+    """Figures (S, ...) as (S, C, *B), with no memory for the dimensions in which they are the same."""
+    ones = (1,) * (len(shape) - figures.dim())
+    return figures.view(len(figures), *ones, *figures.shape[1:]).expand(shape)
+
+
 class _Collector:
     """Collects draws in blocks on the device and hands them on: to a sink, or to arrays on the CPU."""
 
     def __init__(self, density: Density, draws: int, sink: Callable[[Block], None] | None, clock: _Clock) -> None:
         self.density, self.draws, self.sink = density, draws, sink
-        self.start, self.size = 0, 1
-        self.waiting: dict[str, dict[str, list[Tensor]]] = {}
+        self.start, self.size, self.count = 0, 1, 0
+        self.waiting: dict[str, dict[str, Tensor]] = {}
         self.kept: dict[str, dict[str, Tensor]] = {"z": {}, "stats": {}, "values": {}}
 
     def add(self, z: Tensor, stats: dict[str, Tensor], held: dict[str, Tensor]) -> None:
         tensors = {"z": {"": z}, "stats": stats, "held": held}
         if not self.waiting:
-            self.waiting = {kind: {name: [] for name in named} for kind, named in tensors.items()}
             self.size = max(1, min(self.draws, BLOCK // max(t.numel() for t in (z, *held.values()))))
+            self.waiting = {
+                kind: {name: t.new_empty((self.size, *t.shape)) for name, t in named.items()}
+                for kind, named in tensors.items()
+            }
         for kind, named in tensors.items():
             for name, tensor in named.items():
-                self.waiting[kind][name].append(tensor)
-        if len(self.waiting["z"][""]) == self.size:
+                self.waiting[kind][name][self.count] = tensor
+        self.count += 1
+        if self.count == self.size:
             self.flush()
 
     def flush(self) -> None:
-        if not self.waiting:
+        if not self.count:
             return
-        filled = {kind: {n: torch.stack(t) for n, t in named.items()} for kind, named in self.waiting.items()}
-        self.waiting = {}
-        z, stats = filled["z"][""], {name: t.cpu() for name, t in filled["stats"].items()}
-        held = {name: t.flatten(0, 1) for name, t in filled["held"].items()}
-        values = {
-            name: value.unflatten(0, z.shape[:2]).cpu()
-            for name, value in self.density.constrain(z.flatten(0, 1), held=held).items()
-        }
-        block = Block(self.start, z.cpu(), stats, values)
+        filled = {kind: {n: t[: self.count].cpu() for n, t in named.items()} for kind, named in self.waiting.items()}
+        self.waiting, self.count = {}, 0
+        z = filled["z"][""]
+        stats = {name: _spread(t, z.shape[:-1]) for name, t in filled["stats"].items()}
+        block = Block(self.start, z, stats, filled["held"])
         self.start += len(z)
         if self.sink is not None:
-            self.sink(block)
+            self.sink(block._replace(values=_constrained(self.density, z, block.values)))
         else:
             self._keep("z", {"": block.z}, block.start)
             self._keep("stats", block.stats, block.start)
@@ -272,6 +293,7 @@ class _Collector:
             kept[name][start : start + len(tensor)] = tensor
 
     def result(self) -> Block:
+        """All draws, with the values of the held sites alone."""
         return Block(0, self.kept["z"].get("", torch.empty(0)), self.kept["stats"], self.kept["values"])
 
 

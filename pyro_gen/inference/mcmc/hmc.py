@@ -49,6 +49,7 @@ __all__ = [
 ]
 
 DIVERGENT = 1000.0  # nats of energy error beyond which a trajectory has left the level set for good (Stan's figure)
+LOWEST = 1e30  # nats below which a point might as well be off the support
 
 Evaluation = tuple[Tensor, Tensor, tuple[Tensor, ...]]
 Target = Callable[[Tensor], Evaluation]
@@ -187,19 +188,22 @@ def propose(point: Point, target: Target, metric: "Metric", num_steps: int) -> P
 def leapfrog(point: Point, momentum: Tensor, target: Target, metric: "Metric", num_steps: int) -> tuple[Point, Tensor]:
     """Follows a momentum, which is overwritten, for some steps; the step size is part of the metric."""
     metric = metric.expanded(point.z)
-    momentum = metric.kick(momentum, point.grad, 0.5)
-    for left in range(num_steps - 1, -1, -1):
-        z = metric.drift(point.z, momentum)
-        point = Point(z, *target(z))
-        momentum = metric.kick(momentum, point.grad, 1.0 if left else 0.5)
-    return point, momentum
+    kick, drift = metric.kick, metric.drift
+    momentum = kick(momentum, point.grad, 0.5)
+    z = drift(point.z, momentum)
+    for _ in range(num_steps - 1):
+        momentum = kick(momentum, target(z)[1], 1.0)
+        z = drift(z, momentum)
+    point = Point(z, *target(z))
+    return point, kick(momentum, point.grad, 0.5)
 
 
 def settle(point: Point, proposal: Proposal) -> tuple[Point, Info]:
     """Accepts the end of a trajectory, or stays."""
     before, after = proposal.before, proposal.after
-    # Not to where the density is NaN, nor plus infinity: a chain that went there would never come back.
-    gain = torch.where(after.abs() < math.inf, after - before, -math.inf)
+    # Not to where the density is NaN, nor plus infinity: a chain that went there would never come back. A chain that
+    # starts off the support, at minus infinity, takes any other place.
+    gain = (after - before.clamp(min=-LOWEST)).nan_to_num_(-math.inf, -math.inf, -math.inf)
     acceptance = gain.clamp(max=0.0).exp()
     accepted = torch.rand_like(acceptance) < acceptance
     energy = -torch.where(accepted, after, before)
@@ -293,6 +297,7 @@ class _Diagonal(Metric):
 
     def __init__(self, scale: Tensor) -> None:
         self.scale = scale
+        self._wide: _Diagonal | None = None
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -315,7 +320,9 @@ class _Diagonal(Metric):
 
     def expanded(self, z: Tensor) -> "Metric":
         # To broadcast over the last dimension, a short one, takes three times as long as to read the scales again.
-        return _Diagonal(self.scale.expand_as(z).contiguous())
+        if self._wide is None or self._wide.scale.shape != z.shape:
+            self._wide = _Diagonal(self.scale.expand_as(z).contiguous())
+        return self._wide
 
     def kick(self, momentum: Tensor, grad: Tensor, share: float) -> Tensor:
         return momentum.addcmul_(self.scale, grad, value=share)

@@ -45,8 +45,9 @@ class Sampler(abc.ABC):
             progress: The share of the warm-up that is done, in [0, 1): the sampler adapts. ``None`` after the warm-up.
 
         Returns:
-            The new state, and figures with ArviZ's names, each with shape :math:`(C, *B)`: ``lp``, ``energy``,
-            ``acceptance_rate``, ``n_steps``, ``diverging``, ``step_size``, ``tree_depth``, as far as they apply.
+            The new state, and figures with ArviZ's names, as far as they apply: ``lp``, ``energy``,
+            ``acceptance_rate``, ``n_steps``, ``diverging``, ``step_size``, ``tree_depth``; each with shape
+            :math:`(C, *B)`, or :math:`(*B)` or :math:`()` where it is the same for all.
         """
 
     @abc.abstractmethod
@@ -127,9 +128,9 @@ class HMC(Sampler):
             "lp": point.log_density,
             "energy": info.energy,
             "acceptance_rate": info.acceptance,
-            "n_steps": torch.tensor(info.num_steps, device=step_size.device).expand_as(info.energy),
+            "n_steps": torch.tensor(info.num_steps, device=step_size.device),
             "diverging": info.diverging,
-            "step_size": step_size.expand_as(info.energy),
+            "step_size": step_size,
         }
         if progress is not None and progress < self.tuning.FREEZE:
             if progress >= self.MALA and self.num_steps is None:

@@ -58,8 +58,8 @@ def same(a: Samples, b: Samples) -> bool:
 
 
 def part(samples: Samples, rows: slice) -> Samples:
-    kept = ({n: t[rows] for n, t in tensors.items()} for tensors in (samples.stats, samples.values))
-    return Samples(samples.z[rows], *kept, samples.warmup, 0.0, samples.state)
+    stats, held = ({n: t[rows] for n, t in tensors.items()} for tensors in (samples.stats, samples.held))
+    return Samples(samples.z[rows], stats, samples.warmup, 0.0, samples.state, samples.density, held)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
