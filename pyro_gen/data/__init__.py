@@ -2,6 +2,7 @@
 
 from pyro_gen.data.batches import Batches
 from pyro_gen.data.datasets import DataSet, load
+from pyro_gen.data.schema import KINDS, Column
 from pyro_gen.data.tables import Table, as_tensor, read_table
 from pyro_gen.data.transforms import (
     Binarize,
@@ -17,8 +18,10 @@ from pyro_gen.data.transforms import (
 )
 
 __all__ = [
+    "KINDS",
     "Batches",
     "Binarize",
+    "Column",
     "Compose",
     "DataSet",
     "Dequantize",
