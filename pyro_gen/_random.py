@@ -99,3 +99,59 @@ def vmap_draws(particle: Callable[..., T], num_particles: int, *batched: Any) ->
         return torch.vmap(lambda _, *args: particle(*args), randomness="different")(
             torch.zeros(num_particles), *batched
         )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Randomness that belongs to a datum, whatever batch it comes in
+
+
+def _signed(word: int) -> int:
+    """The int64 with the bits of an unsigned 64-bit word."""
+    return word - (1 << 64) if word >> 63 else word
+
+
+WEYL, _MIX_1, _MIX_2 = _signed(0x9E3779B97F4A7C15), _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
+
+
+def mix(z: Tensor) -> Tensor:
+    """The finaliser of SplitMix64 (Steele et al., 2014): an int64 whose every bit depends on all bits of ``z``."""
+
+    def shifted(z: Tensor, bits: int) -> Tensor:  # logical: torch's own shift keeps the sign
+        return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+    z = (z ^ shifted(z, 30)) * _MIX_1
+    z = (z ^ shifted(z, 27)) * _MIX_2
+    return z ^ shifted(z, 31)
+
+
+def uniforms(seeds: Tensor, size: int, stream: int = 0) -> Tensor:
+    """Uniform numbers that depend on a seed alone, so that a row draws the same by itself and in any batch.
+
+    SplitMix64 (Steele et al., 2014), evaluated at counters instead of step by step.
+
+    Arguments:
+        seeds: One seed a row, int64, with shape :math:`(N)`.
+        size: The number M of draws for each.
+        stream: Draws of different streams are independent.
+
+    Returns:
+        Numbers in the open interval (0, 1), float64, with shape :math:`(N, M)`.
+
+    Example:
+        >>> batch = uniforms(torch.arange(5), 3)
+        >>> bool((uniforms(torch.tensor([4]), 3) == batch[4]).all())
+        True
+    """
+    counters = WEYL * torch.arange(1, size + 1, device=seeds.device)
+    key = mix(seeds.unsqueeze(-1) * WEYL + mix(torch.tensor(stream, device=seeds.device) + WEYL))
+    return (((mix(mix(key) + counters) >> 12) & ((1 << 52) - 1)).double() + 0.5) * 2.0**-52
+
+
+def normals(seeds: Tensor, size: int, stream: int = 0) -> Tensor:
+    """Standard normal numbers that depend on a seed alone, see :func:`uniforms`.
+
+    Returns:
+        Numbers with shape :math:`(N, M)`, float64.
+    """
+    numbers: Tensor = torch.special.ndtri(uniforms(seeds, size, stream))
+    return numbers

@@ -30,6 +30,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from pyro_gen._random import WEYL, mix
+
 __all__ = [
     "Binarize",
     "Compose",
@@ -270,32 +272,13 @@ class StochasticBinarize(Transform):
         return torch.where(torch.isnan(x), x, torch.cat(draws)) if draws else x
 
 
-def _signed(word: int) -> int:
-    """The int64 with the bits of an unsigned 64-bit word."""
-    return word - (1 << 64) if word >> 63 else word
-
-
-_WEYL, _MIX_1, _MIX_2 = _signed(0x9E3779B97F4A7C15), _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
-
-
-def _mix(z: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele et al., 2014): an int64 whose every bit depends on all bits of ``z``."""
-
-    def shifted(z: Tensor, bits: int) -> Tensor:  # logical: torch's own shift keeps the sign
-        return (z >> bits) & ((1 << (64 - bits)) - 1)
-
-    z = (z ^ shifted(z, 30)) * _MIX_1
-    z = (z ^ shifted(z, 27)) * _MIX_2
-    return z ^ shifted(z, 31)
-
-
 def _hashed_uniform(x: Tensor, seed: int) -> Tensor:
     """Uniforms in [0, 1), float64, shaped like ``x``: SplitMix64 streams keyed by (seed, datum)."""
     values = _rows(x).nan_to_num(nan=-1.0).double() + 0.0  # -0.0 becomes 0.0
-    weyl = _WEYL * torch.arange(1, values.shape[1] + 1, device=x.device)
-    datum = _mix(values.contiguous().view(torch.int64) ^ _mix(weyl)).sum(1, keepdim=True)
-    key = _mix(datum + _mix(torch.tensor(seed, device=x.device)))
-    return (((_mix(key + weyl) >> 11) & ((1 << 53) - 1)).double() * 2.0**-53).reshape(x.shape)
+    weyl = WEYL * torch.arange(1, values.shape[1] + 1, device=x.device)
+    datum = mix(values.contiguous().view(torch.int64) ^ mix(weyl)).sum(1, keepdim=True)
+    key = mix(datum + mix(torch.tensor(seed, device=x.device)))
+    return (((mix(key + weyl) >> 11) & ((1 << 53) - 1)).double() * 2.0**-53).reshape(x.shape)
 
 
 @dataclass(frozen=True)

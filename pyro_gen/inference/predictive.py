@@ -7,6 +7,7 @@ variables of the posterior, :math:`p(x_m | x_o) = \int p(x_m | x_o, z) \, p(z | 
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -17,6 +18,7 @@ from pyro_gen._random import seeded
 from pyro_gen.data import as_tensor
 from pyro_gen.density import as_inputs, evaluation, row_chunks, rows_of
 from pyro_gen.inference.ais import posterior_draws
+from pyro_gen.inference.diagnose import diagnose
 from pyro_gen.inference.importance import (
     effective_sample_size,
     enumerated,
@@ -26,13 +28,15 @@ from pyro_gen.inference.importance import (
     psis_khat,
 )
 from pyro_gen.inference.paths import resample
+from pyro_gen.inference.posterior import posterior
 from pyro_gen.likelihoods import assume_missing, completions, no_completion
-from pyro_gen.program import Program, data_dim, fixed, is_local, sample_sites, structure
+from pyro_gen.program import Program, Structure, data_dim, fixed, is_local, sample_sites, structure
 
 __all__ = ["impute", "reconstruct", "sample", "simulate"]
 
 ROWS = 1024  # rows at a time; part of what a seed means
 PROPOSALS = 200  # draws of the guide per datum, to resample from
+HMC_DRAWS = 100  # of each of 64 chains
 
 
 def sample(program: Program, n: int, *, context: tuple[Any, ...] = (), seed: int = 0) -> Tensor:
@@ -207,7 +211,7 @@ def _mean_of(program: Program, trace: Any, x: Tensor) -> Tensor:
 
 
 def impute(
-    program: Program,
+    program: Program | Callable[..., Any],
     x: Tensor,
     *context: Any,
     draws: int = 20,
@@ -222,15 +226,16 @@ def impute(
     above 0.7, or 0.57 for 200 proposals; effective sample size below 30 or the number of draws) are drawn by annealed
     importance sampling. It starts from the prior where the guide is a point (a Delta, as of MAP estimation), which
     proposes nothing, or has parameters for each datum of its training. Discrete latent variables alone are drawn from
-    their posterior itself. With global ones, the guide's draws stand for the posterior.
+    their posterior itself. With global ones, the guide's draws stand for the posterior, and where the guide leaves
+    latent variables out, draws of many chains of Hamiltonian Monte Carlo do.
 
     Arguments:
-        program: The program.
+        program: The program, or a plain Pyro model function.
         x: The data, with shape :math:`(N, *)` and NaN where nothing was observed.
         context: What the model conditions on, each with shape :math:`(N, *)`.
         draws: The number S of completed data sets.
-        method: ``"guide"`` for resampled draws of the guide alone, ``"ais"`` for annealed importance sampling alone, or
-            ``"auto"`` for both as said above.
+        method: ``"guide"`` for resampled draws of the guide alone, ``"ais"`` for annealed importance sampling alone,
+            ``"hmc"`` for draws of :func:`pyro_gen.posterior`, or ``"auto"`` as said above.
         num_proposals: Draws of the guide per row to resample from.
         seed: Seeds the draws; the caller's generators are left alone.
 
@@ -252,10 +257,11 @@ def impute(
         >>> abs(y[:, 0, 1].mean().item() - 1.8) < 0.1, y[:, 0, 0].unique().item()
         (True, 2.0)
     """
-    if method not in ("auto", "guide", "ais"):
-        raise ValueError(f'impute(method={method!r}): choose "auto", "guide" or "ais".')
+    if method not in ("auto", "guide", "ais", "hmc"):
+        raise ValueError(f'impute(method={method!r}): choose "auto", "guide", "ais" or "hmc".')
     if draws < 1 or num_proposals < 1:
         raise ValueError(f"impute(draws={draws}, num_proposals={num_proposals}): give positive numbers.")
+    program = program if isinstance(program, Program) else Program.from_functions(program)
     data = as_tensor(x)
     x, *rest = as_inputs(program, data, *context)
     context = tuple(rest)
@@ -265,6 +271,9 @@ def impute(
         return data.expand(draws, *data.shape).clone()
     with seeded(seed), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
         kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
+        if method == "hmc" or (method == "auto" and _leaves_out(program, kinds, x, context)):
+            out[:, holes] = _by_hmc(program, kinds, x, context, draws, seed)[:, holes]
+            return torch.where(torch.isnan(data), out.to(data.dtype), data)
         obstacle = guide_obstacle(program, x, *context) if kinds.kind == "bound" else None
         if obstacle == "rows":
             holes = torch.arange(len(x), device=x.device)
@@ -296,6 +305,36 @@ def impute(
 def _by_rows(program: Program, x: Tensor, context: tuple[Any, ...], draws: int) -> Tensor:
     chunks = [(x[r], rows_of(x, context, r)) for r in row_chunks(len(x), ROWS)]
     return torch.stack([torch.cat([complete(program, *chunk) for chunk in chunks]) for _ in range(draws)])
+
+
+def _leaves_out(program: Program, kinds: Structure, x: Tensor, context: tuple[Any, ...]) -> bool:
+    """Whether the guide leaves latent variables of the model out."""
+    few = (x[:1], *rows_of(x, context, slice(1)))
+    if is_enumerable(program, *few):  # these are drawn from their posterior itself
+        return False
+    guide = pyro.poutine.trace(program.guide).get_trace(*few)
+    return not {*kinds.local, *kinds.global_} <= sample_sites(guide).keys()
+
+
+def _by_hmc(program: Program, kinds: Structure, x: Tensor, context: tuple[Any, ...], draws: int, seed: int) -> Tensor:
+    found: Any = posterior(
+        program, x, *context, draws=HMC_DRAWS, seed=seed, log_likelihood=False, predictive=False, progress=False
+    )
+    latent = (*kinds.local, *kinds.global_)
+    if summed := [name for name in latent if name not in found.posterior]:
+        raise ValueError(
+            f"impute: '{summed[0]}' is discrete, and a posterior by Hamiltonian Monte Carlo sums it out: write a guide "
+            "for it."
+        )
+    diagnosis = diagnose(found)
+    if diagnosis.problems:
+        warnings.warn(f"impute: the chains are not to be trusted. {diagnosis}", stacklevel=3)
+    values = {name: torch.tensor(found.posterior[name].values).flatten(0, 1).to(x.device) for name in latent}
+    total = len(next(iter(values.values())))
+    spread = (
+        torch.linspace(0, total - 1, draws).round().long()
+    )  # over the chains: neighbours in one resemble each other
+    return _with_latents(program, x, context, {name: v[spread] for name, v in values.items()})
 
 
 def _by_one_draw(program: Program, x: Tensor, context: tuple[Any, ...]) -> Tensor:

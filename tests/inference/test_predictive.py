@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from scipy import stats
 
 from pyro_gen.inference.predictive import impute, reconstruct, sample
 from pyro_gen.likelihoods import observe
@@ -234,3 +235,54 @@ def test_reconstruction_needs_a_mean_and_takes_any_shape():
         program.loc.copy_(torch.arange(16.0).reshape(program.loc.shape))
     y = reconstruct(program, torch.randn(3, 4, 4))
     assert torch.equal(y, torch.arange(16.0).reshape(4, 4).expand(3, 4, 4))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Programs without a guide
+
+
+def unknown_mean(x):
+    mean = pyro.sample("mean", dist.Normal(torch.zeros((), dtype=x.dtype), 10.0))
+    with plate(x):
+        return observe("x", dist.Normal(mean, 1.0), x)
+
+
+FEW = torch.tensor([0.5, math.nan, 2.0, 1.1], dtype=torch.float64)
+
+
+def predictive_p_value(draws):
+    """Draws of the missing entry against N(mean, 1 + 1 / 3.01), the posterior predictive of three observations."""
+    variance = 1 / (3 + 0.01)
+    z = (draws - variance * FEW.nansum()) / math.sqrt(1 + variance)
+    return stats.kstest(z.numpy(), "norm").pvalue
+
+
+@pytest.mark.usefixtures("untouched_rng")
+def test_a_plain_function_is_imputed_by_its_posterior():
+    """False alarm 1e-4; draws that forget that the mean is uncertain must fail."""
+    completed = impute(unknown_mean, FEW, draws=3000)
+    assert torch.equal(completed[:, [0, 2, 3]], FEW[[0, 2, 3]].expand(3000, -1))
+    draws = completed[:, 1]
+    assert predictive_p_value(draws) > 1e-4
+    centre = draws.mean()
+    assert predictive_p_value(centre + (draws - centre) / math.sqrt(1 + 1 / 3.01)) < 1e-4
+
+
+def test_hmc_where_it_is_asked_for():
+    program = make(Good)
+    x = torch.tensor([[0.5, math.nan, -1.0, math.nan, 2.0, 0.3]])
+    drawn = impute(program, x, draws=2000, method="hmc")[:, 0]
+    mean, covariance = conditional(program, x[0])
+    # Nine z-scores of nearly independent draws beyond 5.5: a chance below 1e-6.
+    assert float(z_scores(drawn[:, torch.isnan(x[0])].double(), mean, covariance).abs().max()) < 5.5
+
+
+def test_what_hmc_sums_out_is_said():
+    def mixture(x):
+        weight = pyro.sample("weight", dist.Beta(1.0, 1.0))
+        with plate(x):
+            k = pyro.sample("k", dist.Bernoulli(weight), infer={"enumerate": "parallel"})
+            return observe("x", dist.Normal(4 * k - 2, 1.0), x)
+
+    with pytest.raises(ValueError, match="'k' is discrete"):
+        impute(mixture, torch.tensor([-2.0, 2.1, math.nan]), draws=2)
