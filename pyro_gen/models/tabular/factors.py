@@ -1,0 +1,217 @@
+r"""Bayesian factor analysis of a table, whose number of factors comes out of the data.
+
+.. math::
+    z_n \sim \mathcal{N}(0, I_K), \qquad
+    x_{nd} \mid z_n \sim \mathcal{N}(w_d^\top z_n + \mu_d, \; \psi_d), \qquad
+    w_{dk} \sim \mathcal{N}\big(0, \; (\phi_{dk} \tau_k)^{-1}\big), \qquad \tau_k = \textstyle\prod_{l \le k} \delta_l ,
+
+with :math:`\phi_{dk} \sim \operatorname{Gamma}(3/2, 3/2)`, :math:`\delta_1 \sim \operatorname{Gamma}(2, 1)`,
+:math:`\delta_{l > 1} \sim \operatorname{Gamma}(3, 1)`: the multiplicative gamma process, under which each further
+factor is expected to matter less, so that :math:`K` is an upper bound and superfluous columns of :math:`W` shrink to
+nothing. The noise has :math:`\psi_d^{-1} \sim \operatorname{Gamma}(1, 0.3)`, which keeps it away from zero, and
+:math:`\mu_d \sim \mathcal{N}(0, 3^2)`; columns are standardised.
+
+Given the factors, entries are independent, so missing ones drop out: all conditional distributions are conjugate and
+use what was seen alone, in :math:`O(N D K^2)`, where a full covariance takes :math:`O(N D^3)`. A row is completed by
+
+.. math::
+    z_n \mid x_{n,o} \sim \mathcal{N}\big(M_n^{-1} W_o^\top \Psi_o^{-1} (x_{n,o} - \mu_o), \; M_n^{-1}\big), \qquad
+    M_n = I + W_o^\top \Psi_o^{-1} W_o .
+
+References:
+    | Sparse Bayesian infinite factor models (Bhattacharya & Dunson, 2011)
+    | https://doi.org/10.1093/biomet/asr013
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple, Self
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_gen._random import normals, seeded
+from pyro_gen.data.schema import Column
+from pyro_gen.likelihoods import observe
+from pyro_gen.models.tabular.table import LearningProgress, TableProgram
+
+__all__ = ["TableFactors"]
+
+LOC_SCALE = 3.0  # prior standard deviation of the mean, of standardised columns
+NOISE = (1.0, 0.3)  # shape and rate of the prior of 1 / psi
+LOCAL = 1.5  # shape and rate of the prior of phi
+FIRST, NEXT = 2.0, 3.0  # shapes of the priors of delta
+CHAINS, BURN_IN, KEPT, THIN = 2, 100, 25, 4
+
+
+class _State(NamedTuple):
+    """Parameters of C chains: (C, D, K), (C, D), (C, D), (C, D, K), (C, K)."""
+
+    loadings: Tensor
+    loc: Tensor
+    noise: Tensor
+    local: Tensor
+    growth: Tensor
+
+
+class TableFactors(TableProgram):
+    r"""Creates a Bayesian factor analysis for the rows of a table.
+
+    Arguments:
+        columns: The columns, all real.
+        rank: The greatest number :math:`K` of factors; left out, at most 20, and fewer than columns.
+
+    Attributes:
+        columns: The D columns.
+        rank: The greatest number of factors.
+
+    Raises:
+        ValueError: A column is not real, or the rank is not positive.
+    """
+
+    KINDS: ClassVar[frozenset[str]] = frozenset({"real"})
+
+    def __init__(self, columns: Sequence[Column], rank: int | None = None) -> None:
+        super().__init__(columns)
+        features = len(self.columns)
+        self.rank = max(1, min(20, features - 1)) if rank is None else rank
+        if self.rank < 1:
+            raise ValueError(f"TableFactors(rank={rank}): give at least one factor.")
+        ones = torch.ones(1, features, self.rank, dtype=torch.float64)
+        self.keep(_State(0.1 * ones, 0 * ones[..., 0], ones[..., 0], ones, ones[:, 0])._asdict())
+
+    def model(self, x: Tensor, *context: Any) -> Tensor:
+        r"""The joint density of rows with shape :math:`(N, D)` and parameters; returns the rows completed."""
+        ones = x.new_ones(len(self.columns), self.rank)
+        shape = torch.cat([FIRST * ones[0, :1], NEXT * ones[0, 1:]])
+        growth = pyro.sample("growth", dist.Gamma(shape, 1.0).to_event(1))  # delta, (K,)
+        local = pyro.sample("local", dist.Gamma(LOCAL * ones, LOCAL).to_event(2))  # phi, (D, K)
+        scale = (local * growth.cumprod(-1).unsqueeze(-2)).rsqrt()
+        loadings = pyro.sample("loadings", dist.Normal(0.0, scale).to_event(2))  # (D, K)
+        noise = pyro.sample("noise", dist.InverseGamma(NOISE[0] * ones[:, 0], NOISE[1]).to_event(1))  # psi, (D,)
+        loc = pyro.sample("loc", dist.Normal(0 * ones[:, 0], LOC_SCALE).to_event(1))  # (D,)
+        with self.plate(x):
+            return observe("x", dist.LowRankMultivariateNormal(loc, loadings, noise), x)
+
+    def learn(
+        self, x: Tensor, *, seed: int = 0, progress: LearningProgress | None = None, deadline: float | None = None
+    ) -> Self:
+        """Learns the posterior by Gibbs sampling, see :meth:`TableProgram.learn`."""
+        total = BURN_IN + KEPT * THIN
+        kept: list[_State] = []
+        with seeded(seed), torch.no_grad():
+            state = _start(x, self.rank)
+            for i in range(total):
+                state = _sweep(x, state)
+                if i >= BURN_IN and (i - BURN_IN) % THIN == THIN - 1:
+                    kept.append(state)
+                if progress is not None:
+                    progress((i + 1) / total, "Gibbs sampling")
+                if deadline is not None and time.monotonic() > deadline and kept:
+                    break
+        self.keep({name: torch.cat([getattr(k, name) for k in kept]) for name in _State._fields})
+        return self
+
+    def _factors(self, x: Tensor, s: int) -> tuple[Tensor, Tensor]:
+        """The mean and the Cholesky factor of the precision of each row's factors, for one kept draw."""
+        mean, factor = _given_rows(x, *(self.kept(n)[s : s + 1] for n in ("loadings", "loc", "noise")))
+        return mean[0], factor[0]
+
+    def complete(self, x: Tensor, draws: int, *, seeds: Tensor) -> Tensor:
+        """Draws missing entries given others in their row, see :meth:`TableProgram.complete`."""
+        found = []
+        for stream, s in enumerate(self.dealt(draws)):
+            mean, factor = self._factors(x, s)
+            noise = normals(seeds, self.rank + x.shape[1], stream=stream)
+            first = noise[:, : self.rank].unsqueeze(-1)
+            z = mean + torch.linalg.solve_triangular(factor.mT, first, upper=True).squeeze(-1)
+            drawn = z @ self.kept("loadings")[s].T + self.kept("loc")[s]
+            drawn = drawn + self.kept("noise")[s].sqrt() * noise[:, self.rank :]
+            found.append(torch.where(torch.isnan(x), drawn, x))
+        return torch.stack(found)
+
+    def _moments(self, x: Tensor) -> Any:
+        """Means and variances (N, D) of entries given what is seen, for some of the kept draws."""
+        for s in self.dealt(min(self.num_kept, 50)):
+            mean, factor = self._factors(x, s)
+            loadings = self.kept("loadings")[s]
+            covariance = torch.cholesky_inverse(factor)  # (N, K, K)
+            variance = (loadings @ covariance * loadings).sum(-1)
+            yield mean @ loadings.T + self.kept("loc")[s], variance + self.kept("noise")[s]
+
+    def cell_log_prob(self, x: Tensor, values: Tensor) -> Tensor:
+        """Scores entries one by one, see :meth:`TableProgram.cell_log_prob`."""
+        found = [-0.5 * ((values - m).square() / v + (2 * math.pi * v).log()) for m, v in self._moments(x)]
+        return torch.stack(found).logsumexp(0) - math.log(len(found))
+
+    def cell_mean(self, x: Tensor) -> Tensor:
+        """The expectation of missing entries, see :meth:`TableProgram.cell_mean`."""
+        mean = torch.stack([m for m, _ in self._moments(x)]).mean(0)
+        return torch.where(torch.isnan(x), mean, x)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Gibbs sampling, for C chains
+
+
+def _start(x: Tensor, rank: int) -> _State:
+    features = x.shape[1]
+    ones = x.new_ones(CHAINS, features, rank)
+    variance = (x - x.nanmean(0)).square().nanmean(0).clamp(min=1e-3)
+    return _State(
+        torch.randn_like(ones) * (variance / rank).sqrt().unsqueeze(-1),
+        x.nanmean(0).expand(CHAINS, features),
+        (variance / 2).expand(CHAINS, features),
+        ones,
+        ones[:, 0],
+    )
+
+
+def _given_rows(x: Tensor, loadings: Tensor, loc: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean (C, N, K) and the Cholesky factor of the precision (C, N, K, K) of each row's factors."""
+    seen = ~torch.isnan(x)
+    weight = seen / noise.unsqueeze(1)  # (C, N, D)
+    outer = (loadings.unsqueeze(-1) * loadings.unsqueeze(-2)).flatten(2)  # (C, D, K K)
+    rank = loadings.shape[-1]
+    precision = (weight @ outer).unflatten(-1, (rank, rank)) + torch.eye(rank).to(x)
+    projected = (weight * (x - loc.unsqueeze(1)).nan_to_num()) @ loadings
+    factor = torch.linalg.cholesky(precision)
+    return torch.cholesky_solve(projected.unsqueeze(-1), factor).squeeze(-1), factor
+
+
+def _sweep(x: Tensor, state: _State) -> _State:
+    loadings, loc, noise, local, growth = state
+    chains, features, rank = loadings.shape
+    seen = (~torch.isnan(x)).to(x.dtype)
+    filled = x.nan_to_num()
+    mean, factor = _given_rows(x, loadings, loc, noise)
+    z = mean + torch.linalg.solve_triangular(factor.mT, torch.randn_like(mean).unsqueeze(-1), upper=True).squeeze(-1)
+    # Loadings and means together: a regression of each column on (z, 1), where it was seen.
+    design = torch.cat([z, torch.ones_like(z[..., :1])], -1)  # (C, N, K + 1)
+    outer = (design.unsqueeze(-1) * design.unsqueeze(-2)).flatten(2)
+    size = rank + 1
+    prior = torch.cat([local * growth.cumprod(-1).unsqueeze(1), torch.full_like(local[..., :1], LOC_SCALE**-2)], -1)
+    gram = (seen.T @ outer).unflatten(-1, (size, size))  # (C, D, K + 1, K + 1)
+    precision = gram / noise[..., None, None] + torch.diag_embed(prior)
+    projected = (filled.T @ design) / noise.unsqueeze(-1)  # (C, D, K + 1)
+    factor = torch.linalg.cholesky(precision)
+    weights = torch.cholesky_solve(projected.unsqueeze(-1), factor)
+    weights = weights + torch.linalg.solve_triangular(factor.mT, torch.randn_like(weights), upper=True)
+    loadings, loc = weights[..., :rank, 0], weights[..., rank, 0]
+    residual = (filled - z @ loadings.mT - loc.unsqueeze(1)) * seen
+    shape = (NOISE[0] + seen.sum(0) / 2).expand(chains, features)
+    noise = (NOISE[1] + residual.square().sum(1) / 2) / torch._standard_gamma(shape)
+    squares = loadings.square()
+    tau = growth.cumprod(-1).unsqueeze(1)
+    local = torch._standard_gamma(torch.full_like(local, LOCAL + 0.5)) / (LOCAL + tau * squares / 2)
+    power = (local * squares).sum(1)  # (C, K)
+    for k in range(rank):
+        tau = growth.cumprod(-1) / growth[:, k : k + 1]
+        rate = 1 + (tau * power)[:, k:].sum(-1) / 2
+        shape = torch.full_like(rate, (NEXT if k else FIRST) + features * (rank - k) / 2)
+        growth = growth.clone()
+        growth[:, k] = torch._standard_gamma(shape) / rate
+    return _State(loadings, loc, noise, local, growth)

@@ -1,0 +1,155 @@
+r"""What the programs for tables have in common: rows of mixed columns with holes, and parameters with a posterior.
+
+A row :math:`x` has seen entries :math:`x_o` and missing ones :math:`x_m`. A proper imputation draws
+
+.. math:: x_m \sim p(x_m \mid x_o, \theta), \qquad \theta \sim p(\theta \mid \text{all rows}) ,
+
+another :math:`\theta` for each draw: with a plug-in estimate of the parameters in its place the draws are too much
+alike, and intervals made of them too short. So learning keeps draws of the posterior, the guide deals them out, and
+whatever is said of an entry is averaged over them.
+
+Tables come on the working scale of :class:`pyro_gen.data.Scaling`: real columns standardised, counts as they are,
+levels of binary, nominal and ordinal columns as codes 0, 1, ...
+
+References:
+    | Multiple Imputation for Nonresponse in Surveys (Rubin, 1987), chapter 4
+"""
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_gen.data.schema import Column
+from pyro_gen.program import Program
+
+__all__ = ["LearningProgress", "TableProgram"]
+
+LearningProgress = Callable[[float, str], None]  # takes the share that is done, and words
+
+
+class TableProgram(Program):
+    """A program for the rows of a table, whose parameters have a posterior.
+
+    What is computed for a row depends on that row alone, and on its seed, never on the batch it comes in.
+
+    Arguments:
+        columns: The columns, as the working scale has them.
+
+    Attributes:
+        KINDS: The kinds of columns that the program can have.
+        automatic: Whether it is one of those that are tried where nobody asks for a program by name.
+        columns: The D columns.
+
+    Raises:
+        ValueError: There is no column, or one of a kind that the program cannot have.
+    """
+
+    KINDS: ClassVar[frozenset[str]]
+    automatic: ClassVar[bool] = True
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        super().__init__()
+        if not columns:
+            raise ValueError(f"{type(self).__name__}(columns=[]): give at least one column.")
+        for column in columns:
+            if column.kind not in self.KINDS:
+                raise ValueError(
+                    f"{type(self).__name__}: column {column.name!r} is {column.kind}, and the program is for columns "
+                    f"of kind {', '.join(sorted(self.KINDS))}."
+                )
+        self.columns = tuple(columns)
+        self.event_shape = torch.Size((len(columns),))
+        self._sites: tuple[str, ...] = ()
+
+    # The posterior, as draws
+
+    def keep(self, draws: Mapping[str, Tensor]) -> None:
+        """Keeps draws of the posterior, which the guide deals out from now on.
+
+        Arguments:
+            draws: By name of the global site, each with shape :math:`(S, *)`.
+        """
+        self._sites = tuple(draws)
+        for name, values in draws.items():
+            self.register_buffer(f"posterior_{name}", values.detach().contiguous())
+
+    @property
+    def num_kept(self) -> int:
+        """The number S of draws of the posterior that are kept; one before anything was learnt, the prior's centre."""
+        return len(self.kept(self._sites[0]))
+
+    def kept(self, name: str) -> Tensor:
+        """The draws of a global site, with shape :math:`(S, *)`."""
+        values: Tensor = getattr(self, f"posterior_{name}")
+        return values
+
+    def dealt(self, draws: int) -> list[int]:
+        """Which of the S kept draws go with each of some draws of missing entries: spread over all of them."""
+        kept = self.num_kept
+        return [(2 * s + 1) * kept // (2 * draws) if draws <= kept else s % kept for s in range(draws)]
+
+    def guide(self, x: Tensor, *context: Any) -> None:
+        """Deals out one of the kept draws of the posterior."""
+        draw = pyro.sample("draw", dist.Categorical(x.new_ones(self.num_kept)), infer={"is_auxiliary": True})
+        for name in self._sites:
+            values = self.kept(name)
+            pyro.sample(name, dist.Delta(values[draw], event_dim=values.dim() - 1))
+
+    @abc.abstractmethod
+    def learn(
+        self, x: Tensor, *, seed: int = 0, progress: LearningProgress | None = None, deadline: float | None = None
+    ) -> Self:
+        """Learns the posterior of the parameters.
+
+        Arguments:
+            x: A table on the working scale, with shape :math:`(N, D)` and NaN where nothing was observed.
+            seed: Seeds what is random; the caller's generators are left alone.
+            progress: Called with the share that is done, in [0, 1], and a few words.
+            deadline: The time of :func:`time.monotonic` after which it stops as soon as it can with what it has.
+
+        Returns:
+            The program itself.
+        """
+
+    @abc.abstractmethod
+    def complete(self, x: Tensor, draws: int, *, seeds: Tensor) -> Tensor:
+        """Draws the missing entries of rows, another draw of the parameters for each draw.
+
+        Arguments:
+            x: Rows with shape :math:`(N, D)`, those learnt from or others.
+            draws: The number S of draws.
+            seeds: One seed for each row, int64, with shape :math:`(N)`.
+
+        Returns:
+            Completed rows, with shape :math:`(S, N, D)`; seen entries are untouched.
+        """
+
+    @abc.abstractmethod
+    def cell_log_prob(self, x: Tensor, values: Tensor) -> Tensor:
+        r"""Scores entries one by one, given what is seen in their rows: :math:`\log p(x_{nd} \mid x_{n,o})`.
+
+        Arguments:
+            x: Rows with shape :math:`(N, D)`.
+            values: What to score, with shape :math:`(N, D)`: entries that are missing in ``x``, NaN elsewhere.
+
+        Returns:
+            Log-densities on the working scale for real columns, log-probabilities for all others, averaged over the
+            posterior, in nats, with shape :math:`(N, D)`; NaN where ``values`` is.
+        """
+
+    @abc.abstractmethod
+    def cell_mean(self, x: Tensor) -> Tensor:
+        r"""The expectation of missing entries, :math:`\mathbb{E}[x_{nd} \mid x_{n,o}]`.
+
+        Arguments:
+            x: Rows with shape :math:`(N, D)`.
+
+        Returns:
+            Completed rows, with shape :math:`(N, D)`: the posterior mean of real and count columns, the most probable
+            level of the others; seen entries are untouched.
+        """
