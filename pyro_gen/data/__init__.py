@@ -2,7 +2,7 @@
 
 from pyro_gen.data.batches import Batches
 from pyro_gen.data.datasets import DataSet, load
-from pyro_gen.data.schema import KINDS, Column
+from pyro_gen.data.schema import KINDS, Column, Scaling, Schema
 from pyro_gen.data.tables import Table, as_tensor, read_table
 from pyro_gen.data.transforms import (
     Binarize,
@@ -28,6 +28,8 @@ __all__ = [
     "DynamicBinarize",
     "JitteredBinarize",
     "Logit",
+    "Scaling",
+    "Schema",
     "Standardize",
     "StochasticBinarize",
     "Table",
