@@ -48,9 +48,10 @@ class Column:
 
     Attributes:
         name: Its name.
-        kind: One of :data:`KINDS`: ``"real"`` numbers, ``"positive"`` ones (above 0), ``"bounded"`` ones (from
-            ``lower`` to ``upper``, the edges included), ``"count"`` (0, 1, 2, ...); ``"binary"`` (two levels, or one
-            where the other was never seen), ``"nominal"`` (levels without an order), ``"ordinal"`` (levels in order).
+        kind: One of :data:`KINDS`: ``"real"`` numbers, ``"positive"`` ones (above 0; a 0 that is
+            observed all the same is let pass), ``"bounded"`` ones (from ``lower`` to ``upper``, the edges included),
+            ``"count"`` (0, 1, 2, ...); ``"binary"`` (two levels, or one where the other was never seen), ``"nominal"``
+            (levels without an order), ``"ordinal"`` (levels in order).
         levels: The values of a binary, nominal or ordinal column, in order; encoded as 0, 1, ..., L - 1.
         lower: A bounded column's lower edge; in other columns of numbers a hard limit of what is imputed, if given.
         upper: The same above.
@@ -378,7 +379,8 @@ class Scaling:
     The edges of a bounded column would be infinite. So whatever is nearer to an edge than half the smallest distance
     from an edge at which anything was observed (as a share of the width, not below :math:`10^{-6}`) is taken to lie
     there, half that distance off; and comes back as the edge itself. An imputation can then be exactly 0%, and what is
-    inside is not moved at all.
+    inside is not moved at all. A 0 in a positive column, which new data may well have where the table learnt from had
+    none, is taken for half the smallest number above 0 that was observed.
 
     Attributes:
         columns: The D columns as the programs see them: real, count, binary, nominal or ordinal.
@@ -387,7 +389,8 @@ class Scaling:
         scale: What is divided by.
         lower: Lower edges of bounded columns, 0 elsewhere.
         upper: Upper edges, 1 elsewhere.
-        edge: The share of the width at which an edge of a bounded column is taken to lie, 0 elsewhere.
+        edge: The share of the width at which an edge of a bounded column is taken to lie, and what a 0 in a positive
+            one is taken for; 0 elsewhere.
 
     Example:
         >>> schema = Schema((Column("income", "positive"), Column("children", "count")))
@@ -430,7 +433,9 @@ class Scaling:
                 raise ValueError(f"no observed value in column {column.name!r}; leave it out.")
             lower, upper, edge = 0.0, 1.0, 0.0
             if column.kind == "positive":
-                seen = np.log(seen)
+                edge = max(float(seen[seen > 0].min(initial=math.inf)) / 2, float(np.finfo(np.float64).tiny))
+                edge = edge if math.isfinite(edge) else 1.0  # where all are 0, any number will do
+                seen = np.log(np.where(seen > 0, seen, edge))
             elif column.kind == "bounded":
                 assert column.lower is not None and column.upper is not None  # Column has checked it
                 lower, upper = column.lower, column.upper
@@ -452,7 +457,8 @@ class Scaling:
         """Brings encoded rows, with shape :math:`(*, D)`, to the working scale; NaN stays NaN."""
         x = encoded.clone()
         if logs := self._of("positive"):
-            x[..., logs] = x[..., logs].log()
+            edge = x.new_tensor([self.edge[i] for i in logs])
+            x[..., logs] = torch.where(x[..., logs] <= 0, edge, x[..., logs]).log()
         if logits := self._of("bounded"):
             lower, upper, edge = self._edges(x, logits)
             x[..., logits] = ((x[..., logits] - lower) / (upper - lower)).clamp(edge, 1 - edge).logit()
@@ -597,7 +603,7 @@ class _Cells:
         values = self.numbers()
         limits = ""
         if column.kind == "positive":
-            bad, limits = values <= 0, "above 0"
+            bad, limits = values < 0, "above 0"
         elif column.kind == "count":
             bad, limits = (values < 0) | (values != np.rint(values)), "0, 1, 2, ..."
         elif column.kind == "bounded":
@@ -618,9 +624,11 @@ class _Cells:
         unseen = np.isnan(codes)
         if unseen.any():
             value = values[indices[unseen.argmax()]]
+            # Two numbers are two levels only until a third is seen.
+            out = "leave the cell empty" + ", or give the column another kind" * (self.content == "number")
             raise ValueError(
                 f"column {column.name!r}: {value!r} in row {self._row(unseen)} is none of its levels, "
-                f"{_listed(column.levels)}; learn from a table that has it, or leave the cell empty."
+                f"{_listed(column.levels)}; learn from a table that has it, or {out}."
             )
         return codes
 
