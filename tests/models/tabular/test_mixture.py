@@ -1,0 +1,331 @@
+"""The mixture of factor analysers, against its own formulas written out, and truths that it is to find."""
+
+import math
+import time
+
+import pyro
+import pytest
+import torch
+from scipy import stats
+from torch.distributions import Categorical, MultivariateNormal, Normal
+
+from pyro_gen._random import seeded
+from pyro_gen.data.schema import Column
+from pyro_gen.evaluation.conformance import check_program
+from pyro_gen.models.tabular import mixture
+from pyro_gen.models.tabular.gaussian import TableGaussian
+from pyro_gen.models.tabular.mixture import TableMixture
+
+MIXED = (
+    Column("a", "real"),
+    Column("visits", "count"),
+    Column("b", "real"),
+    Column("owner", "binary", levels=("no", "yes")),
+    Column("c", "real"),
+    Column("city", "nominal", levels=("A", "B", "C")),
+)
+PAIR = (Column("a", "real"), Column("b", "real"))
+NAN = math.nan
+
+
+def moons(count, noise=0.08):
+    """Two half circles that hold hands, standardised."""
+    angle = math.pi * torch.rand(count, dtype=torch.float64)
+    x = torch.stack([angle.cos(), angle.sin()], 1)
+    x[::2] = torch.tensor([1.0, 0.5]).double() - x[::2]
+    x = x + noise * torch.randn(count, 2, dtype=torch.float64)
+    return (x - torch.tensor([0.5, 0.25]).double()) / torch.tensor([0.87, 0.5]).double()
+
+
+def clusters(count):
+    """Rows of MIXED in three groups."""
+    group = torch.randint(3, (count,))
+    loc = torch.tensor([[1.2, 1.0, 0.0], [-1.2, 0.8, 0.5], [0.0, -1.2, -0.8]]).double()[group]
+    real = loc + 0.4 * torch.randn(count, 3, dtype=torch.float64)
+    visits = torch.poisson(torch.tensor([1.0, 6.0, 20.0]).double()[group])
+    owner = torch.bernoulli(torch.tensor([0.1, 0.5, 0.9]).double()[group])
+    city = Categorical(torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])[group]).sample().double()
+    return torch.stack([real[:, 0], visits, real[:, 1], owner, real[:, 2], city], 1)
+
+
+def holes(x, share=0.3):
+    return torch.where(torch.rand_like(x) < share, torch.nan, x)
+
+
+def one_a_row(x):
+    """One entry of each row missing, so that scores of entries are independent; and these entries."""
+    masked = x.clone()
+    masked[torch.arange(len(x)), torch.arange(len(x)) % x.shape[1]] = torch.nan
+    return masked, torch.where(torch.isnan(masked), x, torch.nan)
+
+
+@pytest.fixture(scope="module")
+def known():
+    """A program with one draw of known parameters, from the prior of a table of this kind."""
+    with seeded(11):
+        program = TableMixture(MIXED, components=3)
+        trace = pyro.poutine.trace(program.model).get_trace(torch.full((1, 6), NAN, dtype=torch.float64))
+        program.keep({name: trace.nodes[name]["value"].unsqueeze(0) for name in program._sites})
+    return program
+
+
+@pytest.fixture(scope="module")
+def learnt():
+    with seeded(12):
+        return TableMixture(MIXED, components=6).learn(holes(clusters(300)), seed=3)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Given parameters: known answers
+
+
+def brute_force(program, row):
+    """The log-density of the seen entries of a row, component by component."""
+    p = {name: program.kept(name)[0] for name in program._sites}
+    v = torch.cat([p["sticks"], torch.ones(1).double()])
+    weights = v * torch.cat([torch.ones(1).double(), (1 - v[:-1]).cumprod(0)])
+    terms = []
+    for k in range(program.components):
+        real = torch.tensor([row[0], row[2], row[4]]).double()
+        seen = ~torch.isnan(real)
+        covariance = p["loadings"][k] @ p["loadings"][k].T + p["noise"][k, :3].diag()
+        term = weights[k].log()
+        if seen.any():
+            d = MultivariateNormal(p["loc"][k, :3][seen], covariance[seen][:, seen])
+            term = term + d.log_prob(real[seen])
+        if not math.isnan(row[1]):
+            log_count = Normal(p["loc"][k, 3], p["noise"][k, 3].sqrt())
+            lower = log_count.cdf(torch.tensor(math.log(row[1]))) if row[1] else 0.0
+            term = term + (log_count.cdf(torch.tensor(math.log(row[1] + 1))) - lower).log()
+        for j, d in enumerate((3, 5)):
+            if not math.isnan(row[d]):
+                term = term + p[f"levels_{j}"][k, int(row[d])].log()
+        terms.append(term)
+    return torch.stack(terms).logsumexp(0)
+
+
+ROWS = ((0.3, 2.0, NAN, 1.0, -0.5, NAN), (NAN, NAN, NAN, NAN, NAN, NAN), (NAN, 0.0, 0.7, NAN, NAN, 2.0))
+FILL = (0.4, 3.0, -0.2, 0.0, 0.1, 1.0)
+
+
+def test_densities_and_conditionals_are_those_written_out(known):
+    x = torch.tensor(ROWS, dtype=torch.float64)
+    scored = pyro.poutine.trace(pyro.poutine.condition(known.model, data=_parameters(known))).get_trace(x)
+    scored.compute_log_prob()
+    exact = torch.stack([brute_force(known, row) for row in ROWS])
+    torch.testing.assert_close(scored.nodes["x"]["log_prob"], exact)
+    values = torch.where(torch.isnan(x), torch.tensor(FILL, dtype=torch.float64), torch.nan)
+    found = known.cell_log_prob(x, values)
+    for n, row in enumerate(ROWS):
+        for d in range(6):
+            if math.isnan(row[d]):
+                filled = (*row[:d], FILL[d], *row[d + 1 :])
+                torch.testing.assert_close(found[n, d], brute_force(known, filled) - exact[n])
+            else:
+                assert math.isnan(found[n, d])
+
+
+def _parameters(program):
+    return {name: program.kept(name)[0] for name in program._sites}
+
+
+def test_expectations_are_those_of_the_densities(known):
+    x = torch.tensor(ROWS, dtype=torch.float64)
+    mean = known.cell_mean(x)
+    grid = torch.linspace(-12, 12, 4001, dtype=torch.float64)
+    for n, d in ((0, 2), (1, 0), (2, 4)):
+        values = torch.full((len(grid), 6), torch.nan, dtype=torch.float64)
+        values[:, d] = grid
+        density = known.cell_log_prob(x[n].expand(len(grid), -1), values)[:, d].exp()
+        assert torch.trapezoid(density, grid).item() == pytest.approx(1.0, abs=2e-3)
+        assert torch.trapezoid(density * grid, grid).item() == pytest.approx(mean[n, d].item(), abs=1e-2)
+    for n, d, size in ((0, 5, 3), (1, 3, 2)):
+        values = torch.full((size, 6), torch.nan, dtype=torch.float64)
+        values[:, d] = torch.arange(size)
+        chances = known.cell_log_prob(x[n].expand(size, -1), values)[:, d].exp()
+        assert chances.sum().item() == pytest.approx(1.0)
+        assert mean[n, d] == chances.argmax()
+
+
+def test_draws_are_those_of_the_scores(known):
+    """Kolmogorov-Smirnov and chi-square of draws given a row, at 1e-5 each."""
+    x = torch.tensor(ROWS[:1], dtype=torch.float64)
+    draws = known.complete(x.expand(4000, -1), 1, seeds=torch.arange(4000))[0]
+    grid = torch.linspace(-12, 12, 4001, dtype=torch.float64)
+    values = torch.full((len(grid), 6), torch.nan, dtype=torch.float64)
+    values[:, 2] = grid
+    density = known.cell_log_prob(x.expand(len(grid), -1), values)[:, 2].exp()
+    cdf = torch.cumulative_trapezoid(density, grid)
+
+    def p_value(drawn):
+        return stats.kstest(cdf[torch.searchsorted(grid, drawn.contiguous()).clamp(1, 4000) - 1].numpy(), "uniform")[1]
+
+    assert p_value(draws[:, 2]) > 1e-5
+    assert p_value(draws[:, 2].mean() + 0.8 * (draws[:, 2] - draws[:, 2].mean())) < 1e-5  # the twin
+    values = torch.full((3, 6), torch.nan, dtype=torch.float64)
+    values[:, 5] = torch.arange(3)
+    chances = known.cell_log_prob(x.expand(3, -1), values)[:, 5].exp()
+    assert stats.chisquare(draws[:, 5].long().bincount(minlength=3).numpy(), 4000 * chances.numpy()).pvalue > 1e-5
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Learning
+
+
+def replicates(rows, sweeps, count, columns=MIXED[:4], break_it=False):
+    """Parameters from the prior, rows from the parameters, then sweeps: the parameters must have the prior again."""
+    found = []
+    program = TableMixture(columns, components=3)
+    for _ in range(count):
+        trace = pyro.poutine.trace(program.model).get_trace(torch.full((rows, len(columns)), NAN, dtype=torch.float64))
+        x = holes(trace.nodes["_RETURN"]["value"], 0.2)
+        state = {name: trace.nodes[name]["value"].unsqueeze(0) for name in program._sites}
+        for _ in range(sweeps):
+            state = program._sweep(program._rows(x), state)
+            if break_it:
+                state["loc"] = 0.5 * state["loc"]
+        found.append(
+            [
+                state["concentration"][0],
+                state["use"][0, 0],
+                state["alike"][0, 0],
+                *state["common_noise"][0],
+                *state["loc"][0, 0],
+                *state["loc"][0, 2],
+                *(state["common_loadings"][0, :, 0] * state["use"][0, 0].sqrt()),
+                (state["loadings"][0, 1, 0, 0] - state["common_loadings"][0, 0, 0]) * state["alike"][0, 0].sqrt(),
+                *(mixture.NOISE * state["common_noise"][0] / state["noise"][0, 0]),
+                state["levels_0"][0, 0, 0],
+            ]
+        )
+    return torch.tensor(found, dtype=torch.float64).T
+
+
+def prior_p_values(found):
+    normal = stats.norm.cdf
+    priors = [
+        stats.gamma(mixture.CONCENTRATION[0], scale=1 / mixture.CONCENTRATION[1]).cdf,
+        stats.gamma(mixture.USE[0], scale=1 / mixture.USE[1]).cdf,
+        stats.gamma(mixture.ALIKE[0], scale=1 / mixture.ALIKE[1]).cdf,
+        *3 * [stats.gamma(mixture.COMMON_NOISE[0], scale=1 / mixture.COMMON_NOISE[1]).cdf],
+        *9 * [normal],
+        *3 * [stats.gamma(mixture.NOISE).cdf],
+        stats.uniform.cdf,
+    ]
+    return [stats.kstest(v.numpy(), prior).pvalue for v, prior in zip(found, priors, strict=True)]
+
+
+def test_the_sampler_leaves_the_joint_distribution_alone():
+    # Nineteen tests of independent replicates at 5e-6: a false alarm in 1e-4.
+    assert min(prior_p_values(replicates(rows=10, sweeps=2, count=250))) > 5e-6
+    assert min(prior_p_values(replicates(rows=10, sweeps=2, count=250, break_it=True))) < 5e-6
+
+
+def test_two_moons_are_no_gaussian():
+    with seeded(13):
+        train, test = holes(moons(400), 0.15), moons(600)
+    masked, values = one_a_row(test)
+    found = TableMixture(PAIR).learn(train).cell_log_prob(masked, values).nansum(1)
+    gaussian = TableGaussian(PAIR).learn(train).cell_log_prob(masked, values).nansum(1)
+    gain = found - gaussian
+    assert gain.mean() > 0.25
+    assert gain.mean() > 4 * gain.std() / len(gain) ** 0.5
+
+
+def test_one_cloud_is_a_gaussian():
+    """Where nothing is to be found, the mixture loses little."""
+    with seeded(14):
+        x = torch.randn(800, 1, dtype=torch.float64) + 0.5 * torch.randn(800, 4, dtype=torch.float64)
+    columns = [Column(name, "real") for name in "abcd"]
+    masked, values = one_a_row(x[300:] / 1.25**0.5)
+    train = x[:300] / 1.25**0.5
+    found = TableMixture(columns).learn(train).cell_log_prob(masked, values).nansum(1).mean()
+    gaussian = TableGaussian(columns).learn(train).cell_log_prob(masked, values).nansum(1).mean()
+    assert found > gaussian - 0.05
+
+
+def test_it_finds_groups_in_mixed_columns(learnt):
+    """Given all but the group's city, the city is known; and all scores are close to those of the true groups."""
+    with seeded(15):
+        x = clusters(400)
+    masked = x.clone()
+    masked[:, 5] = torch.nan
+    values = torch.where(torch.isnan(masked), x, torch.nan)
+    found = learnt.cell_log_prob(masked, values).nansum(1).mean().item()
+    # Groups known, the entropy is 0.64 nats; nothing known, log 3 = 1.10.
+    assert -found < 0.75
+    assert (learnt.cell_mean(masked)[:, 5] == x[:, 5]).double().mean() > 0.72
+
+
+def ranks(program, x, truth, shrink=1.0):
+    """Chi-square of the ranks of true entries among draws, ties broken at random, in ten classes."""
+    draws = program.complete(x, 49, seeds=torch.arange(len(x)))
+    middle = draws.mean(0)
+    draws = torch.where(torch.isnan(x) & (torch.arange(x.shape[1]) != 5), middle + shrink * (draws - middle), draws)
+    missing = torch.isnan(x)
+    noise = 1e-6 * torch.rand(50, *x.shape, dtype=torch.float64)
+    rank = (draws + noise[1:] < truth + noise[0]).sum(0)[missing]
+    counts = (rank // 5).bincount(minlength=10).double()
+    expected = len(rank) / 10
+    return ((counts - expected).square() / expected).sum().item()
+
+
+def test_truths_rank_uniformly_among_draws(learnt):
+    with seeded(16):
+        truth = clusters(900)
+        x, _ = one_a_row(truth)
+        # The chi-square of 9 degrees exceeds 33.7 in 1e-4; what 300 rows leave unknown adds a little.
+        assert ranks(learnt, x, truth) < 37
+        assert ranks(learnt, x, truth, shrink=0.6) > 37
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What every program for tables keeps
+
+
+def test_rows_alone_and_seen_entries_and_new_rows(learnt, untouched_rng):
+    with seeded(17):
+        x = holes(clusters(30))
+    seeds = torch.arange(100, 130)
+    draws = learnt.complete(x, 5, seeds=seeds)
+    seen = ~torch.isnan(x)
+    assert not torch.isnan(draws).any()
+    assert torch.equal(draws[:, seen], x[seen].expand(5, -1))
+    for n in (0, 7, 29):
+        torch.testing.assert_close(learnt.complete(x[n : n + 1], 5, seeds=seeds[n : n + 1])[:, 0], draws[:, n])
+        torch.testing.assert_close(learnt.cell_mean(x[n : n + 1])[0], learnt.cell_mean(x)[n])
+    assert not torch.equal(learnt.complete(x, 5, seeds=seeds + 1000), draws)
+    assert torch.equal(learnt.cell_mean(x)[seen], x[seen])
+
+
+def test_learning_is_reproducible_and_stops_in_time(untouched_rng):
+    with seeded(18):
+        x = holes(clusters(60))
+    said = []
+    first, again, other = (
+        TableMixture(MIXED).learn(
+            x, seed=s, progress=lambda share, words: said.append(share), deadline=time.monotonic()
+        )
+        for s in (0, 0, 1)
+    )
+    assert len(said) == 3  # one sweep each
+    assert torch.equal(first.kept("loadings"), again.kept("loadings"))
+    assert not torch.equal(first.kept("loadings"), other.kept("loadings"))
+
+
+@pytest.mark.parametrize("columns", [MIXED, PAIR, MIXED[:1], MIXED[1:2], MIXED[3:4]])
+def test_it_keeps_the_contract(columns, untouched_rng):
+    with seeded(19):
+        x = clusters(20)[:, [MIXED.index(c) if c in MIXED else 0 for c in columns]]
+    check_program(TableMixture(columns), x).raise_for_failures()
+    learnt = TableMixture(columns).learn(x, deadline=0.0)
+    check_program(learnt, x).raise_for_failures()
+    with seeded(20):
+        check_program(learnt, holes(x)).raise_for_failures()
+
+
+def test_what_it_cannot_be():
+    with pytest.raises(ValueError, match="column 'x' is positive"):
+        TableMixture([Column("x", "positive")])
+    with pytest.raises(ValueError, match="components=1"):
+        TableMixture(PAIR, components=1)
