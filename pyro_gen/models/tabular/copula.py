@@ -1,0 +1,515 @@
+r"""The Gaussian copula for mixed columns: a normal latent row behind every row of the table.
+
+.. math::
+    z_n \sim \mathcal{N}(\mu, \Sigma), \qquad x_{nd} = g_d(z_n)
+
+with one latent variable for a column whose values have an order, and one less than there are levels for a nominal one:
+
+* real: :math:`x = T^{-1}(z)`, with a smooth increasing curve :math:`T` learnt from the observed entries;
+* count, binary, ordinal: :math:`x \le k` where :math:`z \le T(k + 1/2)`, thresholds at the distribution function of the
+  observed entries (cumulative probit);
+* nominal: :math:`x = \operatorname{argmax}(0, z_1, \ldots, z_{L-1})` (multinomial probit).
+
+The curves are estimates, and so far this is any copula with these marginals. But mean and variance of each latent
+variable are free, with a posterior, as all correlations: what is missing at random may differ from what was observed,
+and the marginals move and stretch accordingly. :math:`(\mu, \Sigma)` have the prior of :class:`TableGaussian`. For
+binary and nominal columns nothing depends on the scale of the latent variable; the prior keeps it in place, and to let
+it move is the parameter expansion that makes the sampler mix.
+
+**Learning** is Gibbs sampling. Latent variables behind missing entries are drawn jointly given the others in the row;
+those behind observed levels one column after another, from normals truncated to what the level allows; then
+:math:`(\mu, \Sigma)` given all of them. Where a column is real, its latent variable is known: :math:`z = T(x)`.
+
+**The density** of a row integrates over the latent variables of its levels. With the Cholesky factor :math:`C` of
+the covariance of what is seen, real columns first, :math:`z_j = \mu_j + C_{j,<j} e_{<j} + C_{jj} e_j` and
+
+.. math::
+    p(x_o) = p(x_{\text{real}}) \int_{[0, 1]^q} \prod_j P(x_j \mid e_{<j}(u)) \, du , \qquad
+    e_j = \Phi^{-1}_{[a_j, b_j]}(u_j) ,
+
+each factor the probability of an interval :math:`[a_j, b_j]` and :math:`e_j` the quantile of the normal truncated to
+it. So :math:`u_n`, uniform, is the local latent variable of this program, and importance sampling from its prior the
+simulator of Geweke, Hajivassiliou and Keane.
+
+**New rows**: :math:`e(u)` starts some sweeps of Gibbs sampling over the row's own levels; given these all is Gaussian.
+
+References:
+    | Extending the rank likelihood for semiparametric copula estimation (Hoff, 2007)
+    | https://doi.org/10.1214/07-AOAS107
+    | Bayesian Analysis of Binary and Polychotomous Response Data (Albert & Chib, 1993)
+    | https://doi.org/10.1080/01621459.1993.10476321
+    | A Bayesian analysis of the multinomial probit model using marginal data augmentation (Imai & van Dyk, 2005)
+    | https://doi.org/10.1016/j.jeconom.2004.02.002
+    | Simulation estimation of multivariate normal rectangle probabilities (Hajivassiliou et al., 1996)
+    | https://doi.org/10.1016/0304-4076(94)01716-6
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_gen._random import seeded, uniforms
+from pyro_gen.data.schema import Column
+from pyro_gen.likelihoods import _complete
+from pyro_gen.models.tabular.conditional import _seen, condition, draw_given
+from pyro_gen.models.tabular.gaussian import (
+    LOC_SCALE,
+    ROUNDING,
+    STRENGTH_SCALE,
+    WEAK,
+    _factor,
+    _move_strength,
+    _wishart,
+)
+from pyro_gen.models.tabular.table import LearningProgress, TableProgram
+from pyro_gen.models.tabular.truncated import log_interval, truncated_normal
+from pyro_gen.models.tabular.warp import Warp, fit_real, fit_whole
+
+__all__ = ["TableCopula"]
+
+CHAINS, BURN_IN, KEPT, THIN = 2, 80, 32, 4
+MOST_ROWS = 4000  # of a longer table as many are drawn to learn from
+SWEEPS = 6  # of Gibbs sampling over the levels seen in a new row
+SCORED = 50  # draws of the posterior that scores and expectations average over
+ROWS = 4096  # a longer table is worked off in parts
+
+
+class TableCopula(TableProgram):
+    r"""Creates a Gaussian copula for the rows of a table, with a posterior over its parameters.
+
+    Arguments:
+        columns: The columns: real, count, binary, nominal or ordinal.
+
+    Attributes:
+        columns: The D columns.
+
+    Raises:
+        ValueError: A column is of another kind.
+
+    Example:
+        >>> from pyro_gen.data.schema import Column
+        >>> _ = torch.manual_seed(0)
+        >>> z = torch.randn(300, 1, dtype=torch.float64) + 0.3 * torch.randn(300, 2, dtype=torch.float64)
+        >>> x = torch.stack([z[:, 0].exp(), (z[:, 1] > 0).double()], 1)
+        >>> program = TableCopula([Column("income", "real"), Column("owner", "binary", levels=("no", "yes"))]).learn(x)
+        >>> rows = torch.tensor([[0.2, torch.nan], [5.0, torch.nan]], dtype=torch.float64)
+        >>> program.cell_mean(rows)[:, 1].tolist()
+        [0.0, 1.0]
+    """
+
+    KINDS: ClassVar[frozenset[str]] = frozenset({"real", "count", "binary", "nominal", "ordinal"})
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        super().__init__(columns)
+        kinds = [c.kind for c in self.columns]
+        self._real = [d for d, kind in enumerate(kinds) if kind == "real"]
+        self._whole = [d for d, kind in enumerate(kinds) if kind in ("count", "binary", "ordinal")]
+        self._nominal = [d for d, kind in enumerate(kinds) if kind == "nominal"]
+        self._blocks: list[range] = []  # the latent variables of each nominal column
+        size = len(self._real) + len(self._whole)
+        for d in self._nominal:
+            self._blocks.append(range(size, size + len(self.columns[d].levels) - 1))
+            size += len(self.columns[d].levels) - 1
+        self._size, self._levels = size, size - len(self._real)
+        top = [math.inf if kinds[d] == "count" else len(self.columns[d].levels) - 1.0 for d in self._whole]
+        self.register_buffer("_top", torch.tensor(top, dtype=torch.float64))
+        knots = torch.tensor([[0.0, 1.0]], dtype=torch.float64).expand(len(self._real) + len(self._whole), -1)
+        self.register_buffer("_knots", torch.stack([knots, knots]))  # of the curves, (2, columns, K)
+        ones = torch.ones(1, size, dtype=torch.float64)
+        log_strength = torch.full((1,), math.log(size / WEAK), dtype=torch.float64)
+        self._keep(log_strength, ones, torch.diag_embed(ones), 0 * ones)
+
+    def _keep(self, log_strength: Tensor, variances: Tensor, precision: Tensor, loc: Tensor) -> None:
+        """Keeps draws of parameters of shapes (S), (S, Q), (S, Q, Q), (S, Q), as TableGaussian does."""
+        scale = (log_strength.exp().unsqueeze(-1) * variances).sqrt().unsqueeze(-1)
+        lower = scale * torch.linalg.cholesky(precision)
+        row, column = torch.tril_indices(self._size, self._size, -1)
+        chi2 = lower.diagonal(dim1=-2, dim2=-1).square()
+        below = lower[:, row, column]
+        self.keep({"log_strength": log_strength, "variances": variances, "chi2": chi2, "below": below, "loc": loc})
+
+    def model(self, x: Tensor, *context: Any) -> Tensor:
+        r"""The joint density of rows with shape :math:`(N, D)` and parameters; returns the rows completed."""
+        size = self._size
+        ones = x.new_ones(size)
+        log_strength = pyro.sample("log_strength", dist.Normal(math.log(size / WEAK) * ones[0], STRENGTH_SCALE))
+        variances = pyro.sample("variances", dist.Gamma(ones, ones).to_event(1))  # (Q,)
+        df = size + 1 + log_strength.exp().unsqueeze(-1) - torch.arange(size).to(x)
+        chi2 = pyro.sample("chi2", dist.Gamma(df / 2, 0.5).to_event(1))  # of Bartlett's decomposition, (Q,)
+        zeros = x.new_zeros(size * (size - 1) // 2)
+        below = pyro.sample("below", dist.Normal(zeros, 1.0).to_event(1))
+        loc = pyro.sample("loc", dist.Normal(0 * ones, LOC_SCALE).to_event(1))
+        covariance = torch.cholesky_inverse(_factor(log_strength, variances, chi2, below))
+        with self.plate(x):
+            u = self._local(x)
+            rows = _CopulaRows(self, ~torch.isnan(x), loc, covariance, u)
+            pyro.sample("x", rows, obs=x.nan_to_num())
+            return _complete(x, lambda: rows.given(x), name="x")
+
+    def guide(self, x: Tensor, *context: Any) -> None:
+        """Deals out one of the kept draws of the posterior; for levels, the proposal is the uniform prior."""
+        super().guide(x, *context)
+        with self.plate(x):
+            self._local(x)
+
+    def _local(self, x: Tensor) -> Tensor:
+        """Which quantiles the latent variables of levels are of what their levels allow, (N, q)."""
+        zeros = x.new_zeros(len(x), self._levels)
+        return pyro.sample("u", dist.Uniform(zeros, zeros + 1).to_event(1)) if self._levels else zeros
+
+    def learn(
+        self, x: Tensor, *, seed: int = 0, progress: LearningProgress | None = None, deadline: float | None = None
+    ) -> Self:
+        """Learns the curves, then the posterior by Gibbs sampling, see :meth:`TableProgram.learn`."""
+        total = BURN_IN + KEPT * THIN
+        kept: list[tuple[Tensor, ...]] = []
+        with seeded(seed), torch.no_grad():
+            if len(x) > MOST_ROWS:
+                x = x[torch.randperm(len(x))[:MOST_ROWS].to(x.device)]
+            self._learn_curves(x)
+            rows = self._rows(x)
+            ones = torch.ones(CHAINS, self._size).to(x)
+            state: tuple[Tensor, ...] = (
+                math.log(self._size / WEAK) * ones[:, 0],
+                ones,
+                torch.diag_embed(ones),
+                0 * ones,
+            )
+            u = torch.rand(CHAINS, len(x), self._levels).to(x)
+            z = self._sequence(rows, u, 0 * ones[0], torch.diag_embed(ones[0]))[1].expand(CHAINS, -1, -1)
+            for i in range(total):
+                z, state = self._sweep(rows, z, state)
+                if i >= BURN_IN and (i - BURN_IN) % THIN == THIN - 1:
+                    kept.append(state)
+                if progress is not None:
+                    progress((i + 1) / total, "Gibbs sampling")
+                if deadline is not None and time.monotonic() > deadline:
+                    kept = kept or [state]
+                    break
+        self._keep(*(torch.cat(values) for values in zip(*kept, strict=True)))
+        return self
+
+    def complete(self, x: Tensor, draws: int, *, seeds: Tensor) -> Tensor:
+        """Draws missing entries given others in their row, see :meth:`TableProgram.complete`."""
+        parts = []
+        for part, own in zip(self._parts(x), self._parts(seeds), strict=True):
+            rows, found = self._rows(part), []
+            for i, s in enumerate(self.dealt(draws)):
+                u = uniforms(own, self._randomness + self._size, stream=i)
+                z, loc, covariance = self._known(rows, s, u)
+                z = draw_given(z, loc, covariance, torch.special.ndtri(u[:, -self._size :]))
+                found.append(torch.where(torch.isnan(part), self._values(z), part))
+            parts.append(torch.stack(found))
+        return torch.cat(parts, 1)
+
+    def cell_log_prob(self, x: Tensor, values: Tensor) -> Tensor:
+        """Scores entries one by one, see :meth:`TableProgram.cell_log_prob`."""
+        parts = []
+        for part, wanted in zip(self._parts(x), self._parts(values), strict=True):
+            rows = self._rows(wanted)
+            found = torch.stack([self._score(rows, *moments) for moments in self._moments(part)])
+            parts.append(found.logsumexp(0) - math.log(len(found)))
+        return torch.where(torch.isnan(values), torch.nan, torch.cat(parts))
+
+    def cell_mean(self, x: Tensor) -> Tensor:
+        """The expectation, or the most probable level, of missing entries, see :meth:`TableProgram.cell_mean`."""
+        parts = []
+        for part in self._parts(x):
+            found = [self._expect(*moments) for moments in self._moments(part)]
+            parts.append(
+                torch.stack(
+                    [
+                        column.argmax(-1).to(x) if self.columns[d].discrete else column.squeeze(-1)
+                        for d, column in enumerate(torch.stack(c).mean(0) for c in zip(*found, strict=True))
+                    ],
+                    -1,
+                )
+            )
+        return torch.where(torch.isnan(x), torch.cat(parts), x)
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # What a table says of its latent variables
+
+    def _learn_curves(self, x: Tensor) -> None:
+        curves = [fit_real(x[:, d][~torch.isnan(x[:, d])]) for d in self._real]
+        for d in self._whole:
+            column = self.columns[d]
+            curves.append(fit_whole(x[:, d][~torch.isnan(x[:, d])], len(column.levels) if column.discrete else None))
+        if curves:
+            self.register_buffer("_knots", torch.stack(Warp.join(curves)))
+
+    def _curves(self) -> tuple[Warp, Warp]:
+        """The curves of real columns, and those of whole numbers."""
+        knots, split = self.get_buffer("_knots"), len(self._real)
+        return Warp(*knots[:, :split]), Warp(*knots[:, split:])
+
+    def _rows(self, x: Tensor) -> "_Rows":
+        real, log_slope = self._curves()[0](x[:, self._real])
+        lower, upper = self._thresholds(x[:, self._whole])
+        codes = x[:, self._nominal]
+        seen = [~torch.isnan(real), ~torch.isnan(x[:, self._whole])]
+        seen += [~torch.isnan(codes[:, m : m + 1]).expand(-1, len(block)) for m, block in enumerate(self._blocks)]
+        return _Rows(real, log_slope.nan_to_num(), lower, upper, codes, torch.cat(seen, 1))
+
+    def _thresholds(self, k: Tensor) -> tuple[Tensor, Tensor]:
+        """The interval of the latent variable of whole numbers (*, W); the whole line where nothing was seen."""
+        curve = self._curves()[1]
+        lower = torch.where(k > 0, curve(k - 0.5)[0], -torch.inf)
+        return lower, torch.where(k < self.get_buffer("_top"), curve(k + 0.5)[0], torch.inf)
+
+    def _interval(self, rows: "_Rows", j: int, z: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """What the level of column j's latent variable allows it, given those of the other levels."""
+        w = j - len(self._real)
+        if w < len(self._whole):
+            return rows.lower[:, w], rows.upper[:, w]
+        m, block = next((m, block) for m, block in enumerate(self._blocks) if j in block)
+        best = torch.zeros_like(rows.codes[:, m])
+        for i in block:
+            if i != j:
+                best = torch.maximum(best, z[i])
+        own = rows.codes[:, m] == j - block.start + 1
+        other = ~torch.isnan(rows.codes[:, m]) & ~own
+        return torch.where(own, best, -torch.inf), torch.where(other, best, torch.inf)
+
+    def _values(self, z: Tensor) -> Tensor:
+        """The rows (*, D) of latent ones (*, Q)."""
+        out = z.new_empty(*z.shape[:-1], len(self.columns))
+        real, whole = self._curves()
+        split = len(self._real)
+        out[..., self._real] = real.inverse(z[..., :split])
+        k = (whole.inverse(z[..., split : split + len(self._whole)]) - 0.5).ceil().clamp(min=0)
+        out[..., self._whole] = torch.minimum(k, self.get_buffer("_top"))
+        for d, block in zip(self._nominal, self._blocks, strict=True):
+            utility = z[..., block.start : block.stop]
+            out[..., d] = torch.cat([torch.zeros_like(utility[..., :1]), utility], -1).argmax(-1).to(z)
+        return out
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Latent variables behind levels
+
+    def _sequence(self, rows: "_Rows", u: Tensor, loc: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        """One after another given those before it: the log-density (N) of rows, and z (N, Q), NaN where unseen.
+
+        ``factor`` is that of what is seen, with ones on the diagonal for the rest.
+        """
+        split = len(self._real)
+        known = rows.seen[:, :split]
+        residual = (rows.real - loc[:split]).nan_to_num().unsqueeze(-1)
+        e = torch.linalg.solve_triangular(factor[..., :split, :split], residual, upper=False).squeeze(-1)
+        scale = factor.diagonal(dim1=-2, dim2=-1)
+        density = rows.log_slope - (e.square() + math.log(2 * math.pi)) / 2 - scale[..., :split].log()
+        log_prob = torch.where(known, density, 0.0).sum(-1)
+        # A level not drawn yet leaves the utilities before it free, and is above all of them once it is their turn.
+        z = [*rows.real.unbind(-1), *rows.lower.unbind(-1)]
+        for m, block in enumerate(self._blocks):
+            z += [torch.where(rows.codes[:, m] == k + 1, torch.inf, -torch.inf).to(u) for k in range(len(block))]
+        for j in range(split, self._size):
+            mean = loc[j] + (factor[..., j, :j] * e).sum(-1)
+            lower, upper = ((edge - mean) / scale[..., j] for edge in self._interval(rows, j, z))
+            log_prob = log_prob + log_interval(lower, upper)
+            drawn = torch.where(rows.seen[:, j], truncated_normal(u[..., j - split], lower, upper), 0.0)
+            z[j] = torch.where(rows.seen[:, j], mean + scale[..., j] * drawn, torch.nan)
+            e = torch.cat([e.expand(*drawn.shape, j), drawn.unsqueeze(-1)], -1)
+        return log_prob, torch.stack(torch.broadcast_tensors(*z), -1)
+
+    def _move(self, rows: "_Rows", residual: Tensor, loc: Tensor, precision: Tensor, u: Tensor) -> Tensor:
+        """Redraws the latent variables behind observed levels, each given all others: z - loc, (*, N, Q)."""
+        residual = residual.clone()
+        for j in range(len(self._real), self._size):
+            scale = precision[..., j, j].rsqrt()
+            mean = loc[..., j] + residual[..., j] - scale.square() * (precision[..., j, :] * residual).sum(-1)
+            z = (loc + residual).unbind(-1) if j >= self._size - sum(map(len, self._blocks)) else ()
+            lower, upper = ((edge - mean) / scale for edge in self._interval(rows, j, z))
+            drawn = mean + scale * truncated_normal(u[..., j - len(self._real)], lower, upper) - loc[..., j]
+            residual[..., j] = torch.where(rows.seen[:, j], drawn, residual[..., j])
+        return residual
+
+    def _sweep(self, rows: "_Rows", z: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Draws latent rows (C, N, Q), then parameters (C), (C, Q), (C, Q, Q), (C, Q), as those of TableGaussian."""
+        log_strength, variances, precision, loc = state
+        count = z.shape[1]
+        z = torch.stack(
+            [
+                draw_given(torch.where(rows.seen, own, torch.nan), m, s, torch.randn_like(own))
+                for own, m, s in zip(z, loc, _inverse(precision), strict=True)
+            ]
+        )
+        if self._levels:
+            m = loc.unsqueeze(1)
+            z = m + self._move(rows, z - m, m, precision.unsqueeze(1), torch.rand_like(z[..., len(self._real) :]))
+        log_strength = _move_strength(log_strength, variances, precision)
+        strength = log_strength.exp().unsqueeze(-1)
+        shape = 1 + (self._size + 1 + strength) / 2
+        rate = 1 + strength / 2 * precision.diagonal(dim1=-2, dim2=-1)
+        variances = torch._standard_gamma(shape.expand_as(rate)) / rate
+        centred = z - loc.unsqueeze(1)
+        spread = torch.diag_embed(strength * variances + count * ROUNDING**2) + centred.mT @ centred
+        precision = _wishart(self._size + 1 + strength.squeeze(-1) + count, spread)
+        factor = torch.linalg.cholesky(count * precision + torch.eye(self._size).to(z) / LOC_SCALE**2)
+        mean = torch.cholesky_solve(precision @ z.sum(1).unsqueeze(-1), factor)
+        noise = torch.linalg.solve_triangular(factor.mT, torch.randn_like(mean), upper=True)
+        return z, (log_strength, variances, precision, (mean + noise).squeeze(-1))
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Rows given a draw of the posterior
+
+    @property
+    def _randomness(self) -> int:
+        return (SWEEPS + 1) * self._levels
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(x, max(1, 2**22 // self._size**2))
+
+    def _drawn(self, s: int) -> tuple[Tensor, Tensor]:
+        """Mean and covariance of latent rows, a kept draw."""
+        factor = _factor(*(self.kept(name)[s] for name in ("log_strength", "variances", "chi2", "below")))
+        return self.kept("loc")[s], torch.cholesky_inverse(factor)
+
+    def _known(self, rows: "_Rows", s: int, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A draw of the latent variables behind what was seen (N, Q), NaN elsewhere; mean and covariance of all."""
+        loc, covariance = self._drawn(s)
+        if not self._levels:
+            return rows.real, loc, covariance
+        factor = _seen(torch.where(rows.seen, 0.0, torch.nan).to(loc), covariance)[1]
+        residual = (self._sequence(rows, u, loc, factor)[1] - loc).nan_to_num()
+        precision = torch.cholesky_inverse(factor)
+        for i in range(1, SWEEPS + 1):
+            residual = self._move(rows, residual, loc, precision, u[:, i * self._levels :])
+        return torch.where(rows.seen, loc + residual, torch.nan), loc, covariance
+
+    def _moments(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+        """For some draws: means and scales (N, Q) of latent variables, log-probabilities (N, L) of nominal levels."""
+        rows = self._rows(x)
+        for i, s in enumerate(self.dealt(min(self.num_kept, SCORED))):
+            u = uniforms(torch.zeros(1, dtype=torch.int64, device=x.device), self._randomness, stream=i)
+            z, loc, covariance = self._known(rows, s, u.expand(len(x), -1))
+            mean, variance = condition(z, loc, covariance)
+            levels = []
+            for block in self._blocks:
+                missing = torch.isnan(z[:, block.start])
+                chosen = slice(block.start, block.stop)
+                _, factor, seen = _seen(z[missing], covariance)
+                gain = torch.linalg.solve_triangular(factor, seen[..., chosen], upper=False)
+                found = _log_argmax(mean[missing, chosen], covariance[chosen, chosen] - gain.mT @ gain, i)
+                levels.append(x.new_full((len(x), len(block) + 1), torch.nan).masked_scatter(missing[:, None], found))
+            yield mean, variance.clamp(min=1e-12).sqrt(), levels
+
+    def _score(self, rows: "_Rows", mean: Tensor, scale: Tensor, levels: list[Tensor]) -> Tensor:
+        """Log-densities of the values of rows, (N, D)."""
+        out = mean.new_empty(len(mean), len(self.columns))
+        split, end = len(self._real), len(self._real) + len(self._whole)
+        residual = (rows.real - mean[:, :split]) / scale[:, :split]
+        density = rows.log_slope - (residual.square() + math.log(2 * math.pi)) / 2 - scale[:, :split].log()
+        out[:, self._real] = density
+        mean, scale = mean[:, split:end], scale[:, split:end]
+        out[:, self._whole] = log_interval((rows.lower - mean) / scale, (rows.upper - mean) / scale)
+        for m, d in enumerate(self._nominal):
+            out[:, d] = levels[m].gather(1, rows.codes[:, m : m + 1].nan_to_num().long()).squeeze(1)
+        return out
+
+    def _expect(self, mean: Tensor, scale: Tensor, levels: list[Tensor]) -> list[Tensor]:
+        """By column the expectation (N, 1), or the probabilities of the levels (N, L)."""
+        real, whole = self._curves()
+        split = len(self._real)
+        nodes, weights = (torch.from_numpy(v).to(mean) for v in np.polynomial.hermite_e.hermegauss(15))
+        z = mean[:, :split] + scale[:, :split] * nodes[:, None, None]
+        expected = (real.inverse(z) * (weights / weights.sum())[:, None, None]).sum(0)
+        out = dict(zip(self._real, expected.unsqueeze(-1).unbind(1), strict=True))
+        even = torch.special.ndtri((torch.arange(64).to(mean) + 0.5) / 64)
+        for w, d in enumerate(self._whole):
+            loc, spread = mean[:, split + w, None], scale[:, split + w, None]
+            curve = Warp(whole.x[w : w + 1], whole.z[w : w + 1])
+            if self.columns[d].discrete:
+                edges = curve(torch.arange(len(self.columns[d].levels) - 1).to(mean)[:, None] + 0.5)[0].squeeze(1)
+                edges = torch.cat([edges.new_tensor([-torch.inf]), edges, edges.new_tensor([torch.inf])])
+                out[d] = log_interval((edges[:-1] - loc) / spread, (edges[1:] - loc) / spread).exp()
+            else:
+                k = curve.inverse((loc + spread * even).unsqueeze(-1)).squeeze(-1)
+                out[d] = (k - 0.5).ceil().clamp(min=0).mean(1, keepdim=True)
+        out |= {d: found.exp() for d, found in zip(self._nominal, levels, strict=True)}
+        return [out[d] for d in range(len(self.columns))]
+
+
+class _Rows(NamedTuple):
+    """What is seen of N rows.
+
+    Attributes:
+        real: The latent variables of real columns, (N, R), NaN where missing.
+        log_slope: The logarithms of the slopes of their curves, zero where missing.
+        lower: Where the latent variables of counts, binary and ordinal columns begin, (N, W).
+        upper: Where they end.
+        codes: The levels of nominal columns, (N, M), NaN where missing.
+        seen: Which latent variables have seen entries, (N, Q).
+    """
+
+    real: Tensor
+    log_slope: Tensor
+    lower: Tensor
+    upper: Tensor
+    codes: Tensor
+    seen: Tensor
+
+
+class _CopulaRows(dist.TorchDistribution):
+    """Rows of which some entries are seen, given the quantiles u of the latent variables behind their levels."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.real_vector
+
+    def __init__(self, program: TableCopula, seen: Tensor, loc: Tensor, covariance: Tensor, u: Tensor) -> None:
+        self.program, self.seen, self.loc, self.covariance, self.u = program, seen, loc, covariance, u
+        super().__init__(seen.shape[:-1], seen.shape[-1:], validate_args=False)
+
+    def _split(self, value: Tensor) -> tuple[_Rows, Tensor]:
+        rows = self.program._rows(torch.where(self.seen, value, torch.nan))
+        return rows, _seen(torch.where(rows.seen, 0.0, torch.nan).to(value), self.covariance)[1]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        rows, factor = self._split(value)
+        return self.program._sequence(rows, self.u, self.loc, factor)[0]
+
+    def given(self, value: Tensor) -> Tensor:
+        """Draws the entries that are not seen, given those that are."""
+        rows, factor = self._split(value)
+        z = self.program._sequence(rows, self.u, self.loc, factor)[1]
+        return self.program._values(draw_given(z, self.loc, self.covariance, torch.randn_like(z)))
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+    return inverse
+
+
+def _log_argmax(mean: Tensor, covariance: Tensor, stream: int) -> Tensor:
+    """The log-probabilities (N, L) that 0 or one of L - 1 normal variables is the greatest.
+
+    Of each level: that all others stay below it, a rectangle, by the simulator of Geweke, Hajivassiliou and Keane.
+    """
+    size = mean.shape[1]
+    if size == 1:
+        t = mean / covariance[:, 0].sqrt()
+        log_prob: Tensor = torch.special.log_ndtr(torch.cat([-t, t], 1))
+        return log_prob
+    eye = torch.eye(size).to(mean)
+    ahead = eye.expand(size + 1, -1, -1).clone()  # (L, L - 1, L - 1): the others minus each level
+    for k in range(size):
+        ahead[k + 1, :, k] = -1
+    mean = torch.einsum("kab,nb->nka", ahead, mean).unsqueeze(-2)  # (N, L, 1, L - 1)
+    factor = torch.linalg.cholesky(ahead @ covariance.unsqueeze(1) @ ahead.mT).unsqueeze(2)
+    points = max(2, min(16, 128 // size))
+    u = uniforms(torch.arange(points, device=mean.device), size, stream=stream)
+    log_prob = mean.new_zeros(())
+    e = mean.new_zeros(*mean.shape[:2], points, 0)
+    for i in range(size):
+        upper = -(mean[..., i] + (factor[..., i, :i] * e).sum(-1)) / factor[..., i, i]
+        log_prob = log_prob + torch.special.log_ndtr(upper)
+        e = torch.cat([e, truncated_normal(u[:, i], torch.full_like(upper, -torch.inf), upper).unsqueeze(-1)], -1)
+    return log_prob.logsumexp(-1).log_softmax(-1)

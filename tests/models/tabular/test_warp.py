@@ -1,0 +1,82 @@
+"""Curves that make a column normal."""
+
+import math
+
+import pytest
+import torch
+
+from pyro_gen.models.tabular.warp import Warp, fit_real, fit_whole
+
+
+def skewed(count=300):
+    return torch.randn(count, dtype=torch.float64).exp()
+
+
+def log_density(curve, x):
+    """Of numbers under a curve whose values are standard normal."""
+    z, log_slope = curve(x.unsqueeze(-1))
+    return (log_slope - z.square() / 2 - math.log(2 * math.pi) / 2).squeeze(-1)
+
+
+def test_inverse_slope_and_mass():
+    curve = fit_real(skewed())
+    assert curve.x.shape[1] > 2, "log-normal entries need a curve"
+    x = torch.linspace(-20, 60, 400001, dtype=torch.float64)
+    z, log_slope = curve(x.unsqueeze(-1))
+    torch.testing.assert_close(curve.inverse(z).squeeze(-1), x, rtol=1e-9, atol=1e-9)
+    step = x[1] - x[0]
+    torch.testing.assert_close(
+        ((z[2:] - z[:-2]) / (2 * step)).squeeze(-1), log_slope[1:-1].exp().squeeze(-1), rtol=2e-2, atol=1e-3
+    )
+    assert log_density(curve, x).exp().sum() * step == pytest.approx(1.0, abs=1e-4)
+
+
+def test_missing_entries_stay_missing():
+    curve = fit_real(skewed())
+    x = torch.tensor([[1.0], [torch.nan]], dtype=torch.float64)
+    assert torch.isnan(curve(x)[0]).flatten().tolist() == [False, True]
+    assert torch.isnan(curve.inverse(x)).flatten().tolist() == [False, True]
+
+
+def test_joined_curves_are_the_curves():
+    curves = [
+        fit_real(skewed()),
+        fit_real(torch.randn(300, dtype=torch.float64)),
+        fit_whole(torch.arange(5.0).double()),
+    ]
+    x = torch.linspace(-3, 30, 50, dtype=torch.float64).unsqueeze(-1)
+    joined = Warp.join(curves)
+    for d, curve in enumerate(curves):
+        torch.testing.assert_close(joined(x.expand(-1, 3))[0][:, d], curve(x)[0][:, 0])
+        torch.testing.assert_close(joined.inverse(x.expand(-1, 3))[:, d], curve.inverse(x)[:, 0])
+
+
+def test_a_curve_where_one_is_needed_and_a_line_where_none_is():
+    straight = [fit_real(torch.randn(200, dtype=torch.float64)).x.shape[1] == 2 for _ in range(20)]
+    # By chance a curve beats the line by one standard error now and then; half of the time would be another rule.
+    assert sum(straight) >= 10
+    train, test = skewed(), skewed(2000)
+    line = Warp(train.mean() + train.std() * torch.tensor([[-1.0, 1.0]]).double(), torch.tensor([[-1.0, 1.0]]).double())
+    gain = (log_density(fit_real(train), test) - log_density(line, test)).mean()
+    assert gain > 0.4  # the entropy of a log-normal is 1.42 nats, a normal with its moments scores 2.19 and more
+
+
+@pytest.mark.parametrize("values", [torch.zeros(0), torch.ones(50), torch.tensor([3.0])])
+def test_columns_without_anything_to_learn(values):
+    for curve in (fit_real(values.double()), fit_whole(values.double()), fit_whole(values.double(), 4)):
+        z, log_slope = curve(torch.zeros(1, 1, dtype=torch.float64))
+        assert bool(torch.isfinite(z).all()) and bool(torch.isfinite(log_slope).all())
+
+
+def test_whole_numbers_have_their_frequencies():
+    values = torch.tensor([0.0] * 60 + [1.0] * 25 + [4.0] * 14)
+    z, _ = fit_whole(values.double())(torch.tensor([[0.5], [1.5], [4.5]]).double())
+    torch.testing.assert_close(torch.special.ndtr(z).flatten(), torch.tensor([0.6, 0.85, 0.99]).double())
+    z, _ = fit_whole(values.double(), levels=5)(torch.tensor([[0.5], [1.5], [2.5], [3.5]]).double())
+    shares = torch.tensor([60.5, 86.0, 86.5, 87.0]).double() / 101.5
+    torch.testing.assert_close(torch.special.ndtr(z).flatten(), shares)
+    many = torch.randint(0, 5000, (3000,)).double()
+    curve = fit_whole(many)
+    assert curve.x.shape[1] < 400
+    middle = torch.special.ndtr(curve(torch.tensor([[2499.5]]).double())[0]).item()
+    assert middle == pytest.approx((many < 2499.5).double().mean().item(), abs=0.02)
