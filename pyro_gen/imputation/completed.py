@@ -16,6 +16,7 @@ References:
 """
 
 import copy
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -375,10 +376,16 @@ class Completed:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        first = next(iter(self._long_parts(False)))  # types are those of completed tables
+        parts = self._long_parts(False)
+        first = next(parts)  # types are those of completed tables
         columns = pa.Schema.from_pandas(first, preserve_index=False)
-        with _replacing(path) as partial, pq.ParquetWriter(partial, columns) as writer:
-            for part in self._long_parts(original):
+        repeated = [column.name for column in columns if not pa.types.is_floating(column.type)]
+        head = [self._numbered(self._like, 0), first] if original else [first]
+        with (
+            _replacing(path) as partial,
+            pq.ParquetWriter(partial, columns, use_dictionary=repeated) as writer,
+        ):
+            for part in itertools.chain(head, parts):
                 writer.write_table(pa.Table.from_pandas(part, schema=columns, preserve_index=False))
 
     def _long_parts(self, original: bool) -> Iterator["pd.DataFrame"]:
@@ -417,8 +424,9 @@ class Completed:
             cells = self._checked(self._make(k)[None])[0].to(torch.float64, copy=True)
         # As the columns can have them: levels, whole numbers, inside the bounds.
         for column, at in zip(self.schema.columns, self._at, strict=True):
-            drawn = cells[at].round() if column.discrete or column.integer else cells[at]
-            cells[at] = drawn.clamp(*sensitivity.limits(column))
+            whole, (lower, upper) = column.discrete or column.integer, sensitivity.limits(column)
+            if whole or lower > -math.inf or upper < math.inf:
+                cells[at] = (cells[at].round() if whole else cells[at]).clamp(lower, upper)
         return cells
 
     def _checked(self, cells: Tensor) -> Tensor:
