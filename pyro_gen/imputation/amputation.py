@@ -556,16 +556,19 @@ def _like(frame: pd.DataFrame, other: pd.DataFrame, nearest: int | None) -> Bool
         return np.asarray(missing[donors])
     own, theirs, numeric = _common(frame, other)
     gone = np.zeros_like(missing, shape=frame.shape)
-    free = _order(len(frame))  # in random order, so that ties of the distance are broken at random
-    for donor in donors:
-        shown = ~missing[donor]
-        # Two independent standardised numbers differ by 2 in mean square: what another level and the unknown count.
-        apart = np.where(numeric, (own[free] - theirs[donor]) ** 2, 2.0 * (own[free] != theirs[donor]))[:, shown]
-        distance = np.where(np.isnan(own[free][:, shown]), 2.0, apart).sum(1)
-        k = min(nearest, len(free))
+    rows = _order(len(frame))  # in random order, so that ties of the distance are broken at random
+    own = np.ascontiguousarray(own[rows].T)
+    for free, donor in zip(range(len(frame), 0, -1), donors, strict=True):  # the first `free` rows are
+        distance = np.zeros(free)
+        for d in np.flatnonzero(~missing[donor]):
+            mine, value = own[d, :free], theirs[donor, d]
+            # Two independent standardised numbers differ by 2 in mean square: what another level and the unknown count.
+            apart = (mine - value) ** 2 if numeric[d] else 2.0 * (mine != value)
+            distance += np.where(np.isnan(apart), 2.0, apart)
+        k = min(nearest, free)
         at = np.argpartition(distance, k - 1)[:k][_below(k)]
-        gone[free[at]] = missing[donor]
-        free = np.delete(free, at)
+        gone[rows[at]] = missing[donor]
+        rows[at], own[:, at] = rows[free - 1], own[:, free - 1]
     return gone
 
 

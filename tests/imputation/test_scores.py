@@ -14,6 +14,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from pyro_gen.data.schema import Schema
 from pyro_gen.imputation import scores
 from pyro_gen.imputation.amputation import ampute
 from pyro_gen.imputation.scores import (
@@ -462,6 +463,15 @@ def test_levels_of_a_mixed_table_are_scored():
     assert "log-loss" in str(evaluation) and max(map(len, str(evaluation).splitlines())) <= 120
     binary = evaluate_imputer(HotDeck(), table[["city", "smokes"]], draws=5, repeats=1).to_frame()
     assert math.isnan(binary.loc["overall", "variogram"]) and binary.loc["overall", "energy"] > 0
+
+
+def test_a_schema_may_have_the_columns_in_another_order():
+    table = mixed_table(200)
+    schema = Schema.infer(table[["grade", "smokes", "height", "city"]])
+    frames = [evaluate_imputer(HotDeck(), table, draws=5, repeats=1, schema=s).to_frame() for s in (None, schema)]
+    assert frames[1].index.tolist() == ["grade", "smokes", "height", "city", "overall"]
+    for name in ("log_loss", "crps_units", "rps"):
+        pd.testing.assert_series_equal(frames[0][name], frames[1][name].loc[frames[0].index])
 
 
 def test_scikit_learn_imputes_once_and_is_scored_as_a_point():
