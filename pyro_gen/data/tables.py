@@ -7,6 +7,7 @@ below the header) and the value.
 import csv
 import io
 import os
+import re
 import sys
 import warnings
 from collections import Counter
@@ -187,23 +188,26 @@ def _decode(raw: bytes) -> str:
         return raw.decode("latin-1")
 
 
-def _read_text(text: str) -> "pd.DataFrame":
+def _read_text(text: str, separator: str | None = None) -> "pd.DataFrame":
+    """A table in text; a separator of more than one character is a regular expression, as to pandas."""
     import pandas as pd
 
     # Blank lines around the table mean nothing; inside, they are rows of a one-column table.
     text = text.strip("\r\n")
     start = text[:1_000_000]
-    headers = {separator: next(csv.reader(io.StringIO(start), delimiter=separator)) for separator in ",;\t|"}
+    headers = {s: _fields(start, s) for s in (",;\t|" if separator is None else [separator])}
     separator = max(headers, key=lambda s: len(headers[s]))
     names = [name.strip() for name in headers[separator]]
     _check_names(names)
     if all(_is_number(name) for name in names):
         raise ValueError("the first line holds only numbers: it should hold the column names")
     decimal = "," if separator == ";" and "," in start and "." not in start.split("\n", 1)[-1] else "."
+    by_c = len(separator) == 1 or separator == r"\s+"
+    engine: dict[str, Any] = {"engine": "c", "low_memory": False} if by_c else {"engine": "python"}
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:
-            frame = pd.read_csv(
+            frame: pd.DataFrame = pd.read_csv(
                 io.StringIO(text),
                 sep=separator,
                 decimal=decimal,
@@ -211,12 +215,19 @@ def _read_text(text: str) -> "pd.DataFrame":
                 index_col=False,
                 skip_blank_lines=False,
                 skipinitialspace=True,
-                low_memory=False,
+                **engine,
             )
         except pd.errors.ParserWarning:  # pandas would cut the rows
             raise ValueError(f"rows have more fields than the header, which has {len(names)}") from None
     frame.columns = pd.Index(names)
     return frame
+
+
+def _fields(text: str, separator: str) -> list[str]:
+    """The fields of the first line."""
+    if len(separator) == 1:
+        return next(csv.reader(io.StringIO(text), delimiter=separator))
+    return re.split(separator, text.splitlines()[0].strip())
 
 
 def _read_parquet(raw: bytes) -> "pd.DataFrame":
