@@ -1,0 +1,423 @@
+"""The report: what it says against what is so, that it needs nothing but itself, and the figures it is made of."""
+
+import base64
+import math
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import BaseEstimator
+
+from pyro_gen.data.schema import Column, Schema
+from pyro_gen.imputation import plots
+from pyro_gen.imputation.completed import Completed
+from pyro_gen.imputation.pooling import pool
+from pyro_gen.imputation.report import over_impute, report
+
+LEVELS = ("low", "middle", "high")
+
+
+def mixed_table(rows: int = 120, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame(
+        {
+            "height": rng.normal(170, 10, rows),
+            "visits": rng.poisson(2, rows).astype(float),
+            "income": rng.lognormal(3, 2, rows),
+            "grade": pd.Categorical(rng.choice(LEVELS, rows), categories=LEVELS, ordered=True),
+            "smokes": rng.choice(["no", "yes"], rows),
+            "whole": np.arange(rows) % 7,
+        }
+    )
+    for name, share in {"height": 0.3, "visits": 0.1, "income": 0.2, "grade": 0.25, "smokes": 0.6}.items():
+        table.loc[rng.random(rows) < share, name] = np.nan
+    return table
+
+
+KINDS = {"height": "real", "visits": "count", "income": "positive", "whole": "real"}
+
+
+def completed_by(table: pd.DataFrame, m: int = 20, info: dict[str, Any] | None = None, seed: int = 0) -> Completed:
+    """Holes filled by observed entries of the column, drawn with replacement."""
+    schema = Schema.infer(table, {name: kind for name, kind in KINDS.items() if name in table})
+    rng = np.random.default_rng(seed)
+    values = schema.encode(table)
+    draws = values.repeat(m, 1, 1)
+    for d in range(values.shape[1]):
+        holes = values[:, d].isnan()
+        seen = values[~holes, d].numpy()
+        draws[:, holes, d] = torch.from_numpy(rng.choice(seen, (m, int(holes.sum()))))
+    return Completed(draws, schema, table, info)
+
+
+class Page(HTMLParser):
+    """The words of a page, its tables, and what it would fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(text)
+        self.close()
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open:
+            return
+        self.words.append(data)
+        if "td" in self.open or "th" in self.open:
+            self.rows[-1][-1] = (self.rows[-1][-1] + data).strip()
+
+    def row(self, first: str) -> list[str]:
+        found = [row for row in self.rows if row[0] == first]
+        assert found, f"no row {first!r}"
+        return found[-1]
+
+
+def page_of(completed: Completed, folder: Path, **options: Any) -> tuple[Page, str]:
+    path = report(completed, folder / "report.html", **options)
+    text = path.read_text(encoding="utf-8")
+    return Page(text), text
+
+
+INFO = {
+    "method": "auto",
+    "weights": {"gaussian": 0.625, "copula": 0.375},
+    "scores": {"gaussian": -1.25, "copula": -1.5, "factors": -2.0},
+    "seconds": 12.34,
+    "warnings": ["factors stopped at the time limit."],
+    "seed": 7,
+    "versions": {"torch": "2.9.0"},
+}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The page
+
+
+def test_the_page_says_what_is_so(tmp_path: Path) -> None:
+    table = mixed_table()
+    completed = completed_by(table, info=INFO)
+    page, _ = page_of(completed, tmp_path, title="Imputation of people.csv")
+    holes = table.isna()
+    assert "Imputation of people.csv" in page.text
+    assert f"missing: {holes.to_numpy().sum()} of {table.size} cells" in page.text
+    assert f"{(~holes.any(axis=1)).sum()} rows without a hole" in page.text
+    for name in ("height", "visits", "income", "grade", "smokes"):
+        count = int(holes[name].sum())
+        rows = [row for row in page.rows if row[0] == name and len(row) == 4]
+        assert len(rows) == 1 and rows[0][3] == str(count)
+        assert float(rows[0][2].rstrip("%")) == pytest.approx(100 * count / len(table), abs=0.5)
+    assert "Complete: whole." in page.text
+    # Programs, best first, with what a program that was not used scored.
+    assert page.row("gaussian") == ["gaussian", "62%", "-1.250", "best"]
+    assert page.row("copula") == ["copula", "38%", "-1.500", "-0.250"]
+    assert page.row("factors") == ["factors", "0%", "-2.000", "-0.750"]
+    assert "3 programs were learnt" in page.text and "gaussian (62%) and copula (38%)" in page.text
+    assert "factors stopped at the time limit." in page.text
+    assert page.row("seed")[1] == "7" and page.row("torch")[1] == "2.9.0" and page.row("time")[1] == "12.3 s"
+    assert "Missing in more than half of the rows: 'smokes'" in page.text
+    assert "Not measured in this run" in page.text
+
+
+def test_pooled_means_are_those_of_the_completed_tables(tmp_path: Path) -> None:
+    completed = completed_by(mixed_table(), m=7)
+    page, _ = page_of(completed, tmp_path)
+    for name in ("height", "visits", "income"):
+        columns = [table[name].astype(float) for table in completed]
+        means, errors = [c.mean() for c in columns], [c.var() / len(c) for c in columns]
+        # The report takes variances with N - 1, as pandas does.
+        pooled = pool(means, errors, df_complete=len(columns[0]) - 1)
+        row = next(row for row in page.rows if row[0] == name and len(row) == 6)
+        assert row[2] == f"{pooled.qbar[0]:.4g}" and row[3] == f"{pooled.standard_error[0]:.4g}"
+        low, high = pooled.intervals()[0]
+        assert row[4] == f"{low:.4g} to {high:.4g}"
+        assert row[1] == f"{mixed_table()[name].mean():.4g}"
+    # The mean of one table, as a twin, has another standard error.
+    assert row[3] != f"{math.sqrt(errors[0]):.4g}"
+    assert not [row for row in page.rows if row[0] in ("grade", "smokes") and len(row) == 6]
+
+
+def test_the_page_needs_nothing_but_itself_and_fits_a_phone(tmp_path: Path) -> None:
+    info = INFO | {"calibration": {"height": {"coverage95": 0.95, "pit": np.linspace(0.01, 0.99, 100).tolist()}}}
+    page, text = page_of(completed_by(mixed_table(), info=info), tmp_path)
+    assert page.open == []
+    fetched = [v for _, attrs in page.tags for k, v in attrs.items() if k in ("src", "href", "data", "srcset")]
+    assert len(fetched) > 10 and all(v is not None and v.startswith("data:") for v in fetched)
+    assert not {"script", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
+    assert "@import" not in text and "url(" not in text
+    for picture in re.findall(r"base64,([^\"]+)", text):
+        svg = base64.b64decode(picture).decode("utf-8")
+        links = re.findall(r'href="([^"]*)"', svg)
+        assert all(link.startswith(("#", "data:")) for link in links), links
+        assert "<script" not in svg
+    assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.tags
+    images = [attrs for tag, attrs in page.tags if tag == "img"]
+    assert all(attrs.get("alt") for attrs in images)
+
+
+def test_the_same_draws_give_the_same_file(tmp_path: Path, untouched_rng: None) -> None:
+    table = mixed_table()[["height", "grade"]]
+    one, two = (page_of(completed_by(table, info=INFO), tmp_path)[1] for _ in range(2))
+    assert one == two
+    other = page_of(completed_by(table, info=INFO, seed=1), tmp_path)[1]
+    assert one != other
+
+
+def test_names_and_levels_of_users_are_text_and_nothing_else(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {
+            "<script>alert(1)</script>": [1.5, np.nan, 2.5, 4.0, 3.25],
+            "cost in $ or $\\frac$": [1.0, 2.5, np.nan, 4.25, 3.0],
+            'quoted "&" name': ["<b>", "x & y", None, "$a_1$", "<b>"],
+        }
+    )
+    completed = completed_by(table, m=3, info={"warnings": ["<i>beware</i>"]})
+    page, text = page_of(completed, tmp_path, title="<title> & co")
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "b2", "i2"})
+    assert "<script>" not in text and "<i>beware" not in text
+    assert "<script>alert(1)</script>" in page.text and "<i>beware</i>" in page.text
+    assert page.row('quoted "&" name')[1] == "nominal, 3 levels"
+    pictures = "".join(base64.b64decode(p).decode() for p in re.findall(r"base64,([^\"]+)", text))
+    assert "$a_1$" in pictures  # not set as a formula
+
+
+def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:
+    table = np.array([[1.5, 2.0], [2.5, np.nan], [4.0, 1.0], [np.nan, np.nan]])
+    schema = Schema((Column("x0", "real"), Column("x1", "real")))
+    cells = torch.tensor([[1.75, 3.0, 1.25]])
+    page, _ = page_of(Completed.from_cells(cells, np.isnan(table), schema=schema, like=table), tmp_path)
+    assert "What was chosen" not in page.text  # nothing is known about it
+    assert "An example of pooling" not in page.text  # one draw
+    assert "1 row without any observed value" in page.text
+    page, _ = page_of(
+        Completed.from_cells(cells, np.isnan(table), schema=schema, like=table, info={"weights": {"gaussian": 1.0}}),
+        tmp_path,
+    )
+    assert "All draws come from one program, gaussian" in page.text
+    with pytest.raises(ValueError, match=r"out\.txt: the name of the report's file ends in \.html\."):
+        report(completed_by(mixed_table(), m=2), tmp_path / "out.txt")
+
+
+def test_derived_columns_do_not_stand_in_the_way(tmp_path: Path) -> None:
+    completed = completed_by(mixed_table(), m=3)
+    derived = completed.derive(metres=lambda t: t.height / 100, height=lambda t: 100 + 10 * t.whole)
+    page, _ = page_of(derived, tmp_path)
+    columns = [table["height"] for table in derived]
+    row = next(row for row in page.rows if row[0] == "height" and len(row) == 6)
+    assert row[2] == f"{np.mean([c.mean() for c in columns]):.4g}"
+
+
+def test_wide_tables_are_cut_to_what_can_be_taken_in(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(30, 45)), columns=[f"c{i}" for i in range(45)])
+    table = table.mask(rng.random(table.shape) < 0.2)
+    shares = [0.0]
+    page, text = page_of(completed_by(table, m=2), tmp_path, progress=shares.append)
+    assert "15 more columns" in page.text and "5 more are not shown" in page.text
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    assert len(text) < 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("m", "spread", "said"),
+    [(3, 5.0, True), (400, 5.0, False), (20, 0.01, False)],
+)
+def test_too_few_draws_are_called_so(tmp_path: Path, m: int, spread: float, said: bool) -> None:
+    rng = np.random.default_rng(0)
+    table = np.where(np.arange(100)[:, None] % 2 == 0, rng.normal(size=(100, 1)), np.nan)
+    # Shifts common to all rows of a draw: as if the mean of the missing entries were all but unknown.
+    cells = torch.from_numpy(spread * rng.normal(size=(m, 1)) + 0.1 * rng.normal(size=(m, 50)))
+    schema = Schema((Column("x0", "real"),))
+    page, _ = page_of(Completed.from_cells(cells, np.isnan(table), schema=schema, like=table), tmp_path)
+    assert ("make them repeatable" in page.text) == said
+
+
+@pytest.mark.parametrize(
+    ("coverage", "size", "words"),
+    [
+        (0.94, 400, None),
+        (0.85, 400, "its draws are too much alike"),
+        (0.995, 4000, "its draws are further apart than they need be"),
+        (0.85, 20, None),  # chance does that
+    ],
+)
+def test_draws_that_are_not_calibrated_are_called_so(
+    tmp_path: Path, coverage: float, size: int, words: str | None
+) -> None:
+    info = {"calibration": {"height": {"coverage95": coverage, "pit": np.linspace(0, 1, size).tolist()}}}
+    page, _ = page_of(completed_by(mixed_table(), info=info), tmp_path)
+    assert (words in page.text) if words else ("'height' held" not in page.text)
+    assert next(row for row in page.rows if row[0] == "height" and len(row) == 3)[1] == f"{coverage:.1%}"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Over-imputation
+
+
+class Knowing(BaseEstimator):  # type: ignore[misc]
+    """Imputes independent normal columns by draws with their own distribution, or with another scale."""
+
+    def __init__(self, scale: float = 1.0, schema: Any = None, method: Any = "auto", time_limit: Any = None) -> None:
+        self.scale, self.schema, self.method, self.time_limit = scale, schema, method, time_limit
+
+    def fit(self, table: Any) -> "Knowing":
+        self.schema_ = self.schema or Schema.infer(table)
+        self.weights_ = {"knowing": 1.0}
+        self.seen_ = int(np.isfinite(np.asarray(table)).sum())
+        SEEN.append(self.seen_)
+        return self
+
+    def impute(self, table: Any, draws: int) -> Completed:
+        missing = np.isnan(np.asarray(table))
+        rng = np.random.default_rng(1)
+        cells = torch.from_numpy(self.scale * rng.normal(size=(draws, int(missing.sum()))))
+        return Completed.from_cells(cells, missing, schema=self.schema_, like=table)
+
+
+SEEN: list[int] = []
+
+
+@pytest.mark.parametrize("frame", [True, False])
+def test_over_imputation_tells_calibrated_draws_from_others(frame: bool, untouched_rng: None) -> None:
+    rng = np.random.default_rng(0)
+    x = np.where(rng.random((6000, 3)) < 0.1, np.nan, rng.normal(size=(6000, 3)))
+    table = pd.DataFrame(x, columns=["x0", "x1", "x2"]) if frame else x
+    cells, passed = [], {}
+    for scale in (1.0, 0.7, 1.5):
+        SEEN.clear()
+        found = over_impute(Knowing(scale).fit(table), table, share=0.2)
+        # It learnt from a table with a fifth of the observed cells hidden, to three standard errors.
+        assert abs(SEEN[1] / SEEN[0] - 0.8) < 0.01
+        places = np.concatenate([f["pit"] for f in found.values()])
+        cells.append(len(places))
+        # Of 2000 rows with a hidden cell, more than 2000 cells. Coverage to 4 standard errors (6e-5 by chance).
+        coverage = np.average(
+            [f["coverage95"] for f in found.values()], weights=[len(f["pit"]) for f in found.values()]
+        )
+        flat = np.abs(np.histogram(places, 10, (0, 1))[0] / len(places) - 0.1).max() < 4 * math.sqrt(0.09 / len(places))
+        passed[scale] = (abs(coverage - 0.95) < 4 * math.sqrt(0.05 * 0.95 / len(places)), flat)
+    assert min(cells) > 2000
+    # Ten bins at 4 standard errors: 6e-4 by chance, of which this seed has none; the twins must fail both.
+    assert passed == {1.0: (True, True), 0.7: (False, False), 1.5: (False, False)}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Figures
+
+
+def test_patterns_are_counted_as_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    for columns in (1, 3, 8, 11):
+        missing = rng.random((200, columns)) < 0.3
+        by_hand = Counter(map(tuple, missing.tolist()))
+        found = plots.pattern_counts(missing)
+        assert dict(found) == by_hand and len(found) == len(by_hand)
+        assert [count for _, count in found] == sorted(by_hand.values(), reverse=True)
+
+
+def test_co_missingness_is_that_of_the_rows() -> None:
+    missing = np.random.default_rng(0).random((100, 4)) < 0.4
+    missing[:, 3] |= missing[:, 0]
+    shares = plots.together(missing)
+    for i in range(4):
+        for j in range(4):
+            assert shares[i, j] == pytest.approx(missing[missing[:, j], i].mean())
+    assert shares[3, 0] == 1.0 > shares[0, 3]
+
+
+def stairs(figure: Any, label: str) -> Any:
+    return next(patch for patch in figure.axes[0].patches if patch.get_label() == label).get_data()
+
+
+def test_densities_are_shares_of_the_entries() -> None:
+    rng = np.random.default_rng(0)
+    observed, imputed = rng.normal(size=500), rng.normal(1.0, 1.0, size=(20, 80))
+    figure = plots.density(observed, imputed)
+    values, edges, _ = stairs(figure, "observed")
+    assert values == pytest.approx(np.histogram(observed, edges)[0] / 500) and values.sum() == pytest.approx(1.0)
+    values, edges, _ = stairs(figure, "imputed")
+    assert values == pytest.approx(np.histogram(imputed, edges)[0] / imputed.size)
+    assert values.sum() >= 0.99  # all but the most extreme
+
+
+def test_whole_numbers_have_bins_of_their_own() -> None:
+    rng = np.random.default_rng(0)
+    figure = plots.density(rng.poisson(3, 300).astype(float), rng.poisson(3, (5, 50)).astype(float), integer=True)
+    _, edges, _ = stairs(figure, "observed")
+    assert set(np.diff(edges)) == {1.0} and edges[0] % 1 == 0.5
+    wide = rng.integers(0, 5000, 300).astype(float)
+    _, edges, _ = stairs(plots.density(wide, wide.reshape(3, 100), integer=True), "observed")
+    assert len(set(np.diff(edges))) == 1 and np.diff(edges)[0] % 1 == 0 and edges[0] <= wide.min() and len(edges) < 60
+    assert edges[-1] >= wide.max()
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, -1e9])
+def test_constant_columns_and_wide_ones_can_be_drawn(tmp_path: Path, value: float) -> None:
+    constant = np.full(20, value)
+    values, edges, _ = stairs(plots.density(constant, np.full((3, 5), value)), "imputed")
+    assert values.sum() == pytest.approx(1.0) and edges[0] < value < edges[-1]
+    incomes = np.geomspace(0.5, 1e6, 200)
+    figure = plots.density(incomes, incomes.reshape(4, 50), positive=True)
+    assert figure.axes[0].get_xscale() == "log"
+    values, edges, _ = stairs(figure, "observed")
+    assert edges[0] > 0 and values.sum() == pytest.approx(1.0)
+
+
+def test_shares_of_levels_are_those_of_the_entries() -> None:
+    observed = np.array([0.0, 0, 0, 1, 2, 2, 2, 2])
+    imputed = np.array([[0.0, 1, 1, 2], [0, 0, 1, 1]])
+    bars = plots.level_shares(observed, imputed, LEVELS).axes[0].containers
+    assert [bar.get_width() for bar in bars[0]] == [3 / 8, 1 / 8, 4 / 8]
+    assert [bar.get_width() for bar in bars[1]] == [3 / 8, 4 / 8, 1 / 8]
+    many = plots.level_shares(np.arange(40.0), np.zeros((2, 5)), [f"level {i}" for i in range(40)], most=12)
+    assert len(many.axes[0].get_yticks()) == 12
+
+
+def test_the_band_of_a_pit_histogram_holds_what_chance_does() -> None:
+    rng = np.random.default_rng(0)
+
+    def inside(values: np.ndarray[Any, Any]) -> float:
+        figure = plots.pit_histogram(values)
+        band = next(p for p in figure.axes[0].patches if p.get_alpha() == 0.1)
+        low, high = band.get_y(), band.get_y() + band.get_height()
+        shares = np.histogram(values, 10, (0, 1))[0] / len(values)
+        return float(((low <= shares) & (shares <= high)).mean())
+
+    # 200 bins, 95% or a little more of them inside: below 85% is 4 standard errors and more off.
+    assert np.mean([inside(rng.random(500)) for _ in range(20)]) > 0.85
+    assert np.mean([inside(rng.beta(0.5, 0.5, 500)) for _ in range(5)]) < 0.7
+
+
+def test_running_means_end_at_the_mean() -> None:
+    means = np.random.default_rng(0).normal(size=20)
+    line = plots.running_means(means).axes[0].lines[0].get_ydata()
+    assert line[0] == means[0] and line[-1] == pytest.approx(means.mean())
+
+
+def test_a_map_of_a_long_table_averages_rows() -> None:
+    missing = np.zeros((1000, 2), dtype=bool)
+    missing[500:, 1] = True
+    image = plots.missing_map(missing, ["a", "b"], most=100).axes[0].images[0].get_array()
+    assert image.shape == (100, 2) and image[:, 0].max() == 0
+    assert image[:50, 1].max() == 0 and image[50:, 1].min() == 1
