@@ -11,12 +11,13 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
@@ -31,6 +32,7 @@ from pyro_gen.data import DataSet, Transform, as_tensor, read_table
 from pyro_gen.data import load as load_data
 from pyro_gen.data.datasets import FROM_FOLDER
 from pyro_gen.data.datasets import NAMES as DATA_SETS
+from pyro_gen.data.schema import KINDS, Column, Schema
 from pyro_gen.inference.objectives import Objective
 from pyro_gen.inference.svi import fit as train
 from pyro_gen.program import Program
@@ -43,6 +45,9 @@ from pyro_gen.targets import (
     save_program,
     transform_with_ladj,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["app", "main"]
 
@@ -133,6 +138,14 @@ class Sampling(StrEnum):
     tempering = "tempering"
     guide = "guide"
     smc = "smc"
+
+
+class Single(StrEnum):
+    """What stands in the holes of one completed table."""
+
+    mean = "mean"
+    median = "median"
+    mode = "mode"
 
 
 class Start(StrEnum):
@@ -894,6 +907,236 @@ def _print_parameters(parameters: Any) -> None:
 
 def _figure(name: str, value: float) -> str:
     return f"{value:,.0f}" if name.startswith("ess") else f"{value:.3f}" if name.startswith("rhat") else f"{value:.3g}"
+
+
+@app.command("impute")
+def _impute(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A table with holes: a .csv, .tsv or .parquet file.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .parquet or .csv file, by default DATA_imputed.parquet: the completed tables one below the other, "
+            "with their number in the column .imp and that of the row in .id."
+        ),
+    ] = None,
+    draws: Annotated[int, typer.Option(min=1, help="How many completed tables.")] = 20,
+    single: Annotated[
+        Single | None, typer.Option(help="Write one table in their place: to look at, not to analyse.")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="A .html page on what was missing and imputed. Learns again, to see whether to trust it."),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="auto weighs all programs that suit the columns; or the name of one, or several: a,b.")
+    ] = "auto",
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option("--type", help="What a column is, where the guess is wrong: age=count; repeatable."),
+    ] = None,
+    schema: Annotated[
+        Path | None, typer.Option(help="A .json file: kinds by column, or the schema that --json prints.")
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(help="A column (names, dates) to hand on, as the last, neither used nor imputed; repeatable."),
+    ] = None,
+    drop_empty: Annotated[
+        bool, typer.Option("--drop-empty", help="Leave out columns without any observed value.")
+    ] = False,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds to learn for at most, about.")] = None,
+    encoding: Annotated[str | None, typer.Option(help="Of a text file: cp1250, say; by default guessed.")] = None,
+    separator: Annotated[str | None, typer.Option(help="Of columns in a text file; by default guessed.")] = None,
+    seed: Seed = 0,
+    progress: Progress = True,
+    as_json: Json = False,
+) -> None:
+    """Fill the holes of a table many times, by draws that differ as much as there is doubt: multiple imputation."""
+    from pyro_gen.imputation import files
+    from pyro_gen.imputation.imputer import Imputer
+    from pyro_gen.imputation.report import over_impute
+    from pyro_gen.imputation.report import report as write_report
+
+    path = out or Path(f"{data.stem}_imputed.parquet")
+    _check_file(path, "--out", (".parquet", ".csv"))
+    _check_file(report, "--report", (".html",))
+    if time_limit is not None and not time_limit > 0:
+        raise ValueError(f"--time-limit {time_limit:g}: give a positive number of seconds.")
+    methods, overrides = _methods(method), _kinds(kinds or [], schema)
+    frame = files.read_mixed_table(data, encoding=encoding, separator=separator)
+    aside = list(dict.fromkeys(ignore or []))
+    _check_columns("--ignore", aside, frame)
+    _check_columns("--type" if schema is None else "--type or --schema", overrides, frame)
+    used = frame.drop(columns=aside)
+    try:
+        used = files.with_observed_columns(used, drop_empty=drop_empty)
+        missing = used.isna().to_numpy()
+        known = (
+            Schema.infer(used, {c: kind for c, kind in overrides.items() if c in used.columns})
+            if missing.any()
+            else None
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{data}: {_in_words_for_tables(str(error))}") from error
+    dropped = [name for name in frame.columns if name not in used.columns and name not in aside]
+    if dropped:
+        print(f"note: left out, without any observed value: {_names(dropped)}.", file=sys.stderr)
+    told: dict[str, Any] = {
+        "imputed": str(path.resolve()),
+        "report": None,
+        "rows": len(used),
+        "columns": used.shape[1],
+        "missing": int(missing.sum()),
+        "dropped": dropped,
+        "ignored": aside,
+        "seed": seed,
+        "versions": zoo.versions(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if known is None:
+        files.write_table(frame.drop(columns=dropped), path)
+        if as_json:
+            _print_json(told | {"draws": 0})
+            return
+        print(f"No value is missing: nothing to do. Saved as it was: {path.resolve()}")
+        return
+    # With a report it learns twice.
+    limits = (time_limit, None) if report is None or time_limit is None else (0.6 * time_limit, 0.4 * time_limit)
+    imputer = Imputer(methods, draws=draws, schema=known, random_state=seed, time_limit=limits[0], progress=progress)
+    imputer.fit(used)
+    with _busy("drawing and writing", progress):
+        completed = imputer.impute(used)
+        # The rows of each table are those of the file.
+        whole = completed.derive(**{name: lambda _, name=name: frame[name] for name in aside})
+        if single is not None:
+            files.write_table(getattr(whole, single.value)(), path)
+        elif path.suffix == ".csv":
+            whole.to_csv(path)
+        else:
+            whole.to_parquet(path)
+    if report is not None:
+        found = over_impute(imputer.set_params(time_limit=limits[1]), used, seed=seed)
+        completed.info = {**completed.info, "calibration": found}
+        with zoo.progress_bar("report", progress) as tick:
+            told["report"] = str(write_report(completed, report, title=f"Imputation of {data.name}", progress=tick))
+    info = completed.info
+    if as_json:
+        scores = {name: _finite(score) for name, score in info["scores"].items()}
+        coverage = {name: found["coverage95"] for name, found in info.get("calibration", {}).items()}
+        told |= {
+            "draws": draws,
+            "single": single and single.value,
+            "method": info["method"],
+            "weights": info["weights"],
+        }
+        told |= {"scores": scores, "coverage95": coverage, "seconds": info["seconds"], "warnings": info["warnings"]}
+        _print_json(told | {"schema": known.to_dict()})
+        return
+    _print_imputation(told, info, draws)
+
+
+def _check_file(path: Path | None, option: str, endings: Sequence[str]) -> None:
+    if path is not None and path.suffix not in endings:
+        raise ValueError(f"{option} {path}: the name of this file ends in {' or '.join(endings)}.")
+    _check_writable(path, option)
+
+
+def _methods(text: str) -> str | list[str]:
+    from pyro_gen.models.tabular import METHODS
+
+    names = [name.strip() for name in text.split(",")]
+    if names == ["auto"]:
+        return "auto"
+    if unknown := [name for name in names if name not in METHODS]:
+        raise ValueError(f"--method {unknown[0]}: give auto, or some of {', '.join(METHODS)}, joined by commas.")
+    return names[0] if len(names) == 1 else names
+
+
+def _kinds(pairs: Sequence[str], schema: Path | None) -> dict[str, str | Column]:
+    """What columns are, from a file and from options, which go first."""
+    found: dict[str, str | Column] = {} if schema is None else _read_schema(schema)
+    for pair in pairs:
+        name, sign, kind = pair.rpartition("=")
+        if not sign or not name:
+            raise ValueError(f"--type {pair}: give a column and its kind as column=kind.")
+        if kind not in KINDS:
+            raise ValueError(f"--type {pair}: the kinds are {', '.join(KINDS)}.")
+        found[name] = kind
+    return found
+
+
+def _read_schema(path: Path) -> dict[str, str | Column]:
+    if not path.is_file():
+        raise ValueError(f"--schema {path}: no such file.")
+    try:
+        given = json.loads(path.read_text(encoding="utf-8-sig"))
+        if isinstance(given, dict) and isinstance(given.get("columns"), list):  # a schema as --json prints it
+            given = {column["name"]: column for column in given["columns"]}
+        return {
+            name: kind if isinstance(kind, str) else Column(**{"name": name, **kind}) for name, kind in given.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        own = isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
+        reason = str(error).rstrip(".") if own else f"not a schema ({error})"
+        raise ValueError(
+            f'--schema {path}: {reason}. Give kinds by column: {{"age": "count", "share": {{"kind": "bounded", '
+            '"lower": 0, "upper": 1}, "grade": {"kind": "ordinal", "levels": ["low", "high"]}}.'
+        ) from error
+
+
+def _check_columns(option: str, names: Iterable[str], frame: "pd.DataFrame") -> None:
+    for name in names:
+        if name not in frame.columns:
+            raise ValueError(
+                f"{option} {name}: the table has no such column; its columns are {_names(list(frame.columns))}."
+            )
+
+
+def _in_words_for_tables(text: str) -> str:
+    """Advice of a schema, as advice for the command line."""
+    text = text.replace("drop_empty=True", "--drop-empty")
+    text = re.sub(r"leave (the column|it) out", r"leave \1 out (--ignore)", text)
+    text = re.sub(r"\(overrides=\{'(.*)': '(\w+)'\}\)", r"(--type \1=\2)", text)
+    text = re.sub(
+        r"Give Column\(('.*'), 'bounded'.*",
+        r'Say it in a file for --schema: {\1: {"kind": "bounded", "lower": 0, "upper": 1}}.',
+        text,
+    )
+    return re.sub(
+        r"Give Column\(('.*'), 'ordinal'.*",
+        r'Say it in a file for --schema: {\1: {"kind": "ordinal", "levels": [the lowest, ...]}}.',
+        text,
+    )
+
+
+@contextmanager
+def _busy(text: str, show: bool) -> Iterator[None]:
+    """Shows on standard error that something is done whose length is not known."""
+    if not show:
+        yield
+        return
+    with Console(stderr=True).status(text):
+        yield
+
+
+def _print_imputation(told: dict[str, Any], info: Mapping[str, Any], draws: int) -> None:
+    cells = told["rows"] * told["columns"]
+    print(
+        f"{told['missing']:,} of {cells:,} cells ({told['missing'] / cells:.1%}) imputed, {draws} "
+        f"time{'' if draws == 1 else 's'}; learning took {zoo.clock(info['seconds'])}."
+    )
+    if info["scores"]:
+        table = Table("program", box=box.SIMPLE_HEAD, pad_edge=False)
+        for head in ("weight", "nats per hidden cell"):
+            table.add_column(head, justify="right", no_wrap=True)
+        for name, score in sorted(info["scores"].items(), key=lambda item: -item[1]):
+            table.add_row(Text(name), f"{info['weights'].get(name, 0.0):.2f}", f"{score:.3f}")
+        Console().print(table)
+    for text in info["warnings"]:
+        print(f"warning: {text}", file=sys.stderr)
+    print(f"Saved: {told['imputed']}")
+    if told["report"] is not None:
+        print(f"Report: {told['report']}")
 
 
 @app.command("check")
