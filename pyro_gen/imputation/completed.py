@@ -376,11 +376,10 @@ class Completed:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        parts = self._long_parts(False)
-        first = next(parts)  # types are those of completed tables
-        columns = pa.Schema.from_pandas(first, preserve_index=False)
+        parts = self._long_parts(original)
+        head = [next(parts) for _ in range(1 + original)]
+        columns = pa.Schema.from_pandas(head[-1], preserve_index=False)  # types are those of completed tables
         repeated = [column.name for column in columns if not pa.types.is_floating(column.type)]
-        head = [self._numbered(self._like, 0), first] if original else [first]
         with (
             _replacing(path) as partial,
             pq.ParquetWriter(partial, columns, use_dictionary=repeated) as writer,
@@ -389,10 +388,13 @@ class Completed:
                 writer.write_table(pa.Table.from_pandas(part, schema=columns, preserve_index=False))
 
     def _long_parts(self, original: bool) -> Iterator["pd.DataFrame"]:
+        parts = (self._numbered(self[k], k + 1) for k in range(self.m))
         if original:
-            yield self._numbered(self._like, 0)
-        for k in range(self.m):
-            yield self._numbered(self[k], k + 1)
+            first, holes = next(parts), self._numbered(self._like, 0)
+            added = [name for name in first.columns if name not in holes.columns]  # derived columns
+            yield holes.join(first[added].iloc[:0].reindex(holes.index))
+            yield first
+        yield from parts
 
     def _numbered(self, table: Any, number: int) -> "pd.DataFrame":
         import pandas as pd

@@ -114,7 +114,7 @@ def pool(
         >>> print(pooled)
          term  estimate  std.error  statistic    df  p.value  conf.low  conf.high    fmi  lambda   riv
         slope         2      1.354      1.477 3.781   0.2177    -1.847      5.847 0.8077  0.7273 2.667
-        3 draws: standard errors vary by 48% from one set of draws to the next; 184 draws make that 5%.
+        3 draws: standard errors vary by up to 48% from one set of draws to the next; 184 draws make that 5%.
     """
     q = np.asarray(estimates, dtype=np.float64)
     u = np.asarray(covariances, dtype=np.float64)
@@ -367,7 +367,7 @@ class Pooled:
         table = self.summary().to_string(index=False, float_format=lambda value: f"{value:.4g}")
         spread = self._highest_fmi() * math.sqrt(0.5 / (self.m - 1))
         needed = "" if self.enough() else f"; {self.draws_needed()} draws make that 5%"
-        vary = f"standard errors vary by {spread:.0%} from one set of draws to the next"
+        vary = f"standard errors vary by up to {spread:.0%} from one set of draws to the next"
         return f"{table}\n{self.m} draws: {vary}{needed}."
 
     def _highest_fmi(self) -> float:

@@ -472,6 +472,18 @@ def test_csv_holds_all_draws(tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "all.csv"), completed.long(), rtol=1e-14)
 
 
+def test_the_table_with_holes_in_front_has_no_derived_values(tmp_path):
+    completed = bodies().derive(heavy=lambda t: t.kg > 72, half=lambda t: t.kg / 2)
+    long = completed.long(original=True)
+    assert long.columns.tolist() == [".imp", ".id", "kg", "m", "bmi", "heavy", "half"]
+    assert long.heavy.isna().tolist() == long.half.isna().tolist() == [True] * 4 + [False] * 12
+    completed.to_parquet(tmp_path / "a.parquet", original=True)
+    completed.to_csv(tmp_path / "a.csv", original=True)
+    for back in (pd.read_parquet(tmp_path / "a.parquet"), pd.read_csv(tmp_path / "a.csv")):
+        back, expected = (frame.astype({"heavy": "boolean"}) for frame in (back, long))
+        pd.testing.assert_frame_equal(back, expected, rtol=1e-14)
+
+
 def test_files_are_written_draw_by_draw_and_whole_or_not_at_all(tmp_path):
     completed, table, cells = numbers()
     alive = []
