@@ -398,6 +398,7 @@ def tipping_point(
     level: float = 0.95,
     steps: int = 8,
     tolerance: float | None = None,
+    df_complete: float | None = None,
     seed: int = 0,
 ) -> TippingPoint:
     r"""The smallest shift of a column's imputations that changes what the pooled interval of a parameter says.
@@ -418,6 +419,7 @@ def tipping_point(
         level: Of the intervals.
         steps: Of the bracket, on each side of 0.
         tolerance: How closely to find the place; left out, a thousandth of the bracket.
+        df_complete: As in :meth:`Analyses.pool`.
         seed: As in :func:`delta`.
 
     Returns:
@@ -453,9 +455,9 @@ def tipping_point(
         """Whether the conclusion is another one than without a shift."""
         if any(amounts):
             shift = amounts[0] if groups is None else dict(zip(groups, amounts, strict=True))
-            pooled = delta(completed, {column: shift}, by=by, seed=seed).fit(analysis).pool()
+            pooled = delta(completed, {column: shift}, by=by, seed=seed).fit(analysis).pool(df_complete)
         else:
-            pooled = completed.fit(analysis).pool()
+            pooled = completed.fit(analysis).pool(df_complete)
         if term not in pooled.names:
             raise ValueError(f"tipping_point: the analysis has no term {term!r}; it has {', '.join(pooled.names)}.")
         found = pooled.summary(level).iloc[pooled.names.index(term)]

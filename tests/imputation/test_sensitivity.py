@@ -369,6 +369,14 @@ def test_the_tipping_point_of_a_mean_is_found(bracket):
     assert f"a shift of y by {tip.delta:.4g} changes that" in str(tip) and "excludes 0" in str(tip)
 
 
+def test_degrees_of_freedom_count():
+    completed = tipping_table()
+    path = tipping_point(completed, mean_with_known_variance, "mean", "y", grid=[1.0], df_complete=5).path
+    low, high = completed.fit(mean_with_known_variance).pool(5).intervals()[0]
+    assert (path["conf.low"][0], path["conf.high"][0]) == pytest.approx((low, high))
+    assert low < completed.fit(mean_with_known_variance).pool().intervals()[0, 0]
+
+
 def test_a_conclusion_may_tip_the_other_way():
     completed = one_column(Column("y", "real"), 10, 40, torch.randn, seen=np.linspace(-2, 2, 60))
     base = completed.fit(mean_with_known_variance).pool()
