@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -1093,20 +1094,23 @@ def _check_columns(option: str, names: Iterable[str], frame: "pd.DataFrame") -> 
 
 
 def _in_words_for_tables(text: str) -> str:
-    """Advice of a schema, as advice for the command line."""
-    text = text.replace("drop_empty=True", "--drop-empty")
-    text = re.sub(r"leave (the column|it) out", r"leave \1 out (--ignore)", text)
-    text = re.sub(r"\(overrides=\{'(.*)': '(\w+)'\}\)", r"(--type \1=\2)", text)
-    text = re.sub(
-        r"Give Column\(('.*'), 'bounded'.*",
-        r'Say it in a file for --schema: {\1: {"kind": "bounded", "lower": 0, "upper": 1}}.',
-        text,
-    )
-    return re.sub(
-        r"Give Column\(('.*'), 'ordinal'.*",
-        r'Say it in a file for --schema: {\1: {"kind": "ordinal", "levels": [the lowest, ...]}}.',
-        text,
-    )
+    """Advice of a schema about a column, as advice for the command line."""
+    found = re.match(r"column (['\"])(.*?)\1", text)
+    name = "" if found is None else found[2]
+    advice = {
+        "drop_empty=True": "--drop-empty",
+        "leave the column out": f"leave the column out (--ignore {shlex.quote(name)})",
+        "leave it out": f"leave it out (--ignore {shlex.quote(name)})",
+        f"(overrides={{{name!r}: 'nominal'}})": f"(--type {shlex.quote(name + '=nominal')})",
+    }
+    for python, shell in advice.items():
+        text = text.replace(python, shell)
+    says = {"bounded": '"lower": 0, "upper": 1', "ordinal": '"levels": ["the lowest", "..."]'}
+    before, sign, after = text.partition("Give Column(")
+    for kind, what in says.items():
+        if sign and f"'{kind}'" in after:
+            text = f'{before}Say it in a file for --schema: {{{json.dumps(name)}: {{"kind": "{kind}", {what}}}}}.'
+    return text
 
 
 @contextmanager

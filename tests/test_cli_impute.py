@@ -234,8 +234,14 @@ def test_a_file_of_another_kind(here: Path, capsys: pytest.CaptureFixture[str]) 
         (["--type", "visits"], "--type visits: give a column and its kind as column=kind."),
         (["--type", "nobody=real"], "--type nobody: the table has no such column; its columns are 'id', 'height',"),
         (["--ignore", "nobody"], "--ignore nobody: the table has no such column"),
-        (["--type", "height=bounded"], "'bounded' by what? Say it in a file for --schema: {'height': {\"kind\":"),
-        (["--type", "smokes=ordinal"], "which order have 'no', 'yes'? Say it in a file for --schema"),
+        (
+            ["--type", "height=bounded"],
+            'by what? Say it in a file for --schema: {"height": {"kind": "bounded", "lower": 0, "upper": 1}}.',
+        ),
+        (
+            ["--type", "smokes=ordinal"],
+            'which order have \'no\', \'yes\'? Say it in a file for --schema: {"smokes": {"kind": "ordinal",',
+        ),
         (["--type", "smokes=real"], "people.csv: column 'smokes' is real and holds text"),
         (["--schema", "nowhere.json"], "--schema nowhere.json: no such file."),
         (["--schema", "people.csv"], "--schema people.csv: not a schema"),
@@ -269,8 +275,8 @@ def test_wrong_options(here: Path, capsys: pytest.CaptureFixture[str], words: li
         ("a,b\n1,\n2,\n", "t.csv: column 'b' has no observed value: nothing can be learnt of it; --drop-empty leaves"),
         ("a,b\n,\n,\n", "t.csv: no value is observed in the whole table."),
         (
-            "name,b\n" + "".join(f"w{i},{i}\n" for i in range(9)) + "w9,\n",
-            "leave the column out (--ignore), or give it a kind (--type name=nominal).",
+            "my name,b\n" + "".join(f"w{i},{i}\n" for i in range(9)) + "w9,\n",
+            "leave the column out (--ignore 'my name'), or give it a kind (--type 'my name=nominal').",
         ),
         ("a,b\n" + "".join(f"x{i},y{i}\n" for i in range(9)) + ",\n", "column 'a': 9 different texts in 9 rows"),
         ("a,b\n1,inf\n2,\n", "column 'b'"),

@@ -465,11 +465,12 @@ def _calibration(matter: _Matter) -> str:
         (_escape(name), _percent(c, 1), f"{size:,}" if size else "–")
         for (name, _), c, size in zip(found.items(), coverage, sizes, strict=True)
     ]
-    figures = [
-        _picture(plots.pit_histogram(np.asarray(f["pit"], dtype=float)), name, f"{len(f['pit']):,} hidden cells")
-        for name, f in list(found.items())[:PICTURED]
-        if len(f.get("pit", ())) >= 20
-    ]
+    places = [(name, np.asarray(f.get("pit", ()), dtype=float)) for name, f in found.items()]
+    told = [(name, p) for name, p in places if len(p) >= 100]  # with fewer the bins say next to nothing
+    together = np.concatenate([p for _, p in places])
+    if len(together) >= 20 and (len(found) > 1 or not told):
+        told.insert(0, ("All columns", together))
+    figures = [_picture(plots.pit_histogram(p), name, f"{len(p):,} hidden cells") for name, p in told[:PICTURED]]
     parts = [
         f"<p>Observed cells were hidden and imputed: their 95% intervals held <b>{_percent(overall, 1)}</b>{total} "
         "hidden cells; 93% to 97% is good.</p>\n",

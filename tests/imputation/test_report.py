@@ -271,6 +271,27 @@ def test_draws_that_are_not_calibrated_are_called_so(
     assert next(row for row in page.rows if row[0] == "height" and len(row) == 3)[1] == f"{coverage:.1%}"
 
 
+@pytest.mark.parametrize(
+    ("sizes", "pictures"),
+    [
+        ((150, 30), [("All columns", 180), ("height", 150)]),
+        ((50, 30), [("All columns", 80)]),
+        ((150,), [("height", 150)]),
+        ((30,), [("All columns", 30)]),
+        ((10,), []),
+    ],
+)
+def test_hidden_cells_are_shown_where_they_are_many(
+    tmp_path: Path, sizes: tuple[int, ...], pictures: list[tuple[str, int]]
+) -> None:
+    found = {
+        n: {"coverage95": 0.95, "pit": np.linspace(0, 1, k)} for n, k in zip(["height", "grade"], sizes, strict=False)
+    }
+    page, _ = page_of(completed_by(mixed_table()[["height", "grade"]], info={"calibration": found}), tmp_path)
+    alts = [attrs["alt"] for tag, attrs in page.tags if tag == "img"]
+    assert [alt for alt in alts if alt and "hidden" in alt] == [f"{n}: {k} hidden cells" for n, k in pictures]
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Over-imputation
 
