@@ -535,7 +535,8 @@ class _Cells:
         if other := types - numeric - text:
             row, value = self._first(lambda value: type(value) in other)
             raise TypeError(
-                f"column {self.name!r} holds a {type(value).__name__} in row {row}; expected numbers, text or booleans."
+                f"column {self.name!r}: an argument must be a string, a number or a boolean, "
+                f"and row {row} holds a {type(value).__name__}."
             )
         if text:
             return "mixed" if numeric else "text"

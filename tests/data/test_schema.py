@@ -255,8 +255,8 @@ WRONG_TABLES = {
         "column 'a' holds an infinite value in row 3",
     ),
     "complex": ({"a": [1j, 2]}, TypeError, "column 'a' holds complex numbers"),
-    "lists": ({"a": [None, [1, 2]]}, TypeError, "column 'a' holds a list in row 2"),
-    "bytes": ({"a": [b"x", None]}, TypeError, "column 'a' holds a bytes in row 1"),
+    "lists": ({"a": [None, [1, 2]]}, TypeError, "row 2 holds a list"),
+    "bytes": ({"a": [b"x", None]}, TypeError, "row 1 holds a bytes"),
     "sparse": ({"a": pd.arrays.SparseArray([1.0, NAN])}, TypeError, "column 'a' is sparse; make it dense"),
 }
 

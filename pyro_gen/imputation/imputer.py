@@ -1,0 +1,405 @@
+"""A scikit-learn estimator that fills the holes of a table by draws from what several programs know of it.
+
+One class does what three rivals do: it fits on one table and completes others (scikit-learn), it returns many draws
+with the uncertainty of the parameters in them (mice), and the draws come from generative programs, chosen and mixed by
+what they say of entries that were hidden from them.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from pyro_gen._random import WEYL, mix
+from pyro_gen.data.schema import Column, Scaling, Schema
+from pyro_gen.imputation.completed import Completed
+from pyro_gen.imputation.progress import Report, reporting
+from pyro_gen.imputation.stacking import hide, stacking_weights
+from pyro_gen.models.tabular import METHODS, TableProgram
+
+__all__ = ["Imputer"]
+
+HIDDEN = 0.15  # share of the observed entries that programs are scored by
+ENOUGH = 1500  # hidden entries; smaller tables are hidden from more than once
+LEAST = 0.02  # weight below which a program is left out
+ROWS = 20_000  # that programs learn from, at most
+CHUNK = 2**22  # numbers of draws of rows at a time
+MEAN_DRAWS = 100  # where the posterior mean has no closed form on the scale of the table
+
+
+class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Imputes missing entries of tables by generative programs, with honest uncertainty.
+
+    Arguments:
+        method: ``"auto"`` scores all programs that suit the columns by hidden entries and stacks them; the name of a
+            program uses that one alone, a sequence of names stacks these. See
+            :data:`pyro_gen.models.tabular.METHODS`.
+        draws: The number of draws of :meth:`impute`.
+        strategy: What :meth:`transform` puts into the holes: ``"mean"`` (posterior mean, the most probable level of a
+            column of levels), ``"median"`` or ``"draw"`` (one draw).
+        schema: Kinds of columns by name where the ones that are read off the table are not right, as in
+            :meth:`pyro_gen.data.Schema.infer`; or a whole schema.
+        random_state: An integer that seeds all that is random. The same rows get the same draws in any batch.
+        time_limit: Seconds that :meth:`fit` should take at most, about; what is learnt by then is used.
+        progress: Whether to show a progress bar on standard error.
+
+    Attributes:
+        schema_: The kinds of columns.
+        programs_: The programs that were kept, by name.
+        weights_: Their stacking weights, by name.
+        scores_: What each program that was tried scored, in nats for a hidden entry, by name; empty for one program.
+        info_: What was chosen and why, in plain data.
+        n_features_in_: The number of columns.
+        feature_names_in_: Their names, of a data frame.
+
+    Example:
+        >>> import numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> a = rng.normal(size=(100, 1))
+        >>> x = np.hstack([a, a + 0.1 * rng.normal(size=(100, 1))])
+        >>> x[0, 1] = np.nan
+        >>> imputer = Imputer(method="gaussian", random_state=0)
+        >>> filled = imputer.fit_transform(x)
+        >>> bool(abs(filled[0, 1] - x[0, 0]) < 0.2)
+        True
+        >>> len(imputer.impute(x))
+        20
+    """
+
+    def __init__(
+        self,
+        method: str | Sequence[str] = "auto",
+        *,
+        draws: int = 20,
+        strategy: str = "mean",
+        schema: Mapping[str, str | Column] | Schema | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        time_limit: float | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.method = method
+        self.draws = draws
+        self.strategy = strategy
+        self.schema = schema
+        self.random_state = random_state
+        self.time_limit = time_limit
+        self.progress = progress
+
+    # Fitting
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Learns from a table.
+
+        Arguments:
+            X: A data frame or an array with shape :math:`(N, D)`; NaN, None and pandas' NA are missing.
+            y: Nothing; scikit-learn's pipelines pass it.
+
+        Raises:
+            ValueError: The table cannot be read, a column has no observed value, an option does not make sense, or no
+                program suits the columns.
+        """
+        began = time.monotonic()
+        self._check_options()
+        table = self._checked(X, reset=True)
+        self.seed_ = _seed_of(self.random_state)
+        self.schema_ = self._schema(table)
+        encoded = self.schema_.encode(table)
+        self.scaling_ = Scaling.fit(self.schema_, encoded)
+        x = self.scaling_.forward(encoded)
+        if len(x) > ROWS:
+            rows = torch.as_tensor(np.random.default_rng(self.seed_).permutation(len(x))[:ROWS])
+            x = x[rows.sort().values]
+        names = self._suitable()
+        deadline = None if self.time_limit is None else began + self.time_limit
+        self._notes: list[str] = []
+        with reporting(self.progress) as report:
+            self.scores_, self.weights_ = self._weigh(names, x, report, deadline)
+            kept = list(self.weights_)
+            self.programs_ = {
+                name: self._learnt(name, x, report, _share(deadline, len(kept) - i)) for i, name in enumerate(kept)
+            }
+        self.info_ = {
+            "method": self.method if isinstance(self.method, str) else list(self.method),
+            "weights": dict(self.weights_),
+            "scores": dict(self.scores_),
+            "rows": len(encoded),
+            "rows_learnt_from": len(x),
+            "seconds": time.monotonic() - began,
+            "warnings": list(self._notes),
+            "seed": self.seed_,
+            "versions": {name: version(name) for name in ("pyro-gen", "pyro-ppl", "torch", "numpy")},
+        }
+        return self
+
+    def _check_options(self) -> None:
+        if self.strategy not in ("mean", "median", "draw"):
+            raise ValueError(f'Imputer(strategy={self.strategy!r}): give "mean", "median" or "draw".')
+        if self.draws < 1:
+            raise ValueError(f"Imputer(draws={self.draws}): give a positive number.")
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise ValueError(f"Imputer(time_limit={self.time_limit}): give a positive number of seconds.")
+        names = [self.method] if isinstance(self.method, str) else list(self.method)
+        unknown = [n for n in names if n not in METHODS and n != "auto"]
+        if unknown or not names or ("auto" in names and len(names) > 1):
+            raise ValueError(f'Imputer(method={self.method!r}): give "auto" or some of {", ".join(METHODS)}.')
+
+    def _schema(self, table: Any) -> Schema:
+        if isinstance(self.schema, Schema):
+            return self.schema
+        given = dict(self.schema or {})
+        schema = Schema.infer(table, overrides=given)
+        if self.method == "auto":
+            return schema
+        # Who asks for a program of real columns takes numbers for real ones, be they few.
+        names = [self.method] if isinstance(self.method, str) else self.method
+        kinds = frozenset.intersection(*(METHODS[name].KINDS for name in names))
+        numbers = {
+            column.name: "real"
+            for column in schema.columns
+            if column.kind in ("binary", "count") and column.kind not in kinds and column.name not in given
+            if all(isinstance(level, int | float) and not isinstance(level, bool) for level in column.levels)
+        }
+        return Schema.infer(table, overrides=given | numbers) if numbers else schema
+
+    def _suitable(self) -> list[str]:
+        """The names of the programs to try."""
+        if isinstance(self.method, str) and self.method != "auto":
+            return [self.method]
+        if self.method != "auto":
+            return list(self.method)
+        kinds = {column.kind for column in self.scaling_.columns}
+        names = [name for name, program in METHODS.items() if kinds <= program.KINDS and program.automatic]
+        if not names:
+            raise ValueError(f"Imputer: no program suits a table with columns of kinds {', '.join(sorted(kinds))}.")
+        return names
+
+    def _learnt(self, name: str, x: Tensor, report: Report, deadline: float | None) -> TableProgram:
+        program = METHODS[name](self.scaling_.columns)
+        with report.stage(name) as progress:
+            return program.learn(x, seed=self.seed_, progress=progress, deadline=deadline)
+
+    def _weigh(
+        self, names: Sequence[str], x: Tensor, report: Report, deadline: float | None
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Scores programs by hidden entries, in nats an entry, and weighs them."""
+        if len(names) == 1:
+            return {}, {names[0]: 1.0}
+        observed = int((~torch.isnan(x)).sum())
+        repeats = min(3, math.ceil(ENOUGH / max(1.0, HIDDEN * observed)))
+        scored: dict[str, list[Tensor]] = {name: [] for name in names}
+        for repeat in range(repeats):
+            hidden = hide(x, HIDDEN, self.seed_ + repeat)
+            shown, values = x.masked_fill(hidden, torch.nan), x.where(hidden, torch.nan)
+            rows = hidden.any(1)
+            for i, name in enumerate(names):
+                fits = (repeats - repeat) * len(names) - i + len(names)  # those still to come
+                program = self._learnt(name, shown, report, _share(deadline, fits))
+                scored[name].append(program.cell_log_prob(shown[rows], values[rows])[hidden[rows]])
+        log_prob = torch.stack([torch.cat(parts) for parts in scored.values()])
+        bad = ~log_prob.isfinite().all(1)
+        for name in [n for n, b in zip(names, bad.tolist(), strict=True) if b]:
+            self._notes.append(f"{name} gives a hidden entry no density, and is left out.")
+        if bool(bad.all()):
+            raise ValueError(f"Imputer: none of {', '.join(names)} gives every hidden entry a density.")
+        fine = [n for n, b in zip(names, bad.tolist(), strict=True) if not b]
+        weights = stacking_weights(log_prob[~bad])
+        weights = weights.where(weights >= LEAST, 0.0)
+        weights = weights / weights.sum()
+        scores = dict(zip(fine, log_prob[~bad].mean(1).tolist(), strict=True))
+        return scores, {n: w for n, w in zip(fine, weights.tolist(), strict=True) if w > 0}
+
+    # Imputing
+
+    def impute(self, X: Any, draws: int | None = None) -> Completed:
+        """Completes a table many times.
+
+        Arguments:
+            X: The table that was fitted, or another with the same columns.
+            draws: The number of draws; left out, that of the constructor.
+
+        Returns:
+            The completed tables. Observed entries are as they were.
+
+        Raises:
+            ValueError: The table does not have the columns that were fitted, or a level that was not seen.
+        """
+        check_is_fitted(self, "programs_")
+        draws = self.draws if draws is None else draws
+        if draws < 1:
+            raise ValueError(f"Imputer.impute(draws={draws}): give a positive number.")
+        table = self._checked(X, reset=False)
+        encoded = self.schema_.encode(table)
+        cells = self._cells(encoded, draws)
+        return Completed.from_cells(cells, torch.isnan(encoded), schema=self.schema_, like=table, info=self.info_)
+
+    def transform(self, X: Any) -> Any:
+        """Completes a table once, by the ``strategy``.
+
+        Arguments:
+            X: The table that was fitted, or another with the same columns.
+
+        Returns:
+            The completed table, of the type of ``X``.
+        """
+        check_is_fitted(self, "programs_")
+        if self.strategy == "draw":
+            return self.impute(X, draws=1)[0]
+        if self.strategy == "median":
+            return self.impute(X, draws=MEAN_DRAWS).median()
+        table = self._checked(X, reset=False)
+        encoded = self.schema_.encode(table)
+        return self.schema_.decode(self._mean(encoded), table)
+
+    def _holes(self, encoded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows that have holes, their numbers and seeds."""
+        rows = torch.isnan(encoded).any(1).nonzero()[:, 0]
+        return encoded[rows], rows, row_seeds(encoded[rows], self.seed_)
+
+    def _cells(self, encoded: Tensor, draws: int) -> Tensor:
+        """Draws of the missing entries, (S, M), in the order of the rows."""
+        holes, _, seeds = self._holes(encoded)
+        parts = []
+        owners = deal(list(self.weights_.values()), draws)
+        size = max(1, CHUNK // (draws * encoded.shape[1]))
+        for part, part_seeds in zip(holes.split(size), seeds.split(size), strict=True):
+            x, missing = self.scaling_.forward(part), torch.isnan(part)
+            cells = part.new_empty(draws, int(missing.sum()))
+            for k, program in enumerate(self.programs_.values()):
+                mine = [s for s, owner in enumerate(owners) if owner == k]
+                if mine:
+                    # Seeds of its own: with the same noise the draws of two programs would resemble each other.
+                    completed = program.complete(x, len(mine), seeds=mix(part_seeds + k * WEYL))
+                    cells[mine] = self.scaling_.inverse(completed)[:, missing]
+            parts.append(cells)
+        return torch.cat(parts, 1) if parts else encoded.new_empty(draws, 0)
+
+    def _mean(self, encoded: Tensor) -> Tensor:
+        """The table completed by posterior means and most probable levels, on the encoded scale."""
+        holes, rows, _ = self._holes(encoded)
+        if not len(rows):
+            return encoded
+        filled = encoded.clone()
+        filled[rows] = torch.cat([self._mean_of(part) for part in holes.split(max(1, CHUNK // encoded.shape[1]))])
+        curved = [d for d, column in enumerate(self.schema_.columns) if column.kind in ("positive", "bounded")]
+        if bool(torch.isnan(encoded[:, curved]).any()):
+            missing = torch.isnan(encoded)
+            means = encoded.clone()
+            means[missing] = self._cells(encoded, MEAN_DRAWS).mean(0)
+            filled[:, curved] = means[:, curved]
+        return filled
+
+    def _mean_of(self, part: Tensor) -> Tensor:
+        x = self.scaling_.forward(part)
+        means = [w * p.cell_mean(x) for w, p in zip(self.weights_.values(), self.programs_.values(), strict=True)]
+        mean = torch.stack(means).sum(0)
+        for d, column in enumerate(self.scaling_.columns):
+            if column.discrete:
+                mean[:, d] = self._likeliest(x, d, len(column.levels))
+        return self.scaling_.inverse(torch.where(torch.isnan(x), mean, x))
+
+    def _likeliest(self, x: Tensor, d: int, levels: int) -> Tensor:
+        """The most probable level of a column in each row; what is seen stays."""
+        rows = torch.isnan(x[:, d])
+        found = x[:, d].clone()
+        if bool(rows.any()):
+            chances = []
+            for level in range(levels):
+                values = torch.full_like(x[rows], torch.nan)
+                values[:, d] = level
+                log_prob = [p.cell_log_prob(x[rows], values)[:, d] for p in self.programs_.values()]
+                weights = torch.tensor(list(self.weights_.values())).to(x).log()
+                chances.append((torch.stack(log_prob) + weights.unsqueeze(-1)).logsumexp(0))
+            found[rows] = torch.stack(chances).argmax(0).to(found)
+        return found
+
+    # scikit-learn
+
+    def _checked(self, X: Any, reset: bool) -> Any:
+        from sklearn.utils.validation import validate_data
+
+        if hasattr(X, "columns"):  # a data frame: the schema reads it, scikit-learn notes its names
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            if len(X) == 0:
+                raise ValueError("Imputer: the table has no rows.")
+            return X
+        X = validate_data(self, X, reset=reset, dtype=None, ensure_all_finite="allow-nan")
+        return X
+
+    def get_feature_names_out(self, input_features: Any = None) -> Any:
+        """The names of the columns, which are those of the table that was fitted."""
+        from sklearn.utils.validation import _check_feature_names_in
+
+        check_is_fitted(self, "programs_")
+        return _check_feature_names_in(self, input_features)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.categorical = True
+        tags.non_deterministic = False
+        return tags
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Draws
+
+
+def deal(weights: Sequence[float], draws: int) -> list[int]:
+    """Which program makes each of some draws: as many as its weight says, to less than one, and spread evenly.
+
+    Example:
+        >>> deal([0.5, 0.25, 0.25], 4)
+        [0, 1, 0, 2]
+    """
+    owed = np.zeros(len(weights))
+    owners = []
+    for _ in range(draws):
+        owed += np.asarray(weights)
+        owner = int(np.argmax(owed))
+        owed[owner] -= 1
+        owners.append(owner)
+    return owners
+
+
+def row_seeds(encoded: Tensor, seed: int) -> Tensor:
+    """A seed for each row, made from what it holds: the same by itself and in any batch; rows alike get different ones.
+
+    Arguments:
+        encoded: Rows with shape :math:`(N, D)`.
+        seed: The seed of all rows.
+
+    Returns:
+        Integers with shape :math:`(N)`.
+    """
+    counters = WEYL * torch.arange(1, encoded.shape[1] + 1, device=encoded.device)
+    bits = encoded.double().nan_to_num(nan=-1.7976931348623157e308) + 0.0  # -0.0 becomes 0.0
+    keys = mix(bits.contiguous().view(torch.int64) ^ mix(counters)).sum(1)
+    order = torch.argsort(keys, stable=True)
+    ordered = keys[order]
+    first = torch.searchsorted(ordered, ordered)
+    repeats = torch.empty_like(keys)
+    repeats[order] = torch.arange(len(keys), device=keys.device) - first  # how many like it came before
+    return mix(keys + mix(torch.full_like(keys, seed) * WEYL + 1) + mix(repeats * WEYL))
+
+
+def _share(deadline: float | None, fits: int) -> float | None:
+    """The time at which one of some fits should end, so that the others have as much."""
+    if deadline is None:
+        return None
+    now = time.monotonic()
+    return now + max(0.0, deadline - now) / max(1, fits)
+
+
+def _seed_of(random_state: int | np.random.RandomState | None) -> int:
+    if isinstance(random_state, int | np.integer):
+        return int(random_state)
+    if random_state is None:
+        return int(np.random.default_rng().integers(2**31))
+    return int(random_state.randint(2**31 - 1))

@@ -1,0 +1,144 @@
+"""The estimator: scikit-learn's checks, draws that belong to rows, mixtures that are what their weights say."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from pyro_gen.imputation.imputer import Imputer, deal, row_seeds
+
+
+def table(rows: int = 60, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=rows)
+    frame = pd.DataFrame({"a": a, "b": 2 * a + rng.normal(size=rows), "c": -a + 0.5 * rng.normal(size=rows)})
+    holes = rng.random(frame.shape) < 0.2
+    return frame.mask(holes)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Imputer:
+    return Imputer(method="gaussian", random_state=0).fit(table())
+
+
+@parametrize_with_checks([Imputer(method="gaussian", random_state=0)])
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+def test_observed_cells_stay_and_holes_are_filled(fitted: Imputer):
+    frame = table()
+    filled = fitted.transform(frame)
+    assert isinstance(filled, pd.DataFrame)
+    assert filled.index.equals(frame.index)
+    assert list(filled.columns) == list(frame.columns)
+    seen = frame.notna().to_numpy()
+    assert (filled.to_numpy()[seen] == frame.to_numpy()[seen]).all()
+    assert filled.notna().all().all()
+    for k in range(3):
+        draw = fitted.impute(frame, draws=3)[k]
+        assert (draw.to_numpy()[seen] == frame.to_numpy()[seen]).all()
+        assert draw.notna().all().all()
+
+
+def test_new_rows_need_no_refit_and_a_row_alone_gives_what_it_gives_in_a_batch(fitted: Imputer):
+    new = table(seed=1)
+    completed = fitted.impute(new, draws=4)
+    for n in (0, 7, 31):
+        alone = fitted.impute(new.iloc[[n]], draws=4)
+        for k in range(4):
+            pd.testing.assert_frame_equal(alone[k], completed[k].iloc[[n]], rtol=1e-9)
+    pd.testing.assert_frame_equal(fitted.transform(new.iloc[[7]]), fitted.transform(new).iloc[[7]], rtol=1e-9)
+
+
+def test_rows_that_are_alike_get_draws_of_their_own(fitted: Imputer):
+    row = pd.DataFrame({"a": [1.0] * 500, "b": [np.nan] * 500, "c": [np.nan] * 500})
+    drawn = fitted.impute(row, draws=1)[0]["b"]
+    assert drawn.nunique() == 500
+    assert drawn.std() > 0.5
+
+
+def test_the_test_set_does_not_leak(fitted: Imputer):
+    new = table(seed=2)
+    before = pickle.dumps(fitted)
+    fitted.transform(new)
+    assert pickle.dumps(fitted) == before
+
+
+def test_pickle_and_clone(fitted: Imputer):
+    frame = table(seed=3)
+    copy = pickle.loads(pickle.dumps(fitted))
+    pd.testing.assert_frame_equal(copy.transform(frame), fitted.transform(frame))
+    assert clone(fitted).get_params() == fitted.get_params()
+
+
+def test_in_pipelines_and_column_transformers():
+    frame = table()
+    y = frame["a"].fillna(0.0)
+    pipeline = make_pipeline(StandardScaler(), Imputer(method="gaussian", random_state=0), LinearRegression())
+    assert pipeline.fit(frame[["b", "c"]], y).score(frame[["b", "c"]], y) > 0.3
+    both = ColumnTransformer([("filled", Imputer(method="gaussian", random_state=0), ["b", "c"])], remainder="drop")
+    out = both.set_output(transform="pandas").fit_transform(frame)
+    assert list(out.columns) == ["filled__b", "filled__c"]
+    assert out.notna().all().all()
+
+
+def test_auto_stacks_and_says_what_it_chose():
+    imputer = Imputer(method=("gaussian", "factors"), random_state=0).fit(table(40))
+    assert set(imputer.scores_) == {"gaussian", "factors"}
+    assert sum(imputer.weights_.values()) == pytest.approx(1)
+    assert imputer.info_["weights"] == imputer.weights_
+    completed = imputer.impute(table(40), draws=10)
+    assert len(completed) == 10
+
+
+def test_strategies():
+    frame = table()
+    base = Imputer(method="gaussian", random_state=0).fit(frame)
+    mean = base.transform(frame)
+    many = np.stack([t.to_numpy() for t in base.impute(frame, draws=200)])
+    error = many.std(0) / np.sqrt(200)
+    # 36 entries at 5 standard errors: false alarm 2e-5.
+    assert (np.abs(many.mean(0) - mean.to_numpy()) <= 5 * error + 1e-12).all()
+    one = base.set_params(strategy="draw").transform(frame)
+    assert not np.allclose(one, mean)
+    median = base.set_params(strategy="median").transform(frame)
+    assert np.abs(median.to_numpy() - mean.to_numpy()).max() < 0.6
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"method": "em"}, r"method='em'.*gaussian"),
+        ({"method": ()}, "method"),
+        ({"draws": 0}, "draws=0"),
+        ({"strategy": "mode"}, "strategy='mode'"),
+        ({"time_limit": 0}, "time_limit=0"),
+    ],
+)
+def test_options_that_make_no_sense_are_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        Imputer(**options).fit(table())
+
+
+def test_draws_are_dealt_by_weight():
+    owners = deal([0.6, 0.3, 0.1], 100)
+    assert [owners.count(k) for k in range(3)] == [60, 30, 10]
+    assert {0, 1} <= set(owners[:3])
+
+
+def test_row_seeds_depend_on_what_a_row_holds():
+    x = torch.tensor([[1.0, torch.nan], [2.0, 0.0], [1.0, torch.nan], [2.0, -0.0]])
+    seeds = row_seeds(x, 0)
+    assert seeds.unique().numel() == 4
+    assert seeds[0] == row_seeds(x[:1], 0)[0]
+    assert torch.equal(row_seeds(x[[1, 0]], 0), seeds[[1, 0]])
+    assert not bool((row_seeds(x, 1) == seeds).any())
