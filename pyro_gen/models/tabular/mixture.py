@@ -66,6 +66,7 @@ USE = (1.0, 0.5)  # of tau
 ALIKE = (2.0, 0.2)  # of lambda
 NOISE = 4.0  # a
 COMMON_NOISE = (2.0, 4.0)  # of the common noise
+ROUNDING = 1e-2  # as if entries were rounded so: a component of equal entries would have no density
 Draw = dict[str, Tensor]
 
 
@@ -376,6 +377,7 @@ class TableMixture(TableProgram):
         precision = (occupied.unsqueeze(-1) / p["noise"][..., columns]).sum(1)
         shape = COMMON_NOISE[0] + NOISE * occupied.sum(-1, keepdim=True)
         common = _gamma(shape.expand_as(precision), COMMON_NOISE[1] + NOISE * precision)
+        squares = squares + number * ROUNDING**2
         return common, (NOISE * common.unsqueeze(1) + squares / 2) / _gamma(NOISE + number / 2, 1.0)
 
     # ------------------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from torch import Tensor
 
 __all__ = ["Warp", "fit_real", "fit_whole"]
 
-BANDWIDTHS = (0.15, 0.3, 0.6, 1.2, 2.4)  # in units of the rule of thumb, scale * n^(-1/5)
+BANDWIDTHS = (0.5, 1.0, 2.0)  # in units of the rule of thumb, scale * n^(-1/5)
 FOLDS = 5
 CENTRES = 400  # more observed entries than these are stood for by as many of their quantiles
 SPACING = 0.4  # of knots, in standard deviations
