@@ -454,9 +454,10 @@ def _calibrated(matter: _Matter) -> dict[str, Mapping[str, Any]]:
 def _calibration(matter: _Matter) -> str:
     found = _calibrated(matter)
     if not found:
-        return _section(
-            "Calibration", "<p>Not measured in this run: no observed cells were hidden to see where they fall.</p>\n"
-        )
+        why = "Not measured in this run: no observed cells were hidden to see where they fall."
+        if "calibration" in matter.info:
+            why = "Not measured: it takes columns of numbers or of ordered levels."
+        return _section("Calibration", f"<p>{why}</p>\n")
     sizes = np.array([len(f.get("pit", ())) for f in found.values()])
     coverage = np.array([float(f["coverage95"]) for f in found.values()])
     total = f" of {sizes.sum():,}" if sizes.sum() else ""

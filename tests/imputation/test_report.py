@@ -215,6 +215,9 @@ def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:
         tmp_path,
     )
     assert "All draws come from one program, gaussian" in page.text
+    words = pd.DataFrame({"a": ["x", None, "y", "x"], "b": ["u", "v", "u", None]})
+    page, _ = page_of(completed_by(words, m=3, info={"calibration": {}}), tmp_path)
+    assert "it takes columns of numbers or of ordered levels" in page.text
     with pytest.raises(ValueError, match=r"out\.txt: the name of the report's file ends in \.html\."):
         report(completed_by(mixed_table(), m=2), tmp_path / "out.txt")
 
