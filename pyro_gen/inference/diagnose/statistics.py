@@ -321,12 +321,10 @@ def _columns(x: Array, groups: npt.NDArray[Any] | None) -> dict[str, Array]:
 
 
 def _apart(x: Array) -> tuple[Array, Array]:
-    """How far chains stay apart, as an R-hat without the error of the means, and how far all drift, in sd; 0 where it
-    can be chance: (P, C, N) -> (P), (P).
+    """How far chains stay apart, as an R-hat without the error of the means, and how far all drift, in sd; 1 and 0
+    where it can be chance: (P, C, N), N >= 3 -> (P), (P).
     """
     chains, third = x.shape[1], x.shape[2] // 3
-    if third == 0:
-        return np.zeros(len(x)), np.zeros(len(x))
     first, last = x[:, :, :third].mean(2), x[:, :, x.shape[2] - third :].mean(2)
     covariance = ((first - first.mean(1, keepdims=True)) * (last - last.mean(1, keepdims=True))).sum(1) / (chains - 1)
     moved = last - first

@@ -152,9 +152,9 @@ def diagnose(idata: Any, superchains: int | Sequence[int] | None = None) -> Diag
         problems += _of_weights(table, stats, figures)
     else:
         about = f"{method or 'draws'}: {_count(chains, 'chain')} of {draws:,} draws, {_count(len(table), 'parameter')}"
-        independent = method == "guide" or method == "smc"
-        for check in (_of_convergence, _of_size):
-            problems += check(table, chains, draws, figures) if not independent else ()
+        if method not in ("guide", "smc"):  # whose draws are independent
+            problems += _of_convergence(table, chains, draws, figures)
+            problems += _of_size(table, chains, draws, figures)
         if stats is not None:
             problems += _of_transitions(posterior, stats, method, figures)
     return Diagnosis(tuple(problems), figures, table, about)
@@ -288,10 +288,8 @@ def _of_transitions(posterior: Any, stats: Any, method: str, figures: dict[str, 
                 f"{2**limit - 1:,} gradients and still does not turn back. The scales of the posterior differ by "
                 'orders of magnitude: put parameters on similar scales, use metric="dense", or raise max_depth.',
             )
-    restarted, of = (
-        int(posterior.attrs.get("restarted", 0)),
-        math.prod(stats["lp"].shape[:1] + stats["lp"].shape[2:] if "lp" in stats else (posterior.sizes["chain"],)),
-    )
+    restarted = int(posterior.attrs.get("restarted", 0))
+    of = math.prod(stats["lp"].shape[:1] + stats["lp"].shape[2:] if "lp" in stats else (posterior.sizes["chain"],))
     if restarted > RESTARTED * of:
         yield Problem(
             "restarted",
