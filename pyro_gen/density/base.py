@@ -6,7 +6,7 @@ import random
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from pyro_gen._random import vmap_draws
 from pyro_gen.density.graphs import compile_graph, compiler_available, nan_on_failure, record
 from pyro_gen.density.inputs import first_line, rows_per_chunk
 
@@ -404,21 +405,17 @@ class Density(abc.ABC):
             The values of the latent and deterministic sites by name, each with shape :math:`(C, *site)`, or
             :math:`(C, S, *site)` for stacked data sets; without those that depend on a variable that is summed out.
         """
+        return self._map(self._constrain_one, z, held)  # type: ignore[no-any-return]
+
+    def _map(self, function: Callable[[Tensor, Held], Any], z: Tensor, held: Held | None) -> Any:
+        """Maps a function of one chain, and its values of the held sites, over chains, in chunks."""
+
+        def chunk(z: Tensor, *tensors: Tensor) -> Any:
+            here = self._named(tensors)
+            return looped(function, z, here) if self.mode == "loop" else vmap_or_loop(function, z, here)
+
         with torch.no_grad(), self._ready():
-            return self._map(lambda z, *h: self._constrain_one(z, self._named(h)), z, *self._held_tensors(held))  # type: ignore[no-any-return]
-
-    def _map(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Maps a function of one chain over chains, in chunks; one after another where vmap fails."""
-
-        def chunk(*parts: Any) -> Any:
-            if self.mode == "loop":
-                return looped(function, *parts)
-            try:
-                return torch.vmap(function, randomness="error")(*parts)
-            except Exception:  # the same numbers, slowly; what is wrong with the model itself is raised there
-                return looped(function, *parts)
-
-        return self._in_chunks(chunk, *args)
+            return self._in_chunks(chunk, z, *self._held_tensors(held))
 
 
 class FunctionDensity(Density):
@@ -462,6 +459,22 @@ def looped(function: Callable[..., Any], *args: Any) -> Any:
     """What vmap does, one after another."""
     rows = [function(*tree_map(lambda t, i=i: t[i], args)) for i in range(len(tree_leaves(args)[0]))]
     return tree_map(lambda *leaves: torch.stack(leaves), *rows)
+
+
+def vmap_or_loop(function: Callable[..., Any], *args: Any, draws: bool = False) -> Any:
+    """Maps a function over the first dimension of tensors: by vmap, or one after another where torch refuses that.
+
+    Torch has no rule for some operations, and for draws from some distributions, and says so by any kind of error. An
+    error of the function itself comes again.
+
+    Arguments:
+        function: The function.
+        args: Tensors, and dictionaries of them.
+        draws: Whether the function draws, each time anew.
+    """
+    with suppress(Exception):
+        return vmap_draws(function, len(tree_leaves(args)[0]), *args) if draws else torch.vmap(function)(*args)
+    return looped(function, *args)
 
 
 def _gradient(value: Tensor, z: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.func import functional_call
 
-from pyro_gen._random import seeded, vmap_draws
-from pyro_gen.density.base import RANDOM, Density, Held, generator_states, looped
+from pyro_gen._random import seeded
+from pyro_gen.density.base import RANDOM, Density, Held, generator_states, looped, vmap_or_loop
 from pyro_gen.density.enumeration import contract, enumerated_components, enumerating, mark_discrete
 from pyro_gen.density.inputs import (
     any_missing,
@@ -92,7 +92,6 @@ class ProgramDensity(Density):
         self._missing = missing
         self._constants = constants
         self._discrete = [n for n, s in latent.items() if n not in hold and s["fn"].support.is_discrete]
-        self._randomness = "error"
         self._plate_dims = max((-f.dim for s in prototype.nodes.values() for f in frames(s)), default=0)
         self.held_sites = self._with_fixed_supports()
 
@@ -179,7 +178,7 @@ class ProgramDensity(Density):
                 likelihood = likelihood + joint
         return prior, likelihood
 
-    def _over_sets(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _over_sets(self, function: Callable[..., Any], randomness: str = "error") -> Callable[[Tensor, Held], Any]:
         """A function of one data set -> one of all stacked sets, which maps over them."""
         if self.stacked is None:
             return lambda z, held: function(z, held, self.data)
@@ -193,9 +192,10 @@ class ProgramDensity(Density):
 
         def all_sets(z: Tensor, held: Held) -> Any:
             args = (z, dict(held), [self.data[i] for i in places])
-            if self.mode == "loop":
-                return looped(one_set, *args)
-            return torch.vmap(one_set, randomness=self._randomness)(*args)
+            # As the chains: they are looped over where torch has no rule for what the model does.
+            if torch._C._functorch.is_batchedtensor(z):
+                return torch.vmap(one_set, randomness=randomness)(*args)
+            return looped(one_set, *args)
 
         return all_sets
 
@@ -259,27 +259,14 @@ class ProgramDensity(Density):
 
     def _drawn(self, one_set: Callable[..., Any], z: Tensor, held: Held) -> Any:
         """Runs a random function of one data set for all chains, each with draws of its own."""
-        function = self._over_sets(one_set)
+        function = self._over_sets(one_set, "different")
 
         def chunk(z: Tensor, *tensors: Tensor) -> Any:
             here = dict(zip(held, tensors, strict=True))
-            if self.mode != "loop":
-                try:
-                    return vmap_draws(function, len(z), z, here)
-                except Exception:  # some distributions cannot be drawn from under vmap; any other error comes again
-                    pass
-            mode, self.mode = self.mode, "loop"
-            try:
-                return looped(function, z, here)
-            finally:
-                self.mode = mode
+            return looped(function, z, here) if self.mode == "loop" else vmap_or_loop(function, z, here, draws=True)
 
-        before, self._randomness = self._randomness, "different"
-        try:
-            with torch.no_grad(), self._ready():
-                return self._in_chunks(chunk, z, *held.values())
-        finally:
-            self._randomness = before
+        with torch.no_grad(), self._ready():
+            return self._in_chunks(chunk, z, *held.values())
 
     def _empty(self, chains: int) -> Tensor:
         return torch.zeros(chains, *self.batch_shape, 0, device=self.device)
@@ -341,9 +328,7 @@ class ProgramDensity(Density):
                 out[seen[0] if len(seen) == 1 else f"{seen[0]}+...+{seen[-1]}"] = total
             return out
 
-        function = self._over_sets(one_set)
-        with torch.no_grad(), self._ready():
-            return self._map(lambda z, *h: function(z, self._named(h)), z, *self._held_tensors(held))  # type: ignore[no-any-return]
+        return self._map(self._over_sets(one_set), z, held)  # type: ignore[no-any-return]
 
     def site_log_probs(self, z: Tensor, *, held: Held | None = None) -> dict[str, Tensor]:
         """The log-density of each sample site, masks and scales applied, with log|det J| where a site is in ``z``.
@@ -373,9 +358,7 @@ class ProgramDensity(Density):
                 out[name] = out[name] + total
             return out
 
-        function = self._over_sets(one_set)
-        with torch.no_grad(), self._ready():
-            return self._map(lambda z, *h: function(z, self._named(h)), z, *self._held_tensors(held))  # type: ignore[no-any-return]
+        return self._map(self._over_sets(one_set), z, held)  # type: ignore[no-any-return]
 
     def predict(self, z: Tensor, *, held: Held | None = None) -> dict[str, Tensor]:
         """Draws new data given the latent variables, by the global generator; discrete ones are drawn from their prior.

@@ -27,7 +27,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_gen._random import seeded, vmap_draws
+from pyro_gen._random import seeded
 from pyro_gen.density import (
     any_missing,
     as_inputs,
@@ -39,6 +39,7 @@ from pyro_gen.density import (
     rows_of,
     rows_per_chunk,
 )
+from pyro_gen.density.base import vmap_or_loop
 from pyro_gen.inference.likelihood import LogLikelihood
 from pyro_gen.likelihoods import assume_missing, no_completion
 from pyro_gen.program import (
@@ -395,7 +396,7 @@ def joint_guide_draws(
     """
     data = (x, *context)
 
-    def one(*_: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def one(_: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         trace = pyro.poutine.trace(program.guide).get_trace(*data)
         sites = _latent(trace)
         return {n: s["value"] for n, s in sites.items()}, torch.stack(
@@ -426,12 +427,7 @@ def joint_guide_draws(
         size = rows_per_chunk(entries, x.device)
         for start in range(0, num_particles, size):
             count = min(size, num_particles - start)
-            try:
-                values, log_q = vmap_draws(one, count)
-            except Exception:
-                draws = [one() for _ in range(count)]  # an error of the guide itself comes out here
-                values = {n: torch.stack([d[0][n] for d in draws]) for n in guided}
-                log_q = torch.stack([d[1] for d in draws])
+            values, log_q = vmap_or_loop(one, torch.zeros(count), draws=True)
             parts.append((values, log_p(data, values).double().sum(1) - log_q.double()))
     return {n: torch.cat([p[0][n] for p in parts]) for n in guided}, torch.cat([p[1] for p in parts])
 
