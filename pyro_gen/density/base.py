@@ -220,22 +220,19 @@ class Density(abc.ABC):
             return value.detach(), _gradient(value, z)
 
     def _evaluate(self, kind: str, z: Tensor, *args: Tensor) -> tuple[Tensor, ...]:
-        if z.requires_grad:
-            z = z.detach()
-        whole = self._whole.get((kind, z.shape, z.dtype))
+        args = (z.detach() if z.requires_grad else z, *args)
+        key = (kind, z.shape, z.dtype)
 
         def chunk(*parts: Tensor) -> tuple[Tensor, ...]:
             parts = tuple(p.contiguous() for p in parts)  # a graph holds for the strides it was recorded with
             return self._graph(kind, *parts)(*parts)
 
-        if whole is not None and not torch.is_grad_enabled():
-            return whole(*(t.contiguous() for t in (z, *args)))
         with torch.no_grad():
-            if whole is not None:
-                return whole(*(t.contiguous() for t in (z, *args)))
-            out: tuple[Tensor, ...] = self._in_chunks(chunk, z, *args, in_cache=True)
+            if (whole := self._whole.get(key)) is not None:
+                return whole(*(t.contiguous() for t in args))
+            out: tuple[Tensor, ...] = self._in_chunks(chunk, *args, in_cache=True)
             if self._chunk(len(z), True) >= len(z) > 0:  # the way to the graph is shorter next time
-                self._whole[kind, z.shape, z.dtype] = self._graph(kind, z, *args)
+                self._whole[key] = self._graph(kind, *args)
             return out
 
     def _graph(self, kind: str, *args: Tensor) -> Callable[..., tuple[Tensor, ...]]:
