@@ -145,16 +145,20 @@ class ProgramDensity(Density):
         trace.compute_log_prob()
         return trace, feed
 
+    def _scored(self, trace: Trace) -> tuple[dict[str, Any], dict[str, frozenset[str]]]:
+        """The sites of a trace with a log-density, and the enumerated dimensions that it extends over, by site."""
+        sites = {n: s for n, s in sample_sites(trace).items() if not is_deterministic(s)}
+        if not self._discrete:
+            return sites, {}
+        trace.pack_tensors()
+        return sites, enumerated_components(trace)
+
     def _site_sum(self, site: Any) -> Tensor:
         return per_datum_log_prob(site) if self.per_datum else site["log_prob_sum"]
 
     def _one_set(self, z: Tensor, held: Held, data: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
         trace, feed = self._fed(z, held, data)
-        sites = {n: s for n, s in sample_sites(trace).items() if not is_deterministic(s)}
-        over: dict[str, frozenset[str]] = {}
-        if self._discrete:
-            trace.pack_tensors()
-            over = enumerated_components(trace)
+        sites, over = self._scored(trace)
         prior = likelihood = z.new_zeros(z.shape[:-1])
         for name, log_abs_det in feed.log_abs_det.items():
             prior = prior + self._sites[name].rows(log_abs_det).sum(-1)
@@ -309,11 +313,7 @@ class ProgramDensity(Density):
 
         def one_set(z: Tensor, held: Held, data: tuple[Any, ...]) -> dict[str, Tensor]:
             trace, _ = self._fed(z, held, data)
-            sites = {n: s for n, s in sample_sites(trace).items() if not is_deterministic(s)}
-            over: dict[str, frozenset[str]] = {}
-            if self._discrete:
-                trace.pack_tensors()
-                over = enumerated_components(trace)
+            sites, over = self._scored(trace)
             out = {n: s["log_prob"] for n, s in sites.items() if is_data(s) and not over.get(n)}
             for group in connected(over):
                 latent = [n for n in group if not sites[n]["is_observed"]]
