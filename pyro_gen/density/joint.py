@@ -1,5 +1,6 @@
 """The joint density of a program and its data."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -223,7 +224,7 @@ class ProgramDensity(Density):
 
         return self._over_sets(one_set)(z, held)  # type: ignore[no-any-return]
 
-    @property
+    @functools.cached_property
     def observed(self) -> dict[str, Tensor]:
         """The values of the observed sites by name, NaN where missing; those of stacked data sets stacked."""
 
