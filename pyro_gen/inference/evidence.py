@@ -19,8 +19,8 @@ from pyro_gen.density import ProgramDensity, as_arguments, density, evaluation
 from pyro_gen.inference.ais import anneal, evidence_with_gap
 from pyro_gen.inference.bridge import bridge_evidence
 from pyro_gen.inference.importance import (
+    draws_for,
     effective_sample_size,
-    joint_guide_draws,
     log_likelihood,
     log_mean_exp,
     psis_khat,
@@ -109,7 +109,7 @@ def log_evidence(
         )
     if method == "bdmc":
         return evidence_with_gap(program, target, seed=seed, progress=progress, **options)
-    return _by_guide(program, target, seed, **options)
+    return _by_guide(target, seed, **options)
 
 
 def _global(program: Program, data: tuple[Any, ...]) -> bool:
@@ -151,11 +151,11 @@ def _summed(of_data: LogLikelihood, method: str) -> LogLikelihood:
     )
 
 
-def _by_guide(program: Program, target: ProgramDensity, seed: int, num_particles: int = PARTICLES) -> LogLikelihood:
+def _by_guide(target: ProgramDensity, seed: int, num_particles: int = PARTICLES) -> LogLikelihood:
     if num_particles < 2:
         raise ValueError(f"log_evidence(num_particles={num_particles}): give at least 2.")
-    with seeded(seed), torch.no_grad(), evaluation(program):
-        _, log_w = joint_guide_draws(program, *target.data, num_particles=num_particles)
+    with seeded(seed), torch.no_grad(), evaluation(target.program):
+        _, log_w = draws_for(target, num_particles)
     log_w = log_w.unsqueeze(1)
     value, error = log_mean_exp(log_w)
     return LogLikelihood(

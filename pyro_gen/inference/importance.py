@@ -29,6 +29,7 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.density import (
+    ProgramDensity,
     any_missing,
     as_inputs,
     entries_per_datum,
@@ -55,6 +56,7 @@ from pyro_gen.program import (
 
 __all__ = [
     "GuideDraws",
+    "draws_for",
     "effective_sample_size",
     "entries_seen",
     "enumerated",
@@ -430,6 +432,31 @@ def joint_guide_draws(
             values, log_q = vmap_or_loop(one, torch.zeros(count), draws=True)
             parts.append((values, log_p(data, values).double().sum(1) - log_q.double()))
     return {n: torch.cat([p[0][n] for p in parts]) for n in guided}, torch.cat([p[1] for p in parts])
+
+
+def draws_for(target: ProgramDensity, num_particles: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Draws from the guide of a density's program, for all of its targets at once.
+
+    Draws by the global generators and without gradients.
+
+    Arguments:
+        target: The density of a program, which is in evaluation mode.
+        num_particles: The number K of draws for each target.
+
+    Returns:
+        The draws by name of the site, with shape :math:`(K, *)`, and the log-weights in float64, with shape
+        :math:`(K, *batch)`.
+
+    Raises:
+        ValueError: As by :func:`guide_draws` and :func:`joint_guide_draws`.
+    """
+    program = target.program
+    assert isinstance(program, Program)
+    if not target.per_datum:
+        return joint_guide_draws(program, *target.data, num_particles=num_particles)
+    parts = list(guide_draws(program, *target.data, num_particles=num_particles))  # of some rows each
+    values = {n: torch.cat([p.values[n] for p in parts], dim + 1) for n, dim in parts[0].data_dims.items()}
+    return values, torch.cat([p.log_weights for p in parts], 1)
 
 
 def _point(program: Program, guide: Trace, x: Tensor, context: tuple[Any, ...]) -> str | None:

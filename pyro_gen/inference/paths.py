@@ -28,7 +28,7 @@ from torch.distributions import Distribution
 
 from pyro_gen._random import fork, seeded
 from pyro_gen.density import Density, ProgramDensity, density
-from pyro_gen.inference.importance import guide_draws, joint_guide_draws
+from pyro_gen.inference.importance import draws_for
 from pyro_gen.inference.likelihood import LogLikelihood
 from pyro_gen.inference.mcmc import hmc
 from pyro_gen.inference.mcmc.hmc import Evaluation, Metric, Point
@@ -273,17 +273,12 @@ def guide_base(target: ProgramDensity) -> Base:
 
     Its coordinates are independent for targets per datum, and correlated (up to 200 of them) for a joint one.
     """
-    program, data = target.program, target.data
-    if not isinstance(program, Program):
+    if not isinstance(target.program, Program):
         raise ValueError('A plain model function has no guide to start from: use start="prior", or a Program.')
     if target.stacked is not None:
         raise ValueError('The guide knows no stacked data sets: use start="prior".')
-    if target.per_datum:
-        # The guide may take fewer rows at a time than the chains do.
-        parts = list(guide_draws(program, *data, num_particles=64))
-        values = {n: torch.cat([p.values[n] for p in parts], dim + 1) for n, dim in parts[0].data_dims.items()}
-    else:
-        values, _ = joint_guide_draws(program, *data, num_particles=max(256, 4 * min(target.dim, DENSE)))
+    # A joint target has correlations to be known.
+    values, _ = draws_for(target, 64 if target.per_datum else max(256, 4 * min(target.dim, DENSE)))
     z = target.unconstrain(values).reshape(-1, target.batch_shape.numel(), target.dim)
     if bool((z == z[:1]).all(0).any()):
         raise ValueError('All draws of the guide are one point, which is no base to start from: use start="prior".')

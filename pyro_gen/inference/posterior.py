@@ -23,7 +23,7 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.density import Density, ProgramDensity, as_arguments, density, evaluation
 from pyro_gen.inference.export import BLOCK, ENTRIES, LIMIT, Disk, Exporter, Memory, check_path, layout
-from pyro_gen.inference.importance import guide_draws, joint_guide_draws, psis_khat
+from pyro_gen.inference.importance import draws_for, psis_khat
 from pyro_gen.program import Program, sample_sites
 
 if TYPE_CHECKING:
@@ -529,16 +529,8 @@ def _write(
 def _from_guide(
     target: ProgramDensity, exporter: Exporter, path: Path | None, draws: int, seed: int
 ) -> "az.InferenceData":
-    program: Any = target.program
-    x, *context = target.data
-    with seeded(seed), torch.no_grad(), evaluation(program):
-        if target.per_datum:
-            parts = list(guide_draws(program, x, *context, num_particles=draws))
-            dims = parts[0].data_dims
-            drawn = {n: torch.cat([p.values[n] for p in parts], dim + 1) for n, dim in dims.items()}
-            log_w = torch.cat([p.log_weights for p in parts], 1)
-        else:
-            drawn, log_w = joint_guide_draws(program, x, *context, num_particles=draws)
+    with seeded(seed), torch.no_grad(), evaluation(target.program):
+        drawn, log_w = draws_for(target, draws)
     z = target.unconstrain(drawn)
     values = {n: v for n, v in drawn.items() if n in target.prototype.nodes} | target.constrain(z)
     khat = psis_khat(log_w if log_w.dim() > 1 else log_w.unsqueeze(1))

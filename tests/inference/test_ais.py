@@ -250,13 +250,13 @@ def test_a_point_is_no_base(program, data, monkeypatch):
         ais(map_program(x), x)
     assert abs(ais(map_program(x), x, start="prior").mean() - exact) < 0.05
     # A guide that is no Delta, and yet one point.
-    right = paths.guide_draws
+    right = importance.guide_draws
 
     def still(*args, **options):
         for part in right(*args, **options):
             yield part._replace(values={n: v[:1].expand_as(v) for n, v in part.values.items()})
 
-    monkeypatch.setattr(paths, "guide_draws", still)
+    monkeypatch.setattr(importance, "guide_draws", still)
     with pytest.raises(ValueError, match="one point"):
         ais(program, data)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen.density import Density, ProgramDensity, evaluation
-from pyro_gen.inference.importance import guide_draws, joint_guide_draws
+from pyro_gen.inference.importance import draws_for
 from pyro_gen.program import Program
 
 __all__ = ["Init", "points", "uniform"]
@@ -36,12 +36,7 @@ def guide(density: Density, chains: int) -> Tensor:
     if not isinstance(density, ProgramDensity) or not isinstance(program := density.program, Program):
         raise ValueError('run(init="guide"): the density is not that of a pyro_gen.Program, which has a guide.')
     with evaluation(program):
-        if not density.per_datum:
-            return density.unconstrain(joint_guide_draws(program, *density.data, num_particles=chains)[0])
-        parts = list(guide_draws(program, *density.data, num_particles=chains))
-        return density.unconstrain(
-            {n: torch.cat([p.values[n] for p in parts], dim + 1) for n, dim in parts[0].data_dims.items()}
-        )
+        return density.unconstrain(draws_for(density, chains)[0])
 
 
 def pathfinder(density: Density, chains: int) -> Tensor:
