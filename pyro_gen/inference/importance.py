@@ -69,6 +69,7 @@ __all__ = [
     "log_mean_exp",
     "psis",
     "psis_khat",
+    "tail_length",
 ]
 
 MAX_ASSIGNMENTS = 2**14  # joint values of the discrete latent variables of a datum that are summed over
@@ -343,9 +344,8 @@ def _plan(program: Program, x: Tensor, context: tuple[Any, ...], num_particles: 
     # Rows for which many particles fit, since the guide's network runs once per chunk.
     rows = min(len(x), max(1, rows_per_chunk(entries, x.device) // min(num_particles, 64)))
     guide = pyro.poutine.trace(program.guide).get_trace(x[:rows], *rows_of(x, context, slice(rows)))
-    latent = {n for n, s in sample_sites(model).items() if not s["is_observed"]}
-    guided = {n: s for n, s in sample_sites(guide).items() if not s["is_observed"]}
-    if absent := sorted(latent - set(guided)):
+    latent, guided = _latent(model), _latent(guide)
+    if absent := sorted(set(latent) - set(guided)):
         other = "exact" if is_enumerable(program, x, *context) else 'ais", start="prior'
         raise ValueError(
             f"The guide of {type(program).__name__} does not sample the latent variable '{absent[0]}': give it a guide "
@@ -675,7 +675,7 @@ def psis(log_weights: Tensor) -> Tensor:
     """
     shape, scale, threshold = _pareto_tail(log_weights)
     log_weights = log_weights.double()
-    tail = _tail_length(len(log_weights))
+    tail = tail_length(len(log_weights))
     if tail <= 4:
         return log_weights
     largest, index = log_weights.topk(tail, dim=0)  # descending
@@ -687,7 +687,8 @@ def psis(log_weights: Tensor) -> Tensor:
     return log_weights.scatter(0, index, torch.where(fitted, smooth, largest))
 
 
-def _tail_length(n: int) -> int:
+def tail_length(n: int) -> int:
+    """How many of n weights are the largest, to which a Pareto distribution is fitted."""
     return math.ceil(min(n / 5, 3 * math.sqrt(n)))
 
 
@@ -696,7 +697,7 @@ def _pareto_tail(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Threshold and scale are relative to the largest weight.
     """
-    tail = _tail_length(len(log_weights))
+    tail = tail_length(len(log_weights))
     if tail <= 4:
         nothing = torch.full_like(log_weights[0], math.nan, dtype=torch.float64)
         return nothing, nothing, nothing

@@ -40,6 +40,7 @@ from pyro_gen.inference.importance import (
     log_likelihood,
     log_mean_exp,
     psis_khat,
+    tail_length,
 )
 from pyro_gen.inference.likelihood import LogLikelihood
 from pyro_gen.inference.svi import fit
@@ -90,9 +91,14 @@ class GuideReport:
         return self.evidence.mean() - self.elbo, math.hypot(self.evidence.mean_standard_error(), self.elbo_error)
 
     @property
+    def uncovered(self) -> float:
+        """The share of the data whose k-hat is 0.7 or more, or unknown."""
+        return float((~(self.khat < KHAT)).double().mean())
+
+    @property
     def covers(self) -> bool:
         """Whether k-hat is below 0.7, for at least 95% of the data where each has its own."""
-        return float((~(self.khat < KHAT)).double().mean()) <= (TOLERATED if len(self.khat) > 1 else 0.0)
+        return self.uncovered <= (TOLERATED if len(self.khat) > 1 else 0.0)
 
     @property
     def complete(self) -> bool:
@@ -137,7 +143,7 @@ class GuideReport:
             "draws": self.draws,
             "khat": _finite(self.khat.median()),
             "khat_error": _finite(self.khat_error.median()),
-            "khat_above_0.7": float((~(self.khat < KHAT)).double().mean()),
+            "khat_above_0.7": self.uncovered,
             "ess": float(self.ess.median()),
             "elbo": self.elbo,
             "elbo_error": self.elbo_error,
@@ -157,8 +163,9 @@ class GuideReport:
         if len(self.khat) == 1:
             lines.append(f"  k-hat {self.khat.item():.2f} +- {self.khat_error.item():.2f}: {meaning}")
         else:
-            above = 100 * float((~(self.khat < KHAT)).double().mean())
-            lines.append(f"  k-hat {self.khat.median():.2f} in the median, above 0.7 for {above:.0f}%: {meaning}")
+            lines.append(
+                f"  k-hat {self.khat.median():.2f} in the median, above 0.7 for {self.uncovered:.0%}: {meaning}"
+            )
         lines.append(f"  ELBO {self.elbo:.3f} +- {self.elbo_error:.3f} {self.unit}")
         if self.evidence is not None:
             gap, error = self.gap
@@ -288,14 +295,13 @@ def check_guide(
     # Weights that are equal to a percent have no tail, and the fit of one breaks at the ties of their rounding.
     spread = log_w.max(0).values - log_w.min(0).values
     khat = torch.where(spread < 0.01, 0.0, psis_khat(log_w))
-    tail = math.ceil(min(draws / 5, 3 * math.sqrt(draws)))
     weighted, weighted_error = log_mean_exp(log_w)
     return GuideReport(
         name=_name(program),
         unit="nats" if joint else "nats per datum",
         draws=draws,
         khat=khat,
-        khat_error=(1 + khat) / math.sqrt(tail),
+        khat_error=(1 + khat) / math.sqrt(tail_length(draws)),
         ess=effective_sample_size(log_w),
         elbo=float(log_w.mean()),
         elbo_error=float((log_w.var(0) / draws).sum().sqrt()) / log_w.shape[1],
