@@ -141,12 +141,18 @@ class _Place(Messenger):
 class Guide(ModelGuide):
     """A distribution of all latent variables of a model as one vector, in unconstrained space.
 
+    Arguments:
+        init_scale: The first standard deviation of each variable.
+
     Attributes:
         dim: The number D of unconstrained latent variables, 0 before the guide has met its model.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, init_scale: float = 0.1) -> None:
         super().__init__()
+        if not init_scale > 0:
+            raise ValueError(f"init_scale={init_scale}: the first standard deviation is positive.")
+        self.init_scale = init_scale
         self.dim = 0
         self._layout: dict[str, Slot] = {}
 
@@ -238,12 +244,6 @@ class Guide(ModelGuide):
         raise NotImplementedError
 
 
-def _positive_scale(init_scale: float) -> float:
-    if not init_scale > 0:
-        raise ValueError(f"init_scale={init_scale}: the first standard deviation is positive.")
-    return init_scale
-
-
 class MeanField(Guide):
     """Independent normal variables: it finds the means, and standard deviations that are too small where the posterior
     is correlated.
@@ -269,10 +269,6 @@ class MeanField(Guide):
 
     loc: Tensor
     log_scale: Tensor
-
-    def __init__(self, init_scale: float = 0.1) -> None:
-        super().__init__()
-        self.init_scale = _positive_scale(init_scale)
 
     def build(self, start: Tensor) -> None:
         self.loc = nn.Parameter(start)
@@ -315,10 +311,6 @@ class FullRank(_Gaussian):
 
     log_scale: Tensor
     lower: Tensor
-
-    def __init__(self, init_scale: float = 0.1) -> None:
-        super().__init__()
-        self.init_scale = _positive_scale(init_scale)
 
     def build(self, start: Tensor) -> None:
         self.loc = nn.Parameter(start)
@@ -373,10 +365,10 @@ class LowRank(_Gaussian):
     factor: Tensor
 
     def __init__(self, rank: int | None = None, init_scale: float = 0.1) -> None:
-        super().__init__()
+        super().__init__(init_scale)
         if rank is not None and rank < 1:
             raise ValueError(f"LowRank(rank={rank}): give a positive number, or MeanField for none.")
-        self.rank, self.init_scale = rank, _positive_scale(init_scale)
+        self.rank = rank
 
     def build(self, start: Tensor) -> None:
         rank = self.rank or max(1, round(len(start) ** 0.5))
@@ -414,10 +406,9 @@ class Flow(Guide):
         bins: int = 8,
         init_scale: float = 0.1,
     ) -> None:
-        super().__init__()
+        super().__init__(init_scale)
         check_options(kind, layers, hidden, bins)
         self.kind, self.num_layers, self.hidden, self.bins = kind, layers, tuple(hidden), bins
-        self.init_scale = _positive_scale(init_scale)
 
     def build(self, start: Tensor) -> None:
         map_ = Transport(len(start), 0, self.kind, self.num_layers, self.hidden, self.bins).to(start)
