@@ -46,7 +46,9 @@ __all__ = [
     "data_scale",
     "data_size",
     "fixed",
+    "innermost",
     "is_local",
+    "is_subsample",
     "per_datum_log_prob",
     "plate",
     "sample_sites",
@@ -345,13 +347,14 @@ class FunctionProgram(Program):
 # Traces
 
 
-def _is_subsample(site: Any) -> bool:
+def is_subsample(site: Any) -> bool:
+    """Whether a site of a trace, or a message to an effect handler, is where a plate draws its indices."""
     return type(site["fn"]).__name__ == "_Subsample"
 
 
 def sample_sites(trace: Trace) -> dict[str, Any]:
     """The sample sites of a trace by name, in the order of execution, plates' own index sites left out."""
-    return {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not _is_subsample(s)}
+    return {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not is_subsample(s)}
 
 
 def trace_pair(program: Program, x: Tensor, *context: Any) -> tuple[Trace, Trace]:
@@ -366,7 +369,7 @@ def trace_pair(program: Program, x: Tensor, *context: Any) -> tuple[Trace, Trace
         The traces of model and guide.
     """
     guide_trace = pyro.poutine.trace(program.guide).get_trace(x, *context)
-    for name in [n for n, s in guide_trace.nodes.items() if s["type"] == "sample" and _is_subsample(s)]:
+    for name in [n for n, s in guide_trace.nodes.items() if s["type"] == "sample" and is_subsample(s)]:
         # Replaying an autoguide's plate would impose the batch size of its first run on the model.
         guide_trace.remove_node(name)
     model_trace = pyro.poutine.trace(pyro.poutine.replay(program.model, guide_trace)).get_trace(x, *context)
@@ -456,9 +459,9 @@ def structure(program: Program, x: Tensor, *context: Any, seed: int = 0) -> Stru
         sites = sample_sites(pyro.poutine.trace(program.model).get_trace(x, *context))
     latent = {n: s for n, s in sites.items() if not s["is_observed"]}
     observed = {n: s for n, s in sites.items() if s["is_observed"] and not s["infer"].get("_deterministic")}
-    if any(isinstance(_base(s["fn"]), dist.Unit) for s in observed.values()):
+    if any(isinstance(innermost(s["fn"]), dist.Unit) for s in observed.values()):
         kind = "unnormalised"
-    elif any(isinstance(_base(s["fn"]), dist.Delta) for s in observed.values()):
+    elif any(isinstance(innermost(s["fn"]), dist.Delta) for s in observed.values()):
         kind = "implicit"
     else:
         kind = "bound" if latent else "exact"
@@ -470,7 +473,8 @@ def structure(program: Program, x: Tensor, *context: Any, seed: int = 0) -> Stru
     )
 
 
-def _base(distribution: Any) -> Any:
+def innermost(distribution: Any) -> Any:
+    """A distribution without to_event, mask and expand around it."""
     while hasattr(distribution, "base_dist") and not isinstance(distribution, dist.TransformedDistribution):
         distribution = distribution.base_dist
     return distribution

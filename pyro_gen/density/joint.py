@@ -35,13 +35,21 @@ from pyro_gen.density.sites import (
     connected,
     frames,
     held_site,
-    innermost,
     is_data,
     is_deterministic,
     is_factor,
 )
 from pyro_gen.likelihoods import assume_missing, completions, no_completion
-from pyro_gen.program import Program, data_dim, data_frame, is_local, per_datum_log_prob, sample_sites
+from pyro_gen.program import (
+    Program,
+    data_dim,
+    data_frame,
+    innermost,
+    is_local,
+    is_subsample,
+    per_datum_log_prob,
+    sample_sites,
+)
 
 
 class ProgramDensity(Density):
@@ -568,7 +576,7 @@ def _first_global(prototype: Trace) -> str | None:
 def _check_structure(program: Program | Callable[..., Any], prototype: Trace, hold: Sequence[str]) -> bool:
     """Refuses what has no density; returns whether all latent sites are local."""
     for name, site in prototype.nodes.items():
-        if site["type"] == "sample" and type(site["fn"]).__name__ == "_Subsample":
+        if site["type"] == "sample" and is_subsample(site):
             plate: Any = site["fn"]
             if plate.subsample_size is not None and plate.subsample_size < plate.size:
                 raise ValueError(

@@ -11,6 +11,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
+from pyro_gen.program import innermost, is_subsample
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -99,7 +101,7 @@ class Constrained(Messenger):
             msg["done"] = True
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        latent = not msg["is_observed"] and type(msg["fn"]).__name__ != "_Subsample"
+        latent = not msg["is_observed"] and not is_subsample(msg)
         if latent and msg["name"] not in self.leave_out and not msg["fn"].support.is_discrete:
             self.unconstrained[msg["name"]] = bijection(msg["fn"].support).inv(msg["value"])
 
@@ -123,13 +125,6 @@ class Predicted(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if is_data(msg):
             msg["value"] = msg["fn"](*msg["args"], **msg["kwargs"])
-
-
-def innermost(distribution: Any) -> Any:
-    """A distribution without to_event, mask and expand around it."""
-    while hasattr(distribution, "base_dist") and not isinstance(distribution, dist.TransformedDistribution):
-        distribution = distribution.base_dist
-    return distribution
 
 
 def is_factor(site: Any) -> bool:

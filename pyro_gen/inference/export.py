@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen._random import seeded
+from pyro_gen.program import sample_sites
 
 if TYPE_CHECKING:
     import arviz as az
@@ -171,10 +172,7 @@ def layout(
     """
     sites: dict[str, list[str]] = {}
     batch: dict[str, int] = {}
-    nodes: dict[str, Any] = dict(trace.nodes)
-    for name, site in nodes.items():
-        if site["type"] != "sample" or type(site["fn"]).__name__ == "_Subsample":
-            continue
+    for name, site in sample_sites(trace).items():
         shape = torch.as_tensor(site["value"]).shape
         deterministic = site["infer"].get("_deterministic", False)
         events = 0 if deterministic else site["fn"].event_dim

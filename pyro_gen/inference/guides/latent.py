@@ -36,7 +36,7 @@ from torch.distributions import constraints
 from pyro_gen.density.sites import Slot, bijection
 from pyro_gen.inference.guides.flows import FlowDistribution, Transport, check_options
 from pyro_gen.likelihoods import no_completion
-from pyro_gen.program import ModelGuide, Program, is_local, sample_sites
+from pyro_gen.program import ModelGuide, Program, is_local, is_subsample, sample_sites
 
 __all__ = ["Flow", "FullRank", "Guide", "LowRank", "MeanField", "guide_of", "with_guide"]
 
@@ -46,10 +46,6 @@ PRIOR_DRAWS = 25  # from whose median a guide starts
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The latent variables of a model as one vector
-
-
-def _is_subsample(msg: Any) -> bool:
-    return type(msg["fn"]).__name__ == "_Subsample"
 
 
 class _Survey(Messenger):
@@ -62,7 +58,7 @@ class _Survey(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         fn, name = msg["fn"], msg["name"]
-        if msg["is_observed"] or _is_subsample(msg) or name in self.leave or fn.support.is_discrete:
+        if msg["is_observed"] or is_subsample(msg) or name in self.leave or fn.support.is_discrete:
             return
         transform = bijection(fn.support)
         try:
