@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pyro_gen._random import seeded
+from pyro_gen.density import first_line
 from pyro_gen.density.graphs import compile_graph, compiler_available, record
 from pyro_gen.inference.objectives import Objective
 from pyro_gen.likelihoods import assume_missing
@@ -171,7 +172,7 @@ def _compile(graph: fx.GraphModule, *flat: Tensor) -> Callable[..., list[Tensor]
     try:
         return compile_graph(graph, *flat)
     except Exception as error:  # whatever the compiler of this machine makes of it
-        raise NotTraceableError(f"torch.compile failed: {str(error).strip().splitlines()[0]}") from error
+        raise NotTraceableError(f"torch.compile failed: {first_line(error)}") from error
 
 
 def _require_pure(module: LossModule) -> None:
@@ -207,7 +208,7 @@ def _record(
     try:
         return record(lambda *flat: function(flat[:n], flat[n:-1], flat[-1]), *parameters, *batch, kl_weight)
     except Exception as error:  # any program may fail here, in any way: it then runs as the Python that it is
-        raise NotTraceableError(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
+        raise NotTraceableError(first_line(error)) from error
 
 
 def _flat(graph: Callable[..., list[Tensor]]) -> StepFunction:

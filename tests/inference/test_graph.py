@@ -99,6 +99,15 @@ class Shifted(Program):
             return pg.observe("x", dist.Normal(self.loc + self.effect(x), 1.0).to_event(1), x)
 
 
+class Wordless(Shifted):
+    """An error that says nothing, where parameters are the tensors of a recording."""
+
+    def model(self, x: Tensor) -> Tensor:
+        if not isinstance(self.loc, nn.Parameter):
+            raise TypeError
+        return super().model(x)
+
+
 class Counter:
     def __init__(self) -> None:
         self.calls = 0
@@ -165,6 +174,7 @@ IMPURE: dict[str, tuple[Callable[[], Program], str]] = {
         ),
         "changes the buffer 'effect.layer",
     ),
+    "an error without words": (lambda: Wordless(lambda x: 0.0), "TypeError"),
     "a network in a closure": (closure_program, "another result"),
 }
 
