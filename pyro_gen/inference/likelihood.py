@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["LogLikelihood"]
+__all__ = ["LogLikelihood", "number_or_none"]
 
 _KINDS = ("exact", "estimate", "stochastic lower bound", "stochastic upper bound", "sandwich")
 _UNITS = {  # the unit, and what the values are counted in
@@ -114,15 +114,15 @@ class LogLikelihood:
             "unit": self.unit,
             _UNITS[self.unit].replace(" ", "_"): len(self.value),
             "mean": self.mean(),
-            "standard_error": _number(self.mean_standard_error()),
-            "sampling_error": _number(self.sampling_error()),
-            "bits_per_dim": self.bits_per_dim(),
+            "standard_error": number_or_none(self.mean_standard_error()),
+            "sampling_error": number_or_none(self.sampling_error()),
+            "bits_per_dim": number_or_none(self.bits_per_dim()),
         }
         for name in ("lower", "upper"):
             tensor = getattr(self, name)
             if tensor is not None:
                 out[name] = float(tensor.mean())
-        out["diagnostics"] = {name: _number(float(t.double().mean())) for name, t in self.diagnostics.items()}
+        out["diagnostics"] = {name: number_or_none(t.double().mean()) for name, t in self.diagnostics.items()}
         return out
 
     def __str__(self) -> str:
@@ -140,5 +140,7 @@ def _mean(tensor: Tensor | None) -> float:
     return math.nan if tensor is None else float(tensor.mean())
 
 
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # JSON has no NaN
+def number_or_none(value: float | Tensor) -> float | None:
+    """A number for JSON, which has neither NaN nor infinity."""
+    value = float(value)
+    return value if math.isfinite(value) else None

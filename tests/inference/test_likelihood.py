@@ -48,6 +48,7 @@ def test_text_and_json():
     out = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert out["lower"] == -7.0 and out["upper"] == -5.0 and out["diagnostics"] == {"gap": 2.0, "khat": None}
     assert make(value=torch.zeros(1), standard_error=torch.zeros(1)).to_dict()["sampling_error"] is None
+    assert make(event_dims=math.nan).to_dict()["bits_per_dim"] is None  # of a density that is no program's
 
 
 def test_refuses_another_kind():

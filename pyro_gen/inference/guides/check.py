@@ -42,7 +42,7 @@ from pyro_gen.inference.importance import (
     psis_khat,
     tail_length,
 )
-from pyro_gen.inference.likelihood import LogLikelihood
+from pyro_gen.inference.likelihood import LogLikelihood, number_or_none
 from pyro_gen.inference.svi import fit
 from pyro_gen.program import Program, structure
 
@@ -141,8 +141,8 @@ class GuideReport:
             "ok": self.ok,
             "unit": self.unit,
             "draws": self.draws,
-            "khat": _finite(self.khat.median()),
-            "khat_error": _finite(self.khat_error.median()),
+            "khat": number_or_none(self.khat.median()),
+            "khat_error": number_or_none(self.khat_error.median()),
             "khat_above_0.7": self.uncovered,
             "ess": float(self.ess.median()),
             "elbo": self.elbo,
@@ -150,8 +150,8 @@ class GuideReport:
             "weighted_evidence": self.weighted,
             "weighted_evidence_error": self.weighted_error,
             "evidence": None if self.evidence is None else self.evidence.to_dict(),
-            "gap": _finite(gap),
-            "gap_error": _finite(gap_error),
+            "gap": number_or_none(gap),
+            "gap_error": number_or_none(gap_error),
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
             "misplaced": list(self.misplaced),
         }
@@ -192,11 +192,6 @@ _NOT_COVERED = (
 _INCOMPLETE = (
     "falls short, so the guide misses a part of the posterior altogether, another mode say: use smc or tempering"
 )
-
-
-def _finite(value: float | Tensor) -> float | None:
-    value = float(value)
-    return value if math.isfinite(value) else None
 
 
 def check_guide(
