@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen._random import seeded
+from pyro_gen.density import ProgramDensity
 from pyro_gen.program import sample_sites
 
 if TYPE_CHECKING:
@@ -38,27 +39,13 @@ if TYPE_CHECKING:
     import xarray as xr
     from pyro.poutine.trace_struct import Trace
 
-__all__ = ["BLOCK", "LIMIT", "Disk", "Exporter", "Layout", "Memory", "Source", "layout", "store"]
+__all__ = ["BLOCK", "ENTRIES", "LIMIT", "Disk", "Exporter", "Layout", "Memory", "check_path", "layout", "store"]
 
 BLOCK = 100  # draws, at most, that are evaluated and written at once
 ENTRIES = 2**24  # numbers of a block
 LIMIT = 2**28  # numbers of a group that nobody asked for: 1 GiB in float32
 
 Groups = dict[str, dict[str, npt.NDArray[Any]]]
-
-
-class Source(Protocol):
-    """What the exporter needs of a density, see :class:`pyro_gen.density.Density`."""
-
-    @property
-    def observed(self) -> Mapping[str, Tensor]:
-        """Values of the observed sites by name."""
-
-    def pointwise_log_likelihood(self, z: Tensor) -> dict[str, Tensor]:
-        """Log-densities of the observed sites, each with shape (C, *batch shape of the site)."""
-
-    def predict(self, z: Tensor) -> dict[str, Tensor]:
-        """Draws of the observed sites, each with shape (C, *)."""
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -198,7 +185,7 @@ class Exporter:
     """Makes the groups of an ``InferenceData`` from blocks of draws.
 
     Arguments:
-        source: The density.
+        source: The density; ``None`` where there is no more to be made of draws than their own groups.
         layout: Names of dimensions.
         log_likelihood: Whether to evaluate the log-likelihood of each datum.
         predictive: Whether to draw replicated data.
@@ -208,7 +195,7 @@ class Exporter:
 
     def __init__(
         self,
-        source: Source | None,
+        source: ProgramDensity | None,
         layout: Layout,
         *,
         log_likelihood: bool = True,
@@ -221,7 +208,12 @@ class Exporter:
         self.attrs = dict(attrs or {})
 
     def groups(
-        self, start: int, z: Tensor, values: Mapping[str, Tensor], stats: Mapping[str, Tensor], **held: Any
+        self,
+        start: int,
+        z: Tensor,
+        values: Mapping[str, Tensor],
+        stats: Mapping[str, Tensor],
+        held: Mapping[str, Tensor] | None = None,
     ) -> Groups:
         """Evaluates a block of draws.
 
@@ -230,7 +222,7 @@ class Exporter:
             z: Unconstrained points, with shape :math:`(S, C, *B, D)`.
             values: Values of latent and deterministic sites by name, each with shape :math:`(S, C, *)`.
             stats: Figures of the transitions by name, each with shape :math:`(S, C, *B)`.
-            held: Keyword arguments of the density's functions, each value with shape :math:`(S * C, *)`.
+            held: Values of the sites that the density holds, each with shape :math:`(S * C, *)`.
 
         Returns:
             Arrays by group and variable, each with shape :math:`(C, S, *)`.
@@ -241,11 +233,11 @@ class Exporter:
         flat = z.flatten(0, 1)
         with torch.no_grad():
             if self.log_likelihood:
-                found = self.source.pointwise_log_likelihood(flat, **held)
+                found = self.source.pointwise_log_likelihood(flat, held=held)
                 out["log_likelihood"] = _arrays({n: v.unflatten(0, z.shape[:2]) for n, v in found.items()})
             if self.predictive:
                 with seeded(_seed(self.seed, start)):
-                    drawn = self.source.predict(flat, **held)
+                    drawn = self.source.predict(flat, held=held)
                 out["posterior_predictive"] = _arrays({n: v.unflatten(0, z.shape[:2]) for n, v in drawn.items()})
         return {group: arrays for group, arrays in out.items() if arrays}
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen._random import seeded
-from pyro_gen.density import Density, ProgramDensity, as_arguments, density, evaluation
+from pyro_gen.density import ProgramDensity, as_arguments, density, evaluation
 from pyro_gen.inference.export import BLOCK, ENTRIES, LIMIT, Disk, Exporter, Memory, check_path, layout
 from pyro_gen.inference.importance import draws_for, psis_khat
 from pyro_gen.program import Program, sample_sites
@@ -208,23 +208,19 @@ def _check_groups(exporter: Exporter, target: ProgramDensity, predictive: bool |
     with seeded(0), torch.no_grad():
         z = torch.zeros(1, 1, *target.batch_shape, target.dim, dtype=target.dtype, device=target.device)
         held = target.draw_held(z[0]) if target.hold else {}
-        values = {n: v[None] for n, v in _constrain(target, z[0], held).items()}
+        values = {n: v[None] for n, v in target.constrain(z[0], held=held).items()}
         try:
-            groups = exporter.groups(0, z, values, {}, **({"held": held} if held else {}))
+            groups = exporter.groups(0, z, values, {}, held)
         except NotImplementedError as error:  # of torch's distributions that cannot be drawn from
             what = "an observed site has a distribution that cannot be drawn from, so there are no replicated data"
             if predictive:
                 raise ValueError(f"posterior(predictive=True): {what}; leave predictive out.") from error
             warnings.warn(f"posterior: {what}; predictive=False says that they are not wanted.", stacklevel=3)
             exporter.predictive = False
-            groups = exporter.groups(0, z, values, {}, **({"held": held} if held else {}))
+            groups = exporter.groups(0, z, values, {}, held)
     exporter.datasets(groups)
     exporter.observed()
     exporter.layout.check([*values, *target.observed])
-
-
-def _constrain(target: ProgramDensity, z: Tensor, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return target.constrain(z, held=dict(held)) if held else target.constrain(z)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -373,7 +369,7 @@ def _groups(exporter: Exporter, target: ProgramDensity, start: int, block: dict[
     )
     held = {name: values[name].flatten(0, 1).to(target.device) for name in target.hold}
     z = block[""].to(target.device)
-    return exporter.groups(start, z, values, stats, **({"held": held} if held else {}))
+    return exporter.groups(start, z, values, stats, held)
 
 
 def _note(exporter: Exporter, warmup: Mapping[str, Any], max_tree_depth: int | None) -> dict[str, Any]:
@@ -503,7 +499,7 @@ class _State:
 
 
 def _write(
-    target: Density,
+    target: ProgramDensity,
     exporter: Exporter,
     path: Path | None,
     z: Tensor,
@@ -515,7 +511,7 @@ def _write(
     import xarray as xr
 
     sink: Memory | Disk = Memory(exporter) if path is None else Disk(exporter, path)
-    size = _block_size(target, exporter, z.shape[1]) if isinstance(target, ProgramDensity) else BLOCK
+    size = _block_size(target, exporter, z.shape[1])
     for at in range(0, len(z), size):
         rows = slice(at, at + size)
         part = [{n: v[rows] for n, v in tensors.items()} for tensors in (values, stats)]
