@@ -19,7 +19,8 @@ package of that name.
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -401,21 +402,18 @@ class Disk:
         return store(self.path)
 
 
-class _unlocked:
+@contextmanager
+def _unlocked(path: Path) -> Iterator[None]:
     """Says what to do where a file is still open elsewhere."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError) and ("lock" in str(error) or "already open" in str(error)):
-            raise ValueError(
-                f"{self.path} is open, in this process or another one, so nothing can be written to it: close what was "
-                "read from it (idata.posterior.close(), ...), or give another name."
-            ) from error
+    try:
+        yield
+    except OSError as error:
+        if "lock" not in str(error) and "already open" not in str(error):
+            raise
+        raise ValueError(
+            f"{path} is open, in this process or another one, so nothing can be written to it: close what was "
+            "read from it (idata.posterior.close(), ...), or give another name."
+        ) from error
 
 
 def check_path(path: str | Path) -> Path:
