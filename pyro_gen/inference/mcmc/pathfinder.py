@@ -235,7 +235,7 @@ def _line_search(
     slope = (direction * grad).sum(-1)
     low, high = torch.zeros_like(length), torch.full_like(length, math.inf)
     found = ~(running & (slope > 0))
-    kept = (z, log_p, grad)
+    kept: tuple[Tensor, ...] = (z, log_p, grad)
     moved = torch.zeros_like(found)
     for _ in range(TRIALS):
         if bool(found.all()):
@@ -247,16 +247,14 @@ def _line_search(
         flat = enough & ((direction * gradient).sum(-1) <= CURVATURE * slope)
         # A point that is high enough is taken unless a better one comes: bisection may end without any.
         take = enough & ~found
-        kept = tuple(  # type: ignore[assignment]
-            torch.where(take.view(take.shape + (1,) * (a.dim() - take.dim())), a, b)
-            for a, b in zip((point, value, gradient), kept, strict=True)
-        )
+        kept = _chosen(take, (point, value, gradient), kept)
         moved = moved | take
         found = found | flat
         low = torch.where(enough, length, low)
         high = torch.where(enough, high, length)
         length = torch.where(high.isfinite(), 0.5 * (low + high), 2 * low)
-    return *kept, moved
+    new_z, new_log_p, new_grad = kept
+    return new_z, new_log_p, new_grad, moved
 
 
 def _normal(density: Density, z: Tensor, grad: Tensor, curvature: _Curvature, u: Tensor) -> Approximation:
@@ -278,10 +276,10 @@ def _normal(density: Density, z: Tensor, grad: Tensor, curvature: _Curvature, u:
 
 
 def _better(new: Approximation, old: Approximation) -> Approximation:
-    take = new.bound > old.bound
-    return Approximation(
-        *(
-            torch.where(take.view(take.shape + (1,) * (a.dim() - take.dim())), a, b)
-            for a, b in zip(new, old, strict=True)
-        )
-    )
+    return Approximation(*_chosen(new.bound > old.bound, new, old))
+
+
+def _chosen(take: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The new tensors (P, *B, *) of the paths where ``take``, a mask (P, *B), says so, and the old ones elsewhere."""
+    wide = (take.view(take.shape + (1,) * (a.dim() - take.dim())) for a in new)
+    return tuple(torch.where(mask, a, b) for mask, a, b in zip(wide, new, old, strict=True))
