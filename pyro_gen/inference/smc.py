@@ -187,7 +187,6 @@ def likelihoods(
             parts.append(_particles(goal, settings, 1.0, "nats per datum", None).evidence)
             if progress is not None:
                 progress(rows.stop / len(x))
-    diagnostics = {n: torch.cat([p.diagnostics[n] for p in parts], -1) for n in ("islands",)}
     gradients = sum(float(p.diagnostics["gradients"]) * len(p.value) for p in parts) / len(x)
     return LogLikelihood(
         torch.cat([p.value for p in parts]),
@@ -196,7 +195,10 @@ def likelihoods(
         "smc",
         entries_seen(x),
         lower=torch.cat([p.lower for p in parts if p.lower is not None]),
-        diagnostics={**diagnostics, "gradients": torch.tensor(gradients)},
+        diagnostics={
+            "islands": torch.cat([p.diagnostics["islands"] for p in parts], -1),
+            "gradients": torch.tensor(gradients),
+        },
     )
 
 

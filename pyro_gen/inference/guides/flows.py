@@ -34,9 +34,8 @@ from torch.nn import functional as F
 __all__ = ["AmortisedFlow", "FlowDistribution", "Transport"]
 
 KINDS = ("affine", "spline", "coupling")
-BOUND = (
-    5.0  # splines act on [-BOUND, BOUND], which holds nearly all standard normal noise, and are the identity outside
-)
+# Splines act on [-BOUND, BOUND], which holds nearly all standard normal noise, and are the identity outside.
+BOUND = 5.0
 MIN_BIN, MIN_SLOPE = 1e-3, 1e-3
 MAX_LOG_SCALE = 7.0  # per layer: a wild step of the optimiser must not overflow
 
