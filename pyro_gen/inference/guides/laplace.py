@@ -43,7 +43,7 @@ def laplace(program: Program, x: Any, *context: Any, seed: int = 0) -> Program:
         >>> import pyro, torch
         >>> import pyro.distributions as dist
         >>> import pyro_gen as pg
-        >>> from pyro_gen.inference.guides import guide_of, laplace
+        >>> from pyro_gen.inference.guides import guide_of
         >>> def model(x):
         ...     rate = pyro.sample("rate", dist.Gamma(3.0, 1.0))
         ...     with pg.plate(x):

@@ -101,7 +101,7 @@ def neutra(target: Density, guide: Guide) -> NeuTra:
         >>> import pyro.distributions as dist
         >>> import pyro_gen as pg
         >>> from pyro_gen.density import density
-        >>> from pyro_gen.inference.guides import MeanField, guide_of, neutra
+        >>> from pyro_gen.inference.guides import MeanField, guide_of
         >>> def model(x):
         ...     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
         ...     with pg.plate(x):
