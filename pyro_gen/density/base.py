@@ -3,6 +3,7 @@
 import abc
 import math
 import random
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -517,11 +518,13 @@ def _is_randomness(error: Exception) -> bool:
     return "vmap" in str(error) and "random" in str(error)
 
 
-_LIBRARIES = {"torch", "pyro", "opt_einsum", "pyro_gen"}
+LIBRARIES = ("torch", "pyro", "opt_einsum", "pyro_gen")
 
 
 def _where(error: Exception) -> str:
     """The line of the user's model that raised an error."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if f.filename[0] != "<" and _LIBRARIES.isdisjoint(Path(f.filename).parent.parts)]
+    # By where they are, not by name: a user's own folder may be called pyro.
+    folders = [Path(str(sys.modules[name].__file__)).parent for name in LIBRARIES if name in sys.modules]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[0] != "<"]
+    own = [f for f in frames if not any(Path(f.filename).is_relative_to(folder) for folder in folders)]
     return f" At {Path(own[-1].filename).name}:{own[-1].lineno}: {own[-1].line}" if own else ""

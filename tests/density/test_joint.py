@@ -281,6 +281,22 @@ def test_lost_gradients_are_refused_and_branches_are_not():
     torch.testing.assert_close(grad, torch.tensor([[1.0], [-1.0]]))
 
 
+def test_the_line_is_named_also_in_a_folder_called_pyro(tmp_path):
+    file = tmp_path / "pyro" / "branch.py"
+    file.parent.mkdir()
+    file.write_text(
+        "import pyro\nimport pyro.distributions as dist\n\n"
+        "def model(y):\n"
+        "    a = pyro.sample('a', dist.Normal(y.new_zeros(()), 1.0))\n"
+        "    b = a if a > 0 else -a\n"
+        "    pyro.sample('y', dist.Normal(b, 1.0), obs=y)\n"
+    )
+    namespace = {}
+    exec(compile(file.read_text(), str(file), "exec"), namespace)
+    with pytest.warns(UserWarning, match=r"branch.py:6: .*a if a > 0"):
+        density(namespace["model"], torch.tensor(3.0)).log_density_and_grad(torch.tensor([[1.0]]))
+
+
 def test_compiles_when_that_is_repaid(monkeypatch):
     calls = []
     monkeypatch.setattr(base, "compile_graph", lambda graph, *args: calls.append(1) or graph)
