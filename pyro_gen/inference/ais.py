@@ -58,13 +58,7 @@ from torch.distributions import Distribution
 
 from pyro_gen._random import seeded
 from pyro_gen.density import Density, ProgramDensity, density, evaluation, row_chunks, rows_of, rows_per_chunk
-from pyro_gen.inference.importance import (
-    effective_sample_size,
-    entries_seen,
-    left_out,
-    log_mean_exp,
-    psis_khat,
-)
+from pyro_gen.inference.importance import entries_seen
 from pyro_gen.inference.likelihood import LogLikelihood
 from pyro_gen.inference.mcmc.hmc import Metric, Point
 from pyro_gen.inference.paths import (
@@ -82,6 +76,7 @@ from pyro_gen.inference.paths import (
     resample,
     unit_of,
 )
+from pyro_gen.inference.weights import effective_sample_size, left_out, log_mean_exp, psis_khat
 from pyro_gen.program import Program, structure
 
 __all__ = ["ais", "ais_with_gap", "anneal", "bdmc", "evidence_with_gap", "posterior_draws"]

@@ -18,16 +18,11 @@ from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity, as_arguments, density, evaluation
 from pyro_gen.inference.ais import anneal, evidence_with_gap
 from pyro_gen.inference.bridge import bridge_evidence
-from pyro_gen.inference.importance import (
-    draws_for,
-    effective_sample_size,
-    log_likelihood,
-    log_mean_exp,
-    psis_khat,
-)
+from pyro_gen.inference.importance import draws_for, log_likelihood
 from pyro_gen.inference.likelihood import LogLikelihood
 from pyro_gen.inference.paths import unit_of
 from pyro_gen.inference.smc import smc
+from pyro_gen.inference.weights import effective_sample_size, log_mean_exp, psis_khat
 from pyro_gen.program import Program, structure
 
 __all__ = ["log_evidence"]

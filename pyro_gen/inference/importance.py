@@ -10,8 +10,6 @@ the evidence lower bound and the importance-weighted one, which rises with K.
 References:
     | Importance Weighted Autoencoders (Burda et al., 2016)
     | https://arxiv.org/abs/1509.00519
-    | Pareto Smoothed Importance Sampling (Vehtari et al., 2024)
-    | https://arxiv.org/abs/1507.02646
 """
 
 import itertools
@@ -42,6 +40,7 @@ from pyro_gen.density import (
 )
 from pyro_gen.density.base import vmap_or_loop
 from pyro_gen.inference.likelihood import LogLikelihood
+from pyro_gen.inference.weights import effective_sample_size, log_mean_exp, psis_khat
 from pyro_gen.likelihoods import assume_missing, no_completion
 from pyro_gen.program import (
     Program,
@@ -64,12 +63,9 @@ __all__ = [
     "guide_obstacle",
     "is_enumerable",
     "joint_guide_draws",
-    "left_out",
     "log_likelihood",
     "log_mean_exp",
-    "psis",
     "psis_khat",
-    "tail_length",
 ]
 
 MAX_ASSIGNMENTS = 2**14  # joint values of the discrete latent variables of a datum that are summed over
@@ -600,120 +596,3 @@ def _by_guide(
     return LogLikelihood(
         value, error, "stochastic lower bound", method, entries_seen(x), lower=value, diagnostics=diagnostics
     )
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Weights
-
-
-def log_mean_exp(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    r"""The logarithm of the mean weight, and its standard error by the jackknife over draws.
-
-    Arguments:
-        log_weights: With shape :math:`(K, N)`.
-
-    Returns:
-        Both with shape :math:`(N,)`; the error is NaN for one draw.
-
-    Example:
-        >>> value, error = log_mean_exp(torch.tensor([[0.0], [0.0]]).double())
-        >>> value.item(), error.item()
-        (0.0, 0.0)
-    """
-    n = len(log_weights)
-    value = log_weights.logsumexp(0) - math.log(n)
-    if n == 1:
-        return value, torch.full_like(value, math.nan)
-    return value, ((n - 1) * left_out(log_weights).var(0, correction=0)).sqrt()
-
-
-def left_out(log_weights: Tensor) -> Tensor:
-    """The logarithm of the sum of all weights but one, for each of the K draws: (K, N) -> (K, N)."""
-    # Sums that leave out one draw each, from both ends, so that no digits are lost where one weight dominates.
-    nothing = torch.full_like(log_weights[:1], -math.inf)
-    before = torch.cat([nothing, log_weights[:-1].logcumsumexp(0)])
-    after = torch.cat([log_weights[1:].flip(0).logcumsumexp(0).flip(0), nothing])
-    return torch.logaddexp(before, after)
-
-
-def effective_sample_size(log_weights: Tensor) -> Tensor:
-    r"""The effective sample size :math:`(\sum_k w_k)^2 / \sum_k w_k^2`: (K, N) log-weights give shape :math:`(N,)`."""
-    return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
-
-
-def psis_khat(log_weights: Tensor) -> Tensor:
-    r"""The Pareto shape of the largest weights: below 0.7 an importance sampling estimate can be trusted.
-
-    A generalised Pareto distribution is fitted to the largest :math:`\min(K / 5, 3 \sqrt{K})` weights by the method of
-    Zhang & Stephens (2009), with the weak prior of Vehtari et al. (2024).
-
-    Arguments:
-        log_weights: With shape :math:`(K, N)`.
-
-    Returns:
-        The shapes k, float64 with shape :math:`(N,)`: NaN where K < 21 gives no tail to fit, 0 where all weights
-        are equal, infinite where a few carry everything or one is NaN.
-    """
-    return _pareto_tail(log_weights)[0]
-
-
-def psis(log_weights: Tensor) -> Tensor:
-    """Pareto smoothing: the largest weights, see :func:`psis_khat`, become quantiles of the distribution fitted.
-
-    Arguments:
-        log_weights: With shape :math:`(K, N)`.
-
-    Returns:
-        Log-weights, float64 with shape :math:`(K, N)`, none larger than the largest given one; as they were where
-        there is no tail to fit.
-
-    Example:
-        >>> with seeded(0):
-        ...     log_w = 3 * torch.randn(1000, 1)
-        >>> bool((psis(log_w) <= log_w.max()).all())
-        True
-    """
-    shape, scale, threshold = _pareto_tail(log_weights)
-    log_weights = log_weights.double()
-    tail = tail_length(len(log_weights))
-    if tail <= 4:
-        return log_weights
-    largest, index = log_weights.topk(tail, dim=0)  # descending
-    tail_probability = (torch.arange(tail, dtype=torch.float64, device=index.device) + 0.5)[:, None] / tail
-    excess = scale * torch.expm1(-shape * tail_probability.log()) / shape
-    excess = torch.where(shape.abs() > 1e-8, excess, -scale * tail_probability.log())
-    smooth = torch.log(threshold + excess).clamp(max=0.0) + largest[0]
-    fitted = shape.isfinite() & (scale > 0)
-    return log_weights.scatter(0, index, torch.where(fitted, smooth, largest))
-
-
-def tail_length(n: int) -> int:
-    """How many of n weights are the largest, to which a Pareto distribution is fitted."""
-    return math.ceil(min(n / 5, 3 * math.sqrt(n)))
-
-
-def _pareto_tail(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Shape and scale of the distribution of the excesses of the largest weights, and the threshold, each (N,).
-
-    Threshold and scale are relative to the largest weight.
-    """
-    tail = tail_length(len(log_weights))
-    if tail <= 4:
-        nothing = torch.full_like(log_weights[0], math.nan, dtype=torch.float64)
-        return nothing, nothing, nothing
-    top = (log_weights.double() - log_weights.double().max(0).values).topk(tail + 1, dim=0).values.flip(0).exp()
-    x = top[1:] - top[0]  # excesses over the threshold, ascending, (M, N)
-    grid = 30 + int(math.sqrt(tail))
-    b = 1 - torch.sqrt(grid / (torch.arange(1, grid + 1, dtype=torch.float64, device=x.device) - 0.5))
-    b = b[:, None] / (3 * x[int(tail / 4 + 0.5) - 1]) + 1 / x[-1]  # (G, N)
-    k = torch.stack([torch.log1p(-row * x).mean(0) for row in b])
-    log_posterior = tail * (torch.log(-b / k) - k - 1)
-    posterior = log_posterior.softmax(0)
-    rate = (b * posterior).sum(0)
-    shape = torch.log1p(-rate * x).mean(0)
-    scale = -shape / rate
-    shape = (tail * shape + 10 * 0.5) / (tail + 10)
-    # A threshold below what exp can show (or many tied at it) means a handful of weights carry everything.
-    shape = torch.where(shape.isfinite(), shape, math.inf)
-    equal = x[-1] == 0  # not where there are weights that are NaN or infinite
-    return shape.masked_fill(equal, 0.0), scale.masked_fill(equal, 0.0), top[0]

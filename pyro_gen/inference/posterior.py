@@ -23,7 +23,8 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity, as_arguments, density, evaluation
 from pyro_gen.inference.export import BLOCK, ENTRIES, LIMIT, Disk, Exporter, Memory, check_path, layout
-from pyro_gen.inference.importance import draws_for, psis_khat
+from pyro_gen.inference.importance import draws_for
+from pyro_gen.inference.weights import psis_khat
 from pyro_gen.program import Program, sample_sites
 
 if TYPE_CHECKING:

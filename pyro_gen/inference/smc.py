@@ -39,7 +39,7 @@ from torch.distributions import Distribution
 
 from pyro_gen._random import seeded
 from pyro_gen.density import Density, density, evaluation, row_chunks, rows_of, rows_per_chunk
-from pyro_gen.inference.importance import effective_sample_size, entries_seen, log_mean_exp
+from pyro_gen.inference.importance import entries_seen
 from pyro_gen.inference.likelihood import LogLikelihood
 from pyro_gen.inference.mcmc.hmc import Metric, Point
 from pyro_gen.inference.paths import (
@@ -54,6 +54,7 @@ from pyro_gen.inference.paths import (
     resample,
     unit_of,
 )
+from pyro_gen.inference.weights import effective_sample_size, log_mean_exp
 from pyro_gen.program import Program
 
 __all__ = ["likelihoods", "smc"]

@@ -33,17 +33,10 @@ from pyro_gen.density import as_inputs, evaluation
 from pyro_gen.inference.calibration import LOG_LIKELIHOOD, LOG_PRIOR, Calibration, sbc
 from pyro_gen.inference.evidence import log_evidence
 from pyro_gen.inference.guides.latent import Guide, guide_of, with_guide
-from pyro_gen.inference.importance import (
-    effective_sample_size,
-    guide_draws,
-    joint_guide_draws,
-    log_likelihood,
-    log_mean_exp,
-    psis_khat,
-    tail_length,
-)
+from pyro_gen.inference.importance import guide_draws, joint_guide_draws, log_likelihood
 from pyro_gen.inference.likelihood import LogLikelihood, number_or_none
 from pyro_gen.inference.svi import fit
+from pyro_gen.inference.weights import effective_sample_size, log_mean_exp, psis_khat, tail_length
 from pyro_gen.program import Program, structure
 
 __all__ = ["GuideReport", "check_guide"]

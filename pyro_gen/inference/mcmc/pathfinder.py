@@ -47,8 +47,8 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.density import Density
-from pyro_gen.inference.importance import psis
 from pyro_gen.inference.mcmc.initial import points
+from pyro_gen.inference.weights import psis
 
 __all__ = ["Approximation", "approximate", "pathfinder"]
 
