@@ -9,10 +9,8 @@ import hashlib
 import inspect
 import json
 import math
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +22,7 @@ from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity, as_arguments, density, evaluation
 from pyro_gen.inference.export import BLOCK, ENTRIES, LIMIT, Disk, Exporter, Memory, check_path, layout
 from pyro_gen.inference.importance import draws_for
+from pyro_gen.inference.progress import progress_bar
 from pyro_gen.inference.weights import psis_khat
 from pyro_gen.program import Program, sample_sites
 
@@ -34,7 +33,6 @@ __all__ = ["METHODS", "posterior"]
 
 METHODS = ("auto", "hmc", "nuts", "mala", "rwm", "gibbs", "tempering", "guide", "smc")
 DRAWS, GUIDE_DRAWS = 200, 1000
-PATIENCE = 2.0  # seconds before a progress bar shows
 
 
 def posterior(
@@ -162,7 +160,7 @@ def posterior(
         attrs={"method": method, "thin": thin},
     )
     _check_groups(exporter, target, predictive)
-    with _bar(f"posterior ({method})", progress) as report:
+    with progress_bar(f"posterior ({method})", progress) as report:
         if method == "guide":
             sink = _from_guide(target, exporter, path, length, seed)
         elif method == "smc":
@@ -222,61 +220,6 @@ def _check_groups(exporter: Exporter, target: ProgramDensity, predictive: bool |
     exporter.datasets(groups)
     exporter.observed()
     exporter.layout.check([*values, *target.observed])
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Progress
-
-
-def _silent(fraction: float, words: str = "") -> None:
-    pass
-
-
-@contextmanager
-def _bar(text: str, progress: bool | Callable[[float], None]) -> Iterator[Callable[[float, str], None]]:
-    """Yields what to call with the fraction done and a few words; a bar shows once it has taken a while."""
-    if not isinstance(progress, bool):
-        called = progress
-
-        def call(fraction: float, words: str = "") -> None:
-            called(fraction)
-
-        yield call
-        return
-    if not progress:
-        yield _silent
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f}%"),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task, began = bar.add_task(text, total=1.0), time.monotonic()
-
-    def report(fraction: float, words: str = "") -> None:
-        if time.monotonic() - began >= PATIENCE:
-            bar.start()  # nothing where it has started
-            bar.update(task, completed=fraction, description=f"{text}{words}")
-
-    try:
-        yield report
-    finally:
-        if bar.live.is_started:  # to stop what never started prints an empty line
-            bar.stop()
-
-
-def _words(figures: Mapping[str, Any]) -> str:
-    shown = [str(figures.get("phase", ""))]
-    if "acceptance" in figures:
-        shown.append(f"acceptance {figures['acceptance']:.2f}")
-    if figures.get("divergences"):
-        shown.append(f"{figures['divergences']} divergences")
-    return f": {', '.join(shown)}"
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -357,6 +300,15 @@ def _from_chains(
             state.tail = tail
             state.save(path)
     return sink.result()
+
+
+def _words(figures: Mapping[str, Any]) -> str:
+    shown = [str(figures.get("phase", ""))]
+    if "acceptance" in figures:
+        shown.append(f"acceptance {figures['acceptance']:.2f}")
+    if figures.get("divergences"):
+        shown.append(f"{figures['divergences']} divergences")
+    return f": {', '.join(shown)}"
 
 
 def _prefixed(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

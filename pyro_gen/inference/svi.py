@@ -38,6 +38,7 @@ from pyro_gen.data import Batches
 from pyro_gen.density import as_inputs
 from pyro_gen.inference.graph import GradientStep, LossModule, NotTraceableError, compiler_available
 from pyro_gen.inference.objectives import ELBO, Objective, resolve_objective
+from pyro_gen.inference.progress import new_bar
 from pyro_gen.program import Program, data_size, sample_sites, site_log_prob, structure, trace_pair
 
 if TYPE_CHECKING:
@@ -650,14 +651,5 @@ def _progress_bar(show: bool, total: int) -> Iterator[_Bar]:
     if not show:
         yield _Bar(None, total)
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f}%"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with new_bar() as progress:
         yield _Bar(progress, total)

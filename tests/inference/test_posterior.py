@@ -17,6 +17,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from pyro_gen import Program, observe
+from pyro_gen.inference import progress as bars
 from pyro_gen.inference.diagnose import diagnose, summary
 from pyro_gen.inference.export import store
 from pyro_gen.inference.posterior import _State, posterior
@@ -493,7 +494,7 @@ def test_progress_is_reported_from_0_to_1(tmp_path: Path, small_blocks: None) ->
 def test_a_bar_shows_when_it_takes_long(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     posterior(conjugate, X, draws=10, **{**RUN, "progress": True})
     assert capsys.readouterr().err == ""
-    monkeypatch.setitem(posterior.__globals__, "PATIENCE", 0.0)
+    monkeypatch.setattr(bars, "PATIENCE", 0.0)
     monkeypatch.setenv("FORCE_COLOR", "1")
     posterior(conjugate, X, draws=10, **{**RUN, "progress": True})
     captured = capsys.readouterr()

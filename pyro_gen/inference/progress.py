@@ -1,0 +1,65 @@
+"""Progress bars on standard error, all of one look."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+__all__ = ["new_bar", "progress_bar"]
+
+PATIENCE = 2.0  # seconds before a bar shows
+
+
+def new_bar() -> "Progress":
+    """Makes a progress bar that leaves nothing behind when it stops."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f}%"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def _silent(fraction: float, words: str = "") -> None:
+    pass
+
+
+@contextmanager
+def progress_bar(text: str, progress: bool | Callable[[float], None]) -> Iterator[Callable[[float, str], None]]:
+    """Yields what to call with the fraction done and a few words; a bar shows once it has taken a while.
+
+    Arguments:
+        text: What is being done; the words are appended.
+        progress: Whether to show a bar, or a function to be called with the fraction done instead.
+    """
+    if not isinstance(progress, bool):
+        called = progress
+
+        def call(fraction: float, words: str = "") -> None:
+            called(fraction)
+
+        yield call
+        return
+    if not progress:
+        yield _silent
+        return
+    bar = new_bar()
+    task, began = bar.add_task(text, total=1.0), time.monotonic()
+
+    def report(fraction: float, words: str = "") -> None:
+        if time.monotonic() - began >= PATIENCE:
+            bar.start()  # nothing where it has started
+            bar.update(task, completed=fraction, description=f"{text}{words}")
+
+    try:
+        yield report
+    finally:
+        if bar.live.is_started:  # to stop what never started prints an empty line
+            bar.stop()
