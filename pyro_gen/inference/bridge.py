@@ -61,6 +61,7 @@ from pyro_gen._random import fork, seeded
 from pyro_gen.density import Density
 from pyro_gen.inference.diagnose import effective_draws
 from pyro_gen.inference.likelihood import LogLikelihood
+from pyro_gen.inference.mcmc.driver import run
 from pyro_gen.inference.paths import unit_of
 from pyro_gen.inference.weights import psis_khat
 
@@ -99,8 +100,6 @@ def bridge_evidence(
     Raises:
         ValueError: As by :func:`bridge` and :func:`pyro_gen.inference.mcmc.run`.
     """
-    from pyro_gen.inference.mcmc.driver import run
-
     _require(density, proposal)
     samples = run(density, method, chains=chains, warmup=warmup, draws=draws, seed=seed, **options)
     return bridge(density, samples.z, proposal=proposal, seed=seed)

@@ -20,9 +20,13 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity, as_arguments, density, evaluation
+from pyro_gen.inference import mcmc
 from pyro_gen.inference.export import BLOCK, ENTRIES, LIMIT, Disk, Exporter, Memory, check_path, layout
 from pyro_gen.inference.importance import draws_for
+from pyro_gen.inference.mcmc import initial
+from pyro_gen.inference.mcmc.gibbs import held_names
 from pyro_gen.inference.progress import progress_bar
+from pyro_gen.inference.smc import smc
 from pyro_gen.inference.weights import psis_khat
 from pyro_gen.program import Program, sample_sites
 
@@ -142,8 +146,6 @@ def posterior(
         count = 1 if method == "guide" else chains or 8
         length = draws or (GUIDE_DRAWS if method == "guide" else 512)
     else:
-        from pyro_gen.inference.mcmc import initial
-
         count = chains or initial.count(init)
         length = draws or DRAWS
     state = _State.of(path, resume)
@@ -184,8 +186,6 @@ def _held_sites(method: str, options: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     if "blocks" not in options:
         raise ValueError('posterior(method="gibbs") needs blocks=[...], what updates which sites.')
-    from pyro_gen.inference.mcmc.gibbs import held_names
-
     return tuple(held_names(options["blocks"]))
 
 
@@ -246,9 +246,7 @@ def _from_chains(
     report: Callable[[float, str], None],
     options: dict[str, Any],
 ) -> "az.InferenceData":
-    from pyro_gen.inference.mcmc import SAMPLERS, run
-
-    known = inspect.signature(SAMPLERS[method]).parameters
+    known = inspect.signature(mcmc.SAMPLERS[method]).parameters
     names = [name for name, p in known.items() if name != "density" and p.kind is not p.VAR_KEYWORD]
     if len(names) + 1 == len(known) and (unknown := [name for name in options if name not in names]):
         raise ValueError(
@@ -271,7 +269,7 @@ def _from_chains(
         def tick(fraction: float, figures: dict[str, Any], done: int = done, until: int = until) -> None:
             report((done + fraction * (until - done)) / draws, _words(figures))
 
-        samples = run(
+        samples = mcmc.run(
             target,
             method,
             draws=until - done,
@@ -496,8 +494,6 @@ def _from_smc(
     report: Callable[[float, str], None],
     options: Mapping[str, Any],
 ) -> "az.InferenceData":
-    from pyro_gen.inference.smc import smc
-
     found = smc(target, seed=seed, progress=lambda fraction: report(fraction, ""), **options)
     islands = len(found.evidence.diagnostics["islands"])
     # Islands are chains: (I * P, *) -> (P, I, *).
