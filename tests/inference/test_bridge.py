@@ -129,11 +129,6 @@ def z_scores(seeds, target, exact, **options):
     return torch.tensor(out)
 
 
-@pytest.fixture
-def target():
-    return density(GammaPoisson(), COUNTS)
-
-
 @pytest.mark.parametrize("correlation", [0.0, 0.8])
 def test_standard_error_is_calibrated(correlation):
     """Over 60 seeds: the mean square of the z-scores is chi-square / 60, within 0.41 to 1.93 but for 1e-4."""

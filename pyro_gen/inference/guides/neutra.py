@@ -57,17 +57,6 @@ class NeuTra(Density):
         with torch.no_grad():
             return self._guide.inverse(self.target.sample_prior(chains))
 
-    def sample_guide(self, chains: int) -> Tensor:
-        """Draws from the guide, by the global generator: where chains start best.
-
-        Arguments:
-            chains: The number C of draws.
-
-        Returns:
-            Standard normal noise u, with shape :math:`(C, D)`.
-        """
-        return torch.randn(chains, self.dim, dtype=self.dtype, device=self.device)
-
     def push(self, u: Tensor) -> Tensor:
         """Maps points to those of ``target``.
 
