@@ -44,7 +44,7 @@ from scipy import stats
 from torch import Tensor
 
 from pyro_gen._random import seeded
-from pyro_gen.density import Density, as_inputs, density, evaluation
+from pyro_gen.density import Density, ProgramDensity, as_inputs, density, evaluation
 from pyro_gen.inference.mcmc.driver import run
 from pyro_gen.inference.mcmc.sampler import Sampler
 from pyro_gen.inference.predictive import given_site, simulate_sets
@@ -441,7 +441,7 @@ def _simulate(
 
 
 def _one_by_one(
-    target: Any,
+    target: ProgramDensity,
     method: Method,
     draws: int,
     seed: int,
@@ -463,7 +463,7 @@ def _one_by_one(
             parts.append(values[name])
         if progress is not None:
             progress((i + 1) / count)
-    return target.unconstrain({name: torch.stack(parts, 1) for name, parts in kept.items()})  # type: ignore[no-any-return]
+    return target.unconstrain({name: torch.stack(parts, 1) for name, parts in kept.items()})
 
 
 def _guide(program: Program, x: Tensor, *context: Any, draws: int, seed: int) -> dict[str, Tensor]:
