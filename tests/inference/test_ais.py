@@ -8,7 +8,7 @@ import torch
 import pyro_gen.density
 import pyro_gen.density.sites
 from pyro_gen.inference import ais as module
-from pyro_gen.inference import importance, paths
+from pyro_gen.inference import annealing, importance, paths
 from pyro_gen.inference.ais import ais, ais_with_gap, bdmc
 from pyro_gen.inference.importance import log_likelihood
 from pyro_gen.inference.paths import resample
@@ -59,10 +59,10 @@ def test_against_exact(program, data, start):
 def unbiasedness(program, data, **options):
     """The z-score of E[w / Z] = 1 over chains and data, and the mean error of log w."""
     exact = log_likelihood(program, data, method="exact").value
-    settings = module._Options.of(None, **options)
+    settings = annealing.Options.of(None, **options)
     with torch.no_grad(), module.seeded(0):
-        source = module._Rows(program, data, (), settings)
-        log_w = torch.cat([run.log_weights for run in module._Collect(source, settings, None)], 1)
+        source = annealing.Rows(program, data, (), settings)
+        log_w = torch.cat([run.log_weights for run in annealing.Runs(source, settings, None)], 1)
     ratio = (log_w - exact).exp().flatten()
     return ((ratio.mean() - 1) / (ratio.std() / math.sqrt(len(ratio)))).item()
 
@@ -155,12 +155,12 @@ def test_sandwich(program):
     jeffreys = result.diagnostics["jeffreys"]
     assert jeffreys.mean() > gap.mean()
     # The twin: a datum with latent variables that did not make it is no exact draw, and opens the sandwich.
-    right = module._backward
+    right = module.backward
     try:
-        module._backward = lambda engine, z, plan: right(engine, z.flip(1), plan)
+        module.backward = lambda engine, z, plan: right(engine, z.flip(1), plan)
         broken = bdmc(program, 200, temperatures=16)
     finally:
-        module._backward = right
+        module.backward = right
     assert broken.diagnostics["jeffreys"].mean() < 0.5 * jeffreys.mean()
 
 
@@ -188,7 +188,7 @@ def test_options(program, data, untouched_rng):
 
 def test_chunks_of_data(program, data, monkeypatch):
     exact = log_likelihood(program, data, method="exact")
-    monkeypatch.setattr(module, "rows_per_chunk", lambda entries, device: 16 * 40)
+    monkeypatch.setattr(annealing, "rows_per_chunk", lambda entries, device: 16 * 40)
     result = ais(program, data, temperatures=32)
     assert abs(result.mean() - exact.mean()) < 0.03 and result.diagnostics["barrier"].shape == (100,)
 
@@ -299,12 +299,12 @@ def test_error_of_the_middle_of_a_sandwich():
 def test_gap_has_the_holes_of_the_data(program, data, monkeypatch):
     seen = []
 
-    class Spy(module._Rows):
+    class Spy(annealing.Rows):
         def __init__(self, program, x, *rest):
             seen.append(x)
             super().__init__(program, x, *rest)
 
-    monkeypatch.setattr(module, "_Rows", Spy)
+    monkeypatch.setattr(module, "Rows", Spy)
     ais_with_gap(program, data, simulated=30, temperatures=4)
     assert torch.equal(seen[1].isnan(), data[:30].isnan())
 
@@ -358,12 +358,12 @@ def test_sandwich_of_evidences():
         difference = above - below
         assert difference.mean() > -4 * difference.std() / 40**0.5  # false-alarm rate 1e-4
     # The twin: latent variables that did not make the data are no exact draw, and one chain's upper bound falls below.
-    right = module._backward
+    right = module.backward
     try:
-        module._backward = lambda engine, z, plan: right(engine, -2 * z, plan)
+        module.backward = lambda engine, z, plan: right(engine, -2 * z, plan)
         broken = bdmc(Means(), 6, sets=40, context=(offset,), chains=64, temperatures=40)
     finally:
-        module._backward = right
+        module.backward = right
     assert result.diagnostics["jeffreys"].mean() > 0
     assert broken.diagnostics["jeffreys"].mean() < -1
     with pytest.raises(ValueError, match="from the prior"):
