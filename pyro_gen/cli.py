@@ -380,6 +380,21 @@ def _check_context(program: Program, target: str) -> None:
         )
 
 
+def _built(
+    target: str, data: _Data, transform: Sequence[str], options: dict[str, Any], seed: int
+) -> tuple[Program, Tensor]:
+    """A program as it is before training, and the data as it sees them."""
+    x = _through(make_transform(transform, data.x, data.levels, data.columns), data.x, seed)
+    program = build(target, x.shape[1:], options, seed=seed)
+    _check_context(program, target)
+    return program, x
+
+
+def _stem(target: str) -> str:
+    """What the files that are made of a target are called."""
+    return Path(target.replace(".py:", "_").replace(".py", "")).name.removesuffix(".pt")
+
+
 def _check_writable(path: Path | None, option: str) -> None:
     """Checks before the work that its result can be written; folders that are not there yet are made later."""
     if path is None:
@@ -602,7 +617,7 @@ def _fit(
     }
     arguments: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     arguments["resume"] = resume
-    path = out or Path(Path(target.replace(".py:", "_").replace(".py", "")).name + ".pt")
+    path = out or Path(f"{_stem(target)}.pt")
     _check_writable(path, "--out")
     _check_writable(checkpoint, "--checkpoint")
     entry = zoo.load(target) if target in zoo.names() else None
@@ -814,8 +829,7 @@ def _posterior(
     from pyro_gen.inference.export import check_path
     from pyro_gen.inference.posterior import posterior
 
-    stem = Path(target.replace(".py:", "_").replace(".py", "")).name.removesuffix(".pt")
-    path = check_path(out or Path(f"{stem}_posterior.nc"))
+    path = check_path(out or Path(f"{_stem(target)}_posterior.nc"))
     if path.suffix == ".nc":
         _check_writable(path, "--out")
     if plot is not None and plot.exists() and not plot.is_dir():
@@ -830,10 +844,7 @@ def _posterior(
         if moved is not None:
             raise ValueError("--target is for a file written by pyro-gen fit.")
         read = _read(data, part, data_root, drop_empty)
-        kept = make_transform(transform or [], read.x, read.levels, read.columns)
-        x = _through(kept, read.x, seed)
-        program = build(target, x.shape[1:], _options(options or []), seed=seed)
-        _check_context(program, target)
+        program, x = _built(target, read, transform or [], _options(options or []), seed)
     idata: Any = posterior(
         program,
         x,
@@ -1186,12 +1197,7 @@ def _program_and_data(
         prepared = zoo.prepare(entry, data_root)
         return build(entry.model, prepared.test.shape[1:], entry.options, seed=seed), prepared.test
     if data is not None:
-        read = _read(data, Part.train, data_root, drop_empty)
-        kept = make_transform(transform, read.x, read.levels, read.columns)
-        x = _through(kept, read.x, seed)
-        program = build(target, x.shape[1:], options, seed=seed)
-        _check_context(program, target)
-        return program, x
+        return _built(target, _read(data, Part.train, data_root, drop_empty), transform, options, seed)
     if target in MODELS:
         raise ValueError(f"{target} takes the shape of its data: say which, by --data.")
     program = build(target, None, options, seed=seed)
