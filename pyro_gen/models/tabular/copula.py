@@ -78,7 +78,7 @@ __all__ = ["TableCopula"]
 CHAINS, BURN_IN, KEPT, THIN = 2, 80, 32, 4
 MOST_ROWS = 4000  # of a longer table as many are drawn to learn from
 SWEEPS = 6  # of Gibbs sampling over the levels seen in a new row
-SCORED = 50  # draws of the posterior that scores and expectations average over
+SCORED = 32  # draws of the posterior that scores and expectations average over
 ROWS = 4096  # a longer table is worked off in parts
 
 
@@ -189,9 +189,10 @@ class TableCopula(TableProgram):
                 z, state = self._sweep(rows, z, state)
                 if i >= BURN_IN and (i - BURN_IN) % THIN == THIN - 1:
                     kept.append(state)
+                late = deadline is not None and time.monotonic() > deadline
                 if progress is not None:
-                    progress((i + 1) / total, "Gibbs sampling")
-                if deadline is not None and time.monotonic() > deadline:
+                    progress((i + 1) / total, "Gibbs sampling" + ", stopped early: out of time" * late)
+                if late:
                     kept = kept or [state]
                     break
         self._keep(*(torch.cat(values) for values in zip(*kept, strict=True)))

@@ -59,7 +59,7 @@ __all__ = ["TableMixture"]
 
 CHAINS, BURN_IN, KEPT, THIN = 2, 150, 32, 4
 MOST_ROWS = 4000  # of a longer table as many are drawn to learn from
-SCORED = 50  # draws of the posterior that scores and expectations average over
+SCORED = 32  # draws of the posterior that scores and expectations average over
 MOST_FACTORS = 8
 CONCENTRATION = (2.0, 2.0)  # shapes and rates of gamma priors
 USE = (1.0, 0.5)  # of tau
@@ -157,9 +157,10 @@ class TableMixture(TableProgram):
                 state = self._sweep(rows, state)
                 if i >= BURN_IN and (i - BURN_IN) % THIN == THIN - 1:
                     kept.append(state)
+                late = deadline is not None and time.monotonic() > deadline
                 if progress is not None:
-                    progress((i + 1) / total, "Gibbs sampling")
-                if deadline is not None and time.monotonic() > deadline:
+                    progress((i + 1) / total, "Gibbs sampling" + ", stopped early: out of time" * late)
+                if late:
                     kept = kept or [state]
                     break
         self.keep({name: torch.cat([draw[name] for draw in kept]) for name in kept[0]})
