@@ -281,6 +281,21 @@ def test_lost_gradients_are_refused_and_branches_are_not():
     torch.testing.assert_close(grad, torch.tensor([[1.0], [-1.0]]))
 
 
+def test_stacked_data_sets_of_a_model_that_branches_come_one_by_one():
+    def branch(y):
+        a = pyro.sample("a", dist.Normal(y.new_zeros(()), 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(a if a > 0 else -2 * a, 1.0), obs=y)
+
+    y, z = torch.randn(4, 3), torch.randn(5, 4, 1)
+    target = density(branch, y, stacked=True)  # asked for values before any evaluation has shown how it must be run
+    assert torch.equal(target.constrain(z)["a"], z[..., 0])
+    expected = dist.Normal(torch.where(z > 0, z, -2 * z), 1.0).log_prob(y)
+    torch.testing.assert_close(target.pointwise_log_likelihood(z)["y"], expected)
+    with seeded(0):
+        assert target.predict(z)["y"].unique().numel() == 60
+
+
 def test_the_line_is_named_also_in_a_folder_called_pyro(tmp_path):
     file = tmp_path / "pyro" / "branch.py"
     file.parent.mkdir()
