@@ -1,0 +1,332 @@
+r"""Tables whose entries are missing because of what they are: a latent-variable model with a selection model.
+
+.. math::
+    z_n \sim \mathcal{N}(0, I_K), \qquad x_{nd} \mid z_n \sim \mathcal{N}\big(h_d(z_n), \sigma_d^2\big), \qquad
+    P(s_{nd} = 1 \mid x_{nd}) = \operatorname{logit}^{-1}(\alpha_d + \beta_d x_{nd}) ,
+
+where :math:`s_{nd} = 1` says that the entry is missing: each column masks itself, high values where
+:math:`\beta_d > 0`. The decoder :math:`h` is linear by default, which makes a probabilistic PCA with selection.
+
+not-MIWAE draws the missing entries and weighs the draws by :math:`p(s \mid x)`. Here they integrate out. The logistic
+function is a mixture of normal distribution functions, :math:`\operatorname{logit}^{-1}(t) = \sum_k p_k \Phi(s_k t)` to
+eight digits (Monahan & Stefanski, 1989), so with :math:`\gamma_k^2 = 1 + s_k^2 \beta^2 \sigma^2`
+
+.. math::
+    P(s = 1 \mid z) = \int \operatorname{logit}^{-1}(\alpha + \beta x) \, \mathcal{N}(x; h, \sigma^2) \, dx
+    = \sum_k p_k \, \Phi\big(s_k (\alpha + \beta h) / \gamma_k\big) ,
+
+and the value that is missing, :math:`p(x \mid z, s = 1)`, is a mixture of skew normal distributions, with a density, a
+mean and draws in closed form. The weights are those of not-MIWAE with infinitely many draws of the missing entries.
+
+**What the data cannot tell.** That values are missing because of what they are cannot be tested by what was seen: for
+each such model there is one with ignorable missingness that fits the seen entries as well (Molenberghs et al., 2008),
+and without assumptions neither :math:`\beta` nor the missing values are identified. What identifies them here is
+the shape of the model: normal noise, a logistic mechanism of each column's own value, the priors. Where that is
+wrong the answer is wrong, however narrow its intervals. The sign of :math:`\beta` is often known from the field: give
+it. Compare with an ignorable model and with shifted imputations (a sensitivity analysis) before anything rests on it.
+
+References:
+    | not-MIWAE: Deep Generative Modelling with Missing not at Random Data (Ipsen, Mattei & Frellsen, 2021)
+    | https://arxiv.org/abs/2006.12871
+    | Normal scale mixture approximations to the logistic distribution (Monahan & Stefanski, 1989), in
+      Handbook of the Logistic Distribution
+    | Every missingness not at random model has a missingness at random counterpart with equal fit (Molenberghs et al.,
+      2008)
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyro_gen.data.schema import Column
+from pyro_gen.likelihoods import observe
+from pyro_gen.models.tabular.deep import LEAST_SCALE, STEPS, LatentEnsemble
+
+__all__ = ["NotMIWAE", "SelectedNormal"]
+
+INTERCEPTS = 10.0  # the scale of the prior of the intercepts, in logits
+
+# p_k and s_k of Monahan & Stefanski (1989), eight terms.
+_SHARES = (
+    0.003246343272134,
+    0.051517477033972,
+    0.195077912673858,
+    0.315569823632818,
+    0.274149576158423,
+    0.131076880695470,
+    0.027912418727972,
+    0.001449567805354,
+)
+_SLOPES = (
+    1.365340806296348,
+    1.059523971016916,
+    0.830791313765644,
+    0.650732166639391,
+    0.508135425366489,
+    0.396313345166341,
+    0.308904252267995,
+    0.238212616409306,
+)
+
+
+class SelectedNormal(dist.TorchDistribution):
+    r"""A normal variable that was selected by a logistic function of its value.
+
+    .. math:: p(x) \propto \mathcal{N}(x; \mu, \sigma^2) \, \operatorname{logit}^{-1}(\alpha + \beta x)
+
+    With :math:`\alpha = \beta = 0` it is the normal distribution.
+
+    Arguments:
+        loc: The location :math:`\mu`.
+        scale: The scale :math:`\sigma`.
+        intercept: The logit :math:`\alpha` at 0.
+        slope: The slope :math:`\beta` of the logit.
+        log_selected: The log-probability of being selected, where it is known already.
+
+    Example:
+        >>> zero, one = torch.zeros(()), torch.ones(())
+        >>> d = SelectedNormal(zero, one, zero, 100 * one)  # hardly anything below 0: a half normal
+        >>> round(d.mean.item(), 3), round((2 / math.pi) ** 0.5, 3)
+        (0.798, 0.798)
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.real
+    uniforms_per_entry = 3
+
+    def __init__(
+        self,
+        loc: Tensor,
+        scale: Tensor,
+        intercept: Tensor,
+        slope: Tensor,
+        log_selected: Tensor | None = None,
+        batch_shape: torch.Size | None = None,
+    ) -> None:
+        self.loc, self.scale, self.intercept, self.slope = loc, scale, intercept, slope
+        self._log_selected = log_selected
+        shape = torch.broadcast_shapes(loc.shape, scale.shape, intercept.shape, slope.shape)
+        super().__init__(shape if batch_shape is None else batch_shape, validate_args=False)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "SelectedNormal":
+        parts = self.loc, self.scale, self.intercept, self.slope, self._log_selected
+        return SelectedNormal(*parts, batch_shape=torch.Size(batch_shape))
+
+    def _mixture(self, sign: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+        r"""The arguments :math:`u_k`, the terms :math:`p_k \Phi(u_k)`, and :math:`s_k \beta / \gamma_k`."""
+        slopes, shares = torch.tensor(_SLOPES).to(self.loc), torch.tensor(_SHARES).to(self.loc)
+        tilt = sign * slopes * self.slope.unsqueeze(-1)
+        gamma = (1 + (tilt * self.scale.unsqueeze(-1)).square()).sqrt()
+        u = (sign * slopes * self.intercept.unsqueeze(-1) + tilt * self.loc.unsqueeze(-1)) / gamma
+        return u, shares * _normal_cdf(u) + torch.finfo(u.dtype).tiny, tilt / gamma
+
+    def log_selected(self, sign: float = 1.0) -> Tensor:
+        """The log-probability of being selected, or of not being selected with ``sign=-1.0``."""
+        return self._mixture(sign)[1].sum(-1).log()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        y = (value - self.loc) / self.scale
+        normal = -0.5 * y.square() - self.scale.log() - 0.5 * math.log(2 * math.pi)
+        log_selected = self.log_selected() if self._log_selected is None else self._log_selected
+        return normal + F.logsigmoid(self.intercept + self.slope * value) - log_selected
+
+    @property
+    def mean(self) -> Tensor:
+        """The expectation, with the batch shape (by Stein's lemma)."""
+        u, terms, tilt = self._mixture()
+        density = torch.tensor(_SHARES).to(u) * (-0.5 * u.square()).exp() / math.sqrt(2 * math.pi)
+        ratio = (tilt * density).sum(-1) / terms.sum(-1)
+        return (self.loc + self.scale.square() * ratio).expand(self.batch_shape)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        with torch.no_grad():
+            shape = torch.Size((*sample_shape, *self.batch_shape, self.uniforms_per_entry))
+            u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
+            return self.from_uniforms(u.clamp(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps))
+
+    def from_uniforms(self, u: Tensor) -> Tensor:
+        """Turns uniform numbers in (0, 1), with shape (*, 3), into draws with shape (*).
+
+        Of component k: a normal variable that is positive in the sum of slope times x and a standard normal variable.
+        """
+        choice, first, second = u.unbind(-1)
+        arguments, terms, tilt = self._mixture()
+        below = (terms / terms.sum(-1, keepdim=True)).cumsum(-1)
+        k = (choice.unsqueeze(-1) > below).sum(-1, keepdim=True).clamp(max=len(_SHARES) - 1)
+        shape = torch.Size((*k.shape[:-1], len(_SHARES)))
+        least = -30.0 if u.dtype == torch.float64 else -10.0
+        limit = arguments.expand(shape).gather(-1, k).squeeze(-1).clamp(min=least)
+        correlation = (tilt * self.scale.unsqueeze(-1)).expand(shape).gather(-1, k).squeeze(-1)
+        truncated = -torch.special.ndtri(first * _normal_cdf(limit))  # above -limit
+        free = (1 - correlation.square()).clamp(min=0.0).sqrt() * torch.special.ndtri(second)
+        draws: Tensor = self.loc + self.scale * (correlation * truncated + free)
+        return draws
+
+
+def _normal_cdf(u: Tensor) -> Tensor:
+    return 0.5 * torch.erfc(-math.sqrt(0.5) * u)  # torch.special.ndtr has no digits left in the lower tail
+
+
+class NotMIWAE(LatentEnsemble):
+    r"""Creates a latent-variable model of real columns, each of which may mask itself (missing not at random).
+
+    Read in the module's text what the data cannot tell. Without context the pair is that of the table alone; the
+    context says which entries the mechanism took: 1 missing, 0 seen (or held out from the program, where ``x`` is NaN),
+    NaN unknown. Learning and imputing take every missing entry as missing by the mechanism; columns that were complete
+    in learning have none. :meth:`cell_log_prob` takes the entries that it scores as held out: the mechanism left them.
+
+    Arguments:
+        columns: The D columns, all real, as the working scale has them.
+        sign: What is known of the slopes: ``"unknown"``; ``"high"`` where high values go missing, ``"low"`` where low
+            ones do; or one of these for columns by name, unknown for those not named.
+        strength: The scale of the slopes' prior, in logits per unit of the working scale: normal, or half normal where
+            the sign is known.
+        latent: The number K of latent dimensions; a third of the number of columns by default, 16 at most.
+        hidden: The widths of hidden layers of a network that is added to the linear decoder; none by default.
+        noise: ``"column"`` for a scale of each column, ``"shared"`` for one (probabilistic PCA).
+        members: The number E of members of the ensemble.
+        particles: Latent draws of each member for a row, in imputation.
+        steps: Gradient steps of the training, at most.
+
+    Raises:
+        ValueError: A column is not real or unknown, an option has no such value, a size is not positive.
+
+    Example:
+        >>> program = NotMIWAE([Column("income", "real"), Column("age", "real")], sign={"income": "high"})
+        >>> x = torch.tensor([[torch.nan, 0.3]])
+        >>> program.model(x, torch.isnan(x).float()).shape  # the first entry is missing for what it is
+        torch.Size([1, 2])
+    """
+
+    KINDS: ClassVar[frozenset[str]] = frozenset(("real",))
+    numbers_per_entry: ClassVar[int] = len(_SHARES)
+
+    active: Tensor
+    known_sign: Tensor
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        sign: str | Mapping[str, str] = "unknown",
+        strength: float = 5.0,
+        latent: int | None = None,
+        hidden: Sequence[int] = (),
+        noise: str = "column",
+        members: int = 5,
+        particles: int = 200,
+        steps: int = STEPS,
+    ) -> None:
+        if noise not in ("column", "shared"):
+            raise ValueError(f'NotMIWAE(noise={noise!r}): give "column" or "shared".')
+        if not strength > 0:
+            raise ValueError(f"NotMIWAE(strength={strength}): the scale of a prior is positive.")
+        super().__init__(columns, latent, hidden, members, particles, steps)
+        self.noise, self.strength = noise, strength
+        d = len(self.columns)
+        for name in ("raw_intercept", "raw_slope", "absent"):
+            self.weights[name] = nn.Parameter(torch.zeros(members, d))
+        self.weights["absent_log_precision"] = nn.Parameter(torch.full((members, d), -2.0))
+        self.register_buffer("active", torch.ones(d, dtype=torch.bool))
+        self.register_buffer("known_sign", torch.tensor(_signs(self.columns, sign)))
+
+    def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x, torch.isnan(x).to(x.dtype)
+
+    def _scored_inputs(self, x: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+        return x, (torch.isnan(x) & torch.isnan(values)).to(x.dtype)
+
+    def _mechanism(self, x: Tensor, context: Sequence[Tensor]) -> Tensor:
+        """What the mechanism did, NaN where it is not known or there is none, with the shape of ``x``."""
+        if not context:
+            return torch.full_like(x, torch.nan)
+        return context[0].to(x.dtype).masked_fill(~self.active, torch.nan)
+
+    def slope(self) -> Tensor:
+        r"""The slopes :math:`\beta` of the present member, with shape :math:`(D)`."""
+        raw = self._weights()["raw_slope"]
+        sign = self.known_sign.to(raw)
+        return self.strength * torch.where(sign == 0, raw, sign * F.softplus(raw))
+
+    def log_prior(self, decay: Tensor) -> Tensor:
+        w = self._weights()
+        slopes = (self.slope() / self.strength).square() * self.active
+        # Of intercepts too, so that that of a column that is hardly ever missing stays finite.
+        return super().log_prior(decay) - 0.5 * slopes.sum() - 0.5 * w["raw_intercept"].square().sum()
+
+    def _intercept(self) -> Tensor:
+        return INTERCEPTS * self._weights()["raw_intercept"]
+
+    def model(self, x: Tensor, *context: Any) -> Tensor:
+        r"""The joint density :math:`p(z) \, p(s \mid z) \, p(x \mid z, s)`; returns the rows completed.
+
+        Arguments:
+            x: Rows with shape :math:`(N, D)`.
+            context: What the mechanism did, with shape :math:`(N, D)`: 1 missing, 0 seen, NaN unknown; nothing is
+                known of it where it is left out.
+        """
+        with self.plate(x):
+            z = pyro.sample("z", self.prior())  # (N, K)
+            s = self._mechanism(x, context)
+            mechanism = self._selected(z, torch.ones_like(s))
+            taken, left = mechanism.log_selected(), mechanism.log_selected(-1.0)
+            if context:
+                observe("missing", dist.Bernoulli(logits=taken - left, validate_args=False).to_event(1), s)
+            log_selected = torch.where(torch.isnan(s), -math.log(2.0), torch.where(s == 1, taken, left))
+            cells: Any = self._selected(z, s, log_selected)
+            return observe("x", cells.to_event(1), x)
+
+    def cells(self, z: Tensor, x: Tensor, *context: Tensor) -> SelectedNormal:
+        r"""The distributions :math:`p(x_d \mid z, s_d)` of all entries."""
+        return self._selected(z, self._mechanism(x, context))
+
+    def _selected(self, z: Tensor, s: Tensor, log_selected: Tensor | None = None) -> SelectedNormal:
+        w = self._weights()
+        h, _ = self.decode(z)
+        scale = LEAST_SCALE + w["log_scale"].clamp(max=5.0).exp()
+        if self.noise == "shared":
+            scale = scale.mean(-1, keepdim=True)
+        # Selected as missing, selected as seen, or not known to be selected: a logit of 0 for any value.
+        sign = torch.where(torch.isnan(s), 0.0, 2 * s - 1).to(h)
+        return SelectedNormal(h, scale.expand_as(h), sign * self._intercept(), sign * self.slope(), log_selected)
+
+    def evidence(self, x: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
+        phi, precision = super().evidence(x, *context)
+        w = self._weights()
+        # An entry that the mechanism took is like one seen, at a value and with a precision that are learnt.
+        taken = (self._mechanism(x, context) == 1) & torch.isnan(x)
+        return (
+            torch.where(taken, w["absent"], phi),
+            torch.where(taken, w["absent_log_precision"].exp(), precision),
+        )
+
+    @torch.no_grad()
+    def _start(self, x: Tensor) -> None:
+        super()._start(x)
+        share = torch.isnan(x).double().mean(0)
+        self.active.copy_(share > 0)
+        sign = self.known_sign.to(share)
+        # A slope of a known sign starts at two logits per unit, any other one at none.
+        known = math.log(math.expm1(2.0 / self.strength))
+        self.weights["raw_slope"].copy_(torch.where(sign == 0, 0.0, known).expand(self.members, -1))
+        self.weights["raw_intercept"].copy_((share.clamp(0.01, 0.99).logit() / INTERCEPTS).expand(self.members, -1))
+        self.weights["absent"].copy_(sign.expand(self.members, -1))
+        self.weights["absent_log_precision"].fill_(-2.0)
+
+
+def _signs(columns: Sequence[Column], sign: str | Mapping[str, str]) -> list[float]:
+    """1 where high values go missing, -1 where low ones do, 0 where it is not known."""
+    values = {"unknown": 0.0, "high": 1.0, "low": -1.0}
+    names = [column.name for column in columns]
+    given = dict.fromkeys(names, sign) if isinstance(sign, str) else dict(sign)
+    if strange := [name for name in given if name not in names]:
+        raise ValueError(f"NotMIWAE(sign=...): there is no column {strange[0]!r}: {', '.join(map(repr, names))}.")
+    if wrong := [value for value in given.values() if value not in values]:
+        raise ValueError(f'NotMIWAE(sign={wrong[0]!r}): give "unknown", "high" or "low".')
+    return [values[given.get(name, "unknown")] for name in names]
