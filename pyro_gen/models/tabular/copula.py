@@ -6,8 +6,9 @@ r"""The Gaussian copula for mixed columns: a normal latent row behind every row 
 with one latent variable for a column whose values have an order, and one less than there are levels for a nominal one:
 
 * real: :math:`x = T^{-1}(z)`, with a smooth increasing curve :math:`T` learnt from the observed entries;
-* count, binary, ordinal: :math:`x \le k` where :math:`z \le T(k + 1/2)`, thresholds at the distribution function of the
+* binary, ordinal: :math:`x \le k` where :math:`z \le T(k + 1/2)`, thresholds at the distribution function of the
   observed entries (cumulative probit);
+* count: :math:`x \le k` where :math:`z \le T(\log(k + 1/2))`, so that tails are log-normal;
 * nominal: :math:`x = \operatorname{argmax}(0, z_1, \ldots, z_{L-1})` (multinomial probit).
 
 The curves are estimates, and so far this is any copula with these marginals. But mean and variance of each latent
@@ -243,7 +244,8 @@ class TableCopula(TableProgram):
         curves = [fit_real(x[:, d][~torch.isnan(x[:, d])]) for d in self._real]
         for d in self._whole:
             column = self.columns[d]
-            curves.append(fit_whole(x[:, d][~torch.isnan(x[:, d])], len(column.levels) if column.discrete else None))
+            curve = fit_whole(x[:, d][~torch.isnan(x[:, d])], len(column.levels) if column.discrete else None)
+            curves.append(curve if column.discrete else Warp(curve.x.log(), curve.z))
         if curves:
             self.register_buffer("_knots", torch.stack(Warp.join(curves)))
 
@@ -262,9 +264,10 @@ class TableCopula(TableProgram):
 
     def _thresholds(self, k: Tensor) -> tuple[Tensor, Tensor]:
         """The interval of the latent variable of whole numbers (*, W); the whole line where nothing was seen."""
-        curve = self._curves()[1]
-        lower = torch.where(k > 0, curve(k - 0.5)[0], -torch.inf)
-        return lower, torch.where(k < self.get_buffer("_top"), curve(k + 0.5)[0], torch.inf)
+        curve, top = self._curves()[1], self.get_buffer("_top")
+        edges = (torch.where(top < torch.inf, edge, edge.clamp(min=0.5).log()) for edge in (k - 0.5, k + 0.5))
+        lower, upper = (curve(edge)[0] for edge in edges)
+        return torch.where(k > 0, lower, -torch.inf), torch.where(k < top, upper, torch.inf)
 
     def _interval(self, rows: "_Rows", j: int, z: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """What the level of column j's latent variable allows it, given those of the other levels."""
@@ -286,8 +289,9 @@ class TableCopula(TableProgram):
         real, whole = self._curves()
         split = len(self._real)
         out[..., self._real] = real.inverse(z[..., :split])
-        k = (whole.inverse(z[..., split : split + len(self._whole)]) - 0.5).ceil().clamp(min=0)
-        out[..., self._whole] = torch.minimum(k, self.get_buffer("_top"))
+        k, top = whole.inverse(z[..., split : split + len(self._whole)]), self.get_buffer("_top")
+        k = (torch.where(top < torch.inf, k, k.exp()) - 0.5).ceil().clamp(min=0)
+        out[..., self._whole] = torch.minimum(k, top)
         for d, block in zip(self._nominal, self._blocks, strict=True):
             utility = z[..., block.start : block.stop]
             out[..., d] = torch.cat([torch.zeros_like(utility[..., :1]), utility], -1).argmax(-1).to(z)
@@ -433,7 +437,7 @@ class TableCopula(TableProgram):
                 edges = torch.cat([edges.new_tensor([-torch.inf]), edges, edges.new_tensor([torch.inf])])
                 out[d] = log_interval((edges[:-1] - loc) / spread, (edges[1:] - loc) / spread).exp()
             else:
-                k = curve.inverse((loc + spread * even).unsqueeze(-1)).squeeze(-1)
+                k = curve.inverse((loc + spread * even).unsqueeze(-1)).squeeze(-1).exp()
                 out[d] = (k - 0.5).ceil().clamp(min=0).mean(1, keepdim=True)
         out |= {d: found.exp() for d, found in zip(self._nominal, levels, strict=True)}
         return [out[d] for d in range(len(self.columns))]

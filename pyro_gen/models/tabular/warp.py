@@ -34,7 +34,7 @@ BANDWIDTHS = (0.5, 1.0, 2.0)  # in units of the rule of thumb, scale * n^(-1/5)
 FOLDS = 5
 CENTRES = 400  # more observed entries than these are stood for by as many of their quantiles
 SPACING = 0.4  # of knots, in standard deviations
-LEAST = 0.02  # and of knots of whole numbers, beyond the first hundred
+TOGETHER = 5  # observed counts at least, and one in a hundred, from one knot to the next
 
 
 class Warp(NamedTuple):
@@ -184,11 +184,14 @@ def fit_whole(values: Tensor, levels: int | None = None) -> Warp:
     z = torch.special.ndtri(weights.cumsum(0) / (weights.sum() + (1 if levels is None else 0)))
     if levels is not None:
         edges, z = edges[:-1], z[:-1]
-    if len(z) > 100:
-        kept = [0]
-        for k in range(1, len(z)):
-            if z[k] - z[kept[-1]] > LEAST:
+    elif len(z):
+        kept, passed = [], 0.0
+        for k, weight in enumerate(weights.tolist()):
+            passed += weight
+            if passed >= max(TOGETHER, len(values) / 100):
                 kept.append(k)
+                passed = 0.0
+        kept = kept or [len(z) // 2]
         edges, z = edges[kept], z[kept]
     if len(z) < 2:  # a line of slope one
         edges = edges[:1] if len(edges) else torch.tensor([0.5]).to(values)
