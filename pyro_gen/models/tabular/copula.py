@@ -79,7 +79,7 @@ __all__ = ["TableCopula"]
 CHAINS, BURN_IN, KEPT, THIN = 2, 80, 32, 4
 MOST_ROWS = 4000  # of a longer table as many are drawn to learn from
 SWEEPS = 6  # of Gibbs sampling over the levels seen in a new row
-SCORED = 32  # draws of the posterior that scores and expectations average over
+SCORED = 50  # draws of the posterior that scores and expectations average over
 ROWS = 4096  # a longer table is worked off in parts
 
 

@@ -59,7 +59,7 @@ __all__ = ["TableMixture"]
 
 CHAINS, BURN_IN, KEPT, THIN = 2, 150, 32, 4
 MOST_ROWS = 4000  # of a longer table as many are drawn to learn from
-SCORED = 32  # draws of the posterior that scores and expectations average over
+SCORED = 64  # draws of the posterior that scores and expectations average over
 MOST_FACTORS = 8
 CONCENTRATION = (2.0, 2.0)  # shapes and rates of gamma priors
 USE = (1.0, 0.5)  # of tau
