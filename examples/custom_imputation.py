@@ -13,7 +13,7 @@ import pyro_gen as pg
 from pyro_gen.data import Schema
 from pyro_gen.imputation import Completed
 
-SCHOOLS, PUPILS, SLOPE = 8, 30, 1.5
+SCHOOLS, PUPILS, SLOPE = 5, 30, 1.5
 
 
 def pupils(x, school):
@@ -25,7 +25,7 @@ def pupils(x, school):
     scale = pyro.sample("hours_scale", dist.Gamma(2.0, 1.0))
     noise = pyro.sample("noise", dist.Gamma(2.0, 1.0))
     with pg.plate(x):
-        unseen = pyro.sample("unseen", dist.Normal(loc, scale))
+        unseen = loc + scale * pyro.sample("unseen", dist.Normal(0.0, 1.0))
         pg.observe("hours", dist.Normal(loc, scale), x[:, 0])
         hours = torch.where(torch.isnan(x[:, 0]), unseen, x[:, 0])
         score = pg.observe("score", dist.Normal(level[school] + slope * hours, noise), x[:, 1])
@@ -47,11 +47,9 @@ def regression(school):
     """Least squares with a level for each school: the slope and its variance."""
 
     def fit(table):
-        rows = table.notna().all(axis=1).to_numpy()
-        x = torch.cat([torch.tensor(table[["hours"]].to_numpy(copy=True)), torch.eye(SCHOOLS)[school].double()], 1)[
-            rows
-        ]
-        y = torch.tensor(table["score"].to_numpy(copy=True))[rows]
+        hours, score = (torch.tensor(table[name].tolist(), dtype=torch.float64) for name in ("hours", "score"))
+        rows = ~torch.isnan(hours + score)
+        x, y = torch.cat([hours.unsqueeze(-1), torch.eye(SCHOOLS)[school]], 1)[rows], score[rows]
         w = torch.linalg.lstsq(x, y.unsqueeze(-1)).solution.squeeze(-1)
         noise = (y - x @ w).square().sum() / (len(y) - len(w))
         return float(w[0]), float(noise * torch.linalg.inv(x.T @ x)[0, 0])
@@ -59,15 +57,31 @@ def regression(school):
     return fit
 
 
+def draw(table, completed):
+    from matplotlib.figure import Figure
+
+    from pyro_gen.pictures import write
+
+    figure = Figure((5, 4), layout="constrained")
+    axes = figure.subplots()
+    filled = completed[0][table.isna().any(axis=1)]
+    axes.plot(table["hours"], table["score"], "o", ms=4, color="#2a6f97", label="observed")
+    axes.plot(filled["hours"], filled["score"], "o", ms=4, color="#b3421f", label="one draw of what is missing")
+    axes.set(xlabel="hours", ylabel="score")
+    axes.legend(frameon=False)
+    return write(figure, "outputs/custom_imputation.png")
+
+
 def main() -> dict[str, float]:
     table, school = simulate()
-    x = torch.tensor(table.to_numpy(copy=True))
+    x = torch.tensor(table.values.tolist(), dtype=torch.float64)
     draws = pg.impute(pupils, x, school, draws=20)
     completed = Completed(draws, Schema.infer(table, {"hours": "real", "score": "real"}), table)
     pooled = completed.fit(regression(school)).pool()
     print(pooled)
     slope, variance = regression(school)(table)
     (low, high), error = pooled.intervals()[0], variance**0.5
+    print("picture:", draw(table, completed))
     print(f"rows without holes alone: {slope:.2f} +- {error:.2f}; the truth: {SLOPE}")
     return {
         "missing_hours": table["hours"].isna().mean(),

@@ -9,8 +9,9 @@ Example:
     torch.Size([3, 8, 8])
 """
 
-from pyro_gen import data, evaluation, inference, models, zoo
+from pyro_gen import data, evaluation, imputation, inference, models, zoo
 from pyro_gen.evaluation.conformance import check_program
+from pyro_gen.imputation import Imputer
 from pyro_gen.inference import (
     FitResult,
     LogLikelihood,
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FitResult",
+    "Imputer",
     "LogLikelihood",
     "Program",
     "bdmc",
@@ -44,6 +46,7 @@ __all__ = [
     "diagnose",
     "evaluation",
     "fit",
+    "imputation",
     "impute",
     "inference",
     "load",

@@ -26,6 +26,13 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "mu": (4.2, 4.6),  # posteriordb has 4.41
         "tau": (3.4, 3.8),  # posteriordb has 3.60
     },
+    "custom_imputation": {
+        "missing_hours": (0.3, 0.7),
+        "slope": (1.3, 1.75),
+        "standard_error": (0.06, 0.16),
+        "slope_of_complete_rows": (1.2, 1.5),
+        "covers": (1, 1),
+    },
     "evidence_model_choice": {
         "degree": (3, 3),
         "log_bayes_factor_3_to_2": (10.6, 11.6),  # exact: 11.07

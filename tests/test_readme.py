@@ -41,3 +41,13 @@ def test_the_readme_posterior_runs(capsys: pytest.CaptureFixture[str]) -> None:
     # Reference: 4.41 with standard deviation 3.3, known to 0.03; these draws are known to 0.05.
     assert abs(float(mu.mean()) - 4.41) < 0.3
     assert "nats" in capsys.readouterr().out
+
+
+def test_the_readme_imputation_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {"__name__": "readme"}
+    exec(compile(program_text("imputation"), str(README), "exec"), names)
+    pooled = names["completed"].fit(names["slope"]).pool()  # type: ignore[attr-defined]
+    low, high = pooled.intervals()[0]
+    assert low < 0.6 < high
+    assert 0.03 < pooled.standard_error[0] < 0.12
+    assert "std.error" in capsys.readouterr().out

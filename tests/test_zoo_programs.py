@@ -38,6 +38,9 @@ def vae(likelihood, architecture, options):
     )
 
 
+REALS = [pg.data.Column(name, "real") for name in "abcd"]
+
+
 # (name, a function that creates the program, a function that creates data for it)
 PROGRAMS = [
     ("Gaussian, full", lambda: pg.models.Gaussian(4), lambda: normal(9, 4)),
@@ -57,6 +60,10 @@ PROGRAMS = [
         )
         for architecture, shape in (("dense", (6,)), ("conv", (8, 8)))
         for head, (options, draw) in VAE_HEADS.items()
+    ],
+    *[
+        (name, lambda program=program: program(REALS), lambda: normal(9, 4).double())
+        for name, program in pg.models.tabular.METHODS.items()
     ],
     ("VAE, normal head, fixed scale", lambda: vae("normal", "dense", {"scale": 0.5}), lambda: normal(9, 6)),
     ("VAE, normal head, entry scale", lambda: vae("normal", "conv", {"scale": "entry"}), lambda: normal(9, 8, 8)),

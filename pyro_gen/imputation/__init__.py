@@ -3,16 +3,25 @@
 from pyro_gen.imputation.amputation import ampute, little_test
 from pyro_gen.imputation.completed import Analyses, Completed
 from pyro_gen.imputation.imputer import Imputer
-from pyro_gen.imputation.pooling import Pooled, pool
-from pyro_gen.imputation.scores import evaluate_imputer
+from pyro_gen.imputation.pooling import Pooled, draws_needed, pool, pool_correlations, stack_posteriors
+from pyro_gen.imputation.report import over_impute, report
+from pyro_gen.imputation.scores import Evaluation, evaluate_imputer
+from pyro_gen.imputation.sensitivity import TippingPoint
 
 __all__ = [
     "Analyses",
     "Completed",
+    "Evaluation",
     "Imputer",
     "Pooled",
+    "TippingPoint",
     "ampute",
+    "draws_needed",
     "evaluate_imputer",
     "little_test",
+    "over_impute",
     "pool",
+    "pool_correlations",
+    "report",
+    "stack_posteriors",
 ]

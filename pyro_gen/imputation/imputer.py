@@ -203,6 +203,8 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 program = self._learnt(name, shown, report, _share(deadline, fits))
                 scored[name].append(program.cell_log_prob(shown[rows], values[rows])[hidden[rows]])
         log_prob = torch.stack([torch.cat(parts) for parts in scored.values()])
+        if not log_prob.shape[1]:
+            self._notes.append("The table is too small to hide an entry of it: all programs have the same weight.")
         bad = ~log_prob.isfinite().all(1)
         for name in [n for n, b in zip(names, bad.tolist(), strict=True) if b]:
             self._notes.append(f"{name} gives a hidden entry no density, and is left out.")
@@ -275,7 +277,8 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 mine = [s for s, owner in enumerate(owners) if owner == k]
                 if mine:
                     # Seeds of its own: with the same noise the draws of two programs would resemble each other.
-                    completed = program.complete(x, len(mine), seeds=mix(part_seeds + k * WEYL))
+                    own = mix(part_seeds + torch.tensor(k) * WEYL)
+                    completed = program.complete(x, len(mine), seeds=own)
                     cells[mine] = self.scaling_.inverse(completed)[:, missing]
             parts.append(cells)
         return torch.cat(parts, 1) if parts else encoded.new_empty(draws, 0)

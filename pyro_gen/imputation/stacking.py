@@ -30,7 +30,7 @@ def stacking_weights(log_prob: Tensor, pseudo_counts: float = 2.0) -> Tensor:
         pseudo_counts: What is added to the entries that speak for each program.
 
     Returns:
-        Weights that sum to 1, with shape :math:`(K)`.
+        Weights that sum to 1, with shape :math:`(K)`; equal ones where there is no entry.
 
     Raises:
         ValueError: A program gives a log-density that is not finite.
@@ -41,8 +41,10 @@ def stacking_weights(log_prob: Tensor, pseudo_counts: float = 2.0) -> Tensor:
     """
     if not bool(log_prob.isfinite().all()):
         raise ValueError("stacking_weights: a log-density is not finite: that program cannot be scored.")
+    weights = log_prob.new_full((len(log_prob),), 1 / len(log_prob))
+    if not log_prob.shape[1]:
+        return weights
     shifted = (log_prob - log_prob.max(0).values).exp()
-    weights = torch.full_like(log_prob[:, 0], 1 / len(log_prob))
     for _ in range(10_000):
         shares = weights.unsqueeze(-1) * shifted
         counts = (shares / shares.sum(0)).sum(1) + pseudo_counts

@@ -1,6 +1,27 @@
 """The zoo: one family a folder, one model a file."""
 
+from pyro_gen.models import tabular
 from pyro_gen.models.linear import FactorAnalysis, Gaussian, ProbabilisticPCA
+from pyro_gen.models.tabular import (
+    DeepLatentTable,
+    NotMIWAE,
+    TableCopula,
+    TableFactors,
+    TableGaussian,
+    TableMixture,
+)
 from pyro_gen.models.vae import VAE
 
-__all__ = ["VAE", "FactorAnalysis", "Gaussian", "ProbabilisticPCA"]
+__all__ = [
+    "VAE",
+    "DeepLatentTable",
+    "FactorAnalysis",
+    "Gaussian",
+    "NotMIWAE",
+    "ProbabilisticPCA",
+    "TableCopula",
+    "TableFactors",
+    "TableGaussian",
+    "TableMixture",
+    "tabular",
+]

@@ -206,6 +206,7 @@ class NotMIWAE(LatentEnsemble):
     """
 
     KINDS: ClassVar[frozenset[str]] = frozenset(("real",))
+    automatic: ClassVar[bool] = False  # what it assumes, the data cannot tell: it has to be asked for
     numbers_per_entry: ClassVar[int] = len(_SHARES)
 
     active: Tensor
