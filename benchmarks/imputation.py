@@ -439,7 +439,7 @@ def part_b(arguments: argparse.Namespace) -> tuple[Job, dict[str, float]]:
     for method in ("norm.predict", "norm.nob", "norm"):
         completed = rivals().regressions(x, y, method, draws=5, seed=1)
         pooled[method] = rubin(*slopes(completed, y[None], np.ones_like(completed)), df=x.shape[1] - 2)
-    size = max(1, runs // (10 * arguments.jobs))
+    size = math.ceil(runs / (5 * arguments.jobs))
     ranges = [(first, min(first + size, runs)) for first in range(0, runs, size)]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         found = list(pool.map(lambda r: spawn("simulation", {"runs": runs, "range": r}, arguments), ranges))
