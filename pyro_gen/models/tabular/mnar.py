@@ -188,9 +188,9 @@ class NotMIWAE(LatentEnsemble):
             ones do; or one of these for columns by name, unknown for those not named.
         strength: The scale of the slopes' prior, in logits per unit of the working scale: normal, or half normal where
             the sign is known.
-        latent: The number K of latent dimensions; a third of the number of columns by default, 16 at most.
+        latent: The number K of latent dimensions; one less than columns by default, 16 at most.
         hidden: The widths of hidden layers of a network that is added to the linear decoder; none by default.
-        noise: ``"column"`` for a scale of each column, ``"shared"`` for one (probabilistic PCA).
+        noise: ``"shared"`` for one scale (probabilistic PCA, as in the paper), ``"column"`` for one of each column.
         members: The number E of members of the ensemble.
         particles: Latent draws of each member for a row, in imputation.
         steps: Gradient steps of the training, at most.
@@ -219,7 +219,7 @@ class NotMIWAE(LatentEnsemble):
         strength: float = 5.0,
         latent: int | None = None,
         hidden: Sequence[int] = (),
-        noise: str = "column",
+        noise: str = "shared",
         members: int = 5,
         particles: int = 200,
         steps: int = STEPS,
@@ -228,6 +228,7 @@ class NotMIWAE(LatentEnsemble):
             raise ValueError(f'NotMIWAE(noise={noise!r}): give "column" or "shared".')
         if not strength > 0:
             raise ValueError(f"NotMIWAE(strength={strength}): the scale of a prior is positive.")
+        latent = max(1, min(len(columns) - 1, 16)) if latent is None else latent
         super().__init__(columns, latent, hidden, members, particles, steps)
         self.noise, self.strength = noise, strength
         d = len(self.columns)

@@ -199,11 +199,11 @@ def test_learning_finds_the_mechanism():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("sign", "bar"), [("high", 0.82), ("unknown", 0.84)])
+@pytest.mark.parametrize(("sign", "bar"), [("high", 0.77), ("unknown", 0.80)])
 def test_the_protocol_of_not_miwae(sign, bar):
     """Breast cancer, the first half of the columns missing above their mean: knowledge 2.4.
 
-    Two members reach 0.787 and 0.804; an ignorable Gaussian has 0.906 and the paper's linear decoder 0.72.
+    One member reaches 0.739 and 0.760; an ignorable Gaussian has 0.906 and the paper's linear decoder 0.72.
     """
     from sklearn.datasets import load_breast_cancer
 
