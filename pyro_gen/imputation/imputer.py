@@ -116,7 +116,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if len(x) > ROWS:
             rows = torch.as_tensor(np.random.default_rng(self.seed_).permutation(len(x))[:ROWS])
             x = x[rows.sort().values]
-        names = self._suitable()
+        names = self._suitable(x)
         deadline = None if self.time_limit is None else began + self.time_limit
         self._notes: list[str] = []
         with reporting(self.progress) as report:
@@ -168,14 +168,19 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         }
         return Schema.infer(table, overrides=given | numbers) if numbers else schema
 
-    def _suitable(self) -> list[str]:
+    def _suitable(self, x: Tensor) -> list[str]:
         """The names of the programs to try."""
         if isinstance(self.method, str) and self.method != "auto":
             return [self.method]
         if self.method != "auto":
             return list(self.method)
         kinds = {column.kind for column in self.scaling_.columns}
-        names = [name for name, program in METHODS.items() if kinds <= program.KINDS and program.automatic]
+        observed = int((~torch.isnan(x)).sum())
+        names = [
+            name
+            for name, program in METHODS.items()
+            if kinds <= program.KINDS and program.automatic(x.shape[1], observed)
+        ]
         if not names:
             raise ValueError(f"Imputer: no program suits a table with columns of kinds {', '.join(sorted(kinds))}.")
         return names

@@ -869,6 +869,10 @@ class DeepLatentTable(LatentEnsemble):
         if number and real == "student_t":
             self.weights["log_df"] = nn.Parameter(torch.full((members, number), 2.0))
 
+    @classmethod
+    def automatic(cls, columns: int, observed: int) -> bool:
+        return observed >= 5000  # of fewer entries a network learns little that costs seconds
+
     def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
         return (x,)
 

@@ -83,6 +83,10 @@ class TableFactors(TableProgram):
         ones = torch.ones(1, features, self.rank, dtype=torch.float64)
         self.keep(_State(0.1 * ones, 0 * ones[..., 0], ones[..., 0], ones, ones[:, 0])._asdict())
 
+    @classmethod
+    def automatic(cls, columns: int, observed: int) -> bool:
+        return columns > 40  # below, a full covariance says the same in less time
+
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The joint density of rows with shape :math:`(N, D)` and parameters; returns the rows completed."""
         ones = x.new_ones(len(self.columns), self.rank)

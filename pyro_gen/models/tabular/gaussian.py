@@ -103,6 +103,10 @@ class TableGaussian(TableProgram):
         below = lower[:, row, column]
         self.keep({"log_strength": log_strength, "variances": variances, "chi2": chi2, "below": below, "loc": loc})
 
+    @classmethod
+    def automatic(cls, columns: int, observed: int) -> bool:
+        return columns <= 200  # the cube of it is what a row costs
+
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The joint density of rows with shape :math:`(N, D)` and parameters; returns the rows completed."""
         features = x.shape[-1]

@@ -206,7 +206,6 @@ class NotMIWAE(LatentEnsemble):
     """
 
     KINDS: ClassVar[frozenset[str]] = frozenset(("real",))
-    automatic: ClassVar[bool] = False  # what it assumes, the data cannot tell: it has to be asked for
     numbers_per_entry: ClassVar[int] = len(_SHARES)
 
     active: Tensor
@@ -237,6 +236,10 @@ class NotMIWAE(LatentEnsemble):
         self.weights["absent_log_precision"] = nn.Parameter(torch.full((members, d), -2.0))
         self.register_buffer("active", torch.ones(d, dtype=torch.bool))
         self.register_buffer("known_sign", torch.tensor(_signs(self.columns, sign)))
+
+    @classmethod
+    def automatic(cls, columns: int, observed: int) -> bool:
+        return False  # what it assumes, the data cannot tell: it has to be asked for
 
     def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
         return x, torch.isnan(x).to(x.dtype)

@@ -42,7 +42,6 @@ class TableProgram(Program):
 
     Attributes:
         KINDS: The kinds of columns that the program can have.
-        automatic: Whether it is one of those that are tried where nobody asks for a program by name.
         columns: The D columns.
 
     Raises:
@@ -50,7 +49,6 @@ class TableProgram(Program):
     """
 
     KINDS: ClassVar[frozenset[str]]
-    automatic: ClassVar[bool] = True
 
     def __init__(self, columns: Sequence[Column]) -> None:
         super().__init__()
@@ -65,6 +63,16 @@ class TableProgram(Program):
         self.columns = tuple(columns)
         self.event_shape = torch.Size((len(columns),))
         self._sites: tuple[str, ...] = ()
+
+    @classmethod
+    def automatic(cls, columns: int, observed: int) -> bool:
+        """Whether it is worth its time on a table where nobody asks for a program by name.
+
+        Arguments:
+            columns: The number of columns.
+            observed: The number of observed entries.
+        """
+        return True
 
     # The posterior, as draws
 
