@@ -46,6 +46,8 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             column of levels), ``"median"`` or ``"draw"`` (one draw).
         schema: Kinds of columns by name where the ones that are read off the table are not right, as in
             :meth:`pyro_gen.data.Schema.infer`; or a whole schema.
+        options: What else the program is to be made with, where ``method`` names one, such as
+            ``method="not_miwae", options={"sign": "high"}``.
         random_state: An integer that seeds all that is random. The same rows get the same draws in any batch.
         time_limit: Seconds that :meth:`fit` should take at most, about; what is learnt by then is used.
         progress: Whether to show a progress bar on standard error.
@@ -80,6 +82,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         draws: int = 20,
         strategy: str = "mean",
         schema: Mapping[str, str | Column] | Schema | None = None,
+        options: Mapping[str, Any] | None = None,
         random_state: int | np.random.RandomState | None = None,
         time_limit: float | None = None,
         progress: bool = False,
@@ -88,6 +91,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.draws = draws
         self.strategy = strategy
         self.schema = schema
+        self.options = options
         self.random_state = random_state
         self.time_limit = time_limit
         self.progress = progress
@@ -149,6 +153,8 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         unknown = [n for n in names if n not in METHODS and n != "auto"]
         if unknown or not names or ("auto" in names and len(names) > 1):
             raise ValueError(f'Imputer(method={self.method!r}): give "auto" or some of {", ".join(METHODS)}.')
+        if self.options and (len(names) > 1 or "auto" in names):
+            raise ValueError("Imputer(options=...) goes with a method that names one program.")
 
     def _schema(self, table: Any) -> Schema:
         if isinstance(self.schema, Schema):
@@ -186,7 +192,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return names
 
     def _learnt(self, name: str, x: Tensor, report: Report, deadline: float | None) -> TableProgram:
-        program = METHODS[name](self.scaling_.columns)
+        program = METHODS[name](self.scaling_.columns, **(self.options or {}))
         with report.stage(name) as progress:
             return program.learn(x, seed=self.seed_, progress=progress, deadline=deadline)
 

@@ -100,6 +100,12 @@ def test_auto_stacks_and_says_what_it_chose():
     assert len(completed) == 10
 
 
+def test_options_reach_the_program():
+    imputer = Imputer(method="factors", options={"rank": 1}, random_state=0).fit(table())
+    assert imputer.programs_["factors"].rank == 1
+    assert clone(imputer).options == {"rank": 1}
+
+
 def test_strategies():
     frame = table()
     base = Imputer(method="gaussian", random_state=0).fit(frame)
@@ -122,6 +128,7 @@ def test_strategies():
         ({"draws": 0}, "draws=0"),
         ({"strategy": "mode"}, "strategy='mode'"),
         ({"time_limit": 0}, "time_limit=0"),
+        ({"options": {"rank": 1}}, "names one program"),
     ],
 )
 def test_options_that_make_no_sense_are_named(options, words):

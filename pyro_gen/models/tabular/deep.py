@@ -871,7 +871,7 @@ class DeepLatentTable(LatentEnsemble):
 
     @classmethod
     def automatic(cls, columns: int, observed: int) -> bool:
-        return observed >= 5000  # of fewer entries a network learns little that costs seconds
+        return observed >= 20_000  # of fewer entries a network learns little that others do not, and takes its time
 
     def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
         return (x,)
