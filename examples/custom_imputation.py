@@ -65,17 +65,15 @@ def draw(table, completed):
     figure = Figure((5, 4), layout="constrained")
     axes = figure.subplots()
     filled = completed[0][table.isna().any(axis=1)]
-    axes.plot(table["hours"], table["score"], "o", ms=4, color="#2a6f97", label="observed")
-    axes.plot(filled["hours"], filled["score"], "o", ms=4, color="#b3421f", label="one draw of what is missing")
-    axes.set(xlabel="hours", ylabel="score")
-    axes.legend(frameon=False)
+    axes.plot(table["hours"], table["score"], "o", ms=4, color="#2a6f97")
+    axes.plot(filled["hours"], filled["score"], "o", ms=4, color="#b3421f")
+    axes.set(xlabel="hours", ylabel="score", title="red: one draw of what is missing")
     return write(figure, "outputs/custom_imputation.png")
 
 
 def main() -> dict[str, float]:
     table, school = simulate()
-    x = torch.tensor(table.values.tolist(), dtype=torch.float64)
-    draws = pg.impute(pupils, x, school, draws=20)
+    draws = pg.impute(pupils, torch.tensor(table.values.tolist(), dtype=torch.float64), school, draws=20)
     completed = Completed(draws, Schema.infer(table, {"hours": "real", "score": "real"}), table)
     pooled = completed.fit(regression(school)).pool()
     print(pooled)

@@ -370,7 +370,7 @@ def deal(weights: Sequence[float], draws: int) -> list[int]:
 
     Example:
         >>> deal([0.5, 0.25, 0.25], 4)
-        [0, 1, 0, 2]
+        [0, 1, 2, 0]
     """
     owed = np.zeros(len(weights))
     owners = []
