@@ -2,10 +2,10 @@
 
 from pyro_gen.imputation.amputation import ampute, little_test
 from pyro_gen.imputation.completed import Analyses, Completed
+from pyro_gen.imputation.evaluation import Evaluation, evaluate_imputer
 from pyro_gen.imputation.imputer import Imputer
 from pyro_gen.imputation.pooling import Pooled, draws_needed, pool, pool_correlations, stack_posteriors
 from pyro_gen.imputation.report import over_impute, report
-from pyro_gen.imputation.scores import Evaluation, evaluate_imputer
 from pyro_gen.imputation.sensitivity import TippingPoint
 
 __all__ = [
