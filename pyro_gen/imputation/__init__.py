@@ -1,9 +1,10 @@
 """Multiple imputation of tables: draws from generative programs, analyses pooled, answers checked."""
 
-from pyro_gen.imputation.amputation import ampute, little_test
+from pyro_gen.imputation.amputation import ampute
 from pyro_gen.imputation.completed import Analyses, Completed
 from pyro_gen.imputation.evaluation import Evaluation, evaluate_imputer
 from pyro_gen.imputation.imputer import Imputer
+from pyro_gen.imputation.little import little_test
 from pyro_gen.imputation.pooling import Pooled, draws_needed, pool, pool_correlations, stack_posteriors
 from pyro_gen.imputation.report import over_impute, report
 from pyro_gen.imputation.sensitivity import TippingPoint
