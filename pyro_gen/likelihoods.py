@@ -111,7 +111,8 @@ def observe(name: str, distribution: Any, value: Tensor | None = None) -> Tensor
     Without missing entries this is ``pyro.sample(name, distribution, obs=value)``. With missing entries the site
     scores exactly what was seen: elementwise distributions are masked, Gaussians (full, low-rank) are marginalised,
     mixtures do so inside their components, and any other distribution can be used as long as each event is seen
-    entirely or not at all.
+    entirely or not at all. A distribution of one's own may have a method ``marginalise(value)``, which returns the
+    distribution of what is seen, the value without NaN, and a function that draws all entries given the seen ones.
 
     Arguments:
         name: The name of the site.
@@ -184,6 +185,8 @@ def _marginalise(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tenso
     function that draws all entries given the seen ones. NaN is filled *before* log_prob: a NaN masked afterwards would
     still reach the gradient.
     """
+    if hasattr(d, "marginalise"):
+        return d.marginalise(value)  # type: ignore[no-any-return]
     missing = torch.isnan(value)
     if isinstance(d, torch.distributions.Independent):
         scored, filled, draw = _marginalise(d.base_dist, value)

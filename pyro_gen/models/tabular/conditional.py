@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["condition", "draw_given"]
+__all__ = ["condition", "draw_given", "seen_factor"]
 
 CHUNK = 2**23  # numbers in the largest tensor
 
@@ -27,7 +27,7 @@ def condition(x: Tensor, loc: Tensor, covariance: Tensor) -> tuple[Tensor, Tenso
     """
     parts = []
     for rows in _chunks(x):
-        seen, factor, seen_covariance = _seen(rows, covariance)
+        seen, factor, seen_covariance = seen_factor(rows, covariance)
         gain = torch.linalg.solve_triangular(factor, seen_covariance, upper=False)  # L^-1 Sigma_o., (N, D, D)
         residual = ((rows - loc).nan_to_num() * seen).unsqueeze(-1)
         residual = torch.linalg.solve_triangular(factor, residual, upper=False)
@@ -56,7 +56,7 @@ def draw_given(x: Tensor, loc: Tensor, covariance: Tensor, noise: Tensor) -> Ten
     joint = loc + noise @ torch.linalg.cholesky(covariance).mT
     parts = []
     for rows, drawn in zip(_chunks(x), _chunks(joint), strict=True):
-        seen, factor, seen_covariance = _seen(rows, covariance)
+        seen, factor, seen_covariance = seen_factor(rows, covariance)
         residual = ((rows - drawn).nan_to_num() * seen).unsqueeze(-1)
         weights = torch.cholesky_solve(residual, factor)
         parts.append(torch.where(seen, rows, drawn + (seen_covariance.mT @ weights).squeeze(-1)))
@@ -67,7 +67,7 @@ def _chunks(x: Tensor) -> tuple[Tensor, ...]:
     return torch.split(x, max(1, CHUNK // x.shape[1] ** 2))
 
 
-def _seen(rows: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def seen_factor(rows: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What is seen (N, D), the Cholesky factors of its covariances, and these with all entries, (N, D, D) each.
 
     Rows and columns of missing entries are those of the identity, so that all rows have one shape.

@@ -46,8 +46,7 @@ References:
 """
 
 import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -58,32 +57,23 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_gen._random import seeded, uniforms
-from pyro_gen.data.schema import Column
-from pyro_gen.likelihoods import _complete
-from pyro_gen.models.tabular.conditional import _seen, condition, draw_given
-from pyro_gen.models.tabular.gaussian import (
-    LOC_SCALE,
-    ROUNDING,
-    STRENGTH_SCALE,
-    WEAK,
-    _factor,
-    _move_strength,
-    _wishart,
-)
-from pyro_gen.models.tabular.table import LearningProgress, TableProgram
+from pyro_gen.data.column import Column
+from pyro_gen.likelihoods import observe
+from pyro_gen.models.tabular.conditional import condition, draw_given, seen_factor
+from pyro_gen.models.tabular.gibbs import Schedule, gibbs
+from pyro_gen.models.tabular.normal import Normal, draw_normal, kept_normal, sample_normal
+from pyro_gen.models.tabular.table import KeptProgram, LearningProgress
 from pyro_gen.models.tabular.truncated import log_interval, truncated_normal
 from pyro_gen.models.tabular.warp import Warp, fit_real, fit_whole
 
 __all__ = ["TableCopula"]
 
-CHAINS, BURN_IN, KEPT, THIN = 2, 80, 32, 4
+CHAINS, SCHEDULE = 2, Schedule(burn_in=80, kept=32, thin=4)
 MOST_ROWS = 4000  # of a longer table as many are drawn to learn from
 SWEEPS = 6  # of Gibbs sampling over the levels seen in a new row
-SCORED = 50  # draws of the posterior that scores and expectations average over
-ROWS = 4096  # a longer table is worked off in parts
 
 
-class TableCopula(TableProgram):
+class TableCopula(KeptProgram):
     r"""Creates a Gaussian copula for the rows of a table, with a posterior over its parameters.
 
     Arguments:
@@ -96,7 +86,7 @@ class TableCopula(TableProgram):
         ValueError: A column is of another kind.
 
     Example:
-        >>> from pyro_gen.data.schema import Column
+        >>> from pyro_gen.data.column import Column
         >>> _ = torch.manual_seed(0)
         >>> z = torch.randn(300, 1, dtype=torch.float64) + 0.3 * torch.randn(300, 2, dtype=torch.float64)
         >>> x = torch.stack([z[:, 0].exp(), (z[:, 1] > 0).double()], 1)
@@ -124,36 +114,14 @@ class TableCopula(TableProgram):
         self.register_buffer("_top", torch.tensor(top, dtype=torch.float64))
         knots = torch.tensor([[0.0, 1.0]], dtype=torch.float64).expand(len(self._real) + len(self._whole), -1)
         self.register_buffer("_knots", torch.stack([knots, knots]))  # of the curves, (2, columns, K)
-        ones = torch.ones(1, size, dtype=torch.float64)
-        log_strength = torch.full((1,), math.log(size / WEAK), dtype=torch.float64)
-        self._keep(log_strength, ones, torch.diag_embed(ones), 0 * ones)
-
-    def _keep(self, log_strength: Tensor, variances: Tensor, precision: Tensor, loc: Tensor) -> None:
-        """Keeps draws of parameters of shapes (S), (S, Q), (S, Q, Q), (S, Q), as TableGaussian does."""
-        scale = (log_strength.exp().unsqueeze(-1) * variances).sqrt().unsqueeze(-1)
-        lower = scale * torch.linalg.cholesky(precision)
-        row, column = torch.tril_indices(self._size, self._size, -1)
-        chi2 = lower.diagonal(dim1=-2, dim2=-1).square()
-        below = lower[:, row, column]
-        self.keep({"log_strength": log_strength, "variances": variances, "chi2": chi2, "below": below, "loc": loc})
+        self.keep(Normal.centre(torch.ones(1, size, dtype=torch.float64)).sites())
 
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The joint density of rows with shape :math:`(N, D)` and parameters; returns the rows completed."""
-        size = self._size
-        ones = x.new_ones(size)
-        log_strength = pyro.sample("log_strength", dist.Normal(math.log(size / WEAK) * ones[0], STRENGTH_SCALE))
-        variances = pyro.sample("variances", dist.Gamma(ones, ones).to_event(1))  # (Q,)
-        df = size + 1 + log_strength.exp().unsqueeze(-1) - torch.arange(size).to(x)
-        chi2 = pyro.sample("chi2", dist.Gamma(df / 2, 0.5).to_event(1))  # of Bartlett's decomposition, (Q,)
-        zeros = x.new_zeros(size * (size - 1) // 2)
-        below = pyro.sample("below", dist.Normal(zeros, 1.0).to_event(1))
-        loc = pyro.sample("loc", dist.Normal(0 * ones, LOC_SCALE).to_event(1))
-        covariance = torch.cholesky_inverse(_factor(log_strength, variances, chi2, below))
+        loc, factor = sample_normal(x, self._size)
         with self.plate(x):
-            u = self._local(x)
-            rows = _CopulaRows(self, ~torch.isnan(x), loc, covariance, u)
-            pyro.sample("x", rows, obs=x.nan_to_num())
-            return _complete(x, lambda: rows.given(x), name="x")
+            rows = _CopulaRows(self, loc, torch.cholesky_inverse(factor), self._local(x))
+            return observe("x", rows, x)
 
     def guide(self, x: Tensor, *context: Any) -> None:
         """Deals out one of the kept draws of the posterior; for levels, the proposal is the uniform prior."""
@@ -170,72 +138,23 @@ class TableCopula(TableProgram):
         self, x: Tensor, *, seed: int = 0, progress: LearningProgress | None = None, deadline: float | None = None
     ) -> Self:
         """Learns the curves, then the posterior by Gibbs sampling, see :meth:`TableProgram.learn`."""
-        total = BURN_IN + KEPT * THIN
-        kept: list[tuple[Tensor, ...]] = []
         with seeded(seed), torch.no_grad():
             if len(x) > MOST_ROWS:
                 x = x[torch.randperm(len(x))[:MOST_ROWS].to(x.device)]
             self._learn_curves(x)
-            rows = self._rows(x)
+            rows = self.prepared(x)
             ones = torch.ones(CHAINS, self._size).to(x)
-            state: tuple[Tensor, ...] = (
-                math.log(self._size / WEAK) * ones[:, 0],
-                ones,
-                torch.diag_embed(ones),
-                0 * ones,
-            )
             u = torch.rand(CHAINS, len(x), self._levels).to(x)
             z = self._sequence(rows, u, 0 * ones[0], torch.diag_embed(ones[0]))[1].expand(CHAINS, -1, -1)
-            for i in range(total):
-                z, state = self._sweep(rows, z, state)
-                if i >= BURN_IN and (i - BURN_IN) % THIN == THIN - 1:
-                    kept.append(state)
-                late = deadline is not None and time.monotonic() > deadline
-                if progress is not None:
-                    progress((i + 1) / total, "Gibbs sampling" + ", stopped early: out of time" * late)
-                if late:
-                    kept = kept or [state]
-                    break
-        self._keep(*(torch.cat(values) for values in zip(*kept, strict=True)))
+
+            def sweep(normal: Normal) -> Normal:
+                nonlocal z  # not kept: it is as long as the table
+                z, normal = self._sweep(rows, z, normal)
+                return normal
+
+            kept = gibbs(sweep, Normal.centre(ones), SCHEDULE, progress, deadline)
+        self.keep(Normal(*(torch.cat(values) for values in zip(*kept, strict=True))).sites())
         return self
-
-    def complete(self, x: Tensor, draws: int, *, seeds: Tensor) -> Tensor:
-        """Draws missing entries given others in their row, see :meth:`TableProgram.complete`."""
-        parts = []
-        for part, own in zip(self._parts(x), self._parts(seeds), strict=True):
-            rows, found = self._rows(part), []
-            for i, s in enumerate(self.dealt(draws)):
-                u = uniforms(own, self._randomness + self._size, stream=i)
-                z, loc, covariance = self._known(rows, s, u)
-                z = draw_given(z, loc, covariance, torch.special.ndtri(u[:, -self._size :]))
-                found.append(torch.where(torch.isnan(part), self._values(z), part))
-            parts.append(torch.stack(found))
-        return torch.cat(parts, 1)
-
-    def cell_log_prob(self, x: Tensor, values: Tensor) -> Tensor:
-        """Scores entries one by one, see :meth:`TableProgram.cell_log_prob`."""
-        parts = []
-        for part, wanted in zip(self._parts(x), self._parts(values), strict=True):
-            rows = self._rows(wanted)
-            found = torch.stack([self._score(rows, *moments) for moments in self._moments(part)])
-            parts.append(found.logsumexp(0) - math.log(len(found)))
-        return torch.where(torch.isnan(values), torch.nan, torch.cat(parts))
-
-    def cell_mean(self, x: Tensor) -> Tensor:
-        """The expectation, or the most probable level, of missing entries, see :meth:`TableProgram.cell_mean`."""
-        parts = []
-        for part in self._parts(x):
-            found = [self._expect(*moments) for moments in self._moments(part)]
-            parts.append(
-                torch.stack(
-                    [
-                        column.argmax(-1).to(x) if self.columns[d].discrete else column.squeeze(-1)
-                        for d, column in enumerate(torch.stack(c).mean(0) for c in zip(*found, strict=True))
-                    ],
-                    -1,
-                )
-            )
-        return torch.where(torch.isnan(x), torch.cat(parts), x)
 
     # ------------------------------------------------------------------------------------------------------------------
     # What a table says of its latent variables
@@ -254,7 +173,7 @@ class TableCopula(TableProgram):
         knots, split = self.get_buffer("_knots"), len(self._real)
         return Warp(*knots[:, :split]), Warp(*knots[:, split:])
 
-    def _rows(self, x: Tensor) -> "_Rows":
+    def prepared(self, x: Tensor) -> "_Rows":
         real, log_slope = self._curves()[0](x[:, self._real])
         lower, upper = self._thresholds(x[:, self._whole])
         codes = x[:, self._nominal]
@@ -337,77 +256,61 @@ class TableCopula(TableProgram):
             residual[..., j] = torch.where(rows.seen[:, j], drawn, residual[..., j])
         return residual
 
-    def _sweep(self, rows: "_Rows", z: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Draws latent rows (C, N, Q), then parameters (C), (C, Q), (C, Q, Q), (C, Q), as those of TableGaussian."""
-        log_strength, variances, precision, loc = state
-        count = z.shape[1]
-        z = torch.stack(
-            [
-                draw_given(torch.where(rows.seen, own, torch.nan), m, s, torch.randn_like(own))
-                for own, m, s in zip(z, loc, _inverse(precision), strict=True)
-            ]
-        )
+    def _sweep(self, rows: "_Rows", z: Tensor, normal: Normal) -> tuple[Tensor, Normal]:
+        """Draws latent rows (C, N, Q), then parameters."""
+        given = zip(z, normal.loc, normal.covariance(), strict=True)
+        known = [(torch.where(rows.seen, own, torch.nan), m, s) for own, m, s in given]
+        z = torch.stack([draw_given(own, m, s, torch.randn_like(own)) for own, m, s in known])
         if self._levels:
-            m = loc.unsqueeze(1)
-            z = m + self._move(rows, z - m, m, precision.unsqueeze(1), torch.rand_like(z[..., len(self._real) :]))
-        log_strength = _move_strength(log_strength, variances, precision)
-        strength = log_strength.exp().unsqueeze(-1)
-        shape = 1 + (self._size + 1 + strength) / 2
-        rate = 1 + strength / 2 * precision.diagonal(dim1=-2, dim2=-1)
-        variances = torch._standard_gamma(shape.expand_as(rate)) / rate
-        centred = z - loc.unsqueeze(1)
-        spread = torch.diag_embed(strength * variances + count * ROUNDING**2) + centred.mT @ centred
-        precision = _wishart(self._size + 1 + strength.squeeze(-1) + count, spread)
-        factor = torch.linalg.cholesky(count * precision + torch.eye(self._size).to(z) / LOC_SCALE**2)
-        mean = torch.cholesky_solve(precision @ z.sum(1).unsqueeze(-1), factor)
-        noise = torch.linalg.solve_triangular(factor.mT, torch.randn_like(mean), upper=True)
-        return z, (log_strength, variances, precision, (mean + noise).squeeze(-1))
+            m = normal.loc.unsqueeze(1)
+            u = torch.rand_like(z[..., len(self._real) :])
+            z = m + self._move(rows, z - m, m, normal.precision.unsqueeze(1), u)
+        return z, draw_normal(z, normal)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Rows given a draw of the posterior
 
     @property
-    def _randomness(self) -> int:
-        return (SWEEPS + 1) * self._levels
+    def randomness(self) -> int:
+        return (SWEEPS + 1) * self._levels + self._size
 
-    def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
-        return torch.split(x, max(1, 2**22 // self._size**2))
+    def numbers_per_row(self) -> int:
+        return self._size**2
 
-    def _drawn(self, s: int) -> tuple[Tensor, Tensor]:
-        """Mean and covariance of latent rows, a kept draw."""
-        factor = _factor(*(self.kept(name)[s] for name in ("log_strength", "variances", "chi2", "below")))
-        return self.kept("loc")[s], torch.cholesky_inverse(factor)
+    def drawn(self, rows: "_Rows", s: int, u: Tensor) -> Tensor:
+        z, loc, covariance = self._known(rows, s, u)
+        return self._values(draw_given(z, loc, covariance, torch.special.ndtri(u[:, -self._size :])))
 
     def _known(self, rows: "_Rows", s: int, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A draw of the latent variables behind what was seen (N, Q), NaN elsewhere; mean and covariance of all."""
-        loc, covariance = self._drawn(s)
+        loc, covariance = kept_normal(self.kept, s)
         if not self._levels:
             return rows.real, loc, covariance
-        factor = _seen(torch.where(rows.seen, 0.0, torch.nan).to(loc), covariance)[1]
+        factor = seen_factor(torch.where(rows.seen, 0.0, torch.nan).to(loc), covariance)[1]
         residual = (self._sequence(rows, u, loc, factor)[1] - loc).nan_to_num()
         precision = torch.cholesky_inverse(factor)
         for i in range(1, SWEEPS + 1):
             residual = self._move(rows, residual, loc, precision, u[:, i * self._levels :])
         return torch.where(rows.seen, loc + residual, torch.nan), loc, covariance
 
-    def _moments(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+    def given(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
         """For some draws: means and scales (N, Q) of latent variables, log-probabilities (N, L) of nominal levels."""
-        rows = self._rows(x)
-        for i, s in enumerate(self.dealt(min(self.num_kept, SCORED))):
-            u = uniforms(torch.zeros(1, dtype=torch.int64, device=x.device), self._randomness, stream=i)
+        rows = self.prepared(x)
+        for i, s in enumerate(self.dealt()):
+            u = uniforms(torch.zeros(1, dtype=torch.int64, device=x.device), self.randomness - self._size, stream=i)
             z, loc, covariance = self._known(rows, s, u.expand(len(x), -1))
             mean, variance = condition(z, loc, covariance)
             levels = []
             for block in self._blocks:
                 missing = torch.isnan(z[:, block.start])
                 chosen = slice(block.start, block.stop)
-                _, factor, seen = _seen(z[missing], covariance)
+                _, factor, seen = seen_factor(z[missing], covariance)
                 gain = torch.linalg.solve_triangular(factor, seen[..., chosen], upper=False)
                 found = _log_argmax(mean[missing, chosen], covariance[chosen, chosen] - gain.mT @ gain, i)
                 levels.append(x.new_full((len(x), len(block) + 1), torch.nan).masked_scatter(missing[:, None], found))
             yield mean, variance.clamp(min=1e-12).sqrt(), levels
 
-    def _score(self, rows: "_Rows", mean: Tensor, scale: Tensor, levels: list[Tensor]) -> Tensor:
+    def scored(self, rows: "_Rows", mean: Tensor, scale: Tensor, levels: list[Tensor]) -> Tensor:
         """Log-densities of the values of rows, (N, D)."""
         out = mean.new_empty(len(mean), len(self.columns))
         split, end = len(self._real), len(self._real) + len(self._whole)
@@ -420,7 +323,7 @@ class TableCopula(TableProgram):
             out[:, d] = levels[m].gather(1, rows.codes[:, m : m + 1].nan_to_num().long()).squeeze(1)
         return out
 
-    def _expect(self, mean: Tensor, scale: Tensor, levels: list[Tensor]) -> list[Tensor]:
+    def expected(self, mean: Tensor, scale: Tensor, levels: list[Tensor]) -> list[Tensor]:
         """By column the expectation (N, 1), or the probabilities of the levels (N, L)."""
         real, whole = self._curves()
         split = len(self._real)
@@ -469,28 +372,30 @@ class _CopulaRows(dist.TorchDistribution):
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real_vector
 
-    def __init__(self, program: TableCopula, seen: Tensor, loc: Tensor, covariance: Tensor, u: Tensor) -> None:
-        self.program, self.seen, self.loc, self.covariance, self.u = program, seen, loc, covariance, u
-        super().__init__(seen.shape[:-1], seen.shape[-1:], validate_args=False)
+    def __init__(
+        self, program: TableCopula, loc: Tensor, covariance: Tensor, u: Tensor, seen: Tensor | bool = True
+    ) -> None:
+        self.program, self.loc, self.covariance, self.u, self.seen = program, loc, covariance, u, seen
+        super().__init__(u.shape[:-1], torch.Size([len(program.columns)]), validate_args=False)
 
     def _split(self, value: Tensor) -> tuple[_Rows, Tensor]:
-        rows = self.program._rows(torch.where(self.seen, value, torch.nan))
-        return rows, _seen(torch.where(rows.seen, 0.0, torch.nan).to(value), self.covariance)[1]
+        rows = self.program.prepared(torch.where(torch.as_tensor(self.seen), value, torch.nan))
+        return rows, seen_factor(torch.where(rows.seen, 0.0, torch.nan).to(value), self.covariance)[1]
 
     def log_prob(self, value: Tensor) -> Tensor:
         rows, factor = self._split(value)
         return self.program._sequence(rows, self.u, self.loc, factor)[0]
 
-    def given(self, value: Tensor) -> Tensor:
-        """Draws the entries that are not seen, given those that are."""
-        rows, factor = self._split(value)
-        z = self.program._sequence(rows, self.u, self.loc, factor)[1]
-        return self.program._values(draw_given(z, self.loc, self.covariance, torch.randn_like(z)))
+    def marginalise(self, value: Tensor) -> tuple["_CopulaRows", Tensor, Callable[[], Tensor]]:
+        """Rows of which NaN is not seen, see :func:`pyro_gen.observe`."""
+        scored = _CopulaRows(self.program, self.loc, self.covariance, self.u, ~torch.isnan(value))
 
+        def draw() -> Tensor:
+            rows, factor = scored._split(value)
+            z = self.program._sequence(rows, self.u, self.loc, factor)[1]
+            return self.program._values(draw_given(z, self.loc, self.covariance, torch.randn_like(z)))
 
-def _inverse(matrix: Tensor) -> Tensor:
-    inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
-    return inverse
+        return scored, value.nan_to_num(), draw
 
 
 def _log_argmax(mean: Tensor, covariance: Tensor, stream: int) -> Tensor:

@@ -24,8 +24,7 @@ References:
 """
 
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import pyro
@@ -33,18 +32,19 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_gen._random import normals, seeded
-from pyro_gen.data.schema import Column
+from pyro_gen._random import seeded
+from pyro_gen.data.column import Column
 from pyro_gen.likelihoods import observe
-from pyro_gen.models.tabular.table import LearningProgress, TableProgram
+from pyro_gen.models.tabular.gibbs import Schedule, gibbs
+from pyro_gen.models.tabular.table import KeptProgram, LearningProgress
 
-__all__ = ["TableFactors"]
+__all__ = ["TableFactors", "factors_given"]
 
 LOC_SCALE = 3.0  # prior standard deviation of the mean, of standardised columns
 NOISE = (1.0, 0.3)  # shape and rate of the prior of 1 / psi
 LOCAL = 1.5  # shape and rate of the prior of phi
 FIRST, NEXT = 2.0, 3.0  # shapes of the priors of delta
-CHAINS, BURN_IN, KEPT, THIN = 2, 100, 25, 4
+CHAINS, SCHEDULE = 2, Schedule(burn_in=100, kept=25, thin=4)
 
 
 class _State(NamedTuple):
@@ -57,7 +57,7 @@ class _State(NamedTuple):
     growth: Tensor
 
 
-class TableFactors(TableProgram):
+class TableFactors(KeptProgram):
     r"""Creates a Bayesian factor analysis for the rows of a table.
 
     Arguments:
@@ -104,57 +104,47 @@ class TableFactors(TableProgram):
         self, x: Tensor, *, seed: int = 0, progress: LearningProgress | None = None, deadline: float | None = None
     ) -> Self:
         """Learns the posterior by Gibbs sampling, see :meth:`TableProgram.learn`."""
-        total = BURN_IN + KEPT * THIN
-        kept: list[_State] = []
         with seeded(seed), torch.no_grad():
-            state = _start(x, self.rank)
-            for i in range(total):
-                state = _sweep(x, state)
-                if i >= BURN_IN and (i - BURN_IN) % THIN == THIN - 1:
-                    kept.append(state)
-                if progress is not None:
-                    progress((i + 1) / total, "Gibbs sampling")
-                if deadline is not None and time.monotonic() > deadline and kept:
-                    break
+            kept = gibbs(lambda state: _sweep(x, state), _start(x, self.rank), SCHEDULE, progress, deadline)
         self.keep({name: torch.cat([getattr(k, name) for k in kept]) for name in _State._fields})
         return self
 
+    # Entries given a draw of the parameters
+
+    @property
+    def randomness(self) -> int:
+        return self.rank + len(self.columns)
+
+    def numbers_per_row(self) -> int:
+        return self.rank * max(self.rank, len(self.columns))
+
     def _factors(self, x: Tensor, s: int) -> tuple[Tensor, Tensor]:
         """The mean and the Cholesky factor of the precision of each row's factors, for one kept draw."""
-        mean, factor = _given_rows(x, *(self.kept(n)[s : s + 1] for n in ("loadings", "loc", "noise")))
+        mean, factor = factors_given(x, *(self.kept(n)[s : s + 1] for n in ("loadings", "loc", "noise")))
         return mean[0], factor[0]
 
-    def complete(self, x: Tensor, draws: int, *, seeds: Tensor) -> Tensor:
-        """Draws missing entries given others in their row, see :meth:`TableProgram.complete`."""
-        found = []
-        for stream, s in enumerate(self.dealt(draws)):
-            mean, factor = self._factors(x, s)
-            noise = normals(seeds, self.rank + x.shape[1], stream=stream)
-            first = noise[:, : self.rank].unsqueeze(-1)
-            z = mean + torch.linalg.solve_triangular(factor.mT, first, upper=True).squeeze(-1)
-            drawn = z @ self.kept("loadings")[s].T + self.kept("loc")[s]
-            drawn = drawn + self.kept("noise")[s].sqrt() * noise[:, self.rank :]
-            found.append(torch.where(torch.isnan(x), drawn, x))
-        return torch.stack(found)
+    def drawn(self, rows: Tensor, s: int, u: Tensor) -> Tensor:
+        mean, factor = self._factors(rows, s)
+        noise = torch.special.ndtri(u)
+        first = noise[:, : self.rank].unsqueeze(-1)
+        z = mean + torch.linalg.solve_triangular(factor.mT, first, upper=True).squeeze(-1)
+        expected = z @ self.kept("loadings")[s].T + self.kept("loc")[s]
+        drawn: Tensor = expected + self.kept("noise")[s].sqrt() * noise[:, self.rank :]
+        return drawn
 
-    def _moments(self, x: Tensor) -> Any:
-        """Means and variances (N, D) of entries given what is seen, for some of the kept draws."""
-        for s in self.dealt(min(self.num_kept, 50)):
+    def given(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for s in self.dealt():
             mean, factor = self._factors(x, s)
             loadings = self.kept("loadings")[s]
             covariance = torch.cholesky_inverse(factor)  # (N, K, K)
             variance = (loadings @ covariance * loadings).sum(-1)
             yield mean @ loadings.T + self.kept("loc")[s], variance + self.kept("noise")[s]
 
-    def cell_log_prob(self, x: Tensor, values: Tensor) -> Tensor:
-        """Scores entries one by one, see :meth:`TableProgram.cell_log_prob`."""
-        found = [-0.5 * ((values - m).square() / v + (2 * math.pi * v).log()) for m, v in self._moments(x)]
-        return torch.stack(found).logsumexp(0) - math.log(len(found))
+    def scored(self, values: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        return -0.5 * ((values - mean).square() / variance + (2 * math.pi * variance).log())
 
-    def cell_mean(self, x: Tensor) -> Tensor:
-        """The expectation of missing entries, see :meth:`TableProgram.cell_mean`."""
-        mean = torch.stack([m for m, _ in self._moments(x)]).mean(0)
-        return torch.where(torch.isnan(x), mean, x)
+    def expected(self, mean: Tensor, variance: Tensor) -> Sequence[Tensor]:
+        return mean.unsqueeze(-1).unbind(1)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -174,8 +164,18 @@ def _start(x: Tensor, rank: int) -> _State:
     )
 
 
-def _given_rows(x: Tensor, loadings: Tensor, loc: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean (C, N, K) and the Cholesky factor of the precision (C, N, K, K) of each row's factors."""
+def factors_given(x: Tensor, loadings: Tensor, loc: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors of each row given what is seen of it.
+
+    Arguments:
+        x: Rows with shape :math:`(N, D)`.
+        loadings: With shape :math:`(C, D, K)`.
+        loc: With shape :math:`(C, D)`.
+        noise: Variances, with shape :math:`(C, D)`.
+
+    Returns:
+        Means, with shape :math:`(C, N, K)`, and Cholesky factors of precisions, with shape :math:`(C, N, K, K)`.
+    """
     seen = ~torch.isnan(x)
     weight = seen / noise.unsqueeze(1)  # (C, N, D)
     outer = (loadings.unsqueeze(-1) * loadings.unsqueeze(-2)).flatten(2)  # (C, D, K K)
@@ -191,7 +191,7 @@ def _sweep(x: Tensor, state: _State) -> _State:
     chains, features, rank = loadings.shape
     seen = (~torch.isnan(x)).to(x.dtype)
     filled = x.nan_to_num()
-    mean, factor = _given_rows(x, loadings, loc, noise)
+    mean, factor = factors_given(x, loadings, loc, noise)
     z = mean + torch.linalg.solve_triangular(factor.mT, torch.randn_like(mean).unsqueeze(-1), upper=True).squeeze(-1)
     # Loadings and means together: a regression of each column on (z, 1), where it was seen.
     design = torch.cat([z, torch.ones_like(z[..., :1])], -1)  # (C, N, K + 1)

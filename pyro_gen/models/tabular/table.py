@@ -16,7 +16,8 @@ References:
 """
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import pyro
@@ -24,10 +25,13 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_gen.data.schema import Column
+from pyro_gen._random import uniforms
+from pyro_gen.data.column import Column
 from pyro_gen.program import Program
 
-__all__ = ["LearningProgress", "TableProgram"]
+__all__ = ["KeptProgram", "LearningProgress", "TableProgram"]
+
+NUMBERS = 2**22  # in the largest tensor of rows at a time
 
 LearningProgress = Callable[[float, str], None]  # takes the share that is done, and words
 
@@ -62,7 +66,6 @@ class TableProgram(Program):
                 )
         self.columns = tuple(columns)
         self.event_shape = torch.Size((len(columns),))
-        self._sites: tuple[str, ...] = ()
 
     @classmethod
     def automatic(cls, columns: int, observed: int) -> bool:
@@ -73,40 +76,6 @@ class TableProgram(Program):
             observed: The number of observed entries.
         """
         return True
-
-    # The posterior, as draws
-
-    def keep(self, draws: Mapping[str, Tensor]) -> None:
-        """Keeps draws of the posterior, which the guide deals out from now on.
-
-        Arguments:
-            draws: By name of the global site, each with shape :math:`(S, *)`.
-        """
-        self._sites = tuple(draws)
-        for name, values in draws.items():
-            self.register_buffer(f"posterior_{name}", values.detach().contiguous())
-
-    @property
-    def num_kept(self) -> int:
-        """The number S of draws of the posterior that are kept; one before anything was learnt, the prior's centre."""
-        return len(self.kept(self._sites[0]))
-
-    def kept(self, name: str) -> Tensor:
-        """The draws of a global site, with shape :math:`(S, *)`."""
-        values: Tensor = getattr(self, f"posterior_{name}")
-        return values
-
-    def dealt(self, draws: int) -> list[int]:
-        """Which of the S kept draws go with each of some draws of missing entries: spread over all of them."""
-        kept = self.num_kept
-        return [(2 * s + 1) * kept // (2 * draws) if draws <= kept else s % kept for s in range(draws)]
-
-    def guide(self, x: Tensor, *context: Any) -> None:
-        """Deals out one of the kept draws of the posterior."""
-        draw = pyro.sample("draw", dist.Categorical(x.new_ones(self.num_kept)), infer={"is_auxiliary": True})
-        for name in self._sites:
-            values = self.kept(name)
-            pyro.sample(name, dist.Delta(values[draw], event_dim=values.dim() - 1))
 
     @abc.abstractmethod
     def learn(
@@ -161,3 +130,114 @@ class TableProgram(Program):
             Completed rows, with shape :math:`(N, D)`: the posterior mean of real and count columns, the most probable
             level of the others; seen entries are untouched.
         """
+
+
+class KeptProgram(TableProgram):
+    """A program whose posterior is kept as draws of its global sites, which the guide deals out.
+
+    Entries given a draw are for a program to say, by :meth:`prepared`, :meth:`drawn`, :meth:`given`, :meth:`scored` and
+    :meth:`expected`; to go through rows and draws is the same for all.
+    """
+
+    SCORED: ClassVar[int] = 50  # draws that scores and expectations average over
+    _sites: tuple[str, ...]
+
+    def keep(self, draws: Mapping[str, Tensor]) -> None:
+        """Keeps draws of the posterior.
+
+        Arguments:
+            draws: By name of the global site, each with shape :math:`(S, *)`.
+        """
+        self._sites = tuple(draws)
+        for name, values in draws.items():
+            self.register_buffer(f"posterior_{name}", values.detach().contiguous())
+
+    @property
+    def num_kept(self) -> int:
+        """The number S of draws of the posterior that are kept; one before anything was learnt, the prior's centre."""
+        return len(self.kept(self._sites[0]))
+
+    def kept(self, name: str) -> Tensor:
+        """The draws of a global site, with shape :math:`(S, *)`."""
+        values: Tensor = getattr(self, f"posterior_{name}")
+        return values
+
+    def dealt(self, draws: int | None = None) -> list[int]:
+        """Which of the S kept draws go with each of some draws of missing entries, or with scores: spread over all."""
+        kept = self.num_kept
+        draws = min(kept, self.SCORED) if draws is None else draws
+        return [(2 * s + 1) * kept // (2 * draws) if draws <= kept else s % kept for s in range(draws)]
+
+    def guide(self, x: Tensor, *context: Any) -> None:
+        """Deals out one of the kept draws of the posterior."""
+        draw = pyro.sample("draw", dist.Categorical(x.new_ones(self.num_kept)), infer={"is_auxiliary": True})
+        for name in self._sites:
+            values = self.kept(name)
+            pyro.sample(name, dist.Delta(values[draw], event_dim=values.dim() - 1))
+
+    # What a program says of entries given one draw of its parameters
+
+    @property
+    @abc.abstractmethod
+    def randomness(self) -> int:
+        """How many uniform numbers :meth:`drawn` takes for a row."""
+
+    @abc.abstractmethod
+    def numbers_per_row(self) -> int:
+        """How many numbers the largest tensor has for a row: so many rows are worked off at a time."""
+
+    def prepared(self, x: Tensor) -> Any:
+        """What is made of rows once, for all draws."""
+        return x
+
+    @abc.abstractmethod
+    def drawn(self, rows: Any, s: int, u: Tensor) -> Tensor:
+        """Draws all entries (N, D) of prepared rows given the seen ones, with the s-th kept draw and uniforms u."""
+
+    @abc.abstractmethod
+    def given(self, x: Tensor) -> Iterator[tuple[Any, ...]]:
+        """What is known of missing entries given the seen ones, for each of the draws that scores average over."""
+
+    @abc.abstractmethod
+    def scored(self, values: Any, *given: Any) -> Tensor:
+        """The log-densities (N, D) of prepared values."""
+
+    @abc.abstractmethod
+    def expected(self, *given: Any) -> Sequence[Tensor]:
+        """For each column expectations (N, 1), or the probabilities of levels (N, L)."""
+
+    # Over rows and draws
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(x, max(1, NUMBERS // self.numbers_per_row()))
+
+    def complete(self, x: Tensor, draws: int, *, seeds: Tensor) -> Tensor:
+        """Draws missing entries given others in their row, see :meth:`TableProgram.complete`."""
+        parts = []
+        for part, own in zip(self._parts(x), self._parts(seeds), strict=True):
+            rows = self.prepared(part)
+            found = [self.drawn(rows, s, uniforms(own, self.randomness, i)) for i, s in enumerate(self.dealt(draws))]
+            parts.append(torch.where(torch.isnan(part), torch.stack(found), part))
+        return torch.cat(parts, 1)
+
+    def cell_log_prob(self, x: Tensor, values: Tensor) -> Tensor:
+        """Scores entries one by one, see :meth:`TableProgram.cell_log_prob`."""
+        parts = []
+        for part, wanted in zip(self._parts(x), self._parts(values), strict=True):
+            prepared = self.prepared(wanted)
+            found = torch.stack([self.scored(prepared, *given) for given in self.given(part)])
+            parts.append(found.logsumexp(0) - math.log(len(found)))
+        return torch.where(torch.isnan(values), torch.nan, torch.cat(parts))
+
+    def cell_mean(self, x: Tensor) -> Tensor:
+        """The expectation, or the most probable level, of missing entries, see :meth:`TableProgram.cell_mean`."""
+        parts = []
+        for part in self._parts(x):
+            found = [self.expected(*given) for given in self.given(part)]
+            means = [torch.stack(column).mean(0) for column in zip(*found, strict=True)]
+            columns = [
+                mean.argmax(-1).to(x) if column.discrete else mean.squeeze(-1)
+                for column, mean in zip(self.columns, means, strict=True)
+            ]
+            parts.append(torch.stack(columns, -1))
+        return torch.where(torch.isnan(x), torch.cat(parts), x)

@@ -9,11 +9,12 @@ import torch
 from scipy import stats
 
 from pyro_gen._random import fork, seeded
-from pyro_gen.data.schema import Column
+from pyro_gen.data.column import Column
 from pyro_gen.evaluation.conformance import check_program
 from pyro_gen.models.tabular import copula
-from pyro_gen.models.tabular.copula import TableCopula, _log_argmax, _wishart
-from pyro_gen.models.tabular.gaussian import LOC_SCALE, STRENGTH_SCALE, WEAK, TableGaussian
+from pyro_gen.models.tabular.copula import TableCopula, _log_argmax
+from pyro_gen.models.tabular.gaussian import TableGaussian
+from pyro_gen.models.tabular.normal import LOC_SCALE, STRENGTH_SCALE, WEAK, Normal, _draw_wishart, kept_normal
 
 NO_YES = ("no", "yes")
 MIXED = (
@@ -53,12 +54,13 @@ def holes(x, share=0.3):
 def known(columns, covariance, loc=None, draws=1):
     """A program with some equal draws of known parameters, its curves the identity."""
     program = TableCopula(columns)
-    program._keep(
+    normal = Normal(
         torch.zeros(draws, dtype=torch.float64),
         torch.ones(draws, len(covariance), dtype=torch.float64),
         torch.linalg.inv(covariance).expand(draws, -1, -1),
         (torch.zeros(len(covariance)).double() if loc is None else loc).expand(draws, -1),
     )
+    program.keep(normal.sites())
     return program
 
 
@@ -93,7 +95,7 @@ def test_real_columns_given_others_are_those_of_the_gaussian():
 
 
 def thresholds(program, column, level):
-    rows = program._rows(row(*(level if d == column else NAN for d in range(len(program.columns)))))
+    rows = program.prepared(row(*(level if d == column else NAN for d in range(len(program.columns)))))
     w = program._whole.index(column)
     return rows.lower[0, w].item(), rows.upper[0, w].item()
 
@@ -114,7 +116,7 @@ PAIR = (Column("visits", "count"), Column("grade", "ordinal", levels=("poor", "f
 
 def test_levels_given_levels_are_those_of_quadrature(monkeypatch):
     covariance = correlated(2, 0.7)
-    monkeypatch.setattr(copula, "SCORED", 600)
+    monkeypatch.setattr(TableCopula, "SCORED", 600)
     program = known(PAIR, covariance, draws=600)
     counts, edges = (0.0, 1.0, 3.0), [thresholds(program, 1, k) for k in range(3)]
     joint = torch.tensor([[rectangle(covariance, thresholds(program, 0, c), edge) for edge in edges] for c in counts])
@@ -135,9 +137,7 @@ def test_the_density_integrates_over_levels():
     covariance = correlated(2, 0.7)
     program = known(PAIR, covariance)
     x = row(1.0, 2.0).expand(20000, -1)
-    rows = copula._CopulaRows(
-        program, ~torch.isnan(x), torch.zeros(2).double(), covariance, torch.rand(20000, 2).double()
-    )
+    rows = copula._CopulaRows(program, torch.zeros(2).double(), covariance, torch.rand(20000, 2).double())
     exact = rectangle(covariance, thresholds(program, 0, 1.0), thresholds(program, 1, 2.0))
     found = rows.log_prob(x).exp()
     assert abs(found.mean().item() - exact) < 5 * found.std().item() / 20000**0.5  # 5 standard errors: 6e-7
@@ -184,17 +184,17 @@ def replicates(columns, rows, sweeps, count, break_it=False):
         log_strength = math.log(size / WEAK) + STRENGTH_SCALE * torch.randn(1, dtype=torch.float64)
         variances = torch._standard_gamma(torch.ones(1, size, dtype=torch.float64))
         strength = log_strength.exp().unsqueeze(-1)
-        precision = _wishart(size + 1 + strength.squeeze(-1), torch.diag_embed(strength * variances))
+        precision = _draw_wishart(size + 1 + strength.squeeze(-1), torch.diag_embed(strength * variances))
         loc = LOC_SCALE * torch.randn(1, size, dtype=torch.float64)
-        state = (log_strength, variances, precision, loc)
-        spread = torch.linalg.cholesky(copula._inverse(precision))
+        normal = Normal(log_strength, variances, precision, loc)
+        spread = torch.linalg.cholesky(normal.covariance())
         z = loc.unsqueeze(1) + torch.randn(1, rows, size, dtype=torch.float64) @ spread.mT
         x = holes(program._values(z[0]), 0.2)
         for _ in range(sweeps):
-            z, state = program._sweep(program._rows(x), z, state)
+            z, normal = program._sweep(program.prepared(x), z, normal)
             if break_it:
-                state = (*state[:3], state[3] * 0.8)
-        found.append(torch.cat([state[0], state[1][0], state[3][0]]))
+                normal = normal._replace(loc=normal.loc * 0.8)
+        found.append(torch.cat([normal.log_strength, normal.variances[0], normal.loc[0]]))
     return torch.stack(found)
 
 
@@ -214,7 +214,7 @@ def test_the_sampler_leaves_the_joint_distribution_alone():
 
 
 def test_it_finds_correlations_and_margins(learnt):
-    covariance = torch.stack([learnt._drawn(s)[1] for s in range(learnt.num_kept)])
+    covariance = torch.stack([kept_normal(learnt.kept, s)[1] for s in range(learnt.num_kept)])
     scale = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
     correlation = covariance / (scale.unsqueeze(-1) * scale.unsqueeze(-2))
     between = correlation[:, [0, 0, 0, 1, 1, 2], [1, 2, 3, 2, 3, 3]]

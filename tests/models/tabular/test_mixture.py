@@ -10,7 +10,7 @@ from scipy import stats
 from torch.distributions import Categorical, MultivariateNormal, Normal
 
 from pyro_gen._random import seeded
-from pyro_gen.data.schema import Column
+from pyro_gen.data.column import Column
 from pyro_gen.evaluation.conformance import check_program
 from pyro_gen.models.tabular import mixture
 from pyro_gen.models.tabular.gaussian import TableGaussian
@@ -181,7 +181,7 @@ def replicates(rows, sweeps, count, columns=MIXED[:4], break_it=False):
         x = holes(trace.nodes["_RETURN"]["value"], 0.2)
         state = {name: trace.nodes[name]["value"].unsqueeze(0) for name in program._sites}
         for _ in range(sweeps):
-            state = program._sweep(program._rows(x), state)
+            state = program._sweep(program.prepared(x), state)
             if break_it:
                 state["loc"] = 0.5 * state["loc"]
         found.append(

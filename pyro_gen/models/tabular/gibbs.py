@@ -1,0 +1,65 @@
+"""Gibbs sampling of a program's parameters: the loop, which is the same for all of them."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+from pyro_gen.models.tabular.table import LearningProgress
+
+__all__ = ["Schedule", "gibbs"]
+
+S = TypeVar("S")
+
+
+class Schedule(NamedTuple):
+    """How long to sample.
+
+    Attributes:
+        burn_in: Sweeps before the first that may be kept.
+        kept: States that are kept of each chain.
+        thin: Of this many sweeps the last is kept.
+    """
+
+    burn_in: int
+    kept: int
+    thin: int
+
+
+def gibbs(
+    sweep: Callable[[S], S],
+    state: S,
+    schedule: Schedule,
+    progress: LearningProgress | None,
+    deadline: float | None,
+    words: str = "Gibbs sampling",
+) -> list[S]:
+    """Sweeps over all parameters again and again.
+
+    Arguments:
+        sweep: Makes the next state of all chains; draws by the global generator.
+        state: Where the chains start.
+        schedule: How long to sample.
+        progress: Called with the share that is done, and words.
+        deadline: The time of :func:`time.monotonic` after which it stops, with what is kept by then, or the last state.
+        words: What it is called for people.
+
+    Returns:
+        The states that are kept.
+
+    Example:
+        >>> gibbs(lambda i: i + 1, 0, Schedule(burn_in=10, kept=3, thin=2), None, None)
+        [12, 14, 16]
+    """
+    burn_in, thin = schedule.burn_in, schedule.thin
+    total = burn_in + schedule.kept * thin
+    kept: list[S] = []
+    for i in range(total):
+        state = sweep(state)
+        if i >= burn_in and (i - burn_in) % thin == thin - 1:
+            kept.append(state)
+        late = deadline is not None and time.monotonic() > deadline
+        if progress is not None:
+            progress((i + 1) / total, words + ", stopped early: out of time" * late)
+        if late:
+            return kept or [state]
+    return kept
