@@ -217,7 +217,8 @@ def selection(x: np.ndarray, seed: int, sign: str) -> tuple[np.ndarray, np.ndarr
     """The means and the draws of the missing cells by our not-MIWAE."""
     import torch
 
-    from pyro_gen.data.schema import Scaling, Schema
+    from pyro_gen.data.scaling import Scaling
+    from pyro_gen.data.schema import Schema
     from pyro_gen.models.tabular.mnar import NotMIWAE
 
     schema = Schema.infer(x)

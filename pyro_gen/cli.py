@@ -31,9 +31,10 @@ from torch import Tensor
 from pyro_gen import __version__, zoo
 from pyro_gen.data import DataSet, Transform, as_tensor, read_table
 from pyro_gen.data import load as load_data
+from pyro_gen.data.column import KINDS, Column
 from pyro_gen.data.datasets import FROM_FOLDER
 from pyro_gen.data.datasets import NAMES as DATA_SETS
-from pyro_gen.data.schema import KINDS, Column, Schema
+from pyro_gen.data.schema import Schema
 from pyro_gen.inference.objectives import Objective
 from pyro_gen.inference.svi import fit as train
 from pyro_gen.program import Program

@@ -11,7 +11,8 @@ import torch
 from sklearn.base import BaseEstimator
 
 from pyro_gen import cli
-from pyro_gen.data.schema import Column, Schema
+from pyro_gen.data.column import Column
+from pyro_gen.data.schema import Schema
 from pyro_gen.imputation import imputer as imputer_module
 from pyro_gen.imputation.completed import Completed
 

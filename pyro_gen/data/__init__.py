@@ -1,8 +1,10 @@
 """Data: sets with a fixed split, tables from files, transforms with their log-Jacobians, minibatches."""
 
 from pyro_gen.data.batches import Batches
+from pyro_gen.data.column import KINDS, Column
 from pyro_gen.data.datasets import DataSet, load
-from pyro_gen.data.schema import KINDS, Column, Scaling, Schema
+from pyro_gen.data.scaling import Scaling
+from pyro_gen.data.schema import Schema
 from pyro_gen.data.tables import Table, as_tensor, read_table
 from pyro_gen.data.transforms import (
     Binarize,

@@ -32,7 +32,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from pyro_gen.data.schema import Column, Schema
+from pyro_gen.data.column import Column
+from pyro_gen.data.schema import Schema
 from pyro_gen.imputation import sensitivity
 from pyro_gen.imputation.pooling import Pooled, pool
 

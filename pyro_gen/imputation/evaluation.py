@@ -20,7 +20,8 @@ from sklearn.base import clone
 from torch import Tensor
 
 from pyro_gen._random import fork
-from pyro_gen.data.schema import Column, Schema
+from pyro_gen.data.column import Column
+from pyro_gen.data.schema import Schema
 from pyro_gen.imputation.amputation import ampute, takes
 from pyro_gen.imputation.scores import (
     CHUNK,

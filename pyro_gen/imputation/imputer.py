@@ -18,7 +18,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from pyro_gen._random import WEYL, mix
-from pyro_gen.data.schema import Column, Scaling, Schema
+from pyro_gen.data.column import Column
+from pyro_gen.data.scaling import Scaling
+from pyro_gen.data.schema import Schema
 from pyro_gen.imputation.completed import Completed
 from pyro_gen.imputation.progress import Report, reporting
 from pyro_gen.imputation.stacking import hide, stacking_weights

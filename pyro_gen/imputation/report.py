@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pyro_gen.data.schema import Column, Schema
+from pyro_gen.data.column import Column
+from pyro_gen.data.schema import Schema
 from pyro_gen.imputation import plots
 from pyro_gen.imputation.amputation import ampute
 from pyro_gen.imputation.pooling import pool

@@ -48,7 +48,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen._random import mix, seeded
-from pyro_gen.data.schema import Column
+from pyro_gen.data.column import Column
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,8 @@ import pytest
 import torch
 from sklearn.base import BaseEstimator
 
-from pyro_gen.data.schema import Column, Schema
+from pyro_gen.data.column import Column
+from pyro_gen.data.schema import Schema
 from pyro_gen.imputation import plots
 from pyro_gen.imputation.completed import Completed
 from pyro_gen.imputation.pooling import pool

@@ -8,7 +8,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_gen.data.schema import Column, Schema
+from pyro_gen.data.column import Column
+from pyro_gen.data.schema import Schema
 from pyro_gen.imputation.completed import Completed
 from pyro_gen.imputation.sensitivity import (
     _moved_levels,

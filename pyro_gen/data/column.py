@@ -1,0 +1,100 @@
+"""What a column of a table holds: its kind, its levels, its limits."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["DISCRETE", "KINDS", "Column"]
+
+KINDS = ("real", "positive", "bounded", "count", "binary", "nominal", "ordinal")
+DISCRETE = ("binary", "nominal", "ordinal")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        name: Its name.
+        kind: One of :data:`KINDS`: ``"real"`` numbers, ``"positive"`` ones (above 0; a 0 that is
+            observed all the same is let pass), ``"bounded"`` ones (from ``lower`` to ``upper``, the edges included),
+            ``"count"`` (0, 1, 2, ...); ``"binary"`` (two levels, or one where the other was never seen), ``"nominal"``
+            (levels without an order), ``"ordinal"`` (levels in order).
+        levels: The values of a binary, nominal or ordinal column, in order; encoded as 0, 1, ..., L - 1.
+        lower: A bounded column's lower edge; in other columns of numbers a hard limit of what is imputed, if given.
+        upper: The same above.
+        integer: Numbers that are whole: imputations are rounded. Always so for counts.
+
+    Raises:
+        TypeError: If the name is no text, or the levels are one text.
+        ValueError: If the kind is unknown, or what is given does not go with it.
+
+    Example:
+        >>> Column("grade", "ordinal", levels=("poor", "fair", "good")).discrete
+        True
+        >>> Column("share", "bounded", lower=0, upper=1)
+        Column(name='share', kind='bounded', levels=(), lower=0.0, upper=1.0, integer=False)
+    """
+
+    name: str
+    kind: str
+    levels: tuple[Any, ...] = ()
+    lower: float | None = None
+    upper: float | None = None
+    integer: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"a column's name is text, got {self.name!r}.")
+        if self.kind not in KINDS:
+            raise ValueError(f"column {self.name!r}: kind {self.kind!r} is not one of {', '.join(KINDS)}.")
+        if isinstance(self.levels, str):
+            raise TypeError(f"column {self.name!r}: levels are a tuple of values, got the text {self.levels!r}.")
+        levels = tuple(level.item() if isinstance(level, np.generic) else level for level in self.levels)
+        object.__setattr__(self, "levels", levels)
+        for edge in ("lower", "upper"):
+            if (value := getattr(self, edge)) is not None:
+                if not math.isfinite(value):
+                    raise ValueError(f"column {self.name!r}: {edge}={value} is not finite; leave it out.")
+                object.__setattr__(self, edge, float(value))
+        if self.kind in DISCRETE:
+            self._check_levels()
+        else:
+            object.__setattr__(self, "integer", self.integer or self.kind == "count")
+            self._check_limits()
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the values are levels (binary, nominal, ordinal) and not numbers."""
+        return self.kind in DISCRETE
+
+    def _check_levels(self) -> None:
+        count = len(self.levels)
+        if self.kind == "binary" and count not in (1, 2):
+            raise ValueError(f"column {self.name!r}: a binary column has 2 levels (or 1, if constant), got {count}.")
+        if self.kind != "binary" and count < 2:
+            raise ValueError(f"column {self.name!r}: a {self.kind} column has at least 2 levels, got {count}.")
+        if len(set(self.levels)) < count:
+            raise ValueError(f"column {self.name!r}: the levels {list(self.levels)} are not all different.")
+        if any(level is None or (level == level) is not True for level in self.levels):
+            raise ValueError(f"column {self.name!r}: 'missing' is no level; leave it out of {list(self.levels)}.")
+        if self.lower is not None or self.upper is not None or self.integer:
+            raise ValueError(f"column {self.name!r}: lower, upper and integer are for numbers, not for levels.")
+
+    def _check_limits(self) -> None:
+        if self.levels:
+            raise ValueError(f"column {self.name!r}: levels are for binary, nominal and ordinal, not for {self.kind}.")
+        if self.kind == "bounded" and (self.lower is None or self.upper is None):
+            raise ValueError(f"column {self.name!r}: a bounded column needs both lower and upper.")
+        lower = -math.inf if self.lower is None else self.lower
+        upper = math.inf if self.upper is None else self.upper
+        if lower > upper or (self.kind == "bounded" and lower == upper):
+            raise ValueError(f"column {self.name!r}: lower={self.lower} is not below upper={self.upper}.")
+        if upper < 0 and self.kind == "count":
+            raise ValueError(f"column {self.name!r}: counts start at 0, got upper={self.upper}.")
+        if upper <= 0 and self.kind == "positive":
+            raise ValueError(f"column {self.name!r}: positive numbers are above 0, got upper={self.upper}.")
+        if self.integer and np.ceil(lower) > np.floor(upper):
+            raise ValueError(f"column {self.name!r}: no whole number lies between {self.lower} and {self.upper}.")

@@ -1,0 +1,142 @@
+r"""The working scale: numbers of a table as the programs for tables see them.
+
+.. math::
+
+    \text{real: } \frac{x - m}{s}, \qquad
+    \text{positive: } \frac{\log x - m}{s}, \qquad
+    \text{bounded: } \frac{1}{s} \left(\log \frac{y}{1 - y} - m\right), \quad y = \frac{x - l}{u - l} ,
+
+with mean :math:`m` and standard deviation :math:`s` of what was observed in the table learnt from, while counts and
+codes stay as they are.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_gen.data.column import Column
+from pyro_gen.data.kinds import moments
+from pyro_gen.data.schema import Schema
+
+__all__ = ["Scaling"]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    r"""The way to the working scale and back.
+
+    Real, positive and bounded columns become real with mean 0 and variance 1 (positive ones by way of the logarithm,
+    bounded ones of the logit); a constant column becomes 0. Counts, and the codes of levels, stay as they are.
+
+    The edges of a bounded column would be infinite. So whatever is nearer to an edge than half the smallest distance
+    from an edge at which anything was observed (as a share of the width, not below :math:`10^{-6}`) is taken to lie
+    there, half that distance off; and comes back as the edge itself. An imputation can then be exactly 0%, and what is
+    inside is not moved at all. A 0 in a positive column, which new data may well have where the table learnt from had
+    none, is taken for half the smallest number above 0 that was observed.
+
+    Attributes:
+        columns: The D columns as the programs see them: real, count, binary, nominal or ordinal.
+        kinds: The kinds that they had before.
+        loc: What is subtracted.
+        scale: What is divided by.
+        lower: Lower edges of bounded columns, 0 elsewhere.
+        upper: Upper edges, 1 elsewhere.
+        edge: The share of the width at which an edge of a bounded column is taken to lie, and what a 0 in a positive
+            one is taken for; 0 elsewhere.
+
+    Example:
+        >>> schema = Schema((Column("income", "positive"), Column("children", "count")))
+        >>> encoded = torch.tensor([[10.0, 0.0], [1000.0, 3.0], [math.nan, 1.0]])
+        >>> scaling = Scaling.fit(schema, encoded)
+        >>> scaling.forward(encoded).round(decimals=3)
+        tensor([[-1.,  0.],
+                [ 1.,  3.],
+                [nan,  1.]])
+        >>> scaling.inverse(torch.tensor([0.0, 2.0])).round(decimals=3)
+        tensor([100.,   2.])
+    """
+
+    columns: tuple[Column, ...]
+    kinds: tuple[str, ...]
+    loc: tuple[float, ...]
+    scale: tuple[float, ...]
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    edge: tuple[float, ...]
+
+    @classmethod
+    def fit(cls, schema: Schema, encoded: Tensor) -> Self:
+        """Learns the scaling from what is observed.
+
+        Arguments:
+            schema: The columns.
+            encoded: The table to learn from, with shape :math:`(N, D)`, as :meth:`Schema.encode` gives it.
+
+        Raises:
+            ValueError: If the shape is another, or a column has no observed value.
+        """
+        if encoded.dim() != 2 or encoded.shape[1] != len(schema.columns):
+            raise ValueError(f"encoded has shape {tuple(encoded.shape)}, expected (N, {len(schema.columns)}).")
+        table = encoded.detach().to("cpu", torch.float64).numpy()
+        rows: list[tuple[float, ...]] = []
+        for i, column in enumerate(schema.columns):
+            seen = table[~np.isnan(table[:, i]), i]
+            if len(seen) == 0:
+                raise ValueError(f"no observed value in column {column.name!r}; leave it out.")
+            lower, upper, edge = 0.0, 1.0, 0.0
+            if column.kind == "positive":
+                edge = max(float(seen[seen > 0].min(initial=math.inf)) / 2, float(np.finfo(np.float64).tiny))
+                edge = edge if math.isfinite(edge) else 1.0  # where all are 0, any number will do
+                seen = np.log(np.where(seen > 0, seen, edge))
+            elif column.kind == "bounded":
+                assert column.lower is not None and column.upper is not None  # Column has checked it
+                lower, upper = column.lower, column.upper
+                share = (seen - lower) / (upper - lower)
+                gaps = np.minimum(share, 1 - share)
+                # Where all lie on the edges, any distance gives the same working scale.
+                edge = max(1e-6, float(gaps[gaps > 0].min(initial=0.5)) / 2)
+                share = share.clip(edge, 1 - edge)
+                seen = np.log(share) - np.log1p(-share)
+            shift = moments(seen) if column.kind in ("real", "positive", "bounded") else (0.0, 1.0)
+            rows.append((*shift, lower, upper, edge))
+        columns = tuple(
+            Column(c.name, "real") if c.kind in ("real", "positive", "bounded") else c for c in schema.columns
+        )
+        loc, scale, low, high, edges = zip(*rows, strict=True)
+        return cls(columns, tuple(c.kind for c in schema.columns), loc, scale, low, high, edges)
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """Brings encoded rows, with shape :math:`(*, D)`, to the working scale; NaN stays NaN."""
+        x = encoded.clone()
+        if logs := self._of("positive"):
+            edge = x.new_tensor([self.edge[i] for i in logs])
+            x[..., logs] = torch.where(x[..., logs] <= 0, edge, x[..., logs]).log()
+        if logits := self._of("bounded"):
+            lower, upper, edge = self._edges(x, logits)
+            x[..., logits] = ((x[..., logits] - lower) / (upper - lower)).clamp(edge, 1 - edge).logit()
+        return (x - x.new_tensor(self.loc)) / x.new_tensor(self.scale)
+
+    def inverse(self, working: Tensor) -> Tensor:
+        """Brings rows on the working scale, with shape :math:`(*, D)`, back to the encoded one; NaN stays NaN."""
+        x = working * working.new_tensor(self.scale) + working.new_tensor(self.loc)
+        if logs := self._of("positive"):
+            largest = math.log(torch.finfo(x.dtype).max) * 0.99  # a draw far out in the tail is still a number
+            x[..., logs] = x[..., logs].clamp(-largest, largest).exp()
+        if logits := self._of("bounded"):
+            lower, upper, edge = self._edges(x, logits)
+            share = x[..., logits].sigmoid()
+            edge = edge * (1 + 1e-5)  # what was put on the edge is there after rounding too
+            inside = lower + (upper - lower) * share
+            x[..., logits] = torch.where(share <= edge, lower, torch.where(1 - share <= edge, upper, inside))
+        return x
+
+    def _of(self, kind: str) -> list[int]:
+        return [i for i, k in enumerate(self.kinds) if k == kind]
+
+    def _edges(self, x: Tensor, which: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        lower, upper, edge = (x.new_tensor([v[i] for i in which]) for v in (self.lower, self.upper, self.edge))
+        return lower, upper, edge

@@ -1,0 +1,130 @@
+import copy
+import math
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_gen.data import Column, Scaling, Schema
+
+NAN = float("nan")
+
+
+def same_tensor(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+def test_scaling_by_hand() -> None:
+    schema = Schema(
+        (
+            Column("real", "real", integer=True, lower=0),
+            Column("positive", "positive"),
+            Column("bounded", "bounded", lower=10, upper=20),
+            Column("count", "count"),
+            Column("binary", "binary", ("n", "y")),
+            Column("constant", "real"),
+        )
+    )
+    encoded = torch.tensor(
+        [
+            [1.0, math.exp(1), 10.0, 0.0, 1.0, 7.0],
+            [3.0, math.exp(3), 12.0, 3.0, 0.0, NAN],
+            [NAN, NAN, 20.0, NAN, NAN, 7.0],
+            [5.0, NAN, NAN, 9.0, 1.0, 7.0],
+        ],
+        dtype=torch.float64,
+    )
+    scaling = Scaling.fit(schema, encoded)
+    assert scaling.columns == (
+        Column("real", "real"),
+        Column("positive", "real"),
+        Column("bounded", "real"),
+        *schema.columns[3:5],
+        Column("constant", "real"),
+    )
+    working = scaling.forward(encoded)
+    root = math.sqrt(8 / 3)
+    expected = torch.tensor([-2 / root, 0, NAN, 2 / root], dtype=torch.float64)
+    torch.testing.assert_close(working[:, 0], expected, equal_nan=True)
+    assert working[:2, 1].tolist() == pytest.approx([-1, 1])
+    # The smallest distance from an edge is 0.2 of the width, so the edges lie at 0.1 and 0.9.
+    logits = np.log([1 / 9, 1 / 4, 9])
+    assert scaling.edge[2] == pytest.approx(0.1)
+    assert working[:3, 2].tolist() == pytest.approx(((logits - logits.mean()) / logits.std()).tolist())
+    assert same_tensor(working[:, 3:5], encoded[:, 3:5])
+    assert working[:, 5].nan_to_num(0).tolist() == [0] * 4
+    back = scaling.inverse(working)
+    assert torch.equal(back.isnan(), encoded.isnan())
+    torch.testing.assert_close(back, encoded, rtol=1e-12, atol=1e-12, equal_nan=True)
+    assert back[0, 2] == 10 and back[2, 2] == 20  # the edges themselves
+    # The inverse never leaves the limits, nor the numbers.
+    far = scaling.inverse(torch.tensor([[-1e6] * 6, [1e6] * 6], dtype=torch.float64))
+    assert far.isfinite().all() and (far[:, 1] > 0).all() and far[:, 2].tolist() == [10, 20]
+
+
+def test_scaling_takes_any_leading_shape_and_device_dtype() -> None:
+    schema = Schema((Column("a", "real"), Column("b", "positive"), Column("c", "bounded", lower=0, upper=9)))
+    encoded = torch.tensor([[1.0, 2.0, 0.0], [NAN, 3.0, 4.0], [-1.0, NAN, 8.0], [5.0, 1.0, NAN]], dtype=torch.float64)
+    scaling = Scaling.fit(schema, encoded)
+    before = encoded.clone()
+    working = scaling.forward(encoded)
+    assert same_tensor(scaling.forward(encoded.expand(3, 2, *encoded.shape))[2, 1], working)
+    assert same_tensor(scaling.inverse(working.expand(5, *working.shape))[4], scaling.inverse(working))
+    assert same_tensor(scaling.forward(encoded[3]), working[3]) and same_tensor(encoded, before)
+    assert scaling.forward(encoded.float()).dtype == torch.float32
+    for other in (copy.copy(scaling), copy.deepcopy(scaling), pickle.loads(pickle.dumps(scaling))):
+        assert other == scaling and same_tensor(other.forward(encoded), working)
+
+
+def test_scaling_uses_what_was_observed_and_nothing_else() -> None:
+    schema = Schema((Column("a", "real"), Column("b", "positive")))
+    generator = torch.Generator().manual_seed(0)
+    encoded = (torch.randn(100, 2, generator=generator, dtype=torch.float64) + 5).abs()
+    holed = encoded.clone()
+    holed[::3] = NAN
+    kept = encoded[[i for i in range(100) if i % 3]]
+    assert Scaling.fit(schema, holed) == Scaling.fit(schema, kept) != Scaling.fit(schema, encoded)
+    working = Scaling.fit(schema, kept).forward(kept)
+    torch.testing.assert_close(working.mean(0), torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(working.std(0, correction=0), torch.ones(2, dtype=torch.float64))
+
+
+def test_scaling_of_extreme_numbers() -> None:
+    for values in ([1e308, -1e308], [1e-320, 3e-320], [1e16, 1e16 + 2], [0.1 + 1e-17] * 7):
+        encoded = torch.tensor(values, dtype=torch.float64)[:, None]
+        scaling = Scaling.fit(Schema((Column("a", "real"),)), encoded)
+        working = scaling.forward(encoded)
+        assert working.isfinite().all() and working.abs().max() < 2, values
+        if len(set(values)) == 1:
+            assert (working == 0).all() and scaling.scale == (1.0,)
+    # A bounded column all of which lies on its edges; one so near to them that the distance is nothing.
+    column = Schema((Column("a", "bounded", lower=0, upper=1),))
+    for values, expected in (([0.0, 1.0, 1.0], [0, 1, 1]), ([0.0, 1e-12, 0.5, 1.0], [0, 0, 0.5, 1])):
+        encoded = torch.tensor(values, dtype=torch.float64)[:, None]
+        scaling = Scaling.fit(column, encoded)
+        assert scaling.inverse(scaling.forward(encoded))[:, 0].tolist() == pytest.approx(expected)
+
+
+def test_scaling_of_zeros_in_positive_columns() -> None:
+    schema = Schema((Column("a", "positive"),))
+    train = torch.tensor([[2.0], [8.0], [NAN]], dtype=torch.float64)
+    scaling = Scaling.fit(schema, train)
+    # As 1, half of the smallest, which is as far below 4, the centre, as 16 is above; what is smaller stays smaller.
+    new = torch.tensor([[0.0], [1.0], [16.0], [0.125], [NAN]], dtype=torch.float64)
+    assert scaling.forward(new)[:, 0].nan_to_num(9).tolist() == pytest.approx([-2, -2, 2, -5, 9])
+    table = pd.DataFrame({"a": [0.0, 1.0, NAN]})
+    assert schema.encode(table)[:2, 0].tolist() == [0, 1]
+    assert schema.decode(torch.full((3, 1), 5.0), table)["a"].tolist() == [0, 1, 5]
+    zeros = torch.zeros(3, 1, dtype=torch.float64)
+    assert Scaling.fit(schema, zeros).forward(zeros).tolist() == [[0.0]] * 3
+
+
+def test_scaling_of_what_it_cannot_scale() -> None:
+    schema = Schema((Column("a", "real"), Column("b", "real")))
+    with pytest.raises(ValueError, match="no observed value in column 'b'"):
+        Scaling.fit(schema, torch.tensor([[1.0, NAN]]))
+    with pytest.raises(ValueError, match=r"encoded has shape \(3, 1\), expected \(N, 2\)"):
+        Scaling.fit(schema, torch.zeros(3, 1))
