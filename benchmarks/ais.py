@@ -18,7 +18,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import statistics
 import sys
 import time
@@ -28,6 +27,7 @@ from typing import Any
 import pyro
 import torch
 import torch.nn.functional as F
+from machine import processor, versions
 
 import pyro_gen as pg
 from pyro_gen.inference.ais import ais
@@ -157,8 +157,8 @@ def main() -> int:
             "device": "cpu",
             "cores": os.cpu_count(),
             "threads": arguments.threads,
-            "machine": platform.processor() or platform.machine(),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "pyro": pyro.__version__},
+            "machine": processor(),
+            "versions": versions("torch", "pyro-ppl"),
         }
         RESULT.write_text(json.dumps(result, indent=2) + "\n")
     return 0 if not missed and share >= 0.7 else 1

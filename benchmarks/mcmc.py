@@ -18,22 +18,21 @@ NumPyro is no dependency of this package: install it beside (``pip install numpy
 """
 
 import argparse
-import contextlib
 import functools
 import importlib.util
 import json
 import math
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from machine import processor, versions
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "mcmc.json"
@@ -438,22 +437,6 @@ def part_e(arguments: argparse.Namespace) -> tuple[Any, dict[str, float]]:
 PARTS = {"a": part_a, "b": part_b, "c": part_c, "d": part_d, "e": part_e}
 
 
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("torch", "pyro-ppl", "arviz", "numpyro", "jax"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
-
-
-def processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
@@ -495,7 +478,7 @@ def main() -> int:
             "repeats": arguments.repeats,
             "machine": processor(),
             "cores": os.cpu_count(),
-            "versions": versions(),
+            "versions": versions("torch", "pyro-ppl", "arviz", "numpyro", "jax"),
             "raw": {**known["raw"], **raw},
         }
         RESULT.write_text(json.dumps(result, indent=1) + "\n")

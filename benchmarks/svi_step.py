@@ -8,7 +8,6 @@ take turns in rounds, so that a slow minute of the machine hits them all. The fi
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -19,6 +18,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
+from machine import processor, versions
 from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor, nn
 
@@ -150,8 +150,8 @@ def main() -> int:
             "bars": {name: bar for name, (_, bar) in ratios.items()},
             "rounds": arguments.rounds,
             "threads": 1,
-            "machine": platform.processor() or platform.machine(),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "pyro": pyro.__version__},
+            "machine": processor(),
+            "versions": versions("torch", "pyro-ppl"),
         }
         RESULT.write_text(json.dumps(result, indent=2) + "\n")
     return 0 if all(ratio >= bar for ratio, bar in ratios.values()) else 1
