@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity, as_arguments, density, evaluation
+from pyro_gen.density.inputs import constants_of
 from pyro_gen.inference import mcmc
 from pyro_gen.inference.export import BLOCK, ENTRIES, LIMIT, Disk, Exporter, Memory, check_path, layout
 from pyro_gen.inference.importance import draws_for
@@ -95,6 +96,8 @@ def posterior(
             what is returned is then read from there when it is asked for. Beside it stands a file ``.state``.
         resume: Whether to go on with what ``save`` names: a run that was interrupted is finished, a finished one
             extended to ``draws``; the draws are those of an uninterrupted run. Starts anew where there is nothing yet.
+            Refuses a run on other data, with other parameters of the program, or with other settings; it does not see
+            that the code of the model has changed.
         compile: ``"off"``, ``"on"``, or ``"auto"``, where the run is long enough to repay it.
         options: Of the method.
 
@@ -362,11 +365,10 @@ def _fingerprint(
     target: ProgramDensity, exporter: Exporter, method: str, settings: Mapping[str, Any], options: Mapping[str, Any]
 ) -> dict[str, str]:
     """What must be the same for a run to go on, as texts."""
-    seen = hashlib.blake2b(digest_size=8)
-    for name, value in sorted(target.observed.items()):
-        seen.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     parts: dict[str, Any] = {
-        "the data": seen.hexdigest(),
+        # The observed values besides the arguments: a function may enclose its data.
+        "the data": _digest([list(target.data), dict(sorted(target.observed.items()))]),
+        "the state of the program": _digest(constants_of(target.program)),
         "the latent variables": [*target.names, target.dim, list(target.batch_shape)],
         "method": method,
         **settings,
@@ -375,6 +377,38 @@ def _fingerprint(
     }
     parts |= {name: value for name, value in sorted(options.items()) if isinstance(value, bool | int | float | str)}
     return {name: str(value) for name, value in parts.items()}
+
+
+def _digest(value: Any) -> str:
+    """A short text that differs where tensors, arrays, tables, numbers or texts in nested containers do.
+
+    Of anything else, a function say, it knows the type alone: what it prints may differ from one process to the next.
+    """
+    found = hashlib.blake2b(digest_size=8)
+
+    def add(part: Any) -> None:
+        found.update(type(part).__qualname__.encode())
+        if isinstance(part, Tensor):
+            dense = part.detach().cpu().to_dense() if part.layout != torch.strided else part.detach().cpu()
+            found.update(f"{part.dtype} {tuple(part.shape)}".encode())
+            found.update(dense.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+        elif hasattr(part, "columns"):
+            add([(name, np.asarray(part[name])) for name in part.columns])
+        elif hasattr(part, "__array__"):
+            array = np.asarray(part)
+            objects = array.dtype == object
+            add(array.tolist()) if objects else found.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+        elif isinstance(part, Mapping):
+            add(list(part.items()))
+        elif isinstance(part, list | tuple):
+            for entry in part:
+                add(entry)
+            found.update(b";")  # the end: [[1], 2] is not [[1, 2]]
+        elif isinstance(part, bool | int | float | complex | str | bytes):
+            found.update(repr(part).encode())
+
+    add(value)
+    return found.hexdigest()
 
 
 class _State:

@@ -1,6 +1,8 @@
 """Posteriors by every method against conjugate answers; runs that stop and go on; targets per datum; wrong inputs."""
 
+import copy
 import math
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ from pyro_gen.inference.diagnose import diagnose, summary
 from pyro_gen.inference.export import store
 from pyro_gen.inference.posterior import _State, posterior
 
+module = sys.modules["pyro_gen.inference.posterior"]  # whose name in the package is the function
 X = torch.tensor([0.8, 1.9, 2.5, -0.3, 1.1])
 
 
@@ -472,6 +475,75 @@ def test_another_run_is_not_gone_on_with(change: dict[str, Any], message: str, t
         posterior(conjugate, X, **{**RUN, "draws": 20, "save": path, "resume": True, **change})
     with pytest.raises(ValueError, match="another run: the data differs"):
         posterior(conjugate, X + 1, draws=20, save=path, resume=True, **RUN)
+
+
+def regression(design: Any, y: Tensor, options: dict[str, Any]) -> None:
+    beta = pyro.sample("beta", dist.Normal(torch.zeros(2), options["scale"]).to_event(1))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(torch.as_tensor(np.asarray(design), dtype=y.dtype) @ beta, 1.0), obs=y)
+
+
+class Line(Program):
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(slope))
+
+    def model(self, x: Tensor) -> Tensor:
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with self.plate(x):
+            return observe("x", dist.Normal(self.slope * mean, 1.0), x)
+
+
+DESIGN = pd.DataFrame({"one": [1.0] * 5, "group": [0, 1, 0, 1, 1]})
+OTHER = DESIGN.assign(group=[1, 1, 0, 1, 0])
+
+
+# With the same observed values throughout: of another design matrix, hyper-parameter or weight they know nothing.
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ((DESIGN, X, {"scale": 1.0}), (OTHER, X, {"scale": 1.0}), "the data differs"),
+        ((DESIGN.to_numpy(), X, {"scale": 1.0}), (OTHER.to_numpy(), X, {"scale": 1.0}), "the data differs"),
+        ((DESIGN, X, {"scale": 1.0}), (DESIGN, X, {"scale": 2.0}), "the data differs"),
+    ],
+)
+def test_other_arguments_of_a_model_are_another_run(
+    first: tuple[Any, ...], second: tuple[Any, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.nc"
+    loaded(posterior(regression, *first, draws=10, save=path, **RUN))
+    same = copy.deepcopy(first)
+    assert loaded(posterior(regression, *same, draws=12, save=path, resume=True, **RUN)).posterior.sizes["draw"] == 12
+    with pytest.raises(ValueError, match=message):
+        posterior(regression, *second, draws=20, save=path, resume=True, **RUN)
+    # The defect: the observed values alone. It goes on, from draws of another posterior.
+    digest = module._digest
+    monkeypatch.setattr(module, "_digest", lambda value: digest(value[1] if isinstance(value, list) else value))
+    loaded(posterior(regression, *first, draws=10, save=path, **RUN))
+    wrong = loaded(posterior(regression, *second, draws=20, save=path, resume=True, **RUN))
+    assert wrong.posterior.sizes["draw"] == 20
+
+
+def test_another_program_is_another_run(tmp_path: Path) -> None:
+    path = tmp_path / "run.nc"
+    loaded(posterior(Line(1.0), X, draws=10, save=path, **RUN))
+    loaded(posterior(Line(1.0), X, draws=12, save=path, resume=True, **RUN))
+    with pytest.raises(ValueError, match="the state of the program differs"):
+        posterior(Line(2.0), X, draws=20, save=path, resume=True, **RUN)
+
+
+def test_digests_tell_values_apart_and_nothing_else() -> None:
+    values = [
+        1, 1.0, True, "1", None, [1, 2], [[1], 2], [[1, 2]], (1, 2), {"a": 1}, {"b": 1},
+        torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 2.0]]), torch.tensor([1.0, 2.0]).double(), torch.tensor([1, 2]),
+        np.array([1.0, 2.0]), np.array(["a", None], dtype=object), DESIGN, OTHER, DESIGN.rename(columns=str.upper),
+        torch.tensor(1.0), torch.tensor(1.0).bfloat16(), torch.tensor([True]), torch.zeros(0), torch.eye(2).to_sparse(),
+    ]  # fmt: skip
+    digests = [module._digest(value) for value in values]
+    assert len(set(digests)) == len(values)
+    assert digests == [module._digest(copy.deepcopy(value)) for value in values]
+    assert module._digest(torch.arange(6).reshape(2, 3).T) == module._digest(torch.arange(6).reshape(2, 3).T.clone())
+    assert module._digest(conjugate) == module._digest(broken)  # of functions it knows nothing
 
 
 # ----------------------------------------------------------------------------------------------------------------------
