@@ -222,7 +222,7 @@ class Density(abc.ABC):
 
     def _evaluate(self, kind: str, z: Tensor, *args: Tensor) -> tuple[Tensor, ...]:
         args = (z.detach() if z.requires_grad else z, *args)
-        key = (kind, z.shape, z.dtype)
+        key = (kind, *((a.shape, a.dtype) for a in args))
 
         def chunk(*parts: Tensor) -> tuple[Tensor, ...]:
             parts = tuple(p.contiguous() for p in parts)  # a graph holds for the strides it was recorded with

@@ -428,6 +428,22 @@ def test_held_sites_whose_possible_values_vary():
     assert supports["fixed"].tolist() == [0, 1, 2]
 
 
+def test_held_values_of_another_dtype_have_a_graph_of_their_own():
+    def model(x):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+        k = pyro.sample("k", dist.Poisson(x.new_tensor(4.0)))
+        half = torch.tensor(0.5).to(k.dtype)  # of whole numbers 0
+        pyro.sample("x", dist.Normal(z + half * k, 1.0), obs=x)
+
+    target = density(model, torch.tensor(0.0, dtype=DOUBLE), hold=("k",))
+    z, k = torch.zeros(3, 1, dtype=DOUBLE), torch.tensor([0.0, 2.0, 4.0], dtype=DOUBLE)
+    for held, loc in ((k.long(), 0 * k), (k, k / 2), (k.float(), k / 2), (k.long(), 0 * k)):
+        expected = dist.Normal(loc, 1.0).log_prob(torch.zeros(3, dtype=DOUBLE))
+        for found in (target.value_and_grad(z, held={"k": held})[1], target.log_likelihood(z, held={"k": held})):
+            torch.testing.assert_close(found, expected)
+    assert target.mode == "traced"
+
+
 def test_stacked_data_take_the_dtype_of_the_parameters():
     class Scaled(Program):
         def __init__(self):
