@@ -145,12 +145,12 @@ class Moments:
         return self._moments()[0][1]
 
     @property
-    def z(self) -> Tensor:
+    def spread(self) -> Tensor:
         """The variances of the positions, with shape :math:`(*B, D)`, or covariances, :math:`(*B, D, D)`."""
         return self._moments()[1][0]
 
     @property
-    def grad(self) -> Tensor:
+    def grad_spread(self) -> Tensor:
         """The same of the gradients."""
         return self._moments()[1][1]
 
@@ -448,17 +448,19 @@ class Tuning:
 
     def _learnt_metric(self, point: Point) -> Metric:
         self.mean = self._moments.mean
-        z, grad = self._moments.z, self._moments.grad
+        spread, grad_spread = self._moments.spread, self._moments.grad_spread
         if self.kind == "low_rank":
-            return low_rank(fisher_diagonal(z, grad), point.z - self.mean, point.grad - self._moments.grad_mean)
+            return low_rank(
+                fisher_diagonal(spread, grad_spread), point.z - self.mean, point.grad - self._moments.grad_mean
+            )
         if not self._moments.dense:
-            return Metric.diagonal(fisher_diagonal(z, grad))
-        scale = fisher_diagonal(_diagonal(z), _diagonal(grad)).double()
+            return Metric.diagonal(fisher_diagonal(spread, grad_spread))
+        scale = fisher_diagonal(_diagonal(spread), _diagonal(grad_spread)).double()
         outer = scale.unsqueeze(-1) * scale.unsqueeze(-2)
         # Few draws make a covariance too long: lean on its diagonal. Successive draws of one chain count less.
-        dim, count = z.shape[-1], self._moments.chains * max(1.0, self._moments.count / 10)
+        dim, count = spread.shape[-1], self._moments.chains * max(1.0, self._moments.count / 10)
         share = count / (count + dim)
-        factor = fisher_dense(*(_regular(m, share) for m in (z / outer, grad * outer)))
+        factor = fisher_dense(*(_regular(m, share) for m in (spread / outer, grad_spread * outer)))
         if self.kind == "auto":
             axes = torch.linalg.svdvals(factor)
             if float((axes[..., 0] / axes[..., -1]).median()) < PAYS:

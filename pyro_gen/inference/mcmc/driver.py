@@ -51,6 +51,8 @@ class Samples:
             tenth, and what the sampler found. With ``keep_warmup`` also the draws, as the :class:`Block` ``draws``.
         seconds: How long warm-up and sampling took.
         state: Tensors and numbers from which :func:`run` goes on.
+        density: What was drawn from.
+        held: Draws of the sites that the density holds, by name, each with shape :math:`(S, C, *B, *)`.
     """
 
     z: Tensor

@@ -88,7 +88,7 @@ def test_moments_are_those_of_all_draws():
         for a, b in zip(z, grad, strict=True):
             moments.update(a, b)
         for n in range(2):
-            for found, draws in ((moments.z[n], z[:, :, n]), (moments.grad[n], grad[:, :, n])):
+            for found, draws in ((moments.spread[n], z[:, :, n]), (moments.grad_spread[n], grad[:, :, n])):
                 covariance = torch.cov(draws.reshape(-1, 3).T, correction=0)
                 torch.testing.assert_close(found, covariance if dense else covariance.diagonal())
         torch.testing.assert_close(moments.mean, z.mean((0, 1)))
