@@ -4,6 +4,7 @@ from pyro_gen.imputation.amputation import ampute
 from pyro_gen.imputation.completed import Analyses, Completed
 from pyro_gen.imputation.evaluation import Evaluation, evaluate_imputer
 from pyro_gen.imputation.imputer import Imputer
+from pyro_gen.imputation.likelihood_ratio import likelihood_ratio_test
 from pyro_gen.imputation.little import little_test
 from pyro_gen.imputation.pooling import Pooled, draws_needed, pool, pool_correlations, stack_posteriors
 from pyro_gen.imputation.report import over_impute, report
@@ -19,6 +20,7 @@ __all__ = [
     "ampute",
     "draws_needed",
     "evaluate_imputer",
+    "likelihood_ratio_test",
     "little_test",
     "over_impute",
     "pool",

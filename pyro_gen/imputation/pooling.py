@@ -21,7 +21,8 @@ their spread contains the uncertainty of the parameters that made them.
 
 **Several parameters at once.** D1 is the Wald test of :math:`Q = Q_0` for a vector of k parameters, with the increase
 in variance :math:`r = (1 + 1/m) \, \mathrm{tr}(B \bar U^{-1}) / k` taken to be the same in all directions. D2 needs
-only the m chi-square statistics, and is rougher.
+only the m chi-square statistics, and is rougher. D3 and D4 compare likelihoods:
+:mod:`pyro_gen.imputation.likelihood_ratio`.
 
 **How many draws.** Another m draws give another standard error; its coefficient of variation is about
 :math:`\mathrm{FMI} \sqrt{1 / (2 (m - 1))}`, so :math:`m = 1 + \tfrac{1}{2} (\mathrm{FMI} / \mathrm{CV})^2` draws make
@@ -361,7 +362,10 @@ class Pooled:
             return d1(q, u, df_complete=self.dfcom)
         if method == "D2":
             return d2([a @ _solved(matrix, a) for a, matrix in zip(q, u, strict=True)], len(weights))
-        raise ValueError(f"test(method={method!r}): choose one of 'D1', 'D2'.")
+        raise ValueError(
+            f"test(method={method!r}): choose one of 'D1', 'D2'; 'D3' and 'D4' need likelihoods, see "
+            "pyro_gen.imputation.likelihood_ratio_test."
+        )
 
     def __str__(self) -> str:
         table = self.summary().to_string(index=False, float_format=lambda value: f"{value:.4g}")
@@ -412,7 +416,7 @@ class PooledTest:
     """A test of several parameters at once, from m tables; prints itself in one line.
 
     Arguments:
-        method: ``"D1"`` or ``"D2"``.
+        method: ``"D1"``, ``"D2"``, ``"D3"`` or ``"D4"``.
         statistic: Distributed as F under the hypothesis.
         df1: Degrees of freedom of the numerator: the number of parameters.
         df2: Degrees of freedom of the denominator.
@@ -490,15 +494,21 @@ def d2(statistics: npt.ArrayLike, df: int) -> PooledTest:
     return PooledTest("D2", statistic, df, df ** (-3 / m) * (m - 1) * (1 + 1 / r) ** 2 if r else math.inf, r)
 
 
+def df_of_li(m: int, k: int, r: float) -> float:
+    """Degrees of freedom of the denominator for a large sample (Li, Raghunathan & Rubin, 1991)."""
+    t = k * (m - 1)
+    if r == 0:
+        return math.inf
+    return 4 + (t - 4) * (1 + (1 - 2 / t) / r) ** 2 if t > 4 else t * (1 + 1 / k) * (1 + 1 / r) ** 2 / 2
+
+
 def _df_of_d1(m: int, k: int, r: float, df_complete: float) -> float:
     """Degrees of freedom of the denominator of D1."""
     if k == 1:
         return float(barnard_rubin(m, r / (1 + r), df_complete))
-    t = k * (m - 1)
     if math.isinf(df_complete):
-        if r == 0:
-            return math.inf
-        return 4 + (t - 4) * (1 + (1 - 2 / t) / r) ** 2 if t > 4 else t * (1 + 1 / k) * (1 + 1 / r) ** 2 / 2
+        return df_of_li(m, k, r)
+    t = k * (m - 1)
     if t <= 4:
         raise ValueError(
             f"D1: {m} draws are too few to test {k} parameters with df_complete = {df_complete:g}; "
