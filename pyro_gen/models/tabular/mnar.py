@@ -42,139 +42,21 @@ import pyro
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.distributions import constraints
+from torch import Tensor
 
-from pyro_gen.data.schema import Column
+from pyro_gen.data.column import Column
 from pyro_gen.likelihoods import observe
-from pyro_gen.models.tabular.deep import LEAST_SCALE, STEPS, LatentEnsemble
+from pyro_gen.models.tabular.deep import LEAST_SCALE
+from pyro_gen.models.tabular.latent import LatentTable
+from pyro_gen.models.tabular.latent_training import STEPS
+from pyro_gen.models.tabular.selected import SelectedNormal
 
-__all__ = ["NotMIWAE", "SelectedNormal"]
+__all__ = ["NotMIWAE"]
 
 INTERCEPTS = 10.0  # the scale of the prior of the intercepts, in logits
 
-# p_k and s_k of Monahan & Stefanski (1989), eight terms.
-_SHARES = (
-    0.003246343272134,
-    0.051517477033972,
-    0.195077912673858,
-    0.315569823632818,
-    0.274149576158423,
-    0.131076880695470,
-    0.027912418727972,
-    0.001449567805354,
-)
-_SLOPES = (
-    1.365340806296348,
-    1.059523971016916,
-    0.830791313765644,
-    0.650732166639391,
-    0.508135425366489,
-    0.396313345166341,
-    0.308904252267995,
-    0.238212616409306,
-)
 
-
-class SelectedNormal(dist.TorchDistribution):
-    r"""A normal variable that was selected by a logistic function of its value.
-
-    .. math:: p(x) \propto \mathcal{N}(x; \mu, \sigma^2) \, \operatorname{logit}^{-1}(\alpha + \beta x)
-
-    With :math:`\alpha = \beta = 0` it is the normal distribution.
-
-    Arguments:
-        loc: The location :math:`\mu`.
-        scale: The scale :math:`\sigma`.
-        intercept: The logit :math:`\alpha` at 0.
-        slope: The slope :math:`\beta` of the logit.
-        log_selected: The log-probability of being selected, where it is known already.
-
-    Example:
-        >>> zero, one = torch.zeros(()), torch.ones(())
-        >>> d = SelectedNormal(zero, one, zero, 100 * one)  # hardly anything below 0: a half normal
-        >>> round(d.mean.item(), 3), round((2 / math.pi) ** 0.5, 3)
-        (0.798, 0.798)
-    """
-
-    arg_constraints: ClassVar[dict[str, Any]] = {}
-    support = constraints.real
-    uniforms_per_entry = 3
-
-    def __init__(
-        self,
-        loc: Tensor,
-        scale: Tensor,
-        intercept: Tensor,
-        slope: Tensor,
-        log_selected: Tensor | None = None,
-        batch_shape: torch.Size | None = None,
-    ) -> None:
-        self.loc, self.scale, self.intercept, self.slope = loc, scale, intercept, slope
-        self._log_selected = log_selected
-        shape = torch.broadcast_shapes(loc.shape, scale.shape, intercept.shape, slope.shape)
-        super().__init__(shape if batch_shape is None else batch_shape, validate_args=False)
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "SelectedNormal":
-        parts = self.loc, self.scale, self.intercept, self.slope, self._log_selected
-        return SelectedNormal(*parts, batch_shape=torch.Size(batch_shape))
-
-    def _mixture(self, sign: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-        r"""The arguments :math:`u_k`, the terms :math:`p_k \Phi(u_k)`, and :math:`s_k \beta / \gamma_k`."""
-        slopes, shares = torch.tensor(_SLOPES).to(self.loc), torch.tensor(_SHARES).to(self.loc)
-        tilt = sign * slopes * self.slope.unsqueeze(-1)
-        gamma = (1 + (tilt * self.scale.unsqueeze(-1)).square()).sqrt()
-        u = (sign * slopes * self.intercept.unsqueeze(-1) + tilt * self.loc.unsqueeze(-1)) / gamma
-        return u, shares * _normal_cdf(u) + torch.finfo(u.dtype).tiny, tilt / gamma
-
-    def log_selected(self, sign: float = 1.0) -> Tensor:
-        """The log-probability of being selected, or of not being selected with ``sign=-1.0``."""
-        return self._mixture(sign)[1].sum(-1).log()
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        y = (value - self.loc) / self.scale
-        normal = -0.5 * y.square() - self.scale.log() - 0.5 * math.log(2 * math.pi)
-        log_selected = self.log_selected() if self._log_selected is None else self._log_selected
-        return normal + F.logsigmoid(self.intercept + self.slope * value) - log_selected
-
-    @property
-    def mean(self) -> Tensor:
-        """The expectation, with the batch shape (by Stein's lemma)."""
-        u, terms, tilt = self._mixture()
-        density = torch.tensor(_SHARES).to(u) * (-0.5 * u.square()).exp() / math.sqrt(2 * math.pi)
-        ratio = (tilt * density).sum(-1) / terms.sum(-1)
-        return (self.loc + self.scale.square() * ratio).expand(self.batch_shape)
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        with torch.no_grad():
-            shape = torch.Size((*sample_shape, *self.batch_shape, self.uniforms_per_entry))
-            u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
-            return self.from_uniforms(u.clamp(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps))
-
-    def from_uniforms(self, u: Tensor) -> Tensor:
-        """Turns uniform numbers in (0, 1), with shape (*, 3), into draws with shape (*).
-
-        Of component k: a normal variable that is positive in the sum of slope times x and a standard normal variable.
-        """
-        choice, first, second = u.unbind(-1)
-        arguments, terms, tilt = self._mixture()
-        below = (terms / terms.sum(-1, keepdim=True)).cumsum(-1)
-        k = (choice.unsqueeze(-1) > below).sum(-1, keepdim=True).clamp(max=len(_SHARES) - 1)
-        shape = torch.Size((*k.shape[:-1], len(_SHARES)))
-        least = -30.0 if u.dtype == torch.float64 else -10.0
-        limit = arguments.expand(shape).gather(-1, k).squeeze(-1).clamp(min=least)
-        correlation = (tilt * self.scale.unsqueeze(-1)).expand(shape).gather(-1, k).squeeze(-1)
-        truncated = -torch.special.ndtri(first * _normal_cdf(limit))  # above -limit
-        free = (1 - correlation.square()).clamp(min=0.0).sqrt() * torch.special.ndtri(second)
-        draws: Tensor = self.loc + self.scale * (correlation * truncated + free)
-        return draws
-
-
-def _normal_cdf(u: Tensor) -> Tensor:
-    return 0.5 * torch.erfc(-math.sqrt(0.5) * u)  # torch.special.ndtr has no digits left in the lower tail
-
-
-class NotMIWAE(LatentEnsemble):
+class NotMIWAE(LatentTable):
     r"""Creates a latent-variable model of real columns, each of which may mask itself (missing not at random).
 
     Read in the module's text what the data cannot tell. Without context the pair is that of the table alone; the
@@ -206,8 +88,6 @@ class NotMIWAE(LatentEnsemble):
     """
 
     KINDS: ClassVar[frozenset[str]] = frozenset(("real",))
-    numbers_per_entry: ClassVar[int] = len(_SHARES)
-
     active: Tensor
     known_sign: Tensor
 
@@ -228,12 +108,10 @@ class NotMIWAE(LatentEnsemble):
         if not strength > 0:
             raise ValueError(f"NotMIWAE(strength={strength}): the scale of a prior is positive.")
         latent = max(1, min(len(columns) - 1, 16)) if latent is None else latent
-        super().__init__(columns, latent, hidden, members, particles, steps)
+        d = len(columns)
+        names = ("log_scale", "raw_intercept", "raw_slope", "absent", "absent_log_precision")
+        super().__init__(columns, latent, hidden, members, particles, steps, dict.fromkeys(names, (d,)))
         self.noise, self.strength = noise, strength
-        d = len(self.columns)
-        for name in ("raw_intercept", "raw_slope", "absent"):
-            self.weights[name] = nn.Parameter(torch.zeros(members, d))
-        self.weights["absent_log_precision"] = nn.Parameter(torch.full((members, d), -2.0))
         self.register_buffer("active", torch.ones(d, dtype=torch.bool))
         self.register_buffer("known_sign", torch.tensor(_signs(self.columns, sign)))
 
@@ -244,7 +122,7 @@ class NotMIWAE(LatentEnsemble):
     def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
         return x, torch.isnan(x).to(x.dtype)
 
-    def _scored_inputs(self, x: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+    def scored_inputs(self, x: Tensor, values: Tensor) -> tuple[Tensor, ...]:
         return x, (torch.isnan(x) & torch.isnan(values)).to(x.dtype)
 
     def _mechanism(self, x: Tensor, context: Sequence[Tensor]) -> Tensor:
@@ -255,18 +133,18 @@ class NotMIWAE(LatentEnsemble):
 
     def slope(self) -> Tensor:
         r"""The slopes :math:`\beta` of the present member, with shape :math:`(D)`."""
-        raw = self._weights()["raw_slope"]
+        raw = self.current["raw_slope"]
         sign = self.known_sign.to(raw)
         return self.strength * torch.where(sign == 0, raw, sign * F.softplus(raw))
 
     def log_prior(self, decay: Tensor) -> Tensor:
-        w = self._weights()
         slopes = (self.slope() / self.strength).square() * self.active
         # Of intercepts too, so that that of a column that is hardly ever missing stays finite.
-        return super().log_prior(decay) - 0.5 * slopes.sum() - 0.5 * w["raw_intercept"].square().sum()
+        return super().log_prior(decay) - 0.5 * slopes.sum() - 0.5 * self.current["raw_intercept"].square().sum()
 
-    def _intercept(self) -> Tensor:
-        return INTERCEPTS * self._weights()["raw_intercept"]
+    def intercept(self) -> Tensor:
+        r"""The intercepts :math:`\alpha` of the present member, with shape :math:`(D)`."""
+        return INTERCEPTS * self.current["raw_intercept"]
 
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The joint density :math:`p(z) \, p(s \mid z) \, p(x \mid z, s)`; returns the rows completed.
@@ -292,18 +170,18 @@ class NotMIWAE(LatentEnsemble):
         return self._selected(z, self._mechanism(x, context))
 
     def _selected(self, z: Tensor, s: Tensor, log_selected: Tensor | None = None) -> SelectedNormal:
-        w = self._weights()
+        w = self.current
         h, _ = self.decode(z)
         scale = LEAST_SCALE + w["log_scale"].clamp(max=5.0).exp()
         if self.noise == "shared":
             scale = scale.mean(-1, keepdim=True)
         # Selected as missing, selected as seen, or not known to be selected: a logit of 0 for any value.
         sign = torch.where(torch.isnan(s), 0.0, 2 * s - 1).to(h)
-        return SelectedNormal(h, scale.expand_as(h), sign * self._intercept(), sign * self.slope(), log_selected)
+        return SelectedNormal(h, scale.expand_as(h), sign * self.intercept(), sign * self.slope(), log_selected)
 
     def evidence(self, x: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
         phi, precision = super().evidence(x, *context)
-        w = self._weights()
+        w = self.current
         # An entry that the mechanism took is like one seen, at a value and with a precision that are learnt.
         taken = (self._mechanism(x, context) == 1) & torch.isnan(x)
         return (
@@ -311,18 +189,26 @@ class NotMIWAE(LatentEnsemble):
             torch.where(taken, w["absent_log_precision"].exp(), precision),
         )
 
-    @torch.no_grad()
-    def _start(self, x: Tensor) -> None:
-        super()._start(x)
+    def numbers_per_row(self) -> int:
+        return max(super().numbers_per_row(), SelectedNormal.numbers_per_entry * len(self.columns))
+
+    def start(self, x: Tensor) -> Tensor:
+        """Mechanisms start at the share of the column that is missing, and at the sign that is known."""
+        centre = super().start(x)
         share = torch.isnan(x).double().mean(0)
-        self.active.copy_(share > 0)
         sign = self.known_sign.to(share)
         # A slope of a known sign starts at two logits per unit, any other one at none.
         known = math.log(math.expm1(2.0 / self.strength))
-        self.weights["raw_slope"].copy_(torch.where(sign == 0, 0.0, known).expand(self.members, -1))
-        self.weights["raw_intercept"].copy_((share.clamp(0.01, 0.99).logit() / INTERCEPTS).expand(self.members, -1))
-        self.weights["absent"].copy_(sign.expand(self.members, -1))
-        self.weights["absent_log_precision"].fill_(-2.0)
+        with torch.no_grad():
+            self.active.copy_(share > 0)
+            for name, value in (
+                ("raw_slope", torch.where(sign == 0, 0.0, known)),
+                ("raw_intercept", share.clamp(0.01, 0.99).logit() / INTERCEPTS),
+                ("absent", sign),
+                ("absent_log_precision", torch.full_like(sign, -2.0)),
+            ):
+                self.weights[name].copy_(value.expand(self.members, -1))
+        return centre
 
 
 def _signs(columns: Sequence[Column], sign: str | Mapping[str, str]) -> list[float]:

@@ -2,16 +2,13 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from scipy import stats
 
-from pyro_gen.data.schema import Column
+from pyro_gen.data.column import Column
 from pyro_gen.evaluation.conformance import check_program
-from pyro_gen.models.tabular import deep
-from pyro_gen.models.tabular.deep import DeepLatentTable
-from pyro_gen.models.tabular.mnar import _SHARES, _SLOPES, INTERCEPTS, NotMIWAE, SelectedNormal
+from pyro_gen.models.tabular.deep import LEAST_SCALE, DeepLatentTable
+from pyro_gen.models.tabular.mnar import INTERCEPTS, NotMIWAE
 
 NAN = torch.nan
 GRID = torch.linspace(-30.0, 30.0, 120_001).double()
@@ -27,50 +24,6 @@ def quadrature(loc, scale, intercept, slope):
     return total, mean, variance, cdf
 
 
-CASES = [
-    (0.3, 1.2, -0.5, 2.0),
-    (-1.0, 0.7, 0.4, -1.5),
-    (0.0, 1.0, 0.0, 0.0),
-    (0.5, 0.4, 3.0, -20.0),
-    (-2.0, 0.5, -1.0, 6.0),
-]
-
-
-def selected(case):
-    return SelectedNormal(*torch.tensor(case).double())
-
-
-def test_the_logistic_function_is_a_mixture_of_normal_ones():
-    mixture = (
-        torch.tensor(_SHARES).double() * torch.special.ndtr(torch.tensor(_SLOPES).double() * GRID.unsqueeze(1))
-    ).sum(1)
-    assert (mixture - torch.sigmoid(GRID)).abs().max() < 1e-7
-    assert sum(_SHARES) == pytest.approx(1.0, abs=1e-12)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_selected_normal_against_quadrature(case):
-    d = selected(case)
-    total, mean, _, _ = quadrature(*case)
-    assert d.log_selected().exp().item() == pytest.approx(total.item(), rel=1e-5)
-    assert d.log_selected(-1.0).exp().item() == pytest.approx(1 - total.item(), rel=1e-4, abs=1e-7)
-    assert d.mean.item() == pytest.approx(mean.item(), rel=1e-4, abs=1e-6)
-    assert torch.trapezoid(d.log_prob(GRID).exp(), GRID).item() == pytest.approx(1.0, rel=1e-5)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_selected_normal_draws_what_it_scores(case):
-    draws = selected(case).sample((20_000,))
-    _, _, _, cdf = quadrature(*case)
-
-    def distribution(x):
-        return np.interp(x, GRID[1:].numpy(), cdf.numpy())
-
-    assert stats.kstest(draws.numpy(), distribution).pvalue > 1e-5  # by chance in 1e-5 of the seeds
-    if case[3]:  # without the selection it is another distribution
-        assert stats.kstest(draws.numpy(), stats.norm(case[0], case[1]).cdf).pvalue < 1e-5
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # One column: everything by quadrature
 
@@ -82,7 +35,7 @@ def one_column(intercept=-0.2, slope=1.7, particles=20_000):
         w = program.weights
         w["offset"].fill_(0.3)
         w["loadings"].fill_(0.8)
-        w["log_scale"].fill_(math.log(0.6 - deep.LEAST_SCALE))
+        w["log_scale"].fill_(math.log(0.6 - LEAST_SCALE))
         w["raw_intercept"].fill_(intercept / INTERCEPTS)
         w["raw_slope"].fill_(slope / program.strength)
     return program

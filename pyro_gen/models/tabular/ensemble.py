@@ -1,0 +1,242 @@
+r"""Several members of a latent-variable program as the posterior of its parameters, and the imputations of them all.
+
+Each member :math:`\theta_e` is a program :math:`p(z) \, p(x \mid z, \theta_e)` with a guide
+:math:`q(z \mid x_o, \theta_e)`, and missing entries follow
+
+.. math::
+    p(x_m \mid x_o) = \frac{1}{E} \sum_e \int p(x_m \mid z, \theta_e) \, p(z \mid x_o, \theta_e) \, dz
+    \approx \frac{1}{E} \sum_e \sum_l \bar w_{el} \, p(x_m \mid z_{el}, \theta_e), \qquad
+    \bar w_{el} \propto \frac{p(x_o \mid z_{el}) \, p(z_{el})}{r(z_{el})}, \quad z_{el} \sim r ,
+
+where :math:`r` is the guide with a tenth of the prior in it, so that no weight is larger than ten likelihoods.
+
+References:
+    | Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles (Lakshminarayanan et al., 2017)
+    | https://arxiv.org/abs/1612.01474
+    | Weighted average importance sampling and defensive mixture distributions (Hesterberg, 1995)
+"""
+
+import abc
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyro_gen._random import normals, uniforms
+from pyro_gen.data.column import Column
+from pyro_gen.density import row_chunks, rows_per_chunk
+from pyro_gen.inference.weights import psis_khat
+from pyro_gen.likelihoods import assume_missing, no_completion
+from pyro_gen.models.tabular.mixed_columns import MixedColumns
+from pyro_gen.models.tabular.table import TableProgram
+from pyro_gen.program import fixed, per_datum_log_prob, sample_sites
+
+__all__ = ["Ensemble", "Weights"]
+
+Weights = Mapping[str, Tensor]
+
+FROM_PRIOR = 0.1  # the prior's share of the proposals
+
+
+class Ensemble(TableProgram):
+    """A program with E members, which share everything but the values of their parameters.
+
+    As a model/guide pair it is the program of one of them, ``member``. :meth:`complete`, :meth:`cell_log_prob` and
+    :meth:`cell_mean` take all.
+
+    Arguments:
+        columns: The D columns, as the working scale has them.
+        latent: The number K of latent dimensions of the site ``"z"``.
+        members: The number E of members.
+        particles: The number L of latent draws of each member for a row.
+
+    Attributes:
+        member: The index of the member that :meth:`model` and :meth:`guide` are of, a buffer.
+        weights: The parameters, with a leading dimension E.
+    """
+
+    member: Tensor
+    weights: nn.ParameterDict
+
+    def __init__(self, columns: Sequence[Column], latent: int, members: int, particles: int) -> None:
+        super().__init__(columns)
+        for name, size in (("latent", latent), ("members", members), ("particles", particles)):
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{type(self).__name__}({name}={size!r}): give a positive whole number.")
+        self.latent, self.members, self.particles = latent, members, particles
+        self.register_buffer("member", torch.zeros((), dtype=torch.long))
+        self._current: Weights | None = None
+
+    @contextmanager
+    def at(self, weights: Weights) -> Iterator[None]:
+        """Inside the block, model and guide are those of a member with these parameters."""
+        before, self._current = self._current, weights
+        try:
+            yield
+        finally:
+            self._current = before
+
+    @property
+    def current(self) -> Weights:
+        """The parameters of the present member, by name."""
+        if self._current is not None:
+            return self._current
+        index = self.member.reshape(1)
+        return {n: p.index_select(0, index).squeeze(0) for n, p in self.weights.items()}
+
+    # What a program has to say
+
+    @abc.abstractmethod
+    def prior(self) -> Any:
+        """The prior of the latent variables of a row, of event shape (K)."""
+
+    @abc.abstractmethod
+    def posterior(self, x: Tensor, *context: Tensor) -> Any:
+        """The guide's normal distribution of the latent variables of rows (N, D), of event shape (K)."""
+
+    @abc.abstractmethod
+    def cells(self, z: Tensor, x: Tensor, *context: Tensor) -> Any:
+        """The distribution of entries given latent variables: a batch of shape (*, D) for z of shape (*, K)."""
+
+    def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What the pair is given for rows of a table: the rows and their context."""
+        return (x,)
+
+    def scored_inputs(self, x: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+        """What the pair is given for rows of which some missing entries, ``values``, are to be scored."""
+        return self.inputs(x)
+
+    @abc.abstractmethod
+    def numbers_per_row(self) -> int:
+        """How many numbers the largest tensor has for a latent draw of a row."""
+
+    # Imputing
+
+    def complete(self, x: Tensor, draws: int, *, seeds: Tensor) -> Tensor:
+        """Draws missing entries, the members taking turns, see :meth:`TableProgram.complete`."""
+        out = x.expand(draws, *x.shape).clone()
+        for rows, row_x in self._incomplete(x):
+            noise = self._latent_noise(seeds[rows])
+            missing = torch.isnan(row_x)
+            for e in range(min(self.members, draws)):
+                mine = torch.arange(e, draws, self.members, device=x.device)
+                size, width = len(mine), x.shape[1]
+                with self._double(e):
+                    inputs = self.inputs(row_x)
+                    z, log_weight = self._weigh(inputs, noise)
+                    total = log_weight.mT.softmax(-1).cumsum(-1).contiguous()  # (n, L)
+                    u = uniforms(seeds[rows], size, stream=2 * e + 1)
+                    index = torch.searchsorted(total, u * total[:, -1:]).clamp(max=len(z) - 1)
+                    picked = z[index.mT, torch.arange(len(row_x), device=x.device)]  # (S, n, K)
+                    cells = self.cells(picked, *inputs)
+                    k = cells.uniforms_per_entry
+                    v = uniforms(seeds[rows], size * width * k, stream=2 * e + 2)
+                    value = cells.from_uniforms(v.unflatten(-1, (size, width, k)).movedim(1, 0))
+                out[mine.unsqueeze(1), rows] = torch.where(missing, _settle(value), row_x).to(out.dtype)
+        return out
+
+    def cell_log_prob(self, x: Tensor, values: Tensor) -> Tensor:
+        """Scores entries one by one, see :meth:`TableProgram.cell_log_prob`."""
+        asked = ~torch.isnan(values)
+        out = torch.full_like(values, torch.nan)
+        for rows, row_x in self._incomplete(x, asked.any(1)):
+            wanted = values[rows].nan_to_num().double()
+            terms = []
+            for e in range(self.members):
+                with self._double(e):
+                    inputs = self.scored_inputs(row_x, values[rows])
+                    z, log_weight = self._weigh(inputs, self._latent_noise(None))
+                    log_prob = self.cells(z, *inputs).log_prob(wanted)  # (L, n, D)
+                    terms.append((log_weight.log_softmax(0).unsqueeze(-1) + log_prob).logsumexp(0))
+            log_prob = torch.stack(terms).logsumexp(0) - math.log(self.members)
+            out[rows] = torch.where(asked[rows], log_prob, torch.nan).to(out.dtype)
+        return out
+
+    def cell_mean(self, x: Tensor) -> Tensor:
+        """The expectation, or the most probable level, of missing entries, see :meth:`TableProgram.cell_mean`."""
+        out = x.clone()
+        for rows, row_x in self._incomplete(x):
+            means, probs = [], []
+            for e in range(self.members):
+                with self._double(e):
+                    inputs = self.inputs(row_x)
+                    z, log_weight = self._weigh(inputs, self._latent_noise(None))
+                    weight = log_weight.softmax(0)  # (L, n)
+                    cells = self.cells(z, *inputs)
+                    means.append((weight.unsqueeze(-1) * cells.mean).sum(0))
+                    if isinstance(cells, MixedColumns) and cells.sizes[-1]:
+                        columns = cells.order[-cells.sizes[-1] :]
+                        probs.append((weight[..., None, None] * cells.probs).sum(0))
+            mean = torch.stack(means).mean(0)
+            if probs:
+                mean[:, columns] = torch.stack(probs).mean(0).argmax(-1).to(mean)
+            out[rows] = torch.where(torch.isnan(row_x), _settle(mean), row_x).to(out.dtype)
+        return out
+
+    def row_khat(self, x: Tensor) -> Tensor:
+        """How far the importance weights of rows can be trusted: the largest Pareto shape among the members.
+
+        Arguments:
+            x: Rows with shape :math:`(N, D)`.
+
+        Returns:
+            The shapes k, with shape :math:`(N)`: below 0.7 they can, see :func:`pyro_gen.inference.psis_khat`.
+        """
+        out = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        for rows, row_x in self._incomplete(x, torch.ones_like(out, dtype=torch.bool)):
+            for e in range(self.members):
+                with self._double(e):
+                    _, log_weight = self._weigh(self.inputs(row_x), self._latent_noise(None))
+                out[rows] = torch.maximum(out[rows], psis_khat(log_weight))
+        return out
+
+    def _incomplete(self, x: Tensor, which: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Indices and values of rows with missing entries, or of those asked for, as many as memory suits."""
+        rows = (torch.isnan(x).any(1) if which is None else which).nonzero().squeeze(1)
+        for chunk in row_chunks(len(rows), rows_per_chunk(self.particles * self.numbers_per_row(), x.device)):
+            yield rows[chunk], x[rows[chunk]]
+
+    @contextmanager
+    def _double(self, e: int) -> Iterator[None]:
+        # In double precision: BLAS sums in another order for a row alone, and a draw must not turn over for that.
+        with (
+            torch.no_grad(),
+            pyro.validation_enabled(False),
+            self.at({n: p[e].double() for n, p in self.weights.items()}),
+        ):
+            yield
+
+    def _latent_noise(self, seeds: Tensor | None) -> Tensor:
+        """Standard normal numbers with shape (L, n, K), the same for all rows (L, 1, K) where there are no seeds."""
+        if seeds is None:
+            seeds = torch.zeros(1, dtype=torch.long, device=self.member.device)
+        noise = normals(seeds, self.particles * self.latent).reshape(-1, self.particles, self.latent)
+        return noise.movedim(1, 0)
+
+    def _weigh(self, inputs: tuple[Tensor, ...], noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws latent variables from the guide with a tenth of the prior: (L, n, K), and log-weights (L, n)."""
+        x = inputs[0].double()
+        posterior = self.posterior(x, *inputs[1:])
+        few = math.ceil(FROM_PRIOR * self.particles) if self.particles > 1 else 0
+        from_prior, noise = noise.expand(-1, len(x), -1).split([few, self.particles - few])
+        from_guide = posterior.loc + torch.einsum("nij,lnj->lni", posterior.scale_tril, noise)
+        z = torch.cat([from_prior, from_guide])
+        share = few / self.particles
+        log_guide = posterior.log_prob(z) + math.log1p(-share)
+        log_proposal = torch.logaddexp(log_guide, self.prior().log_prob(z) + math.log(share)) if few else log_guide
+
+        def log_joint(z: Tensor) -> Tensor:
+            with no_completion(), assume_missing(True), fixed({"z": z}):
+                trace = pyro.poutine.trace(self.model).get_trace(x, *inputs[1:])
+            return torch.stack([per_datum_log_prob(site) for site in sample_sites(trace).values()]).sum(0)
+
+        return z, torch.vmap(log_joint)(z) - log_proposal
+
+
+def _settle(value: Tensor) -> Tensor:
+    """Drops the last digits, in which a row alone may differ from the same row in a batch."""
+    return value.float().double()

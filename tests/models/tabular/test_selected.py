@@ -1,0 +1,64 @@
+"""Normal variables selected by a logistic function, against quadrature."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from pyro_gen.models.tabular.selected import _SHARES, _SLOPES, SelectedNormal
+
+GRID = torch.linspace(-30.0, 30.0, 120_001).double()
+
+
+def quadrature(loc, scale, intercept, slope):
+    """Probability of selection, mean and variance of what is selected, and its distribution function."""
+    density = torch.distributions.Normal(loc, scale).log_prob(GRID).exp() * torch.sigmoid(intercept + slope * GRID)
+    total = torch.trapezoid(density, GRID)
+    mean = torch.trapezoid(density * GRID, GRID) / total
+    variance = torch.trapezoid(density * (GRID - mean).square(), GRID) / total
+    cdf = torch.cumulative_trapezoid(density, GRID) / total
+    return total, mean, variance, cdf
+
+
+CASES = [
+    (0.3, 1.2, -0.5, 2.0),
+    (-1.0, 0.7, 0.4, -1.5),
+    (0.0, 1.0, 0.0, 0.0),
+    (0.5, 0.4, 3.0, -20.0),
+    (-2.0, 0.5, -1.0, 6.0),
+]
+
+
+def selected(case):
+    return SelectedNormal(*torch.tensor(case).double())
+
+
+def test_the_logistic_function_is_a_mixture_of_normal_ones():
+    mixture = (
+        torch.tensor(_SHARES).double() * torch.special.ndtr(torch.tensor(_SLOPES).double() * GRID.unsqueeze(1))
+    ).sum(1)
+    assert (mixture - torch.sigmoid(GRID)).abs().max() < 1e-7
+    assert sum(_SHARES) == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_selected_normal_against_quadrature(case):
+    d = selected(case)
+    total, mean, _, _ = quadrature(*case)
+    assert d.log_selected().exp().item() == pytest.approx(total.item(), rel=1e-5)
+    assert d.log_selected(-1.0).exp().item() == pytest.approx(1 - total.item(), rel=1e-4, abs=1e-7)
+    assert d.mean.item() == pytest.approx(mean.item(), rel=1e-4, abs=1e-6)
+    assert torch.trapezoid(d.log_prob(GRID).exp(), GRID).item() == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_selected_normal_draws_what_it_scores(case):
+    draws = selected(case).sample((20_000,))
+    _, _, _, cdf = quadrature(*case)
+
+    def distribution(x):
+        return np.interp(x, GRID[1:].numpy(), cdf.numpy())
+
+    assert stats.kstest(draws.numpy(), distribution).pvalue > 1e-5  # by chance in 1e-5 of the seeds
+    if case[3]:  # without the selection it is another distribution
+        assert stats.kstest(draws.numpy(), stats.norm(case[0], case[1]).cdf).pvalue < 1e-5
