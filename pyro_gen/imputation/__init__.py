@@ -7,6 +7,7 @@ from pyro_gen.imputation.imputer import Imputer
 from pyro_gen.imputation.likelihood_ratio import likelihood_ratio_test
 from pyro_gen.imputation.little import little_test
 from pyro_gen.imputation.pooling import Pooled, draws_needed, pool, pool_correlations, stack_posteriors
+from pyro_gen.imputation.reference_based import impute_by_reference
 from pyro_gen.imputation.report import over_impute, report
 from pyro_gen.imputation.sensitivity import TippingPoint
 
@@ -20,6 +21,7 @@ __all__ = [
     "ampute",
     "draws_needed",
     "evaluate_imputer",
+    "impute_by_reference",
     "likelihood_ratio_test",
     "little_test",
     "over_impute",
