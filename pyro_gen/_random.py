@@ -124,7 +124,7 @@ def mix(z: Tensor) -> Tensor:
     return z ^ shifted(z, 31)
 
 
-def uniforms(seeds: Tensor, size: int, stream: int = 0) -> Tensor:
+def uniforms(seeds: Tensor, size: int, stream: int = 0, first: int = 0) -> Tensor:
     """Uniform numbers that depend on a seed alone, so that a row draws the same by itself and in any batch.
 
     SplitMix64 (Steele et al., 2014), evaluated at counters instead of step by step.
@@ -133,6 +133,7 @@ def uniforms(seeds: Tensor, size: int, stream: int = 0) -> Tensor:
         seeds: One seed a row, int64, with shape :math:`(N)`.
         size: The number M of draws for each.
         stream: Draws of different streams are independent.
+        first: How many draws of the stream to leave out before these.
 
     Returns:
         Numbers in the open interval (0, 1), float64, with shape :math:`(N, M)`.
@@ -142,7 +143,7 @@ def uniforms(seeds: Tensor, size: int, stream: int = 0) -> Tensor:
         >>> bool((uniforms(torch.tensor([4]), 3) == batch[4]).all())
         True
     """
-    counters = WEYL * torch.arange(1, size + 1, device=seeds.device)
+    counters = WEYL * torch.arange(first + 1, first + size + 1, device=seeds.device)
     key = mix(seeds.unsqueeze(-1) * WEYL + mix(torch.tensor(stream, device=seeds.device) + WEYL))
     return (((mix(mix(key) + counters) >> 12) & ((1 << 52) - 1)).double() + 0.5) * 2.0**-52
 

@@ -19,6 +19,7 @@ import copy
 import itertools
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ __all__ = ["Analyses", "Completed"]
 
 Array = npt.NDArray[np.float64]
 
+SPOOL = 2**27  # bytes of all draws that are held in memory, where all are needed at once
 GROUPS = 50  # of rows, left out in turn by the jackknife: degrees of freedom enough for t to be nearly normal
 
 
@@ -259,11 +261,22 @@ class Completed:
         return self._summarised(lambda column, draws: _mode(draws, column))
 
     def _summarised(self, summarise: Callable[[Column, Array], Array]) -> Any:
-        draws = torch.stack([self._drawn(k) for k in range(self.m)])
-        summary = torch.empty(len(self._rows), dtype=torch.float64)
-        for column, at in zip(self.schema.columns, self._at, strict=True):
-            if len(at):
-                summary[at] = torch.from_numpy(summarise(column, draws[:, at].numpy()))
+        size = len(self._rows)
+        summary = torch.empty(size, dtype=torch.float64)
+        with tempfile.SpooledTemporaryFile(max_size=SPOOL) as file:  # on disk where draws are long
+            for k in range(self.m):
+                file.write(self._drawn(k).numpy().tobytes())
+            length = max(1, SPOOL // (16 * self.m))
+            for first in range(0, size, length):
+                part = slice(first, min(first + length, size))
+                draws = np.empty((self.m, part.stop - first))
+                for k in range(self.m):
+                    file.seek(8 * (k * size + first))
+                    draws[k] = np.frombuffer(file.read(draws[k].nbytes))
+                for d, column in enumerate(self.schema.columns):
+                    at = (self._columns[part] == d).nonzero()[:, 0]
+                    if len(at):
+                        summary[first + at] = torch.from_numpy(summarise(column, draws[:, at.numpy()]))
         return self._complete(summary)[0]
 
     # Analyses

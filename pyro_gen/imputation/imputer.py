@@ -33,6 +33,7 @@ ENOUGH = 1500  # hidden entries; smaller tables are hidden from more than once
 LEAST = 0.02  # weight below which a program is left out
 ROWS = 20_000  # that programs learn from, at most
 CHUNK = 2**22  # numbers of draws of rows at a time
+KEPT = 2**24  # numbers of draws that are made at once
 MEAN_DRAWS = 100  # where the posterior mean has no closed form on the scale of the table
 
 
@@ -240,7 +241,8 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             draws: The number of draws; left out, that of the constructor.
 
         Returns:
-            The completed tables. Observed entries are as they were.
+            The completed tables. Observed entries are as they were. Draws are made when they are asked for, so that
+            many take no more memory than a few.
 
         Raises:
             ValueError: The table does not have the columns that were fitted, or a level that was not seen.
@@ -251,8 +253,14 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"Imputer.impute(draws={draws}): give a positive number.")
         table = self._checked(X, reset=False)
         encoded = self.schema_.encode(table)
-        cells = self._cells(encoded, draws)
-        return Completed.from_cells(cells, torch.isnan(encoded), schema=self.schema_, like=table, info=self.info_)
+        return Completed.from_cells(
+            Draws(self.programs_, list(self.weights_.values()), self.scaling_, encoded, draws, self.seed_),
+            torch.isnan(encoded),
+            schema=self.schema_,
+            like=table,
+            info=self.info_,
+            m=draws,
+        )
 
     def transform(self, X: Any) -> Any:
         """Completes a table once, by the ``strategy``.
@@ -272,42 +280,20 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         encoded = self.schema_.encode(table)
         return self.schema_.decode(self._mean(encoded), table)
 
-    def _holes(self, encoded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The rows that have holes, their numbers and seeds."""
-        rows = torch.isnan(encoded).any(1).nonzero()[:, 0]
-        return encoded[rows], rows, row_seeds(encoded[rows], self.seed_)
-
-    def _cells(self, encoded: Tensor, draws: int) -> Tensor:
-        """Draws of the missing entries, (S, M), in the order of the rows."""
-        holes, _, seeds = self._holes(encoded)
-        parts = []
-        owners = deal(list(self.weights_.values()), draws)
-        size = max(1, CHUNK // (draws * encoded.shape[1]))
-        for part, part_seeds in zip(holes.split(size), seeds.split(size), strict=True):
-            x, missing = self.scaling_.forward(part), torch.isnan(part)
-            cells = part.new_empty(draws, int(missing.sum()))
-            for k, program in enumerate(self.programs_.values()):
-                mine = [s for s, owner in enumerate(owners) if owner == k]
-                if mine:
-                    # Seeds of its own: with the same noise the draws of two programs would resemble each other.
-                    own = mix(part_seeds + torch.tensor(k) * WEYL)
-                    completed = program.complete(x, len(mine), seeds=own)
-                    cells[mine] = self.scaling_.inverse(completed)[:, missing]
-            parts.append(cells)
-        return torch.cat(parts, 1) if parts else encoded.new_empty(draws, 0)
-
     def _mean(self, encoded: Tensor) -> Tensor:
         """The table completed by posterior means and most probable levels, on the encoded scale."""
-        holes, rows, _ = self._holes(encoded)
+        rows = torch.isnan(encoded).any(1).nonzero()[:, 0]
         if not len(rows):
             return encoded
         filled = encoded.clone()
-        filled[rows] = torch.cat([self._mean_of(part) for part in holes.split(max(1, CHUNK // encoded.shape[1]))])
+        for part in rows.split(max(1, CHUNK // encoded.shape[1])):
+            filled[part] = self._mean_of(encoded[part])
         curved = [d for d, column in enumerate(self.schema_.columns) if column.kind in ("positive", "bounded")]
         if bool(torch.isnan(encoded[:, curved]).any()):
-            missing = torch.isnan(encoded)
+            weights = list(self.weights_.values())
+            draw = Draws(self.programs_, weights, self.scaling_, encoded, MEAN_DRAWS, self.seed_)
             means = encoded.clone()
-            means[missing] = self._cells(encoded, MEAN_DRAWS).mean(0)
+            means[torch.isnan(encoded)] = sum(draw(k) for k in range(MEAN_DRAWS)) / MEAN_DRAWS
             filled[:, curved] = means[:, curved]
         return filled
 
@@ -367,6 +353,66 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 # Draws
 
 
+class Draws:
+    """Draws of the missing entries of a table, made when they are asked for.
+
+    As many as :data:`KEPT` allows are made at once and kept until others are asked for: all of a small table, one of a
+    large one.
+
+    Arguments:
+        programs: What makes them.
+        weights: The share of the draws of each.
+        scaling: The way to the scale of the programs.
+        encoded: The table, with shape :math:`(N, D)`.
+        draws: How many draws there are.
+        seed: The seed of all rows.
+    """
+
+    def __init__(
+        self,
+        programs: Mapping[str, TableProgram],
+        weights: Sequence[float],
+        scaling: Scaling,
+        encoded: Tensor,
+        draws: int,
+        seed: int,
+    ) -> None:
+        self.programs, self.scaling, self.encoded = list(programs.values()), scaling, encoded
+        self.owners = deal(weights, draws)
+        self.rows = torch.isnan(encoded).any(1).nonzero()[:, 0]
+        self.seeds = row_seeds(encoded, seed)[self.rows]
+        self.at_once = min(draws, max(1, KEPT // max(1, int(torch.isnan(encoded).sum()))))
+        self._block, self._kept = -1, encoded.new_empty(0, 0)
+
+    def __call__(self, k: int) -> Tensor:
+        """The missing entries of draw k, row by row, with shape :math:`(C)`."""
+        block, place = divmod(k, self.at_once)
+        if block != self._block:
+            self._kept = self._made(range(block * self.at_once, min((block + 1) * self.at_once, len(self.owners))))
+            self._block = block
+        return self._kept[place]
+
+    def _made(self, wanted: range) -> Tensor:
+        """The missing entries of some draws, with shape (S, C)."""
+        size = max(1, CHUNK // (len(wanted) * self.encoded.shape[1]))
+        parts = [self.encoded.new_empty(len(wanted), 0)]
+        for rows, seeds in zip(self.rows.split(size), self.seeds.split(size), strict=True):
+            encoded = self.encoded[rows]
+            x, missing = self.scaling.forward(encoded), torch.isnan(encoded)
+            cells = x.new_empty(len(wanted), int(missing.sum()))
+            for p, program in enumerate(self.programs):
+                mine = [i for i, k in enumerate(wanted) if self.owners[k] == p]
+                if mine:
+                    before = self.owners[: wanted.start].count(p)
+                    # Seeds of its own: with the same noise the draws of two programs would resemble each other.
+                    own = mix(seeds + torch.tensor(p) * WEYL)
+                    which = range(before, before + len(mine))
+                    completed = program.complete(x, self.owners.count(p), seeds=own, which=which)
+                    cells[mine] = self.scaling.inverse(completed)[:, missing]
+            parts.append(cells)
+        return torch.cat(parts, 1)
+
+
 def deal(weights: Sequence[float], draws: int) -> list[int]:
     """Which program makes each of some draws: as many as its weight says, to less than one, and spread evenly.
 
@@ -395,8 +441,10 @@ def row_seeds(encoded: Tensor, seed: int) -> Tensor:
         Integers with shape :math:`(N)`.
     """
     counters = WEYL * torch.arange(1, encoded.shape[1] + 1, device=encoded.device)
-    bits = encoded.double().nan_to_num(nan=-1.7976931348623157e308) + 0.0  # -0.0 becomes 0.0
-    keys = mix(bits.contiguous().view(torch.int64) ^ mix(counters)).sum(1)
+    keys = torch.empty(len(encoded), dtype=torch.int64, device=encoded.device)
+    for rows in torch.arange(len(encoded)).split(max(1, CHUNK // encoded.shape[1])):
+        bits = encoded[rows].double().nan_to_num(nan=-1.7976931348623157e308) + 0.0  # -0.0 becomes 0.0
+        keys[rows] = mix(bits.contiguous().view(torch.int64) ^ mix(counters)).sum(1)
     order = torch.argsort(keys, stable=True)
     ordered = keys[order]
     first = torch.searchsorted(ordered, ordered)

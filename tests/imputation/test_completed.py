@@ -179,6 +179,14 @@ def test_draws_made_when_asked_for_are_those_kept():
     assert np.array_equal(lazy.draws, completed.draws)
 
 
+def test_middles_of_draws_on_disk_are_those_of_draws_in_memory(monkeypatch):
+    completed, _, _ = numbers()
+    middles = {middle: getattr(completed, middle)() for middle in ("median", "mode")}
+    monkeypatch.setattr("pyro_gen.imputation.completed.SPOOL", 300)  # two cells at a time
+    for middle, before in middles.items():
+        same(getattr(completed, middle)(), before)
+
+
 def test_memory_is_that_of_the_holes():
     completed, _, cells = numbers()
     assert completed._cells.shape == cells.shape == (8, int(completed.missing.sum()))

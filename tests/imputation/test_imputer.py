@@ -12,6 +12,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_gen.imputation.imputer import Imputer, deal, row_seeds
 
@@ -57,6 +58,58 @@ def test_new_rows_need_no_refit_and_a_row_alone_gives_what_it_gives_in_a_batch(f
         for k in range(4):
             pd.testing.assert_frame_equal(alone[k], completed[k].iloc[[n]], rtol=1e-9)
     pd.testing.assert_frame_equal(fitted.transform(new.iloc[[7]]), fitted.transform(new).iloc[[7]], rtol=1e-9)
+
+
+def test_a_draw_is_the_same_alone_and_with_others(fitted: Imputer, monkeypatch: pytest.MonkeyPatch):
+    """Whichever are asked for, in whatever order; programs that always make their first draw are found out."""
+    frame = table()
+    imputer = Imputer(method=("gaussian", "factors"), random_state=0).fit(frame)
+    imputer.weights_ = {"gaussian": 0.6, "factors": 0.4}
+    if len(imputer.programs_) == 1:
+        imputer.programs_ = {name: imputer.programs_.get(name) or fitted.programs_[name] for name in imputer.weights_}
+    together = imputer.impute(frame, draws=7)
+    expected = [together[k] for k in range(7)]
+    monkeypatch.setattr("pyro_gen.imputation.imputer.KEPT", 1)
+
+    def largest_difference() -> float:
+        alone = imputer.impute(frame, draws=7)
+        return max(float((alone[k] - expected[k]).abs().max().max()) for k in (6, 0, 3, 3, 1, 5, 2, 4))
+
+    assert largest_difference() < 1e-9
+    program = imputer.programs_["gaussian"]
+    real = type(program).complete
+    first = lambda self, x, draws, *, seeds, which: real(self, x, draws, seeds=seeds, which=range(len(which)))  # noqa: E731
+    monkeypatch.setattr(type(program), "complete", first)
+    assert largest_difference() > 0.1
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that is made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(value, torch.Tensor):
+                self.numbers = max(self.numbers, value.untyped_storage().nbytes() // value.element_size())
+        return out
+
+
+def test_memory_is_flat_in_the_number_of_draws(fitted: Imputer, monkeypatch: pytest.MonkeyPatch):
+    frame = pd.concat([table(seed=s) for s in range(5)], ignore_index=True)
+
+    def largest(draws: int) -> int:
+        with Largest() as mode:
+            completed = fitted.impute(frame, draws=draws)
+            for _ in completed:
+                pass
+            completed.mean()
+        return mode.numbers
+
+    assert largest(400) > 5 * largest(10)  # as they are, all draws of a small table are made at once
+    monkeypatch.setattr("pyro_gen.imputation.imputer.KEPT", 2000)
+    assert largest(400) == largest(20)
 
 
 def test_rows_that_are_alike_get_draws_of_their_own(fitted: Imputer):

@@ -116,25 +116,29 @@ class Ensemble(TableProgram):
 
     # Imputing
 
-    def complete(self, x: Tensor, draws: int, *, seeds: Tensor) -> Tensor:
+    def complete(self, x: Tensor, draws: int, *, seeds: Tensor, which: range | None = None) -> Tensor:
         """Draws missing entries, the members taking turns, see :meth:`TableProgram.complete`."""
-        out = x.expand(draws, *x.shape).clone()
+        wanted = range(draws) if which is None else which
+        out = x.expand(len(wanted), *x.shape).clone()
         for rows, row_x in self._incomplete(x):
             noise = self._latent_noise(seeds[rows])
             missing = torch.isnan(row_x)
-            for e in range(min(self.members, draws)):
-                mine = torch.arange(e, draws, self.members, device=x.device)
+            for e in range(self.members):
+                mine = torch.tensor([i for i, s in enumerate(wanted) if s % self.members == e], device=x.device)
+                if not len(mine):
+                    continue
                 size, width = len(mine), x.shape[1]
+                first = wanted[int(mine[0])] // self.members  # of the member's own draws
                 with self._double(e):
                     inputs = self.inputs(row_x)
                     z, log_weight = self._weigh(inputs, noise)
                     total = log_weight.mT.softmax(-1).cumsum(-1).contiguous()  # (n, L)
-                    u = uniforms(seeds[rows], size, stream=2 * e + 1)
+                    u = uniforms(seeds[rows], size, stream=2 * e + 1, first=first)
                     index = torch.searchsorted(total, u * total[:, -1:]).clamp(max=len(z) - 1)
                     picked = z[index.mT, torch.arange(len(row_x), device=x.device)]  # (S, n, K)
                     cells = self.cells(picked, *inputs)
                     k = cells.uniforms_per_entry
-                    v = uniforms(seeds[rows], size * width * k, stream=2 * e + 2)
+                    v = uniforms(seeds[rows], size * width * k, stream=2 * e + 2, first=first * width * k)
                     value = cells.from_uniforms(v.unflatten(-1, (size, width, k)).movedim(1, 0))
                 out[mine.unsqueeze(1), rows] = torch.where(missing, _settle(value), row_x).to(out.dtype)
         return out

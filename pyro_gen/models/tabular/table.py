@@ -94,16 +94,18 @@ class TableProgram(Program):
         """
 
     @abc.abstractmethod
-    def complete(self, x: Tensor, draws: int, *, seeds: Tensor) -> Tensor:
+    def complete(self, x: Tensor, draws: int, *, seeds: Tensor, which: range | None = None) -> Tensor:
         """Draws the missing entries of rows, another draw of the parameters for each draw.
 
         Arguments:
             x: Rows with shape :math:`(N, D)`, those learnt from or others.
             draws: The number S of draws.
             seeds: One seed for each row, int64, with shape :math:`(N)`.
+            which: Of these draws the ones to make, ``range(3, 4)`` say, where not all are wanted at once. A draw is the
+                same by itself as among others.
 
         Returns:
-            Completed rows, with shape :math:`(S, N, D)`; seen entries are untouched.
+            Completed rows, with shape :math:`(S, N, D)`, or those of ``which``; seen entries are untouched.
         """
 
     @abc.abstractmethod
@@ -211,12 +213,14 @@ class KeptProgram(TableProgram):
     def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
         return torch.split(x, max(1, NUMBERS // self.numbers_per_row()))
 
-    def complete(self, x: Tensor, draws: int, *, seeds: Tensor) -> Tensor:
+    def complete(self, x: Tensor, draws: int, *, seeds: Tensor, which: range | None = None) -> Tensor:
         """Draws missing entries given others in their row, see :meth:`TableProgram.complete`."""
+        dealt = self.dealt(draws)
         parts = []
         for part, own in zip(self._parts(x), self._parts(seeds), strict=True):
             rows = self.prepared(part)
-            found = [self.drawn(rows, s, uniforms(own, self.randomness, i)) for i, s in enumerate(self.dealt(draws))]
+            wanted = range(draws) if which is None else which
+            found = [self.drawn(rows, dealt[i], uniforms(own, self.randomness, i)) for i in wanted]
             parts.append(torch.where(torch.isnan(part), torch.stack(found), part))
         return torch.cat(parts, 1)
 

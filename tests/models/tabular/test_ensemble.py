@@ -173,6 +173,8 @@ def test_a_row_alone_is_the_row_in_a_batch(mixed):
         assert torch.equal(program.cell_mean(x[row]), mean[row])
         assert torch.allclose(program.cell_log_prob(x[row], values[row]), log_prob[row], equal_nan=True)
         assert torch.allclose(program.row_khat(x[row]), khat[row])
+    for which in (range(0, 1), range(3, 4), range(1, 3)):
+        assert torch.equal(program.complete(x, 4, seeds=seeds, which=which), together[which.start : which.stop])
     other = program.complete(x, 4, seeds=seeds + 1000)
     assert not torch.equal(other, together)
 

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from pyro_gen import check_program, impute, posterior
-from pyro_gen.data.schema import Column
+from pyro_gen.data.column import Column
 from pyro_gen.models.tabular import TableFactors, TableGaussian, TableProgram
 from pyro_gen.models.tabular.conditional import condition
 
@@ -75,6 +75,16 @@ def test_a_row_alone_gives_what_it_gives_in_a_batch(learnt: TableProgram):
     for n in range(7):
         torch.testing.assert_close(learnt.complete(holed[n : n + 1], 5, seeds=seeds[n : n + 1])[:, 0], batch[:, n])
         torch.testing.assert_close(learnt.cell_mean(holed[n : n + 1])[0], learnt.cell_mean(holed)[n])
+
+
+def test_a_draw_is_the_same_by_itself_as_among_others(learnt: TableProgram):
+    _, holed = table(7, seed=2)
+    seeds = torch.arange(7) + 100
+    together = learnt.complete(holed, 60, seeds=seeds)  # more than are kept
+    for which in (range(0, 1), range(3, 6), range(59, 60)):
+        torch.testing.assert_close(
+            learnt.complete(holed, 60, seeds=seeds, which=which), together[which.start : which.stop]
+        )
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
