@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.stats
 
-from pyro_gen.imputation.amputation import Floats, _frame, _numbers
+from pyro_gen.imputation.columns import Floats, as_frame, numbers_of
 
 __all__ = ["LittleTest", "little_test"]
 
@@ -65,7 +65,7 @@ def little_test(table: pd.DataFrame | npt.NDArray[Any]) -> LittleTest:
         >>> little_test(x).p_value < 1e-6
         True
     """
-    frame = _frame(table, "table")
+    frame = as_frame(table, "table")
     y, names = _indicators(frame)
     y = y[~np.isnan(y).all(1)]
     shown = ~np.isnan(y)
@@ -94,7 +94,7 @@ def _indicators(frame: pd.DataFrame) -> tuple[Floats, list[Hashable]]:
     columns: list[Floats] = []
     names: list[Hashable] = []
     for i in range(frame.shape[1]):
-        values, numeric = _numbers(frame.iloc[:, i])
+        values, numeric = numbers_of(frame.iloc[:, i])
         present = np.unique(values[~np.isnan(values)])
         if len(present) < 2:
             continue

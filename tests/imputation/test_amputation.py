@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 from pyro_gen._random import seeded
-from pyro_gen.imputation import amputation
+from pyro_gen.imputation import amputation, columns, mechanisms
 from pyro_gen.imputation.amputation import ampute
 
 
@@ -74,7 +74,7 @@ def test_the_share_of_the_rows_is_met_to_the_row(mechanism, proportion):
 def test_rows_lose_cells_independently_given_that_they_lose_one():
     p = np.tile([0.1, 0.5, 0.3], (20000, 1))
     with seeded(0):
-        gone = amputation._rows(lambda share: share * p, 1.0, 0.5)
+        gone = mechanisms._rows(lambda share: share * p, 1.0, 0.5)
     share = next(s for s in np.linspace(0, 1, 100001) if 1 - np.prod(1 - s * p[0]) >= 0.5)
     counts = np.bincount(gone @ [1, 2, 4], minlength=8)
     bits = (np.arange(8)[:, None] >> np.arange(3)) & 1
@@ -88,7 +88,7 @@ def test_rows_lose_cells_independently_given_that_they_lose_one():
 def test_every_entry_goes_with_its_probability():
     p = np.array([0.9, 0.05, 0.05, 0.3, 0.7, 0.5, 0.5, 1.0, 0.0])
     with seeded(0):
-        chosen = np.stack([amputation._choose(p) for _ in range(4000)])
+        chosen = np.stack([columns.choose(p) for _ in range(4000)])
     assert (chosen.sum(1) == 4).all()  # the sum of the probabilities
     assert chosen[:, 7].all() and not chosen[:, 8].any()
     error = np.sqrt(p * (1 - p) / 4000)[:7]
