@@ -13,7 +13,8 @@ loses the share that was asked for. The ``shape`` h says which rows lose most: t
 with low ones (``"left"``, -z), with extreme ones (``"tail"``, \|z\|) or with middling ones (``"mid"``, -\|z\|).
 
 Which entries go is then drawn by systematic sampling in random order (Madow, 1949): every entry goes with exactly its
-probability, and their number is the sum of the probabilities, rounded. So a requested share is met to the entry.
+probability, and their number is the sum of the probabilities, rounded. So a requested share is met to the entry; of the
+cells that go by dropout, on average. Gaps and dropout are described in :mod:`pyro_gen.imputation.time_gaps`.
 
 References:
     | Inference and missing data (Rubin, 1976)
@@ -38,6 +39,7 @@ import pandas as pd
 from pyro_gen._random import seeded
 from pyro_gen.imputation.columns import SHAPES, Bools, as_frame, below
 from pyro_gen.imputation.mechanisms import by_columns, by_patterns, like_another
+from pyro_gen.imputation.time_gaps import dropout, gaps
 
 __all__ = ["MECHANISMS", "ampute", "takes"]
 
@@ -54,6 +56,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {  # what each mechanism takes, and what i
     "quantile": {**_SHARE, "columns": None, "shape": "right", "quantile": 0.5},
     "patterns": {**_SHARE, **_LOGISTIC, "patterns": None, "frequencies": None, "given": None},
     "like": {"like": None, "nearest": None},
+    "gaps": {**_SHARE, "columns": None, "length": 10.0},
+    "dropout": {**_SHARE, **_LOGISTIC, "columns": None},
 }
 MECHANISMS = tuple(_OPTIONS)
 
@@ -74,6 +78,7 @@ def ampute(
     frequencies: Sequence[float] | None = None,
     like: pd.DataFrame | npt.NDArray[Any] | None = None,
     nearest: int | None = None,
+    length: float | None = None,
     seed: int = 0,
 ) -> TableT:
     r"""Makes holes in a table, by a known mechanism.
@@ -91,6 +96,10 @@ def ampute(
                     the probability that gives the ``proportion``
     ``"patterns"``  the columns of one of the ``patterns`` together, logistic in the columns ``given``, as in mice
     ``"like"``      what is missing in the table ``like``: each row takes the holes of one of its rows
+    ``"gaps"``      runs of successive rows, which are the times of a series, in each of ``columns`` by itself; with
+                    ``of="rows"`` in all of them together
+    ``"dropout"``   of each row what comes after some visit: ``columns`` are visits in the order of time, the first of
+                    which stays. Logistic in the value at the visit before
     =============== ====================================================================================================
 
     Columns may hold numbers, booleans, text, or categories, of which ordered ones count as numbers 0, 1, ... Entries
@@ -101,8 +110,8 @@ def ampute(
         table: A data frame or an array with shape :math:`(N, D)`; NaN, None and pandas' NA are missing.
         mechanism: One of the table above.
         proportion: The share of the *cells* that go, 0.3 if not given: of the cells of ``columns`` (or of all columns
-            in ``patterns``) that are observed, and under "mar", "mnar", "self" and "quantile" of each of these columns
-            by itself. With ``of="rows"`` the share of the rows that lose at least one cell.
+            in ``patterns``) that are observed, and under "mar", "mnar", "self", "quantile" and "gaps" of each of these
+            columns by itself. With ``of="rows"`` the share of the rows that lose at least one cell.
         columns: The columns that lose entries, by name (of arrays: by number). All of them if not given, with two
             exceptions: "mar" leaves out the ``given`` ones, "self_hard" takes the first half.
         of: ``"cells"`` or ``"rows"``, see ``proportion``.
@@ -120,6 +129,7 @@ def ampute(
             of ``table``, by the values that it has itself and in random order, each row being handed holes once; the
             holes then depend on values as they do in ``like``, as far as its seen values tell. Takes time
             :math:`O(N^2 D)`.
+        length: How long gaps are on average, 10 rows if not given.
         seed: Seeds weights and draws; the caller's generators are left alone.
 
     Returns:
@@ -153,6 +163,7 @@ def ampute(
         frequencies=frequencies,
         like=like,
         nearest=nearest,
+        length=length,
     )
     frame = as_frame(table, "table")
     seen = frame.notna().to_numpy()
@@ -161,6 +172,10 @@ def ampute(
             gone = by_patterns(frame, seen, options)
         elif mechanism == "like":
             gone = like_another(frame, as_frame(options["like"], "like"), options["nearest"])
+        elif mechanism == "gaps":
+            gone = gaps(frame, seen, options)
+        elif mechanism == "dropout":
+            gone = dropout(frame, seen, options)
         else:
             gone = by_columns(mechanism, frame, seen, options)
         gone &= seen
@@ -204,6 +219,8 @@ def _chosen(mechanism: str, **given: Any) -> dict[str, Any]:
         raise ValueError(f'shape={options["shape"]!r}: quantiles censor above ("right") or below ("left").')
     if not 0 < options.get("quantile", 0.5) < 1:
         raise ValueError(f"quantile={options['quantile']}: give a number between 0 and 1.")
+    if not options.get("length", 1.0) >= 1:
+        raise ValueError(f"length={options['length']}: give a mean length of at least 1.")
     for name in ("patterns", "like"):
         if name == mechanism and options[name] is None:
             raise ValueError(f"mechanism {name!r} needs {name}=: which holes there should be.")

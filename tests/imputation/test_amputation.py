@@ -114,6 +114,8 @@ CALLS = {
     "quantile": {"columns": ["age", "smokes", "grade", "visits", "big"]},
     "patterns": {"patterns": [["age", "city"], ["smokes", "big", "grade", "visits"], ["blood"]], "proportion": 0.2},
     "like": {"like": mixed(50, seed=1).mask(np.random.default_rng(0).random((50, 8)) < 0.4), "nearest": 3},
+    "gaps": {"proportion": 0.3, "length": 4},
+    "dropout": {"proportion": 0.2, "columns": ["age", "weight", "city", "grade", "smokes", "big"]},
 }
 
 
@@ -320,6 +322,11 @@ def test_nearest_rows_of_a_mixed_table():
         ({"mechanism": "patterns", "patterns": [["age"], ["city"]], "proportion": 0.7}, "at most 0.5"),
         ({"mechanism": "like"}, "needs like"),
         ({"mechanism": "like", "like": pd.DataFrame({"age": [1]})}, "columns"),
+        ({"mechanism": "mcar", "length": 3}, "takes no length"),
+        ({"mechanism": "gaps", "length": 0.5}, "at least 1"),
+        ({"mechanism": "gaps", "length": 1.0, "proportion": 0.8}, "longer gaps"),
+        ({"mechanism": "dropout", "columns": ["age"]}, "at least two visits"),
+        ({"mechanism": "dropout", "columns": ["age", "weight"], "proportion": 0.6}, "at most 0.5"),
     ],
 )
 def test_what_makes_no_sense_is_said(options, words):
