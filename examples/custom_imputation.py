@@ -22,8 +22,8 @@ def pupils(x, school):
         level = pyro.sample("level", dist.Normal(0.0, 3.0))
     slope = pyro.sample("slope", dist.Normal(0.0, 3.0))
     loc = pyro.sample("hours_loc", dist.Normal(0.0, 3.0))
-    scale = pyro.sample("hours_scale", dist.Gamma(2.0, 1.0))
-    noise = pyro.sample("noise", dist.Gamma(2.0, 1.0))
+    scale = pyro.sample("hours_scale", dist.LogNormal(0.0, 1.0))
+    noise = pyro.sample("noise", dist.LogNormal(0.0, 1.0))
     with pg.plate(x):
         unseen = loc + scale * pyro.sample("unseen", dist.Normal(0.0, 1.0))
         pg.observe("hours", dist.Normal(loc, scale), x[:, 0])

@@ -53,6 +53,36 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "gap_mean_field": (0.5, 1.2),
         "gap_flow": (-0.1, 0.1),
     },
+    "impute_images": {
+        "half_log_loss": (0.22, 0.32),
+        "half_log_loss_of_frequencies": (0.37, 0.42),
+        "half_brier": (0.065, 0.1),
+        "half_calibration_error": (0.0, 0.05),
+        "lower_log_loss": (0.26, 0.36),
+        "lower_log_loss_of_frequencies": (0.37, 0.42),
+        "lower_brier": (0.08, 0.115),
+        "lower_calibration_error": (0.0, 0.05),
+    },
+    "impute_table": {
+        "rows_without_holes": (552, 552),
+        "selfLR_truth": (0.972, 0.974),
+        "selfLR_pooled": (0.78, 0.98),
+        "selfLR_pooled_error": (0.045, 0.1),
+        "selfLR_rows_without_holes": (0.494, 0.496),  # eleven of its standard errors off
+        "selfLR_missing_information": (0.35, 0.8),
+        "income_truth": (0.07, 0.071),
+        "income_pooled": (0.05, 0.085),
+        "income_rows_without_holes": (0.034, 0.035),
+    },
+    "impute_time_series": {
+        "hidden": (155, 155),
+        "rmse": (0.34, 0.43),
+        "rmse_linear": (0.523, 0.525),
+        "rmse_kalman": (0.35, 0.39),  # of statsmodels
+        "crps": (0.18, 0.24),
+        "crps_linear": (0.403, 0.405),
+        "coverage_90": (0.82, 0.97),
+    },
     "vae_digits": {
         "elbo": (-19.6, -18.0),
         "iwae": (-18.6, -17.2),
@@ -79,6 +109,10 @@ def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         for key in ("flow_a", "flow_b", "hmc_a", "hmc_b"):  # the posterior's standard deviations are 0.7 and 0.9
             assert abs(numbers[key] - numbers[f"exact_{key[-1]}"]) < 0.1, key
         assert abs(numbers["mean_field_a"] - numbers["exact_a"]) > 0.2
+    if name == "impute_images":
+        assert numbers["half_spread"] < numbers["lower_spread"]
+    if name == "impute_table":
+        assert (tmp_path / "outputs/impute_table.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     if name == "vae_digits":
         assert numbers["elbo"] < numbers["iwae"] <= numbers["ais"] + 0.1
 
