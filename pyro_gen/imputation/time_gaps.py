@@ -48,7 +48,7 @@ def gaps(frame: pd.DataFrame, seen: Bools, options: dict[str, Any]) -> Bools:
     gone = np.zeros_like(seen)
     if options["of"] == "rows":
         rows = np.flatnonzero(seen[:, targets].any(1))
-        gone[np.ix_(rows[_runs(len(rows), options)], targets)] = True
+        gone[rows[_runs(len(rows), options)][:, None], targets] = True
         return gone
     for d in targets:
         rows = np.flatnonzero(seen[:, d])
@@ -94,7 +94,8 @@ def dropout(frame: pd.DataFrame, seen: Bools, options: dict[str, Any]) -> Bools:
         """The probability that a row leaves at each visit, (N, V - 1)."""
         hazard = scipy.special.expit(logits + intercept)
         stays = np.cumprod(1 - hazard, 1)
-        return hazard * np.concatenate([np.ones((len(hazard), 1)), stays[:, :-1]], 1)
+        leaves: Floats = hazard * np.concatenate([np.ones((len(hazard), 1)), stays[:, :-1]], 1)
+        return leaves
 
     def share(intercept: float) -> float:
         p = leaving(intercept)
@@ -120,5 +121,5 @@ def dropout(frame: pd.DataFrame, seen: Bools, options: dict[str, Any]) -> Bools:
     ends = p[rows].cumsum(1)
     first = (u[:, None] * ends[:, -1:] < ends).argmax(1) + 1
     gone = np.zeros_like(seen)
-    gone[np.ix_(rows, visits)] = np.arange(len(visits)) >= first[:, None]
+    gone[rows[:, None], visits] = np.arange(len(visits)) >= first[:, None]
     return gone
