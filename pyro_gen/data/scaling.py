@@ -134,6 +134,31 @@ class Scaling:
             x[..., logits] = torch.where(share <= edge, lower, torch.where(1 - share <= edge, upper, inside))
         return x
 
+    def log_abs_det(self, encoded: Tensor) -> Tensor:
+        r"""The logarithm of the slope of :meth:`forward`, which makes densities on the encoded scale of working ones.
+
+        Arguments:
+            encoded: Rows with shape :math:`(*, D)`. Values on an edge are taken for where :meth:`forward` puts them.
+
+        Returns:
+            :math:`\log |dz / dx|`, with shape :math:`(*, D)`; 0 for counts and codes, NaN where the value is.
+
+        Example:
+            >>> schema = Schema((Column("income", "positive"), Column("children", "count")))
+            >>> scaling = Scaling.fit(schema, torch.tensor([[1.0, 0.0], [math.e**2, 3.0]]))  # z = log(x) - 1
+            >>> scaling.log_abs_det(torch.tensor([[0.5, 2.0]])).exp().round(decimals=3)
+            tensor([[2., 1.]])
+        """
+        slope = -encoded.new_tensor(self.scale).log() + torch.zeros_like(encoded)
+        if logs := self._of("positive"):
+            x = encoded[..., logs]
+            slope[..., logs] -= torch.where(x <= 0, x.new_tensor([self.edge[i] for i in logs]), x).log()
+        if logits := self._of("bounded"):
+            lower, upper, edge = self._edges(encoded, logits)
+            share = ((encoded[..., logits] - lower) / (upper - lower)).clamp(edge, 1 - edge)
+            slope[..., logits] -= share.log() + (-share).log1p() + (upper - lower).log()
+        return torch.where(encoded.isnan(), torch.nan, slope)
+
     def _of(self, kind: str) -> list[int]:
         return [i for i, k in enumerate(self.kinds) if k == kind]
 

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
@@ -261,6 +262,43 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             info=self.info_,
             m=draws,
         )
+
+    def log_prob(self, X: Any, values: Any) -> npt.NDArray[np.float64]:
+        r"""Scores values of missing entries, one by one, given what is seen in their rows.
+
+        Arguments:
+            X: The table that was fitted, or another with the same columns.
+            values: The same table with values of missing entries. Observed entries are not looked at.
+
+        Returns:
+            The log-density of each value in the unit of its column, or its log-probability where the column has levels
+            or counts, by the stacked programs, in nats, with shape :math:`(N, D)`; NaN where ``X`` has a value or
+            ``values`` has none.
+
+        Raises:
+            ValueError: The tables do not have the columns that were fitted, or a level that was not seen, or differ in
+                their number of rows.
+
+        Example:
+            >>> x = np.random.default_rng(0).normal(100, 15, size=(500, 2))
+            >>> imputer = Imputer(method="gaussian", random_state=0).fit(x)
+            >>> imputer.log_prob([[90.0, np.nan]], [[90.0, 100.0]]).round(1)  # -log(15 sqrt(2 pi)) = -3.6
+            array([[ nan, -3.6]])
+        """
+        check_is_fitted(self, "programs_")
+        encoded, wanted = (self.schema_.encode(self._checked(table, reset=False)) for table in (X, values))
+        if len(wanted) != len(encoded):
+            raise ValueError(f"Imputer.log_prob: values has {len(wanted)} rows, expected {len(encoded)}, those of X.")
+        wanted = wanted.where(torch.isnan(encoded), torch.nan)
+        found = torch.full_like(wanted, torch.nan)
+        weights = torch.tensor(list(self.weights_.values()), dtype=wanted.dtype).log()
+        rows = (~torch.isnan(wanted)).any(1).nonzero()[:, 0]
+        for part in rows.split(max(1, CHUNK // encoded.shape[1])):
+            x, v = self.scaling_.forward(encoded[part]), self.scaling_.forward(wanted[part])
+            log_prob = torch.stack([program.cell_log_prob(x, v) for program in self.programs_.values()])
+            stacked = (log_prob + weights.reshape(-1, 1, 1)).logsumexp(0)
+            found[part] = stacked + self.scaling_.log_abs_det(wanted[part])
+        return found.numpy()
 
     def transform(self, X: Any) -> Any:
         """Completes a table once, by the ``strategy``.

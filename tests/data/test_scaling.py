@@ -92,6 +92,22 @@ def test_scaling_uses_what_was_observed_and_nothing_else() -> None:
     torch.testing.assert_close(working.std(0, correction=0), torch.ones(2, dtype=torch.float64))
 
 
+def test_slope_is_that_of_autograd() -> None:
+    columns = (Column("a", "real"), Column("b", "positive"), Column("c", "bounded", lower=-2, upper=3))
+    schema = Schema((*columns, Column("d", "count"), Column("e", "ordinal", levels=(1, 2, 3))))
+    encoded = torch.tensor([[1.0, 0.3, 1.5, 4.0, 2.0], [7.0, 90.0, -1.9, 0.0, 1.0]], dtype=torch.float64)
+    scaling = Scaling.fit(schema, encoded)
+    encoded.requires_grad_()
+    (slope,) = torch.autograd.grad(scaling.forward(encoded).sum(), encoded)
+    torch.testing.assert_close(scaling.log_abs_det(encoded.detach()), slope.log())
+    # What lies on an edge is taken for where `forward` puts it; nothing is said of what is missing.
+    edges = torch.tensor([[NAN, 0.0, -2.0, NAN, 1.0]], dtype=torch.float64)
+    inside = edges.clone()
+    inside[0, 1], inside[0, 2] = scaling.edge[1], -2 + 5 * scaling.edge[2]
+    torch.testing.assert_close(scaling.log_abs_det(edges), scaling.log_abs_det(inside), equal_nan=True)
+    assert scaling.log_abs_det(edges).isnan().tolist() == [[True, False, False, True, False]]
+
+
 def test_scaling_of_extreme_numbers() -> None:
     for values in ([1e308, -1e308], [1e-320, 3e-320], [1e16, 1e16 + 2], [0.1 + 1e-17] * 7):
         encoded = torch.tensor(values, dtype=torch.float64)[:, None]

@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyro_gen.data import Column, Scaling
 from pyro_gen.imputation.imputer import Imputer, deal, row_seeds
 
 
@@ -33,6 +34,72 @@ def fitted() -> Imputer:
 @parametrize_with_checks([Imputer(method="gaussian", random_state=0)])
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
+
+
+def units(rows: int = 80) -> pd.DataFrame:
+    """Columns whose working scale is another one than their own."""
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=(rows, 4))
+    frame = pd.DataFrame({"real": 50 + 9 * z[:, 0], "positive": np.exp(1 + z[:, 0] + 0.5 * z[:, 1])})
+    frame["bounded"] = 10 + 20 / (1 + np.exp(-z[:, 1] - 0.5 * z[:, 2]))
+    frame["count"] = rng.poisson(np.exp(0.5 * z[:, 0]))
+    frame["level"] = np.where(z[:, 3] + z[:, 0] > 0, "yes", "no")
+    return frame
+
+
+SCHEMA = {"positive": "positive", "bounded": Column("bounded", "bounded", lower=10.0, upper=30.0)}
+NUMBERS = {
+    "real": np.linspace(-50, 150, 1001),
+    "positive": np.exp(np.linspace(-8, 9, 1001)),
+    "bounded": 10 + 20 / (1 + np.exp(-np.linspace(-12, 12, 1001))),
+}
+
+
+def densities(imputer: Imputer, frame: pd.DataFrame, name: str, grid: np.ndarray) -> np.ndarray:
+    """Of all values of one cell."""
+    values = frame.iloc[[3] * len(grid)].reset_index(drop=True).assign(**{name: grid})
+    log_prob = imputer.log_prob(values.assign(**{name: values[name].where(values.index < 0)}), values)
+    d = frame.columns.get_loc(name)
+    assert np.isnan(np.delete(log_prob, d, 1)).all()
+    return np.exp(log_prob[:, d])
+
+
+def totals() -> dict[str, float]:
+    frame = units()[list(NUMBERS)]
+    imputer = Imputer(method=["gaussian", "factors"], schema=SCHEMA, random_state=0).fit(frame)
+    return {n: float(np.trapezoid(densities(imputer, frame, n, grid), grid)) for n, grid in NUMBERS.items()}
+
+
+def test_densities_in_the_unit_of_the_user_integrate_to_one():
+    for name, total in totals().items():
+        assert total == pytest.approx(1.0, abs=0.01), name
+
+
+def test_densities_without_the_slope_of_the_scale_do_not(monkeypatch):
+    monkeypatch.setattr(Scaling, "log_abs_det", lambda self, encoded: 0 * encoded)
+    assert all(abs(total - 1) > 0.05 for total in totals().values())
+
+
+def test_probabilities_sum_to_one():
+    frame = units()[["real", "count", "level"]]
+    imputer = Imputer(method="mixture", schema={"count": "count"}, random_state=0).fit(frame)
+    for name, grid in (("count", np.arange(60)), ("level", np.array(["yes", "no"]))):
+        assert densities(imputer, frame, name, grid).sum() == pytest.approx(1.0, abs=0.01), name
+
+
+def test_scores_are_of_missing_entries_that_have_a_value(fitted: Imputer):
+    frame = table()
+    values = frame.fillna(0.5).mask(np.random.default_rng(2).random(frame.shape) < 0.3)
+    found = fitted.log_prob(frame, values)
+    assert (np.isnan(found) == (frame.notna() | values.isna())).all(axis=None)
+    x, v = (fitted.scaling_.forward(fitted.schema_.encode(t)) for t in (frame, values.where(frame.isna())))
+    by_program = (
+        fitted.programs_["gaussian"].cell_log_prob(x, v) - torch.tensor(fitted.scaling_.scale, dtype=x.dtype).log()
+    )
+    np.testing.assert_allclose(found, by_program.numpy(), rtol=1e-10)
+    np.testing.assert_allclose(fitted.log_prob(frame[:7], values[:7]), found[:7], rtol=1e-10)
+    with pytest.raises(ValueError, match=r"values has 59 rows, expected 60"):
+        fitted.log_prob(frame, values[1:])
 
 
 def test_observed_cells_stay_and_holes_are_filled(fitted: Imputer):
