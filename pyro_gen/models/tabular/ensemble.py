@@ -8,12 +8,11 @@ Each member :math:`\theta_e` is a program :math:`p(z) \, p(x \mid z, \theta_e)` 
     \approx \frac{1}{E} \sum_e \sum_l \bar w_{el} \, p(x_m \mid z_{el}, \theta_e), \qquad
     \bar w_{el} \propto \frac{p(x_o \mid z_{el}) \, p(z_{el})}{r(z_{el})}, \quad z_{el} \sim r ,
 
-where :math:`r` is the guide with a tenth of the prior in it, so that no weight is larger than ten likelihoods.
+with the proposals :math:`r` of :mod:`pyro_gen.models.tabular.adaptive`, more of them where the guide is far off.
 
 References:
     | Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles (Lakshminarayanan et al., 2017)
     | https://arxiv.org/abs/1612.01474
-    | Weighted average importance sampling and defensive mixture distributions (Hesterberg, 1995)
 """
 
 import abc
@@ -31,6 +30,7 @@ from pyro_gen.data.column import Column
 from pyro_gen.density import row_chunks, rows_per_chunk
 from pyro_gen.inference.weights import psis_khat
 from pyro_gen.likelihoods import assume_missing, no_completion
+from pyro_gen.models.tabular.adaptive import posterior_draws
 from pyro_gen.models.tabular.mixed_columns import MixedColumns
 from pyro_gen.models.tabular.table import TableProgram
 from pyro_gen.program import fixed, per_datum_log_prob, sample_sites
@@ -38,8 +38,6 @@ from pyro_gen.program import fixed, per_datum_log_prob, sample_sites
 __all__ = ["Ensemble", "Weights"]
 
 Weights = Mapping[str, Tensor]
-
-FROM_PRIOR = 0.1  # the prior's share of the proposals
 
 
 class Ensemble(TableProgram):
@@ -52,7 +50,7 @@ class Ensemble(TableProgram):
         columns: The D columns, as the working scale has them.
         latent: The number K of latent dimensions of the site ``"z"``.
         members: The number E of members.
-        particles: The number L of latent draws of each member for a row.
+        particles: The number L of latent draws of each member for a row, to begin with.
 
     Attributes:
         member: The index of the member that :meth:`model` and :meth:`guide` are of, a buffer.
@@ -120,27 +118,25 @@ class Ensemble(TableProgram):
         """Draws missing entries, the members taking turns, see :meth:`TableProgram.complete`."""
         wanted = range(draws) if which is None else which
         out = x.expand(len(wanted), *x.shape).clone()
+        width = x.shape[1]
         for rows, row_x in self._incomplete(x):
-            noise = self._latent_noise(seeds[rows])
-            missing = torch.isnan(row_x)
             for e in range(self.members):
                 mine = torch.tensor([i for i, s in enumerate(wanted) if s % self.members == e], device=x.device)
                 if not len(mine):
                     continue
-                size, width = len(mine), x.shape[1]
-                first = wanted[int(mine[0])] // self.members  # of the member's own draws
-                with self._double(e):
-                    inputs = self.inputs(row_x)
-                    z, log_weight = self._weigh(inputs, noise)
+                size, first = len(mine), wanted[int(mine[0])] // self.members  # of the member's own draws
+                for at, inputs, z, log_weight in self._weighed(e, self.inputs(row_x), seeds[rows]):
+                    own = seeds[rows[at]]
                     total = log_weight.mT.softmax(-1).cumsum(-1).contiguous()  # (n, L)
-                    u = uniforms(seeds[rows], size, stream=2 * e + 1, first=first)
+                    u = uniforms(own, size, stream=2 * e + 1, first=first)
                     index = torch.searchsorted(total, u * total[:, -1:]).clamp(max=len(z) - 1)
-                    picked = z[index.mT, torch.arange(len(row_x), device=x.device)]  # (S, n, K)
+                    picked = z[index.mT, torch.arange(len(at), device=x.device)]  # (S, n, K)
                     cells = self.cells(picked, *inputs)
                     k = cells.uniforms_per_entry
-                    v = uniforms(seeds[rows], size * width * k, stream=2 * e + 2, first=first * width * k)
-                    value = cells.from_uniforms(v.unflatten(-1, (size, width, k)).movedim(1, 0))
-                out[mine.unsqueeze(1), rows] = torch.where(missing, _settle(value), row_x).to(out.dtype)
+                    v = uniforms(own, size * width * k, stream=2 * e + 2, first=first * width * k)
+                    value = _settle(cells.from_uniforms(v.unflatten(-1, (size, width, k)).movedim(1, 0)))
+                    value = torch.where(torch.isnan(row_x[at]), value, row_x[at])
+                    out[mine.unsqueeze(1), rows[at]] = value.to(out.dtype)
         return out
 
     def cell_log_prob(self, x: Tensor, values: Tensor) -> Tensor:
@@ -149,35 +145,32 @@ class Ensemble(TableProgram):
         out = torch.full_like(values, torch.nan)
         for rows, row_x in self._incomplete(x, asked.any(1)):
             wanted = values[rows].nan_to_num().double()
-            terms = []
+            log_prob = wanted.new_zeros(self.members, *wanted.shape)
             for e in range(self.members):
-                with self._double(e):
-                    inputs = self.scored_inputs(row_x, values[rows])
-                    z, log_weight = self._weigh(inputs, self._latent_noise(None))
-                    log_prob = self.cells(z, *inputs).log_prob(wanted)  # (L, n, D)
-                    terms.append((log_weight.log_softmax(0).unsqueeze(-1) + log_prob).logsumexp(0))
-            log_prob = torch.stack(terms).logsumexp(0) - math.log(self.members)
-            out[rows] = torch.where(asked[rows], log_prob, torch.nan).to(out.dtype)
+                for at, inputs, z, log_weight in self._weighed(e, self.scored_inputs(row_x, values[rows])):
+                    given = self.cells(z, *inputs).log_prob(wanted[at])  # (L, n, D)
+                    log_prob[e, at] = (log_weight.log_softmax(0).unsqueeze(-1) + given).logsumexp(0)
+            found = log_prob.logsumexp(0) - math.log(self.members)
+            out[rows] = torch.where(asked[rows], found, torch.nan).to(out.dtype)
         return out
 
     def cell_mean(self, x: Tensor) -> Tensor:
         """The expectation, or the most probable level, of missing entries, see :meth:`TableProgram.cell_mean`."""
         out = x.clone()
         for rows, row_x in self._incomplete(x):
-            means, probs = [], []
+            mean, probs = torch.zeros_like(row_x, dtype=torch.float64), None
             for e in range(self.members):
-                with self._double(e):
-                    inputs = self.inputs(row_x)
-                    z, log_weight = self._weigh(inputs, self._latent_noise(None))
+                for at, inputs, z, log_weight in self._weighed(e, self.inputs(row_x)):
                     weight = log_weight.softmax(0)  # (L, n)
                     cells = self.cells(z, *inputs)
-                    means.append((weight.unsqueeze(-1) * cells.mean).sum(0))
+                    mean[at] += (weight.unsqueeze(-1) * cells.mean).sum(0) / self.members
                     if isinstance(cells, MixedColumns) and cells.sizes[-1]:
                         columns = cells.order[-cells.sizes[-1] :]
-                        probs.append((weight[..., None, None] * cells.probs).sum(0))
-            mean = torch.stack(means).mean(0)
-            if probs:
-                mean[:, columns] = torch.stack(probs).mean(0).argmax(-1).to(mean)
+                        found = (weight[..., None, None] * cells.probs).sum(0)  # (n, G, L)
+                        probs = found.new_zeros(len(rows), *found.shape[1:]) if probs is None else probs
+                        probs[at] += found
+            if probs is not None:
+                mean[:, columns] = probs.argmax(-1).to(mean)
             out[rows] = torch.where(torch.isnan(row_x), _settle(mean), row_x).to(out.dtype)
         return out
 
@@ -188,14 +181,14 @@ class Ensemble(TableProgram):
             x: Rows with shape :math:`(N, D)`.
 
         Returns:
-            The shapes k, with shape :math:`(N)`: below 0.7 they can, see :func:`pyro_gen.inference.psis_khat`.
+            The shapes k, with shape :math:`(N)`: below 0.7 they can, see :func:`pyro_gen.inference.psis_khat`. Rows
+            that begin above it have had more draws, see :func:`.posterior_draws`.
         """
         out = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for rows, row_x in self._incomplete(x, torch.ones_like(out, dtype=torch.bool)):
             for e in range(self.members):
-                with self._double(e):
-                    _, log_weight = self._weigh(self.inputs(row_x), self._latent_noise(None))
-                out[rows] = torch.maximum(out[rows], psis_khat(log_weight))
+                for at, _, _, log_weight in self._weighed(e, self.inputs(row_x)):
+                    out[rows[at]] = torch.maximum(out[rows[at]], psis_khat(log_weight))
         return out
 
     def _incomplete(self, x: Tensor, which: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -204,41 +197,39 @@ class Ensemble(TableProgram):
         for chunk in row_chunks(len(rows), rows_per_chunk(self.particles * self.numbers_per_row(), x.device)):
             yield rows[chunk], x[rows[chunk]]
 
-    @contextmanager
-    def _double(self, e: int) -> Iterator[None]:
-        # In double precision: BLAS sums in another order for a row alone, and a draw must not turn over for that.
+    def _weighed(
+        self, e: int, inputs: tuple[Tensor, ...], seeds: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, tuple[Tensor, ...], Tensor, Tensor]]:
+        """Member e's weighted draws of latent variables: which rows, their inputs, z (L, n, K), log-weights (L, n).
+
+        Without seeds all rows have the same randomness. In double precision: BLAS sums in another order for a row
+        alone, and a draw must not turn over for that.
+        """
         with (
             torch.no_grad(),
             pyro.validation_enabled(False),
             self.at({n: p[e].double() for n, p in self.weights.items()}),
         ):
-            yield
+            inputs = (inputs[0].double(), *inputs[1:])
 
-    def _latent_noise(self, seeds: Tensor | None) -> Tensor:
-        """Standard normal numbers with shape (L, n, K), the same for all rows (L, 1, K) where there are no seeds."""
-        if seeds is None:
-            seeds = torch.zeros(1, dtype=torch.long, device=self.member.device)
-        noise = normals(seeds, self.particles * self.latent).reshape(-1, self.particles, self.latent)
-        return noise.movedim(1, 0)
+            def noise(rows: Tensor, first: int, last: int) -> Tensor:
+                own = rows.new_zeros(1) if seeds is None else seeds[rows]
+                numbers = normals(own, last * self.latent)[:, first * self.latent :]
+                return torch.unflatten(numbers, 1, (last - first, self.latent)).movedim(1, 0)
 
-    def _weigh(self, inputs: tuple[Tensor, ...], noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Draws latent variables from the guide with a tenth of the prior: (L, n, K), and log-weights (L, n)."""
-        x = inputs[0].double()
-        posterior = self.posterior(x, *inputs[1:])
-        few = math.ceil(FROM_PRIOR * self.particles) if self.particles > 1 else 0
-        from_prior, noise = noise.expand(-1, len(x), -1).split([few, self.particles - few])
-        from_guide = posterior.loc + torch.einsum("nij,lnj->lni", posterior.scale_tril, noise)
-        z = torch.cat([from_prior, from_guide])
-        share = few / self.particles
-        log_guide = posterior.log_prob(z) + math.log1p(-share)
-        log_proposal = torch.logaddexp(log_guide, self.prior().log_prob(z) + math.log(share)) if few else log_guide
+            def log_joint(z: Tensor, rows: Tensor) -> Tensor:
+                x, *context = (part[rows] for part in inputs)
 
-        def log_joint(z: Tensor) -> Tensor:
-            with no_completion(), assume_missing(True), fixed({"z": z}):
-                trace = pyro.poutine.trace(self.model).get_trace(x, *inputs[1:])
-            return torch.stack([per_datum_log_prob(site) for site in sample_sites(trace).values()]).sum(0)
+                def one(z: Tensor) -> Tensor:
+                    with no_completion(), assume_missing(True), fixed({"z": z}):
+                        trace = pyro.poutine.trace(self.model).get_trace(x, *context)
+                    return torch.stack([per_datum_log_prob(site) for site in sample_sites(trace).values()]).sum(0)
 
-        return z, torch.vmap(log_joint)(z) - log_proposal
+                found: Tensor = torch.vmap(one)(z)
+                return found
+
+            for draws in posterior_draws(self.posterior(*inputs), self.prior(), log_joint, noise, self.particles):
+                yield draws.rows, tuple(part[draws.rows] for part in inputs), draws.z, draws.log_weight
 
 
 def _settle(value: Tensor) -> Tensor:
