@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -50,8 +50,9 @@ class Evaluation:
     Attributes:
         frame: One row a column and one called "overall", see :meth:`to_frame`.
         info: What was done: ``imputer``, ``mechanism``, ``proportion``, ``repeats``, ``draws``, ``seed``, ``cells``,
-            ``single`` (whether the imputer gives one imputation only), ``seconds`` (of fitting and imputing) and
-            ``nominal``, what intervals promise with so many draws, by level in percent.
+            ``single`` (whether the imputer gives one imputation only), ``seconds`` (of fitting and imputing),
+            ``nominal``, what intervals promise with so many draws, by level in percent, and ``no_log_score``, why
+            there is none, or None.
     """
 
     frame: pd.DataFrame
@@ -70,6 +71,9 @@ class Evaluation:
         pit_p                      the p-value of :func:`pit_test`, small where the truth does not look like a draw;
                                    overall the smallest one times the number of columns (Bonferroni)
         log_loss, brier, rps       of columns of levels; rps of ordinal ones
+        log_score                  the mean log-density of the truth that the imputer gives, in nats, more is better; of
+                                   columns of levels and of counts its log-probability, of other numbers the density
+                                   of the value in standard deviations; overall where all columns have one
         error_mode, error_draws    the share of wrong levels: of the most frequent one among the draws, of single draws
         energy, variogram          overall: see :func:`energy_score` and :func:`variogram_score`, of the missing entries
                                    of a row jointly; numbers and ordinal codes in standard deviations, two levels at
@@ -115,8 +119,9 @@ class Evaluation:
             {
                 "rmse_mean": "RMSE" if info["single"] else "RMSE mean",
                 "rmse_draws": "RMSE draws",
-                "mae_median": "MAE" if info["single"] else "MAE median",
+                **({"mae_median": "MAE"} if info["single"] else {}),
                 "crps": "CRPS",
+                "log_score": "log score",
                 **{f"coverage_{level}": words for level, words in promised.items()},
                 "pit_p": "PIT p",
             },
@@ -129,6 +134,7 @@ class Evaluation:
                 "log_loss": "log-loss",
                 "brier": "Brier",
                 "rps": "RPS",
+                "log_score": "log score",
                 "pit_p": "PIT p",
             },
         )
@@ -138,6 +144,8 @@ class Evaluation:
             lines.append(f"Rows jointly: energy score {_with_error(overall, 'energy')}")
             if not pd.isna(overall["variogram"]):
                 lines[-1] += f", variogram score {_with_error(overall, 'variogram')}"
+            if info["no_log_score"] is not None:
+                lines.append(f"No log score: {info['no_log_score']}")
         return "\n".join(lines)
 
 
@@ -190,7 +198,9 @@ def evaluate_imputer(
     An imputer with a method ``impute(table, draws=...)``, which returns completed tables by index, such as
     :class:`pyro_gen.Imputer`, gets all scores. One without, such as scikit-learn's, imputes once by
     ``fit_transform``, and gets the scores of points only: a single imputation says nothing of its uncertainty. Numbers
-    that it puts in columns of numeric levels are taken to the next level.
+    that it puts in columns of numeric levels are taken to the next level. One with a method
+    ``log_prob(table, values)``, which returns the log-densities of values of missing cells with shape :math:`(N, D)`,
+    as :meth:`pyro_gen.Imputer.log_prob` does, gets the log score too.
 
     Arguments:
         imputer: An estimator in scikit-learn's manner: cloned, where it has parameters, or copied. A ``random_state``
@@ -241,7 +251,8 @@ def evaluate_imputer(
     values, observed = schema.encode(known), _in_order(schema, table).notna().to_numpy()
     if values.shape != observed.shape:
         raise ValueError(f"truth: expected the shape of the table, {observed.shape}, got {tuple(values.shape)}.")
-    tries = []
+    tries: list[_Try] = []
+    reasons: list[str] = []
     seconds = 0.0
     state = seed
     for _ in range(repeats):
@@ -257,12 +268,15 @@ def evaluate_imputer(
         if not bool(hidden.any()):
             raise ValueError("evaluate_imputer: no cell with a known value is missing, so nothing can be scored.")
         began = time.monotonic()
-        cells, single = _impute(imputer, masked, schema, hidden, draws, fork(state))
+        fitted, cells = _impute(imputer, masked, schema, hidden, draws, fork(state))
         seconds += time.monotonic() - began
-        tries.append((hidden, cells))
+        log_prob, reason = _log_prob(fitted, masked, known, schema, hidden)
+        tries.append(_Try(hidden, cells, log_prob))
+        reasons += [reason] if reason is not None else []
+    m = len(tries[0].cells)
+    single = m == 1
     scale = _scales(schema, values.masked_fill(torch.tensor(~observed), math.nan))
     frame = _scored(schema, values, scale, tries, single, fork(state))
-    m = len(tries[0][1])
     info = {
         "imputer": type(imputer).__name__,
         "mechanism": None if truth is not None else mechanism if isinstance(mechanism, str) else _name(mechanism),
@@ -270,10 +284,11 @@ def evaluate_imputer(
         "repeats": repeats,
         "draws": m,
         "seed": seed,
-        "cells": sum(int(hidden.sum()) for hidden, _ in tries),
+        "cells": sum(int(one.hidden.sum()) for one in tries),
         "single": single,
         "seconds": seconds,
         "nominal": {str(level): min(level / 100, (m - 1) / (m + 1)) for level in LEVELS},
+        "no_log_score": next(iter(reasons), None),
     }
     return Evaluation(frame, info)
 
@@ -282,8 +297,22 @@ def _name(mechanism: Any) -> str:
     return str(getattr(mechanism, "__name__", type(mechanism).__name__))
 
 
-def _impute(imputer: Any, masked: Any, schema: Schema, hidden: Tensor, draws: int, seed: int) -> tuple[Tensor, bool]:
-    """Draws of the hidden cells on the encoded scale, with shape (m, cells), and whether there can be one only."""
+class _Try(NamedTuple):
+    """What became of some hidden cells.
+
+    Attributes:
+        hidden: Which ones, with shape (N, D).
+        cells: Draws of them on the encoded scale, with shape (m, cells).
+        log_prob: Log-densities of what they were, with shape (cells); NaN where the imputer has none.
+    """
+
+    hidden: Tensor
+    cells: Tensor
+    log_prob: Tensor
+
+
+def _impute(imputer: Any, masked: Any, schema: Schema, hidden: Tensor, draws: int, seed: int) -> tuple[Any, Tensor]:
+    """A fitted copy of the imputer, and draws of the hidden cells on the encoded scale, with shape (m, cells)."""
     if not (hasattr(imputer, "impute") or hasattr(imputer, "fit_transform")):
         raise TypeError(f"{type(imputer).__name__} has neither impute(table, draws=...) nor fit_transform: no imputer.")
     if hasattr(imputer, "get_params"):
@@ -292,8 +321,7 @@ def _impute(imputer: Any, masked: Any, schema: Schema, hidden: Tensor, draws: in
         imputer.set_params(**dict.fromkeys(free, seed))
     else:
         imputer = copy.deepcopy(imputer)
-    single = not hasattr(imputer, "impute")
-    if single:
+    if not hasattr(imputer, "impute"):
         completed = [imputer.fit_transform(masked)]
     else:
         imputer.fit(masked)
@@ -301,7 +329,29 @@ def _impute(imputer: Any, masked: Any, schema: Schema, hidden: Tensor, draws: in
     cells = torch.stack([_read(schema, completed[k], hidden) for k in range(len(completed))])
     if bool(cells.isnan().any()):
         raise ValueError(f"{type(imputer).__name__} left {int(cells.isnan().any(0).sum())} hidden cells missing.")
-    return cells, single or len(cells) == 1
+    return imputer, cells
+
+
+def _log_prob(imputer: Any, masked: Any, known: Any, schema: Schema, hidden: Tensor) -> tuple[Tensor, str | None]:
+    """Log-densities of the hidden cells in the user's units, (cells), NaN where there are none; and why not."""
+    none = torch.full((int(hidden.sum()),), math.nan, dtype=torch.float64)
+    if not hasattr(imputer, "log_prob"):
+        return none, f"{type(imputer).__name__} has no log_prob(table, values), and so no densities."
+    try:
+        found = np.asarray(imputer.log_prob(masked, known), dtype=float)
+    except ValueError as error:  # such as a level all of whose cells are hidden: its density would be zero
+        return none, str(error)
+    own = getattr(imputer, "schema_", None)
+    names = [str(name) for name in (getattr(masked, "columns", schema.names) if own is None else own.names)]
+    if found.shape != tuple(hidden.shape):
+        raise ValueError(f"log_prob returned an array of shape {found.shape}, expected {tuple(hidden.shape)}.")
+    log_prob = torch.from_numpy(found[:, [names.index(name) for name in schema.names]])
+    reason = None
+    for d, column in enumerate(schema.columns):
+        if own is not None and own.columns[names.index(column.name)].discrete != column.discrete:
+            log_prob[:, d] = math.nan
+            reason = f"the imputer takes column {column.name!r} for {'numbers' if column.discrete else 'levels'}."
+    return log_prob[hidden], reason
 
 
 def _in_order(schema: Schema, table: Any) -> pd.DataFrame:
@@ -348,15 +398,14 @@ def _scales(schema: Schema, observed: Tensor) -> Tensor:
 Cells = dict[str, Tensor]  # a score of each cell, by name; roots of means are named rmse_...
 
 
-def _scored(
-    schema: Schema, values: Tensor, scale: Tensor, tries: list[tuple[Tensor, Tensor]], single: bool, seed: int
-) -> pd.DataFrame:
+def _scored(schema: Schema, values: Tensor, scale: Tensor, tries: list[_Try], single: bool, seed: int) -> pd.DataFrame:
     rows = []
     pooled: list[tuple[Cells, Tensor]] = []
     p_values = []
     for d, column in enumerate(schema.columns):
-        draws = torch.cat([cells[:, hidden.nonzero()[:, 1] == d] for hidden, cells in tries], 1)
-        owner = torch.cat([hidden[:, d].nonzero()[:, 0] for hidden, _ in tries])
+        draws = torch.cat([one.cells[:, one.hidden.nonzero()[:, 1] == d] for one in tries], 1)
+        log_prob = torch.cat([one.log_prob[one.hidden.nonzero()[:, 1] == d] for one in tries])
+        owner = torch.cat([one.hidden[:, d].nonzero()[:, 0] for one in tries])
         if not len(owner):
             continue
         truth = values[owner, d]
@@ -366,6 +415,9 @@ def _scored(
             if column.discrete
             else _number_scores(draws / unit, truth / unit, single)
         )
+        if not bool(log_prob.isnan().any()):
+            density = not column.discrete and column.kind != "count"
+            cells["log_score"] = log_prob + math.log(unit) if density else log_prob
         row: dict[str, Any] = {"kind": column.kind, "cells": len(owner), **_summary(cells, owner)}
         if not column.discrete:
             names = [
@@ -383,7 +435,7 @@ def _scored(
     overall: dict[str, Any] = {"kind": "", "cells": sum(row["cells"] for _, row in rows)}
     for name in _PLAIN:
         parts = [(cells[name], owner) for cells, owner in pooled if name in cells]
-        if parts:
+        if parts and (name != "log_score" or len(parts) == len(pooled)):
             overall |= _summary({name: torch.cat([part for part, _ in parts])}, torch.cat([o for _, o in parts]))
     if p_values:
         overall["pit_p"] = min(1.0, min(p_values) * len(p_values))
@@ -405,6 +457,7 @@ _PLAIN = [
     "log_loss",
     "brier",
     "rps",
+    "log_score",
     "energy",
     "variogram",
 ]
@@ -442,14 +495,12 @@ def _levels_scores(column: Column, draws: Tensor, truth: Tensor, single: bool) -
     return cells
 
 
-def _joint_scores(
-    schema: Schema, values: Tensor, scale: Tensor, tries: list[tuple[Tensor, Tensor]]
-) -> dict[str, float]:
+def _joint_scores(schema: Schema, values: Tensor, scale: Tensor, tries: list[_Try]) -> dict[str, float]:
     """Energy and variogram scores of rows, all columns on one scale."""
     numbers = [d for d, column in enumerate(schema.columns) if column.kind not in ("binary", "nominal")]
     scores: dict[str, list[Tensor]] = {"energy": [], "variogram": []}
     owners = []
-    for hidden, cells in tries:
+    for hidden, cells, _ in tries:
         rows = hidden.any(1).nonzero()[:, 0]
         where = torch.full(hidden.shape, -1)
         where[hidden] = torch.arange(cells.shape[1])

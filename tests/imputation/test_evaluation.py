@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 from sklearn.base import BaseEstimator
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
@@ -14,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from pyro_gen.data.schema import Schema
 from pyro_gen.imputation.amputation import ampute
 from pyro_gen.imputation.evaluation import evaluate_imputer
+from pyro_gen.imputation.imputer import Imputer
 from pyro_gen.imputation.scores import crps, rmse
 
 
@@ -218,6 +220,72 @@ def test_a_schema_may_have_the_columns_in_another_order():
     assert frames[1].index.tolist() == ["grade", "smokes", "height", "city", "overall"]
     for name in ("log_loss", "crps_units", "rps"):
         pd.testing.assert_series_equal(frames[0][name], frames[1][name].loc[frames[0].index])
+
+
+class Dense(Gaussian):
+    """One that has densities."""
+
+    def log_prob(self, x, values):
+        x, values = np.asarray(x, float), np.asarray(values, float)
+        out = np.full(x.shape, np.nan)
+        for n, d in zip(*np.nonzero(np.isnan(x) & ~np.isnan(values)), strict=True):
+            seen = ~np.isnan(x[n])
+            slope = self.cov[d, seen] @ np.linalg.inv(self.cov[seen][:, seen])
+            loc = self.mean[d] + slope @ (x[n, seen] - self.mean[seen])
+            scale = self.spread * math.sqrt(self.cov[d, d] - slope @ self.cov[seen, d])
+            out[n, d] = norm.logpdf(values[n, d], loc, scale)
+        return out
+
+
+def test_the_log_score_is_the_mean_log_density():
+    x = gaussian_table(400)
+    holed = pd.DataFrame(ampute(x, "mcar", 0.2), columns=list("abc"))
+    truth = pd.DataFrame(x, columns=list("abc"))
+    evaluation = evaluate_imputer(Dense(MEAN, COV), holed, truth=truth, draws=20)
+    frame = evaluation.to_frame()
+    log_prob = Dense(MEAN, COV).log_prob(holed, truth) + np.log(holed.std(ddof=0).to_numpy())  # of standardised values
+    assert frame["log_score"].tolist() == pytest.approx([*np.nanmean(log_prob, 0), np.nanmean(log_prob)], rel=1e-10)
+    assert frame["log_score_se"].notna().all() and evaluation.info["no_log_score"] is None
+    assert "log score" in str(evaluation) and max(map(len, str(evaluation).splitlines())) <= 120
+    # In whatever order the columns are, and in whatever unit.
+    schema = Schema.infer(truth[["c", "a", "b"]])
+    other = evaluate_imputer(Dense(MEAN, COV), holed, truth=truth, draws=2, schema=schema).to_frame()
+    assert other.loc["a", "log_score"] == pytest.approx(frame.loc["a", "log_score"])
+    unit = np.array([10.0, 1.0, 0.1])
+    scaled = Dense(MEAN * unit, COV * unit * unit[:, None])
+    again = evaluate_imputer(scaled, holed * unit, truth=truth * unit, draws=2).to_frame()
+    assert again["log_score"].tolist() == pytest.approx(frame["log_score"].tolist())
+    for spread in (0.3, 3.0):  # it is a proper score: who is too sure, or not sure enough, has less of it
+        wrong = evaluate_imputer(Dense(MEAN, COV, spread), holed, truth=truth, draws=2).to_frame()
+        assert wrong.loc["overall", "log_score"] < frame.loc["overall", "log_score"] - 0.3
+
+
+def test_the_log_score_of_levels_is_that_of_their_probabilities():
+    table = mixed_table(150)[["height", "city"]]
+    frame = evaluate_imputer(Imputer(method="mixture", random_state=0), table, draws=100, repeats=1).to_frame()
+    # Both are of the same probabilities, by shares of 100 draws (2 / 200 nats too many) and themselves.
+    assert frame.loc["city", "log_score"] == pytest.approx(-frame.loc["city", "log_loss"], abs=0.05)
+    assert frame.loc["overall", "log_score"] == pytest.approx(
+        frame.loc[["height", "city"], "log_score"] @ frame.loc[["height", "city"], "cells"] / frame["cells"].iloc[-1]
+    )
+
+
+def test_where_there_is_no_log_score_it_is_said_why():
+    evaluation = evaluate_imputer(Gaussian(MEAN, COV), gaussian_table(60), draws=5, repeats=1)
+    assert evaluation.to_frame()["log_score"].isna().all()
+    assert evaluation.info["no_log_score"] == "Gaussian has no log_prob(table, values), and so no densities."
+    assert "No log score: Gaussian has no log_prob" in str(evaluation)
+    # Of a column of levels that the imputer takes for numbers it has densities, and no probabilities.
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"a": rng.normal(size=80), "b": rng.integers(0, 2, 80)})
+    evaluation = evaluate_imputer(Imputer(method="gaussian", random_state=0), table, draws=5, repeats=1)
+    assert evaluation.to_frame()["log_score"].notna().tolist() == [True, False, False]
+    assert evaluation.info["no_log_score"] == "the imputer takes column 'b' for numbers."
+    # A level that the imputer never sees.
+    table = pd.DataFrame({"a": rng.normal(size=80), "b": ["x"] * 40 + ["y"] * 39 + ["z"]})
+    holed = table.mask((table == "z") | (rng.random(table.shape) < 0.1))
+    evaluation = evaluate_imputer(Imputer(method="mixture", random_state=0), holed, truth=table, draws=5)
+    assert "'z' in row 80 is none of its levels" in evaluation.info["no_log_score"]
 
 
 def test_scikit_learn_imputes_once_and_is_scored_as_a_point():
