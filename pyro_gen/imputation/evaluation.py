@@ -109,13 +109,16 @@ class Evaluation:
             f"{info['imputer']}: {how}, {number}; {info['cells']} cells scored in {info['seconds']:.1f} s",
             "Errors and CRPS in standard deviations of the observed values; after the sign: standard errors.",
         ]
+        overall = self.frame.iloc[-1]
+        # That of all cells belongs to neither of two tables.
+        frame = self.frame.assign(log_score=[*self.frame["log_score"].iloc[:-1], math.nan])
         numeric = self.frame["rmse_mean"].notna()
         levels = self.frame["error_mode"].notna()
         promised = (
             {level: f"in {100 * info['nominal'][str(level)]:.3g}%" for level in LEVELS} if not info["single"] else {}
         )
         lines += _printed(
-            self.frame[numeric],
+            frame[numeric],
             {
                 "rmse_mean": "RMSE" if info["single"] else "RMSE mean",
                 "rmse_draws": "RMSE draws",
@@ -127,7 +130,7 @@ class Evaluation:
             },
         )
         lines += _printed(
-            self.frame[levels],
+            frame[levels],
             {
                 "error_mode": "wrong" if info["single"] else "wrong mode",
                 "error_draws": "wrong draws",
@@ -138,7 +141,8 @@ class Evaluation:
                 "pit_p": "PIT p",
             },
         )
-        overall = self.frame.iloc[-1]
+        if not pd.isna(overall["log_score"]):
+            lines += ["", f"Log score of all cells: {_with_error(overall, 'log_score')} nats"]
         if not info["single"]:
             lines.append("")
             lines.append(f"Rows jointly: energy score {_with_error(overall, 'energy')}")

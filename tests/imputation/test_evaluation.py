@@ -262,9 +262,11 @@ def test_the_log_score_is_the_mean_log_density():
 
 def test_the_log_score_of_levels_is_that_of_their_probabilities():
     table = mixed_table(150)[["height", "city"]]
-    frame = evaluate_imputer(Imputer(method="mixture", random_state=0), table, draws=100, repeats=1).to_frame()
+    evaluation = evaluate_imputer(Imputer(method="mixture", random_state=0), table, draws=100, repeats=1)
+    frame = evaluation.to_frame()
     # Both are of the same probabilities, by shares of 100 draws (2 / 200 nats too many) and themselves.
     assert frame.loc["city", "log_score"] == pytest.approx(-frame.loc["city", "log_loss"], abs=0.05)
+    assert "Log score of all cells: -" in str(evaluation)
     assert frame.loc["overall", "log_score"] == pytest.approx(
         frame.loc[["height", "city"], "log_score"] @ frame.loc[["height", "city"], "cells"] / frame["cells"].iloc[-1]
     )
