@@ -10,7 +10,12 @@ For real columns the knots are the quantiles of the observed entries smoothed by
 
 which is the normal-score transform for a small bandwidth :math:`h`, and a straight line for a large one: the bandwidth,
 or the line, is chosen by the log-density of entries held out in turn, and the line stands unless a curve is better by
-more than one standard error.
+more than one standard error. Beyond its knots a curve goes on by what the outer fifth of the entries say on average,
+
+.. math:: \frac{dx}{dz} = \frac{\mathbb{E}[x - u \mid x > u]}{\mathbb{E}[z - v \mid z > v]}, \qquad
+    P(x > u) = P(z > v) = 0.2, \quad z \sim \mathcal{N}(0, 1) ,
+
+not by the last two knots, between which there may be a single outlier.
 
 A column of whole numbers is a rounded real one: :math:`x \le k` where :math:`z \le T(k + 1/2)`, with knots at the
 distribution function of the observed entries.
@@ -22,6 +27,7 @@ References:
     | https://arxiv.org/abs/1906.04032
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -34,6 +40,7 @@ BANDWIDTHS = (0.5, 1.0, 2.0)  # in units of the rule of thumb, scale * n^(-1/5)
 FOLDS = 5
 CENTRES = 400  # more observed entries than these are stood for by as many of their quantiles
 SPACING = 0.4  # of knots, in standard deviations
+OUTER = 0.2  # share of the entries that say how a tail goes on
 TOGETHER = 5  # observed counts at least, and one in a hundred, from one knot to the next
 
 
@@ -149,6 +156,7 @@ def _smooth(values: Tensor) -> Warp:
     spread = (quartiles[1] - quartiles[0]) / 1.349
     scale = torch.where(spread > 0, torch.minimum(spread, values.std()), values.std()).clamp(min=1e-6)
     bandwidth = torch.tensor(BANDWIDTHS).to(values) * scale * len(values) ** -0.2
+    tails = torch.stack([_tail(-values), _tail(values)])
     if len(values) > CENTRES:
         values = values.quantile((torch.arange(CENTRES).to(values) + 0.5) / CENTRES)
     size = len(values)
@@ -162,7 +170,19 @@ def _smooth(values: Tensor) -> Warp:
         middle = (low + high) / 2
         share = torch.special.ndtr((middle.unsqueeze(-1) - values) / h.unsqueeze(-1)).mean(-1)
         low, high = torch.where(share < target, middle, low), torch.where(share < target, high, middle)
-    return Warp((low + high) / 2, z)
+    x = (low + high) / 2
+    secant = x.diff(dim=1) / z.diff(dim=1)
+    left, right = torch.where(tails > 0, tails, secant[:, [0, -1]]).split(1, dim=1)
+    # A knot more on either side: straight lines go on as the last two knots do.
+    return Warp(torch.cat([x[:, :1] - left, x, x[:, -1:] + right], 1), torch.cat([z[:, :1] - 1, z, z[:, -1:] + 1], 1))
+
+
+def _tail(values: Tensor) -> Tensor:
+    """The slope dx/dz to the right, by the mean excess; 0 where the outer entries are all equal."""
+    edge = values.quantile(1 - OUTER)
+    v = torch.special.ndtri(torch.tensor(1 - OUTER).to(values))
+    normal = (-v * v / 2).exp() / (OUTER * math.sqrt(2 * math.pi)) - v
+    return (values[values > edge] - edge).mean().nan_to_num() / normal
 
 
 def fit_whole(values: Tensor, levels: int | None = None) -> Warp:

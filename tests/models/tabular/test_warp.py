@@ -80,3 +80,16 @@ def test_whole_numbers_have_their_frequencies():
     assert curve.x.shape[1] < 400
     middle = torch.special.ndtr(curve(torch.tensor([[2499.5]]).double())[0]).item()
     assert middle == pytest.approx((many < 2499.5).double().mean().item(), abs=0.02)
+
+
+def test_a_tail_goes_on_as_the_outer_fifth_says_and_not_as_one_outlier():
+    torch.manual_seed(0)
+    values = torch.cat([torch.randn(400).double().exp(), torch.tensor([60.0]).double()])
+    warp = fit_real(values)
+    beyond = warp.z[:, -1:] + torch.tensor([[0.5], [1.5]]).double()
+    slope = warp.inverse(beyond).diff(dim=0).item()
+    edge = values.quantile(0.8)
+    mean_excess = (values[values > edge] - edge).mean().item()
+    assert slope == pytest.approx(mean_excess / 0.5582, rel=1e-3)  # E[z - v | z > v] where P(z > v) = 0.2
+    # Twin: the last two knots among the entries would send it far off.
+    assert ((warp.x[0, -2] - warp.x[0, -3]) / (warp.z[0, -2] - warp.z[0, -3])).item() > 2 * slope
