@@ -11,10 +11,10 @@ import re
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Table", "as_tensor", "read_table"]
+
+T = TypeVar("T")
 
 # What pandas reads as missing besides NA, NaN, null, N/A and the like; "?" is the mark of the UCI repository.
 _MISSING = ("?",)
@@ -86,25 +88,17 @@ def read_table(
         tensor([[1.5000, 2.0000],
                 [   nan, 4.0000]])
     """
+
+    def parse(raw: bytes) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:
+        frame = frame_of(raw)
+        return tuple(map(str, frame.columns)), _frame_to_array(frame)
+
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}.")
-    raw = path.read_bytes()
-    if not raw.strip():
-        raise ValueError(f"{path}: the file is empty.")
-    try:
-        frame = _read_parquet(raw) if raw[:4] == b"PAR1" else _read_text(_decode(raw))
-        if len(frame) == 0:
-            raise ValueError("the table has column names but no rows")
-        numbers = _frame_to_array(frame)
-    except ValueError as error:
-        reason = str(error).strip().splitlines()[0].removeprefix("Error tokenizing data. C error: ").rstrip(".")
-        raise ValueError(f"{path}: {reason}.") from None
+    columns, numbers = parsed(path, parse)
     missing = np.isnan(numbers)
     empty = (np.flatnonzero(missing.all(1)) + 1).tolist()
     if len(empty) == len(numbers):
         raise ValueError(f"{path}: no value is observed in the whole table.")
-    columns = tuple(map(str, frame.columns))
     if not allow_all_missing:
         for i in np.flatnonzero(missing.all(0)):
             raise ValueError(f"{path}: column {columns[i]!r} has no observed value; leave it out.")
@@ -177,7 +171,35 @@ def _count(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
-def _decode(raw: bytes) -> str:
+def parsed(path: Path, parse: Callable[[bytes], T]) -> T:
+    """What a function makes of the bytes of a file.
+
+    Arguments:
+        path: The file.
+        parse: The function.
+
+    Raises:
+        ValueError: The file is missing or empty, or the function raised one, whose first line is said of the file.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}.")
+    raw = path.read_bytes()
+    if not raw.strip():
+        raise ValueError(f"{path}: the file is empty.")
+    try:
+        return parse(raw)
+    except ValueError as error:
+        reason = str(error).strip().splitlines()[0].removeprefix("Error tokenizing data. C error: ").rstrip(".")
+        raise ValueError(f"{path}: {reason}.") from None
+
+
+def is_parquet(raw: bytes) -> bool:
+    """Whether the bytes of a file are those of Parquet."""
+    return raw[:4] == b"PAR1"
+
+
+def decode(raw: bytes) -> str:
+    """The text in a file: UTF-8 or, by its mark, UTF-16, and Latin-1 where the bytes are neither."""
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         return raw.decode("utf-16")
     if b"\0" in raw:
@@ -186,6 +208,21 @@ def _decode(raw: bytes) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         return raw.decode("latin-1")
+
+
+def frame_of(raw: bytes, text: Callable[[bytes], str] = decode, separator: str | None = None) -> "pd.DataFrame":
+    """The table in the bytes of a file, Parquet or text.
+
+    Arguments:
+        raw: The bytes.
+        text: What makes text of them.
+        separator: What separates columns, a regular expression where it is longer than one character; left out, the
+            one of ``,`` ``;`` tab ``|`` that cuts the header into most pieces.
+    """
+    frame = _read_parquet(raw) if is_parquet(raw) else _read_text(text(raw), separator)
+    if len(frame) == 0:
+        raise ValueError("the table has column names but no rows")
+    return frame
 
 
 def _read_text(text: str, separator: str | None = None) -> "pd.DataFrame":
@@ -236,6 +273,7 @@ def _read_parquet(raw: bytes) -> "pd.DataFrame":
     table = pyarrow.parquet.read_table(io.BytesIO(raw))
     _check_names(table.column_names)
     frame: pd.DataFrame = table.to_pandas()  # without the index, where pandas wrote one
+    _check_names([str(column) for column in frame.columns])
     return frame
 
 

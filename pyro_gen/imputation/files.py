@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyro_gen.data.tables import _check_names, _decode, _read_parquet, _read_text
+from pyro_gen.data.tables import decode, frame_of, is_parquet, parsed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,25 +41,15 @@ def read_mixed_table(
         0    1.83   m
         1     NaN   f
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}.")
-    raw = path.read_bytes()
-    if not raw.strip():
-        raise ValueError(f"{path}: the file is empty.")
-    try:
-        if raw[:4] == b"PAR1":
-            frame = _read_parquet(raw)
-            _check_names([str(column) for column in frame.columns])
-        else:
-            text = _decode(raw) if encoding is None else _decode_as(raw, encoding)
-            frame = _with_numbers_and_booleans(_read_text(text, separator))
-        if len(frame) == 0:
-            raise ValueError("the table has column names but no rows")
-    except ValueError as error:
-        reason = str(error).strip().splitlines()[0].removeprefix("Error tokenizing data. C error: ").rstrip(".")
-        raise ValueError(f"{path}: {reason}.") from None
-    return frame
+
+    def text(raw: bytes) -> str:
+        return decode(raw) if encoding is None else _decode_as(raw, encoding)
+
+    def parse(raw: bytes) -> "pd.DataFrame":
+        frame = frame_of(raw, text, separator)
+        return frame if is_parquet(raw) else _with_numbers_and_booleans(frame)
+
+    return parsed(Path(path), parse)
 
 
 def _decode_as(raw: bytes, encoding: str) -> str:
