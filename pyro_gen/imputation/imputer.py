@@ -31,6 +31,7 @@ __all__ = ["Imputer"]
 
 HIDDEN = 0.15  # share of the observed entries that programs are scored by
 ENOUGH = 1500  # hidden entries; smaller tables are hidden from more than once
+MOST = 10_000  # hidden entries, about
 LEAST = 0.02  # weight below which a program is left out
 ROWS = 20_000  # that programs learn from, at most
 CHUNK = 2**22  # numbers of draws of rows at a time
@@ -124,7 +125,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if len(x) > ROWS:
             rows = torch.as_tensor(np.random.default_rng(self.seed_).permutation(len(x))[:ROWS])
             x = x[rows.sort().values]
-        names = self._suitable(x)
+        names = self._suitable(encoded)
         deadline = None if self.time_limit is None else began + self.time_limit
         self._notes: list[str] = []
         with reporting(self.progress) as report:
@@ -178,18 +179,18 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         }
         return Schema.infer(table, overrides=given | numbers) if numbers else schema
 
-    def _suitable(self, x: Tensor) -> list[str]:
-        """The names of the programs to try."""
+    def _suitable(self, encoded: Tensor) -> list[str]:
+        """The names of the programs to try for a table."""
         if isinstance(self.method, str) and self.method != "auto":
             return [self.method]
         if self.method != "auto":
             return list(self.method)
         kinds = {column.kind for column in self.scaling_.columns}
-        observed = int((~torch.isnan(x)).sum())
+        observed = int((~torch.isnan(encoded)).sum())
         names = [
             name
             for name, program in METHODS.items()
-            if kinds <= program.KINDS and program.automatic(x.shape[1], observed)
+            if kinds <= program.KINDS and program.automatic(encoded.shape[1], observed)
         ]
         if not names:
             raise ValueError(f"Imputer: no program suits a table with columns of kinds {', '.join(sorted(kinds))}.")
@@ -211,6 +212,9 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         scored: dict[str, list[Tensor]] = {name: [] for name in names}
         for repeat in range(repeats):
             hidden = hide(x, HIDDEN, self.seed_ + repeat)
+            if (share := MOST / max(1, int(hidden.sum()))) < 1:  # more say little more, and take their time
+                rng = np.random.default_rng(self.seed_)
+                hidden &= torch.from_numpy(rng.random(len(x)) < share).to(x.device).unsqueeze(1)
             shown, values = x.masked_fill(hidden, torch.nan), x.where(hidden, torch.nan)
             rows = hidden.any(1)
             for i, name in enumerate(names):

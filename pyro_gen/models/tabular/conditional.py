@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["condition", "draw_given", "seen_factor"]
+__all__ = ["condition", "condition_rest", "draw_given", "draw_missing", "seen_factor"]
 
 CHUNK = 2**23  # numbers in the largest tensor
 
@@ -61,6 +61,82 @@ def draw_given(x: Tensor, loc: Tensor, covariance: Tensor, noise: Tensor) -> Ten
         weights = torch.cholesky_solve(residual, factor)
         parts.append(torch.where(seen, rows, drawn + (seen_covariance.mT @ weights).squeeze(-1)))
     return torch.cat(parts)
+
+
+def draw_missing(x: Tensor, loc: Tensor, covariance: Tensor, noise: Tensor) -> Tensor:
+    r"""Draws as :func:`draw_given` does, in less time where few entries are missing, and not under vmap.
+
+    Of the precision :math:`P = \Sigma^{-1}` only the block of a row's missing entries is needed,
+
+    .. math:: x_m \mid x_o \sim \mathcal{N}\big(\mu_m - P_{mm}^{-1} P_{mo} (x_o - \mu_o), \; P_{mm}^{-1}\big) .
+
+    Arguments:
+        x: Rows with shape :math:`(N, D)` and NaN where nothing was observed.
+        loc: The mean, with shape :math:`(D)`.
+        covariance: The covariance, with shape :math:`(D, D)`.
+        noise: Standard normal numbers, with shape :math:`(N, D)`.
+
+    Returns:
+        Completed rows, with shape :math:`(N, D)`.
+
+    Example:
+        >>> covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
+        >>> drawn = draw_missing(torch.tensor([[2.0, torch.nan]]), torch.zeros(2), covariance, torch.ones(1, 2))
+        >>> [round(v, 4) for v in drawn[0].tolist()]  # 0.8 * 2 and a standard deviation of 0.6
+        [2.0, 2.2]
+    """
+    precision = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+    missing = torch.isnan(x)
+    pull = (x - loc).nan_to_num() @ precision
+    counts = missing.sum(1)
+    places = missing.to(torch.uint8).argsort(dim=1, descending=True, stable=True)  # missing columns first
+    out = x.clone()
+    for count in counts.unique().tolist():
+        if count == 0:
+            continue
+        rows = (counts == count).nonzero()
+        at = places[rows[:, 0], :count]
+        factor = torch.linalg.cholesky(precision[at.unsqueeze(2), at.unsqueeze(1)])
+        mean = torch.cholesky_solve(pull[rows, at].unsqueeze(2), factor)
+        spread = torch.linalg.solve_triangular(factor.mT, noise[rows, at].unsqueeze(2), upper=True)
+        out[rows, at] = loc[at] + (spread - mean).squeeze(2)
+    return out
+
+
+def condition_rest(x: Tensor, loc: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+    r"""What the first variables of rows, as far as they are seen, say of the others; not under vmap.
+
+    With the missing ones r among the first, the others q have the precision
+    :math:`P_{qq} - P_{qr} P_{rr}^{-1} P_{rq}` given those seen.
+
+    Arguments:
+        x: The first S variables of each row, with shape :math:`(N, S)` and NaN where nothing was observed.
+        loc: The mean of all, with shape :math:`(D)`.
+        covariance: The covariance of all, with shape :math:`(D, D)`.
+
+    Returns:
+        Means, with shape :math:`(N, D - S)`, and precisions, with shape :math:`(N, D - S, D - S)`.
+    """
+    size = x.shape[1]
+    precision = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+    pull = (x - loc[:size]).nan_to_num() @ precision[:size]
+    between, inner = precision[:size, size:], precision[size:, size:].expand(len(x), -1, -1).clone()
+    out = pull[:, size:].clone()
+    missing = torch.isnan(x)
+    counts = missing.sum(1)
+    places = missing.to(torch.uint8).argsort(dim=1, descending=True, stable=True)  # missing columns first
+    for count in counts.unique().tolist():
+        if count == 0:
+            continue
+        rows = (counts == count).nonzero()
+        at = places[rows[:, 0], :count]
+        factor = torch.linalg.cholesky(precision[at.unsqueeze(2), at.unsqueeze(1)])
+        right = torch.cat([between[at], pull[rows, at].unsqueeze(2)], 2)
+        right = torch.linalg.solve_triangular(factor, right, upper=False)
+        lost = right[..., :-1].mT @ right
+        inner[rows[:, 0]] -= lost[..., :-1]
+        out[rows[:, 0]] -= lost[..., -1]
+    return loc[size:] - torch.linalg.solve(inner, out), inner
 
 
 def _chunks(x: Tensor) -> tuple[Tensor, ...]:

@@ -59,7 +59,13 @@ from torch.distributions import constraints
 from pyro_gen._random import seeded, uniforms
 from pyro_gen.data.column import Column
 from pyro_gen.likelihoods import observe
-from pyro_gen.models.tabular.conditional import condition, draw_given, seen_factor
+from pyro_gen.models.tabular.conditional import (
+    condition,
+    condition_rest,
+    draw_given,
+    draw_missing,
+    seen_factor,
+)
 from pyro_gen.models.tabular.gibbs import Schedule, gibbs
 from pyro_gen.models.tabular.normal import Normal, draw_normal, kept_normal, sample_normal
 from pyro_gen.models.tabular.table import KeptProgram, LearningProgress
@@ -188,16 +194,17 @@ class TableCopula(KeptProgram):
         lower, upper = (curve(edge)[0] for edge in edges)
         return torch.where(k > 0, lower, -torch.inf), torch.where(k < top, upper, torch.inf)
 
-    def _interval(self, rows: "_Rows", j: int, z: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """What the level of column j's latent variable allows it, given those of the other levels."""
-        w = j - len(self._real)
+    def _interval(self, rows: "_Rows", w: int, z: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """What the level behind latent variable w of those of levels allows it, given the others."""
         if w < len(self._whole):
             return rows.lower[:, w], rows.upper[:, w]
+        split = len(self._real)
+        j = split + w
         m, block = next((m, block) for m, block in enumerate(self._blocks) if j in block)
         best = torch.zeros_like(rows.codes[:, m])
         for i in block:
             if i != j:
-                best = torch.maximum(best, z[i])
+                best = torch.maximum(best, z[i - split])
         own = rows.codes[:, m] == j - block.start + 1
         other = ~torch.isnan(rows.codes[:, m]) & ~own
         return torch.where(own, best, -torch.inf), torch.where(other, best, torch.inf)
@@ -230,37 +237,55 @@ class TableCopula(KeptProgram):
         e = torch.linalg.solve_triangular(factor[..., :split, :split], residual, upper=False).squeeze(-1)
         scale = factor.diagonal(dim1=-2, dim2=-1)
         density = rows.log_slope - (e.square() + math.log(2 * math.pi)) / 2 - scale[..., :split].log()
-        log_prob = torch.where(known, density, 0.0).sum(-1)
+        log_prob, z = self._draw_levels(rows, u, loc[split:], factor[..., split:, :], e)
+        real = rows.real.expand(*z.shape[:-1], split)
+        return torch.where(known, density, 0.0).sum(-1) + log_prob, torch.cat([real, z], -1)
+
+    def _draw_levels(self, rows: "_Rows", u: Tensor, loc: Tensor, factor: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+        """The latent variables of levels one after another: the log-probability of levels (*), and z (*, q).
+
+        ``loc`` and ``factor`` are theirs alone, ``e`` the noise of those before.
+        """
+        before = e.shape[-1]
         # A level not drawn yet leaves the utilities before it free, and is above all of them once it is their turn.
-        z = [*rows.real.unbind(-1), *rows.lower.unbind(-1)]
+        z = list(rows.lower.unbind(-1))
         for m, block in enumerate(self._blocks):
             z += [torch.where(rows.codes[:, m] == k + 1, torch.inf, -torch.inf).to(u) for k in range(len(block))]
-        for j in range(split, self._size):
-            mean = loc[j] + (factor[..., j, :j] * e).sum(-1)
-            lower, upper = ((edge - mean) / scale[..., j] for edge in self._interval(rows, j, z))
+        seen = rows.seen[:, len(self._real) :]
+        log_prob = u.new_zeros(())
+        for w in range(self._levels):
+            scale = factor[..., w, before + w]
+            mean = loc[..., w] + (factor[..., w, : before + w] * e).sum(-1)
+            lower, upper = ((edge - mean) / scale for edge in self._interval(rows, w, z))
             log_prob = log_prob + log_interval(lower, upper)
-            drawn = torch.where(rows.seen[:, j], truncated_normal(u[..., j - split], lower, upper), 0.0)
-            z[j] = torch.where(rows.seen[:, j], mean + scale[..., j] * drawn, torch.nan)
-            e = torch.cat([e.expand(*drawn.shape, j), drawn.unsqueeze(-1)], -1)
-        return log_prob, torch.stack(torch.broadcast_tensors(*z), -1)
+            drawn = torch.where(seen[:, w], truncated_normal(u[..., w], lower, upper), 0.0)
+            z[w] = torch.where(seen[:, w], mean + scale * drawn, torch.nan)
+            e = torch.cat([e.expand(*drawn.shape, before + w), drawn.unsqueeze(-1)], -1)
+        return log_prob, torch.stack(torch.broadcast_tensors(*z), -1) if z else e[..., before:]
 
     def _move(self, rows: "_Rows", residual: Tensor, loc: Tensor, precision: Tensor, u: Tensor) -> Tensor:
-        """Redraws the latent variables behind observed levels, each given all others: z - loc, (*, N, Q)."""
+        """Redraws the latent variables behind observed levels, each given all others: z - loc, (*, N, Q).
+
+        The real columns may be left out everywhere, where the rest is given them.
+        """
         residual = residual.clone()
-        for j in range(len(self._real), self._size):
+        before = residual.shape[-1] - self._levels
+        nominal = self._levels - sum(map(len, self._blocks))
+        for w in range(self._levels):
+            j = before + w
             scale = precision[..., j, j].rsqrt()
             mean = loc[..., j] + residual[..., j] - scale.square() * (precision[..., j, :] * residual).sum(-1)
-            z = (loc + residual).unbind(-1) if j >= self._size - sum(map(len, self._blocks)) else ()
-            lower, upper = ((edge - mean) / scale for edge in self._interval(rows, j, z))
-            drawn = mean + scale * truncated_normal(u[..., j - len(self._real)], lower, upper) - loc[..., j]
-            residual[..., j] = torch.where(rows.seen[:, j], drawn, residual[..., j])
+            z = (loc + residual)[..., before:].unbind(-1) if w >= nominal else ()
+            lower, upper = ((edge - mean) / scale for edge in self._interval(rows, w, z))
+            drawn = mean + scale * truncated_normal(u[..., w], lower, upper) - loc[..., j]
+            residual[..., j] = torch.where(rows.seen[:, len(self._real) + w], drawn, residual[..., j])
         return residual
 
     def _sweep(self, rows: "_Rows", z: Tensor, normal: Normal) -> tuple[Tensor, Normal]:
         """Draws latent rows (C, N, Q), then parameters."""
         given = zip(z, normal.loc, normal.covariance(), strict=True)
         known = [(torch.where(rows.seen, own, torch.nan), m, s) for own, m, s in given]
-        z = torch.stack([draw_given(own, m, s, torch.randn_like(own)) for own, m, s in known])
+        z = torch.stack([draw_missing(own, m, s, torch.randn_like(own)) for own, m, s in known])
         if self._levels:
             m = normal.loc.unsqueeze(1)
             u = torch.rand_like(z[..., len(self._real) :])
@@ -279,19 +304,23 @@ class TableCopula(KeptProgram):
 
     def drawn(self, rows: "_Rows", s: int, u: Tensor) -> Tensor:
         z, loc, covariance = self._known(rows, s, u)
-        return self._values(draw_given(z, loc, covariance, torch.special.ndtri(u[:, -self._size :])))
+        return self._values(draw_missing(z, loc, covariance, torch.special.ndtri(u[:, -self._size :])))
 
     def _known(self, rows: "_Rows", s: int, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A draw of the latent variables behind what was seen (N, Q), NaN elsewhere; mean and covariance of all."""
         loc, covariance = kept_normal(self.kept, s)
         if not self._levels:
             return rows.real, loc, covariance
-        factor = seen_factor(torch.where(rows.seen, 0.0, torch.nan).to(loc), covariance)[1]
-        residual = (self._sequence(rows, u, loc, factor)[1] - loc).nan_to_num()
+        # Given the real columns seen, only the latent variables of levels are left.
+        mean, precision = condition_rest(rows.real, loc, covariance)
+        seen = rows.seen[:, len(self._real) :]
+        inner = torch.cholesky_inverse(torch.linalg.cholesky(precision))
+        factor = seen_factor(torch.where(seen, 0.0, torch.nan).to(loc), inner)[1]
+        residual = (self._draw_levels(rows, u, mean, factor, mean[:, :0])[1] - mean).nan_to_num()
         precision = torch.cholesky_inverse(factor)
         for i in range(1, SWEEPS + 1):
-            residual = self._move(rows, residual, loc, precision, u[:, i * self._levels :])
-        return torch.where(rows.seen, loc + residual, torch.nan), loc, covariance
+            residual = self._move(rows, residual, mean, precision, u[:, i * self._levels :])
+        return torch.cat([rows.real, torch.where(seen, mean + residual, torch.nan)], 1), loc, covariance
 
     def given(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
         """For some draws: means and scales (N, Q) of latent variables, log-probabilities (N, L) of nominal levels."""

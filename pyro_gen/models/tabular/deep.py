@@ -96,7 +96,8 @@ class DeepLatentTable(LatentTable):
 
     @classmethod
     def automatic(cls, columns: int, observed: int) -> bool:
-        return observed >= 20_000  # of fewer entries a network learns little that others do not, and takes its time
+        # Of fewer entries a network learns little that others do not; of more, draws of rows take hours.
+        return 20_000 <= observed <= 500_000
 
     def log_prior(self, decay: Tensor) -> Tensor:
         log_prior = super().log_prior(decay)

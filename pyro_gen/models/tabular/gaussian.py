@@ -44,7 +44,7 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
 from pyro_gen.likelihoods import observe
-from pyro_gen.models.tabular.conditional import condition, draw_given
+from pyro_gen.models.tabular.conditional import condition, draw_missing
 from pyro_gen.models.tabular.gibbs import Schedule, gibbs
 from pyro_gen.models.tabular.normal import WEAK, Normal, draw_normal, kept_normal, sample_normal
 from pyro_gen.models.tabular.table import KeptProgram, LearningProgress
@@ -100,7 +100,7 @@ class TableGaussian(KeptProgram):
 
         def sweep(normal: Normal) -> Normal:
             given = zip(normal.loc, normal.covariance(), strict=True)
-            complete = [draw_given(x, loc, covariance, torch.randn_like(x)) for loc, covariance in given]
+            complete = [draw_missing(x, loc, covariance, torch.randn_like(x)) for loc, covariance in given]
             return draw_normal(torch.stack(complete), normal)
 
         with seeded(seed), torch.no_grad():
@@ -118,7 +118,7 @@ class TableGaussian(KeptProgram):
         return len(self.columns) ** 2
 
     def drawn(self, rows: Tensor, s: int, u: Tensor) -> Tensor:
-        return draw_given(rows, *kept_normal(self.kept, s), torch.special.ndtri(u))
+        return draw_missing(rows, *kept_normal(self.kept, s), torch.special.ndtri(u))
 
     def given(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for s in self.dealt():

@@ -1,9 +1,12 @@
 """Conditional Gaussians against the textbook formula, row by row."""
 
+from collections.abc import Callable
+
+import pytest
 import torch
 from torch import Tensor
 
-from pyro_gen.models.tabular.conditional import condition, draw_given
+from pyro_gen.models.tabular.conditional import condition, condition_rest, draw_given, draw_missing
 
 LOC = torch.tensor([1.0, -2.0, 0.5, 0.0], dtype=torch.float64)
 FACTOR = torch.tensor(
@@ -34,19 +37,35 @@ def test_moments_are_those_of_the_block_formula():
         assert not variance[n, ~m].any()
 
 
-def test_draws_have_the_moments_of_the_block_formula():
+@pytest.mark.parametrize("draw", [draw_given, draw_missing])
+def test_draws_have_the_moments_of_the_block_formula(draw: Callable[..., Tensor]):
     # 40,000 draws: a mean or covariance that is off by 5 standard errors has a chance of 6e-7, times some 30 of them.
     torch.manual_seed(0)
     count = 40_000
     for row in ROWS[[0, 1, 3]]:
         m = torch.isnan(row)
-        drawn = draw_given(row.expand(count, 4), LOC, COVARIANCE, torch.randn(count, 4, dtype=torch.float64))
+        drawn = draw(row.expand(count, 4), LOC, COVARIANCE, torch.randn(count, 4, dtype=torch.float64))
         assert bool((drawn[:, ~m] == row[~m]).all())
         mean, covariance = by_blocks(row)
         sd = covariance.diagonal().sqrt()
         assert bool(((drawn[:, m].mean(0) - mean).abs() < 5 * sd / count**0.5).all())
         error = (drawn[:, m].T.cov().reshape(covariance.shape) - covariance).abs()
         assert bool((error < 5 * (2 / count) ** 0.5 * sd.outer(sd)).all())
+
+
+def test_a_row_is_drawn_by_itself_as_in_a_batch():
+    noise = torch.linspace(-1, 1, 16, dtype=torch.float64).reshape(4, 4)
+    together = draw_missing(ROWS, LOC, COVARIANCE, noise)
+    for n in range(4):
+        torch.testing.assert_close(draw_missing(ROWS[[n]], LOC, COVARIANCE, noise[[n]])[0], together[n])
+
+
+def test_the_rest_given_what_is_seen_of_the_first():
+    mean, precision = condition_rest(ROWS[:, :2], LOC, COVARIANCE)
+    for n, row in enumerate(ROWS[:, :2]):
+        m, covariance = by_blocks(torch.cat([row, torch.full((2,), NAN, dtype=torch.float64)]))
+        torch.testing.assert_close(mean[n], m[-2:])
+        torch.testing.assert_close(precision[n], torch.linalg.inv(covariance[-2:, -2:]))
 
 
 def test_many_columns_are_taken_in_chunks(monkeypatch):
