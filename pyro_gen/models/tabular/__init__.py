@@ -6,6 +6,7 @@ from pyro_gen.models.tabular.factors import TableFactors
 from pyro_gen.models.tabular.gaussian import TableGaussian
 from pyro_gen.models.tabular.mixture import TableMixture
 from pyro_gen.models.tabular.mnar import NotMIWAE
+from pyro_gen.models.tabular.student import TableStudent
 from pyro_gen.models.tabular.table import TableProgram
 
 __all__ = [
@@ -17,10 +18,12 @@ __all__ = [
     "TableGaussian",
     "TableMixture",
     "TableProgram",
+    "TableStudent",
 ]
 
 METHODS: dict[str, type[TableProgram]] = {
     "gaussian": TableGaussian,
+    "student": TableStudent,
     "factors": TableFactors,
     "copula": TableCopula,
     "mixture": TableMixture,

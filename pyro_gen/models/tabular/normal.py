@@ -21,7 +21,7 @@ and :math:`\log \kappa` takes steps of random-walk Metropolis.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import pyro
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.distributions.utils import vec_to_tril_matrix
 
-__all__ = ["Normal", "draw_normal", "kept_normal", "sample_normal"]
+__all__ = ["Normal", "draw_normal", "kept_normal", "moments", "sample_normal"]
 
 LOC_SCALE = 3.0  # prior standard deviation of the mean, of standardised columns
 STRENGTH_SCALE = 2.0  # of the logarithm of kappa
@@ -98,10 +98,15 @@ def sample_normal(like: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return loc, _factor(log_strength, variances, chi2, below)
 
 
+def moments(sites: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and covariance, of shapes (*, D) and (*, D, D), by values of the sites of :func:`sample_normal`."""
+    factor = _factor(*(sites[name] for name in ("log_strength", "variances", "chi2", "below")))
+    return sites["loc"], torch.cholesky_inverse(factor)
+
+
 def kept_normal(kept: Callable[[str], Tensor], s: int) -> tuple[Tensor, Tensor]:
     """Mean and covariance, of shapes (D) and (D, D), of the s-th of the values of sites that a program kept."""
-    factor = _factor(*(kept(name)[s] for name in ("log_strength", "variances", "chi2", "below")))
-    return kept("loc")[s], torch.cholesky_inverse(factor)
+    return moments({name: kept(name)[s] for name in ("log_strength", "variances", "chi2", "below", "loc")})
 
 
 def _factor(log_strength: Tensor, variances: Tensor, chi2: Tensor, below: Tensor) -> Tensor:
@@ -111,14 +116,17 @@ def _factor(log_strength: Tensor, variances: Tensor, chi2: Tensor, below: Tensor
     return scale.unsqueeze(-1) * lower
 
 
-def draw_normal(x: Tensor, normal: Normal) -> Normal:
-    """Draws the parameters given complete rows, one after another.
+def draw_normal(x: Tensor, normal: Normal, weights: Tensor | None = None) -> Normal:
+    r"""Draws the parameters given complete rows, one after another.
 
     Arguments:
         x: Rows of each chain, with shape :math:`(C, N, D)`.
         normal: The parameters as they were.
+        weights: Where rows have covariances :math:`\Sigma / w_n`, these :math:`w_n`, with shape :math:`(C, N)`.
     """
     _, rows, size = x.shape
+    weighted = x if weights is None else weights.unsqueeze(-1) * x
+    total = rows if weights is None else weights.sum(-1)[:, None, None]
     _, variances, precision, loc = normal
     log_strength = _move_strength(normal)
     strength = log_strength.exp().unsqueeze(-1)
@@ -126,10 +134,11 @@ def draw_normal(x: Tensor, normal: Normal) -> Normal:
     rate = 1 + strength / 2 * precision.diagonal(dim1=-2, dim2=-1)
     variances = torch._standard_gamma(shape.expand_as(rate)) / rate
     centred = x - loc.unsqueeze(1)
-    spread = torch.diag_embed(strength * variances + rows * ROUNDING**2) + centred.mT @ centred
+    weighed = centred if weights is None else weights.unsqueeze(-1) * centred
+    spread = torch.diag_embed(strength * variances + rows * ROUNDING**2) + centred.mT @ weighed
     precision = _draw_wishart(size + 1 + strength.squeeze(-1) + rows, spread)
-    factor = torch.linalg.cholesky(rows * precision + torch.eye(size).to(x) / LOC_SCALE**2)
-    mean = torch.cholesky_solve(precision @ x.sum(1).unsqueeze(-1), factor)
+    factor = torch.linalg.cholesky(total * precision + torch.eye(size).to(x) / LOC_SCALE**2)
+    mean = torch.cholesky_solve(precision @ weighted.sum(1).unsqueeze(-1), factor)
     noise = torch.linalg.solve_triangular(factor.mT, torch.randn_like(mean), upper=True)
     return Normal(log_strength, variances, precision, (mean + noise).squeeze(-1))
 

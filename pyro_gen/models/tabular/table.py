@@ -172,10 +172,13 @@ class KeptProgram(TableProgram):
 
     def guide(self, x: Tensor, *context: Any) -> None:
         """Deals out one of the kept draws of the posterior."""
+        self.deal(x)
+
+    def deal(self, x: Tensor) -> dict[str, Tensor]:
+        """What a guide says of the parameters: one of the kept draws, by name of the site."""
         draw = pyro.sample("draw", dist.Categorical(x.new_ones(self.num_kept)), infer={"is_auxiliary": True})
-        for name in self._sites:
-            values = self.kept(name)
-            pyro.sample(name, dist.Delta(values[draw], event_dim=values.dim() - 1))
+        kept = ((name, self.kept(name)) for name in self._sites)
+        return {name: pyro.sample(name, dist.Delta(v[draw], event_dim=v.dim() - 1)) for name, v in kept}
 
     # What a program says of entries given one draw of its parameters
 

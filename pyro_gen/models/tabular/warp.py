@@ -182,7 +182,8 @@ def _tail(values: Tensor) -> Tensor:
     edge = values.quantile(1 - OUTER)
     v = torch.special.ndtri(torch.tensor(1 - OUTER).to(values))
     normal = (-v * v / 2).exp() / (OUTER * math.sqrt(2 * math.pi)) - v
-    return (values[values > edge] - edge).mean().nan_to_num() / normal
+    slope: Tensor = (values[values > edge] - edge).mean().nan_to_num() / normal
+    return slope
 
 
 def fit_whole(values: Tensor, levels: int | None = None) -> Warp:

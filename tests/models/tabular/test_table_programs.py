@@ -7,10 +7,10 @@ from scipy import stats
 
 from pyro_gen import check_program, impute, posterior
 from pyro_gen.data.column import Column
-from pyro_gen.models.tabular import TableFactors, TableGaussian, TableProgram
+from pyro_gen.models.tabular import TableFactors, TableGaussian, TableProgram, TableStudent
 from pyro_gen.models.tabular.conditional import condition
 
-PROGRAMS = [TableGaussian, TableFactors]
+PROGRAMS = [TableGaussian, TableStudent, TableFactors]
 LOADINGS = torch.tensor([[1.0, 0.8, -0.6, 0.3], [0.0, 0.5, 0.5, -0.8]], dtype=torch.float64)
 NOISE = 0.5
 COVARIANCE = LOADINGS.T @ LOADINGS + NOISE**2 * torch.eye(4, dtype=torch.float64)

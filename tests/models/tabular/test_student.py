@@ -1,0 +1,108 @@
+"""The multivariate Student-t, against SciPy's density, its own prior, and rows that are far off."""
+
+import pyro
+import pytest
+import torch
+from scipy import stats
+
+from pyro_gen._random import seeded
+from pyro_gen.data.column import Column
+from pyro_gen.models.tabular import TableGaussian, TableStudent
+from pyro_gen.models.tabular.heavy import LOG_DF_LOC, LOG_DF_SCALE, degrees, weight_given, weight_quantile
+from pyro_gen.models.tabular.normal import LOC_SCALE, Normal, moments, sample_normal
+from pyro_gen.models.tabular.student import _State
+
+COLUMNS = tuple(Column(name, "real") for name in "abc")
+NAN = torch.nan
+
+
+def test_weights_out_the_density_is_that_of_scipy():
+    """Model over guide is the same for all weights, and the multivariate t's density of what is seen."""
+    program = TableStudent(COLUMNS)
+    x = torch.tensor([[0.5, NAN, -2.0], [4.0, 3.0, 1.0]], dtype=torch.float64)
+    loc, covariance = moments({name: program.kept(name)[0] for name in program._sites})
+    df = float(degrees(program.kept("log_df")[0]))
+    row = x[0, [0, 2]].numpy(), loc[[0, 2]].numpy(), covariance[[0, 2]][:, [0, 2]].numpy()
+    exact = stats.multivariate_t(row[1], row[2], df).logpdf(row[0])
+    exact += stats.multivariate_t(loc.numpy(), covariance.numpy(), df).logpdf(x[1].numpy())
+    for seed in range(3):
+        with seeded(seed):
+            guide = pyro.poutine.trace(program.guide).get_trace(x)
+        model = pyro.poutine.trace(pyro.poutine.replay(program.model, trace=guide)).get_trace(x)
+        for trace in (guide, model):
+            trace.compute_log_prob()
+        local = model.nodes["weight"]["log_prob_sum"] - guide.nodes["weight"]["log_prob_sum"]
+        seen = sum(node["log_prob_sum"] for name, node in model.nodes.items() if node.get("is_observed"))
+        assert float(local + seen) == pytest.approx(exact, abs=1e-9)
+
+
+def test_weights_by_uniform_numbers_have_their_distribution():
+    u = (torch.arange(4000).double() + 0.5) / 4000
+    df, squares, count = torch.tensor(5.0).double(), torch.tensor(3.0).double(), torch.tensor(2)
+    shape, rate = weight_given(df, squares, count)
+    w = weight_quantile(u, df, squares, count)
+    torch.testing.assert_close(w.mean(), shape / rate, rtol=1e-3, atol=0)
+    torch.testing.assert_close(w.var(), shape / rate**2, rtol=1e-2, atol=0)
+
+
+def replicates(count: int, break_it: bool = False) -> torch.Tensor:
+    """Parameters from the prior, rows from the parameters, then sweeps: the parameters must have the prior again."""
+    program, found = TableStudent(COLUMNS[:2]), []
+    like = torch.zeros((), dtype=torch.float64)
+    for _ in range(count):
+        log_df = LOG_DF_LOC + LOG_DF_SCALE * torch.randn(1, dtype=torch.float64)
+        trace = pyro.poutine.trace(lambda: sample_normal(like, 2)).get_trace()
+        loc, factor = trace.nodes["_RETURN"]["value"]
+        normal = Normal(
+            trace.nodes["log_strength"]["value"][None],
+            trace.nodes["variances"]["value"][None],
+            (factor @ factor.T)[None],
+            loc[None],
+        )
+        half = (degrees(log_df) / 2).expand(12)
+        w = torch._standard_gamma(half) / half
+        x = loc + torch.randn(12, 2).double() @ torch.linalg.inv(factor) / w.sqrt().unsqueeze(-1)
+        x[torch.rand(12, 2) < 0.2] = NAN
+        state = _State(normal, log_df)
+        for _ in range(3):
+            state = program._sweep(x, state)
+            if break_it:
+                state = state._replace(log_df=state.log_df + 0.3)
+        found.append(torch.cat([state.log_df, state.normal.variances[0], state.normal.loc[0]]))
+    return torch.stack(found)
+
+
+def worst(found: torch.Tensor) -> float:
+    """The least p-value of Kolmogorov-Smirnov tests of all parameters against their priors."""
+    tests = [stats.kstest(found[:, 0], stats.norm(LOG_DF_LOC, LOG_DF_SCALE).cdf).pvalue]
+    tests += [stats.kstest(v, stats.expon.cdf).pvalue for v in found[:, 1:3].T]
+    tests += [stats.kstest(v, stats.norm(0, LOC_SCALE).cdf).pvalue for v in found[:, 3:].T]
+    return min(tests)
+
+
+def test_the_sampler_leaves_the_joint_distribution_alone():
+    with seeded(0):
+        # Five independent tests at 2e-5: a false alarm in 1e-4.
+        assert worst(replicates(400)) > 2e-5
+        assert worst(replicates(400, break_it=True)) < 2e-5
+
+
+def test_rows_far_off_do_not_spoil_the_rest():
+    with seeded(1):
+        z = torch.randn(300, 1).double()
+        x = z + 0.4 * torch.randn(300, 3).double()
+        x[:12] = 12 * torch.randn(12, 3).double()
+        holed = x.masked_fill(torch.rand(300, 3) < 0.3, NAN)
+    missing = torch.isnan(holed) & (torch.arange(300) >= 12).unsqueeze(1)
+    score, error = {}, {}
+    for program in (TableStudent, TableGaussian):
+        learnt = program(COLUMNS).learn(holed)
+        score[program] = float(learnt.cell_log_prob(holed, x.where(missing, NAN))[missing].mean())
+        error[program] = float((learnt.cell_mean(holed) - x)[missing].square().mean())
+    assert score[TableStudent] > score[TableGaussian] + 0.4  # nats a cell
+    assert error[TableStudent] < 0.7 * error[TableGaussian]
+    learnt = TableStudent(COLUMNS).learn(holed)
+    # The interval of an entry is the longer the farther off its row is.
+    rows = torch.tensor([[0.0, 0.2, NAN], [9.0, -9.0, NAN]], dtype=torch.float64)
+    draws = learnt.complete(rows, 400, seeds=torch.tensor([1, 2]))[:, :, 2]
+    assert draws[:, 1].std() > 3 * draws[:, 0].std()
