@@ -83,6 +83,17 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "crps_linear": (0.403, 0.405),
         "coverage_90": (0.82, 0.97),
     },
+    "mnar": {
+        "rmse_mean": (1.796, 1.797),
+        "rmse_random": (0.85, 1.1),
+        "rmse_selection": (0.5, 0.85),
+        "mean_random": (-0.45, -0.3),  # the truth: 0
+        "mean_selection": (-0.3, 0.0),
+        "tipping_shift": (0.4, 0.75),
+        "true_shift": (0.65, 0.9),
+        "doubtful_low": (-1.0, -0.3),
+        "doubtful_high": (0.3, 1.5),
+    },
     "vae_digits": {
         "elbo": (-19.6, -18.0),
         "iwae": (-18.6, -17.2),
