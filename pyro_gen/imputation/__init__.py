@@ -6,6 +6,7 @@ from pyro_gen.imputation.evaluation import Evaluation, evaluate_imputer
 from pyro_gen.imputation.imputer import Imputer
 from pyro_gen.imputation.likelihood_ratio import likelihood_ratio_test
 from pyro_gen.imputation.little import little_test
+from pyro_gen.imputation.partitions import impute_partitions
 from pyro_gen.imputation.pooling import Pooled, draws_needed, pool, pool_correlations, stack_posteriors
 from pyro_gen.imputation.reference_based import impute_by_reference
 from pyro_gen.imputation.report import over_impute, report
@@ -22,6 +23,7 @@ __all__ = [
     "draws_needed",
     "evaluate_imputer",
     "impute_by_reference",
+    "impute_partitions",
     "likelihood_ratio_test",
     "little_test",
     "over_impute",

@@ -5,6 +5,7 @@ with the uncertainty of the parameters in them (mice), and the draws come from g
 what they say of entries that were hidden from them.
 """
 
+import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -238,12 +239,14 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     # Imputing
 
-    def impute(self, X: Any, draws: int | None = None) -> Completed:
+    def impute(self, X: Any, draws: int | None = None, *, part: str = "") -> Completed:
         """Completes a table many times.
 
         Arguments:
             X: The table that was fitted, or another with the same columns.
             draws: The number of draws; left out, that of the constructor.
+            part: Which part of a larger table this is, where it is given in parts: rows of different parts get draws of
+                their own, be they alike.
 
         Returns:
             The completed tables. Observed entries are as they were. Draws are made when they are asked for, so that
@@ -258,8 +261,11 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"Imputer.impute(draws={draws}): give a positive number.")
         table = self._checked(X, reset=False)
         encoded = self.schema_.encode(table)
+        seed = self.seed_
+        if part:
+            seed = int.from_bytes(hashlib.blake2b(f"{seed}:{part}".encode(), digest_size=8).digest()) >> 1
         return Completed.from_cells(
-            Draws(self.programs_, list(self.weights_.values()), self.scaling_, encoded, draws, self.seed_),
+            Draws(self.programs_, list(self.weights_.values()), self.scaling_, encoded, draws, seed),
             torch.isnan(encoded),
             schema=self.schema_,
             like=table,
