@@ -40,7 +40,8 @@ def main() -> dict[str, float]:
     # What is missing is higher than it seems, and nobody knows by how much.
     doubtful = drawn["random"].delta_prior({COLUMN: torch.distributions.HalfNormal(1.0)}).fit(mean).pool().intervals()
     rows = holes[COLUMN].isna()
-    values = {"truth": complete[COLUMN][rows]} | {name: table[0][COLUMN][rows] for name, table in drawn.items()}
+    values = {"truth": complete[COLUMN][rows]}
+    values |= {f"a draw, {name}": completed[0][COLUMN][rows] for name, completed in drawn.items()}
     print("picture:", draw(values, tip))
     return {f"rmse_{name}": np.square(error).mean() ** 0.5 for name, error in off.items()} | {
         "mean_random": pooled["random"].qbar[0],
