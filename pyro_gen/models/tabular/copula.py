@@ -1,7 +1,8 @@
-r"""The Gaussian copula for mixed columns: a normal latent row behind every row of the table.
+r"""The copula for mixed columns: a latent row, normal but for heavy tails, behind every row of the table.
 
 .. math::
-    z_n \sim \mathcal{N}(\mu, \Sigma), \qquad x_{nd} = g_d(z_n)
+    z_n \sim \mathcal{N}(\mu, \Sigma / w_n), \qquad
+    w_n \sim \operatorname{Gamma}\big(\tfrac{\nu}{2}, \tfrac{\nu}{2}\big), \qquad x_{nd} = g_d(z_n)
 
 with one latent variable for a column whose values have an order, and one less than there are levels for a nominal one:
 
@@ -13,30 +14,36 @@ with one latent variable for a column whose values have an order, and one less t
 
 The curves are estimates, and so far this is any copula with these marginals. But mean and variance of each latent
 variable are free, with a posterior, as all correlations: what is missing at random may differ from what was observed,
-and the marginals move and stretch accordingly. :math:`(\mu, \Sigma)` have the prior of :class:`TableGaussian`. For
+and the marginals move and stretch accordingly. :math:`(\mu, \Sigma)` have the prior of :class:`TableGaussian`, the
+degrees of freedom :math:`\nu` that of :class:`TableStudent`: this is a t-copula, and Gaussian for great ones. For
 binary and nominal columns nothing depends on the scale of the latent variable; the prior keeps it in place, and to let
 it move is the parameter expansion that makes the sampler mix.
 
-**Learning** is Gibbs sampling. Latent variables behind missing entries are drawn jointly given the others in the row;
-those behind observed levels one column after another, from normals truncated to what the level allows; then
-:math:`(\mu, \Sigma)` given all of them. Where a column is real, its latent variable is known: :math:`z = T(x)`.
+**Learning** is Gibbs sampling. Weights are drawn given the latent variables of what is seen, latent variables behind
+missing entries jointly given the others in the row; those behind observed levels one column after another, from normals
+truncated to what the level allows; then :math:`(\mu, \Sigma)` given all of them. Where a column is real, its latent
+variable is known: :math:`z = T(x)`.
 
-**The density** of a row integrates over the latent variables of its levels. With the Cholesky factor :math:`C` of
-the covariance of what is seen, real columns first, :math:`z_j = \mu_j + C_{j,<j} e_{<j} + C_{jj} e_j` and
+**The density** of a row given its weight integrates over the latent variables of its levels. With the Cholesky factor
+:math:`C` of the covariance :math:`\Sigma / w` of what is seen, real columns first, :math:`z_j = \mu_j + C_{j,<j} e_{<j}
++ C_{jj} e_j` and
 
 .. math::
     p(x_o) = p(x_{\text{real}}) \int_{[0, 1]^q} \prod_j P(x_j \mid e_{<j}(u)) \, du , \qquad
     e_j = \Phi^{-1}_{[a_j, b_j]}(u_j) ,
 
 each factor the probability of an interval :math:`[a_j, b_j]` and :math:`e_j` the quantile of the normal truncated to
-it. So :math:`u_n`, uniform, is the local latent variable of this program, and importance sampling from its prior the
-simulator of Geweke, Hajivassiliou and Keane.
+it. So :math:`w_n` and the uniform :math:`u_n` are the local latent variables of this program, and importance sampling
+from the prior of :math:`u_n` is the simulator of Geweke, Hajivassiliou and Keane.
 
-**New rows**: :math:`e(u)` starts some sweeps of Gibbs sampling over the row's own levels; given these all is Gaussian.
+**New rows**: :math:`e(u)` starts some sweeps of Gibbs sampling over the row's own levels and weight; given these all is
+Gaussian.
 
 References:
     | Extending the rank likelihood for semiparametric copula estimation (Hoff, 2007)
     | https://doi.org/10.1214/07-AOAS107
+    | The t Copula and Related Copulas (Demarta & McNeil, 2005)
+    | https://doi.org/10.1111/j.1751-5823.2005.tb00254.x
     | Bayesian Analysis of Binary and Polychotomous Response Data (Albert & Chib, 1993)
     | https://doi.org/10.1080/01621459.1993.10476321
     | A Bayesian analysis of the multinomial probit model using marginal data augmentation (Imai & van Dyk, 2005)
@@ -67,7 +74,17 @@ from pyro_gen.models.tabular.conditional import (
     seen_factor,
 )
 from pyro_gen.models.tabular.gibbs import Schedule, gibbs
-from pyro_gen.models.tabular.normal import Normal, draw_normal, kept_normal, sample_normal
+from pyro_gen.models.tabular.heavy import (
+    HeavyNormal,
+    degrees,
+    distance,
+    move_log_df,
+    sample_log_df,
+    seen_distance,
+    weight_given,
+    weight_quantile,
+)
+from pyro_gen.models.tabular.normal import draw_normal, kept_normal, moments, sample_normal
 from pyro_gen.models.tabular.table import KeptProgram, LearningProgress
 from pyro_gen.models.tabular.truncated import log_interval, truncated_normal
 from pyro_gen.models.tabular.warp import Warp, fit_real, fit_whole
@@ -77,10 +94,12 @@ __all__ = ["TableCopula"]
 CHAINS, SCHEDULE = 2, Schedule(burn_in=80, kept=32, thin=4)
 MOST_ROWS = 4000  # of a longer table as many are drawn to learn from
 SWEEPS = 6  # of Gibbs sampling over the levels seen in a new row
+WEIGH = 2  # after so many of them the weight is drawn anew
+GOLDEN = 0.6180339887498949  # multiples of it, without whole parts, fill [0, 1] evenly
 
 
 class TableCopula(KeptProgram):
-    r"""Creates a Gaussian copula for the rows of a table, with a posterior over its parameters.
+    r"""Creates a copula for the rows of a table, with a posterior over its parameters.
 
     Arguments:
         columns: The columns: real, count, binary, nominal or ordinal.
@@ -120,19 +139,24 @@ class TableCopula(KeptProgram):
         self.register_buffer("_top", torch.tensor(top, dtype=torch.float64))
         knots = torch.tensor([[0.0, 1.0]], dtype=torch.float64).expand(len(self._real) + len(self._whole), -1)
         self.register_buffer("_knots", torch.stack([knots, knots]))  # of the curves, (2, columns, K)
-        self.keep(Normal.centre(torch.ones(1, size, dtype=torch.float64)).sites())
+        self.keep(HeavyNormal.sites([HeavyNormal.centre(torch.ones(1, size, dtype=torch.float64))]))
 
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The joint density of rows with shape :math:`(N, D)` and parameters; returns the rows completed."""
         loc, factor = sample_normal(x, self._size)
+        half = degrees(sample_log_df(x)).unsqueeze(-1).expand(len(x)) / 2
         with self.plate(x):
-            rows = _CopulaRows(self, loc, torch.cholesky_inverse(factor), self._local(x))
+            w = pyro.sample("weight", dist.Gamma(half, half))  # (N,)
+            rows = _CopulaRows(self, loc, torch.cholesky_inverse(factor), w, self._local(x))
             return observe("x", rows, x)
 
     def guide(self, x: Tensor, *context: Any) -> None:
-        """Deals out one of the kept draws of the posterior; for levels, the proposal is the uniform prior."""
-        super().guide(x, *context)
+        """Deals out one of the kept draws of the posterior; draws weights given real columns, and levels uniformly."""
+        parameters = self.deal(x)
+        loc, covariance = moments(parameters)
+        squares, count = self._distance(self.prepared(x), loc, covariance, lambda x, m, s: condition(x, m, s)[0])
         with self.plate(x):
+            pyro.sample("weight", dist.Gamma(*weight_given(degrees(parameters["log_df"]), squares, count)))
             self._local(x)
 
     def _local(self, x: Tensor) -> Tensor:
@@ -153,13 +177,13 @@ class TableCopula(KeptProgram):
             u = torch.rand(CHAINS, len(x), self._levels).to(x)
             z = self._sequence(rows, u, 0 * ones[0], torch.diag_embed(ones[0]))[1].expand(CHAINS, -1, -1)
 
-            def sweep(normal: Normal) -> Normal:
+            def sweep(state: HeavyNormal) -> HeavyNormal:
                 nonlocal z  # not kept: it is as long as the table
-                z, normal = self._sweep(rows, z, normal)
-                return normal
+                z, state = self._sweep(rows, z, state)
+                return state
 
-            kept = gibbs(sweep, Normal.centre(ones), SCHEDULE, progress, deadline)
-        self.keep(Normal(*(torch.cat(values) for values in zip(*kept, strict=True))).sites())
+            kept = gibbs(sweep, HeavyNormal.centre(ones), SCHEDULE, progress, deadline)
+        self.keep(HeavyNormal.sites(kept))
         return self
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -263,79 +287,116 @@ class TableCopula(KeptProgram):
             e = torch.cat([e.expand(*drawn.shape, before + w), drawn.unsqueeze(-1)], -1)
         return log_prob, torch.stack(torch.broadcast_tensors(*z), -1) if z else e[..., before:]
 
-    def _move(self, rows: "_Rows", residual: Tensor, loc: Tensor, precision: Tensor, u: Tensor) -> Tensor:
+    def _distance(
+        self, rows: "_Rows", loc: Tensor, covariance: Tensor, mean: Callable[[Tensor, Tensor, Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Squared distances (N) of the real columns seen, and how many they are; ``mean`` completes them."""
+        split = len(self._real)
+        if not split:
+            return torch.zeros_like(rows.real.sum(1)), rows.seen[:, :0].sum(1)
+        loc, covariance = loc[..., :split], covariance[..., :split, :split]
+        return seen_distance(rows.real, mean(rows.real, loc, covariance), loc, covariance)
+
+    def _move(self, rows: "_Rows", residual: Tensor, loc: Tensor, precision: Tensor, w: Tensor, u: Tensor) -> Tensor:
         """Redraws the latent variables behind observed levels, each given all others: z - loc, (*, N, Q).
 
-        The real columns may be left out everywhere, where the rest is given them.
+        The real columns may be left out everywhere, where the rest is given them. The precision is that of weight 1.
         """
         residual = residual.clone()
         before = residual.shape[-1] - self._levels
         nominal = self._levels - sum(map(len, self._blocks))
-        for w in range(self._levels):
-            j = before + w
+        for level in range(self._levels):
+            j = before + level
             scale = precision[..., j, j].rsqrt()
             mean = loc[..., j] + residual[..., j] - scale.square() * (precision[..., j, :] * residual).sum(-1)
-            z = (loc + residual)[..., before:].unbind(-1) if w >= nominal else ()
-            lower, upper = ((edge - mean) / scale for edge in self._interval(rows, w, z))
-            drawn = mean + scale * truncated_normal(u[..., w], lower, upper) - loc[..., j]
-            residual[..., j] = torch.where(rows.seen[:, len(self._real) + w], drawn, residual[..., j])
+            scale = scale * w.rsqrt()
+            z = (loc + residual)[..., before:].unbind(-1) if level >= nominal else ()
+            lower, upper = ((edge - mean) / scale for edge in self._interval(rows, level, z))
+            drawn = mean + scale * truncated_normal(u[..., level], lower, upper) - loc[..., j]
+            residual[..., j] = torch.where(rows.seen[:, len(self._real) + level], drawn, residual[..., j])
         return residual
 
-    def _sweep(self, rows: "_Rows", z: Tensor, normal: Normal) -> tuple[Tensor, Normal]:
-        """Draws latent rows (C, N, Q), then parameters."""
+    def _sweep(self, rows: "_Rows", z: Tensor, state: HeavyNormal) -> tuple[Tensor, HeavyNormal]:
+        """Draws weights and latent rows (C, N, Q), then parameters."""
+        normal, log_df = state
+        count = rows.seen.sum(1)
         given = zip(z, normal.loc, normal.covariance(), strict=True)
         known = [(torch.where(rows.seen, own, torch.nan), m, s) for own, m, s in given]
-        z = torch.stack([draw_missing(own, m, s, torch.randn_like(own)) for own, m, s in known])
+        mean = torch.stack([draw_missing(*own, torch.zeros_like(z[0])) for own in known])
+        squares = distance(mean, normal.loc, normal.precision)
+        log_df = move_log_df(log_df, squares, count)
+        shape, rate = weight_given(degrees(log_df).unsqueeze(-1), squares, count)
+        w = torch._standard_gamma(shape) / rate  # (C, N)
+        noise = torch.randn_like(z) * w.rsqrt().unsqueeze(-1)
+        z = torch.stack([draw_missing(*own, e) for own, e in zip(known, noise, strict=True)])
         if self._levels:
             m = normal.loc.unsqueeze(1)
             u = torch.rand_like(z[..., len(self._real) :])
-            z = m + self._move(rows, z - m, m, normal.precision.unsqueeze(1), u)
-        return z, draw_normal(z, normal)
+            z = m + self._move(rows, z - m, m, normal.precision.unsqueeze(1), w, u)
+        return z, HeavyNormal(draw_normal(z, normal, w), log_df)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Rows given a draw of the posterior
 
     @property
     def randomness(self) -> int:
-        return (SWEEPS + 1) * self._levels + self._size
+        return (SWEEPS + 1) * self._levels + self._weighings + self._size
+
+    @property
+    def _weighings(self) -> int:
+        return 1 + SWEEPS // WEIGH if self._levels else 1
 
     def numbers_per_row(self) -> int:
         return self._size**2
 
     def drawn(self, rows: "_Rows", s: int, u: Tensor) -> Tensor:
-        z, loc, covariance = self._known(rows, s, u)
-        return self._values(draw_missing(z, loc, covariance, torch.special.ndtri(u[:, -self._size :])))
+        z, loc, covariance, w = self._known(rows, s, u[:, : -self._size])
+        noise = torch.special.ndtri(u[:, -self._size :]) * w.rsqrt().unsqueeze(-1)
+        return self._values(draw_missing(z, loc, covariance, noise))
 
-    def _known(self, rows: "_Rows", s: int, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A draw of the latent variables behind what was seen (N, Q), NaN elsewhere; mean and covariance of all."""
+    def _known(self, rows: "_Rows", s: int, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A draw of the latent variables behind what was seen (N, Q), NaN elsewhere; mean, covariance and weights."""
         loc, covariance = kept_normal(self.kept, s)
+        df = degrees(self.kept("log_df")[s])
+        squares, count = self._distance(
+            rows, loc, covariance, lambda x, m, s: draw_missing(x, m, s, torch.zeros_like(x))
+        )
+        u, weigh = u.split([u.shape[1] - self._weighings, self._weighings], 1)
+        w = weight_quantile(weigh[:, 0], df, squares, count)
         if not self._levels:
-            return rows.real, loc, covariance
+            return rows.real, loc, covariance, w
         # Given the real columns seen, only the latent variables of levels are left.
         mean, precision = condition_rest(rows.real, loc, covariance)
         seen = rows.seen[:, len(self._real) :]
         inner = torch.cholesky_inverse(torch.linalg.cholesky(precision))
         factor = seen_factor(torch.where(seen, 0.0, torch.nan).to(loc), inner)[1]
-        residual = (self._draw_levels(rows, u, mean, factor, mean[:, :0])[1] - mean).nan_to_num()
+        first = self._draw_levels(rows, u, mean, factor * w.rsqrt()[:, None, None], mean[:, :0])[1]
+        residual = (first - mean).nan_to_num()
         precision = torch.cholesky_inverse(factor)
         for i in range(1, SWEEPS + 1):
-            residual = self._move(rows, residual, mean, precision, u[:, i * self._levels :])
-        return torch.cat([rows.real, torch.where(seen, mean + residual, torch.nan)], 1), loc, covariance
+            residual = self._move(rows, residual, mean, precision, w, u[:, i * self._levels :])
+            if i % WEIGH == 0:
+                more = ((residual.unsqueeze(-2) @ precision).squeeze(-2) * residual).sum(-1)
+                w = weight_quantile(weigh[:, i // WEIGH], df, squares + more, count + seen.sum(1))
+        return torch.cat([rows.real, torch.where(seen, mean + residual, torch.nan)], 1), loc, covariance, w
 
     def given(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
         """For some draws: means and scales (N, Q) of latent variables, log-probabilities (N, L) of nominal levels."""
         rows = self.prepared(x)
         for i, s in enumerate(self.dealt()):
             u = uniforms(torch.zeros(1, dtype=torch.int64, device=x.device), self.randomness - self._size, stream=i)
-            z, loc, covariance = self._known(rows, s, u.expand(len(x), -1))
+            u[:, -1] = (i + 1) * GOLDEN % 1
+            z, loc, covariance, w = self._known(rows, s, u.expand(len(x), -1))
             mean, variance = condition(z, loc, covariance)
+            variance = variance / w.unsqueeze(-1)
             levels = []
             for block in self._blocks:
                 missing = torch.isnan(z[:, block.start])
                 chosen = slice(block.start, block.stop)
                 _, factor, seen = seen_factor(z[missing], covariance)
                 gain = torch.linalg.solve_triangular(factor, seen[..., chosen], upper=False)
-                found = _log_argmax(mean[missing, chosen], covariance[chosen, chosen] - gain.mT @ gain, i)
+                left = (covariance[chosen, chosen] - gain.mT @ gain) / w[missing, None, None]
+                found = _log_argmax(mean[missing, chosen], left, i)
                 levels.append(x.new_full((len(x), len(block) + 1), torch.nan).masked_scatter(missing[:, None], found))
             yield mean, variance.clamp(min=1e-12).sqrt(), levels
 
@@ -396,20 +457,23 @@ class _Rows(NamedTuple):
 
 
 class _CopulaRows(dist.TorchDistribution):
-    """Rows of which some entries are seen, given the quantiles u of the latent variables behind their levels."""
+    """Rows of which some entries are seen, given their weights w and the quantiles u of the latent variables behind
+    their levels.
+    """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real_vector
 
     def __init__(
-        self, program: TableCopula, loc: Tensor, covariance: Tensor, u: Tensor, seen: Tensor | bool = True
+        self, program: TableCopula, loc: Tensor, covariance: Tensor, w: Tensor, u: Tensor, seen: Tensor | bool = True
     ) -> None:
-        self.program, self.loc, self.covariance, self.u, self.seen = program, loc, covariance, u, seen
+        self.program, self.loc, self.covariance, self.w, self.u, self.seen = program, loc, covariance, w, u, seen
         super().__init__(u.shape[:-1], torch.Size([len(program.columns)]), validate_args=False)
 
     def _split(self, value: Tensor) -> tuple[_Rows, Tensor]:
         rows = self.program.prepared(torch.where(torch.as_tensor(self.seen), value, torch.nan))
-        return rows, seen_factor(torch.where(rows.seen, 0.0, torch.nan).to(value), self.covariance)[1]
+        factor = seen_factor(torch.where(rows.seen, 0.0, torch.nan).to(value), self.covariance)[1]
+        return rows, factor * self.w.rsqrt()[..., None, None]
 
     def log_prob(self, value: Tensor) -> Tensor:
         rows, factor = self._split(value)
@@ -417,12 +481,13 @@ class _CopulaRows(dist.TorchDistribution):
 
     def marginalise(self, value: Tensor) -> tuple["_CopulaRows", Tensor, Callable[[], Tensor]]:
         """Rows of which NaN is not seen, see :func:`pyro_gen.observe`."""
-        scored = _CopulaRows(self.program, self.loc, self.covariance, self.u, ~torch.isnan(value))
+        scored = _CopulaRows(self.program, self.loc, self.covariance, self.w, self.u, ~torch.isnan(value))
 
         def draw() -> Tensor:
             rows, factor = scored._split(value)
             z = self.program._sequence(rows, self.u, self.loc, factor)[1]
-            return self.program._values(draw_given(z, self.loc, self.covariance, torch.randn_like(z)))
+            noise = torch.randn_like(z) * self.w.rsqrt().unsqueeze(-1)
+            return self.program._values(draw_given(z, self.loc, self.covariance, noise))
 
         return scored, value.nan_to_num(), draw
 

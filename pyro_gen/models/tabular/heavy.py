@@ -24,6 +24,8 @@ References:
 """
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -31,10 +33,44 @@ import torch
 from scipy.special import gammaincinv
 from torch import Tensor
 
-__all__ = ["degrees", "distance", "move_log_df", "sample_log_df", "weight_given", "weight_quantile"]
+from pyro_gen.models.tabular.normal import Normal
+
+__all__ = [
+    "HeavyNormal",
+    "degrees",
+    "distance",
+    "move_log_df",
+    "sample_log_df",
+    "seen_distance",
+    "weight_given",
+    "weight_quantile",
+]
 
 LOG_DF_LOC, LOG_DF_SCALE = math.log(10.0), 1.5
 STEPS = 5  # of Metropolis
+
+
+class HeavyNormal(NamedTuple):
+    r"""Parameters of C normals with heavy tails.
+
+    Attributes:
+        normal: Means and covariances :math:`\mu, \Sigma`.
+        log_df: The :math:`\eta`, with shape :math:`(C)`.
+    """
+
+    normal: Normal
+    log_df: Tensor
+
+    @staticmethod
+    def centre(ones: Tensor) -> "HeavyNormal":
+        """Parameters in the middle of the prior, for ``ones`` with shape :math:`(C, D)`."""
+        return HeavyNormal(Normal.centre(ones), LOG_DF_LOC * ones[:, 0])
+
+    @staticmethod
+    def sites(kept: "Sequence[HeavyNormal]") -> dict[str, Tensor]:
+        """All of some parameters as values of the sites of the model."""
+        normal = Normal(*(torch.cat(values) for values in zip(*(k.normal for k in kept), strict=True)))
+        return normal.sites() | {"log_df": torch.cat([k.log_df for k in kept])}
 
 
 def degrees(log_df: Tensor) -> Tensor:
@@ -61,6 +97,12 @@ def distance(mean: Tensor, loc: Tensor, precision: Tensor) -> Tensor:
     """
     centred = mean - loc.unsqueeze(-2)
     return ((centred @ precision) * centred).sum(-1)
+
+
+def seen_distance(x: Tensor, mean: Tensor, loc: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distances (N) of what is seen of rows x (N, D), completed in ``mean``, and how many are seen (N)."""
+    precision = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+    return distance(mean, loc, precision), (~torch.isnan(x)).sum(-1)
 
 
 def weight_given(df: Tensor, squares: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ References:
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import pyro
 import pyro.distributions as dist
@@ -37,15 +37,16 @@ from pyro_gen.likelihoods import observe
 from pyro_gen.models.tabular.conditional import condition, draw_missing
 from pyro_gen.models.tabular.gibbs import Schedule, gibbs
 from pyro_gen.models.tabular.heavy import (
-    LOG_DF_LOC,
+    HeavyNormal,
     degrees,
     distance,
     move_log_df,
     sample_log_df,
+    seen_distance,
     weight_given,
     weight_quantile,
 )
-from pyro_gen.models.tabular.normal import Normal, draw_normal, moments, sample_normal
+from pyro_gen.models.tabular.normal import draw_normal, moments, sample_normal
 from pyro_gen.models.tabular.table import KeptProgram, LearningProgress
 
 __all__ = ["TableStudent"]
@@ -80,8 +81,7 @@ class TableStudent(KeptProgram):
 
     def __init__(self, columns: Sequence[Column]) -> None:
         super().__init__(columns)
-        centre = Normal.centre(torch.ones(1, len(self.columns), dtype=torch.float64))
-        self.keep(centre.sites() | {"log_df": torch.full((1,), LOG_DF_LOC, dtype=torch.float64)})
+        self.keep(HeavyNormal.sites([HeavyNormal.centre(torch.ones(1, len(columns), dtype=torch.float64))]))
 
     @classmethod
     def automatic(cls, columns: int, observed: int) -> bool:
@@ -100,7 +100,7 @@ class TableStudent(KeptProgram):
         """Deals out one of the kept draws of the posterior, and draws weights from their conditional distribution."""
         parameters = self.deal(x)
         loc, covariance = moments(parameters)
-        squares, count = _seen(x, condition(x, loc, covariance)[0], loc, covariance)
+        squares, count = seen_distance(x, condition(x, loc, covariance)[0], loc, covariance)
         with self.plate(x):
             pyro.sample("weight", dist.Gamma(*weight_given(degrees(parameters["log_df"]), squares, count)))
 
@@ -108,15 +108,13 @@ class TableStudent(KeptProgram):
         self, x: Tensor, *, seed: int = 0, progress: LearningProgress | None = None, deadline: float | None = None
     ) -> Self:
         """Learns the posterior by Gibbs sampling, see :meth:`TableProgram.learn`."""
-        ones = torch.ones(CHAINS, len(self.columns)).to(x)
         with seeded(seed), torch.no_grad():
-            start = _State(Normal.centre(ones), LOG_DF_LOC * ones[:, 0])
+            start = HeavyNormal.centre(torch.ones(CHAINS, x.shape[1]).to(x))
             kept = gibbs(lambda state: self._sweep(x, state), start, SCHEDULE, progress, deadline)
-        normal = Normal(*(torch.cat(values) for values in zip(*(s.normal for s in kept), strict=True)))
-        self.keep(normal.sites() | {"log_df": torch.cat([s.log_df for s in kept])})
+        self.keep(HeavyNormal.sites(kept))
         return self
 
-    def _sweep(self, x: Tensor, state: "_State") -> "_State":
+    def _sweep(self, x: Tensor, state: HeavyNormal) -> HeavyNormal:
         """The next state of all chains."""
         normal, log_df = state
         covariance, count = normal.covariance(), (~torch.isnan(x)).sum(1)
@@ -131,7 +129,7 @@ class TableStudent(KeptProgram):
         shape, rate = weight_given(degrees(log_df).unsqueeze(-1), squares, count)
         w = torch._standard_gamma(shape) / rate  # (C, N)
         rows = complete(torch.randn_like(mean) * w.rsqrt().unsqueeze(-1))
-        return _State(draw_normal(rows, normal, w), log_df)
+        return HeavyNormal(draw_normal(rows, normal, w), log_df)
 
     # Entries given a draw of the parameters
 
@@ -149,14 +147,14 @@ class TableStudent(KeptProgram):
     def drawn(self, rows: Tensor, s: int, u: Tensor) -> Tensor:
         loc, covariance, df = self._of(s)
         mean = draw_missing(rows, loc, covariance, torch.zeros_like(rows))
-        w = weight_quantile(u[:, 0], df, *_seen(rows, mean, loc, covariance))
+        w = weight_quantile(u[:, 0], df, *seen_distance(rows, mean, loc, covariance))
         return draw_missing(rows, loc, covariance, torch.special.ndtri(u[:, 1:]) * w.rsqrt().unsqueeze(-1))
 
     def given(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for s in self.dealt():
             loc, covariance, df = self._of(s)
             mean, variance = condition(x, loc, covariance)
-            shape, rate = weight_given(df, *_seen(x, mean, loc, covariance))
+            shape, rate = weight_given(df, *seen_distance(x, mean, loc, covariance))
             yield mean, (variance * (rate / shape).unsqueeze(-1)).sqrt(), 2 * shape.unsqueeze(-1)
 
     def scored(self, values: Tensor, mean: Tensor, scale: Tensor, df: Tensor) -> Tensor:
@@ -165,14 +163,3 @@ class TableStudent(KeptProgram):
 
     def expected(self, mean: Tensor, scale: Tensor, df: Tensor) -> Sequence[Tensor]:
         return mean.unsqueeze(-1).unbind(1)
-
-
-class _State(NamedTuple):
-    normal: Normal
-    log_df: Tensor
-
-
-def _seen(x: Tensor, mean: Tensor, loc: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distances of what is seen of rows, whose missing entries have these means, and how many are seen."""
-    precision = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
-    return distance(mean, loc, precision), (~torch.isnan(x)).sum(-1)

@@ -14,6 +14,7 @@ from pyro_gen.evaluation.conformance import check_program
 from pyro_gen.models.tabular import copula
 from pyro_gen.models.tabular.copula import TableCopula, _log_argmax
 from pyro_gen.models.tabular.gaussian import TableGaussian
+from pyro_gen.models.tabular.heavy import LOG_DF_LOC, LOG_DF_SCALE, HeavyNormal, degrees
 from pyro_gen.models.tabular.normal import LOC_SCALE, STRENGTH_SCALE, WEAK, Normal, _draw_wishart, kept_normal
 
 NO_YES = ("no", "yes")
@@ -60,7 +61,7 @@ def known(columns, covariance, loc=None, draws=1):
         torch.linalg.inv(covariance).expand(draws, -1, -1),
         (torch.zeros(len(covariance)).double() if loc is None else loc).expand(draws, -1),
     )
-    program.keep(normal.sites())
+    program.keep(normal.sites() | {"log_df": torch.full((draws,), 40.0, dtype=torch.float64)})  # Gaussian
     return program
 
 
@@ -137,7 +138,9 @@ def test_the_density_integrates_over_levels():
     covariance = correlated(2, 0.7)
     program = known(PAIR, covariance)
     x = row(1.0, 2.0).expand(20000, -1)
-    rows = copula._CopulaRows(program, torch.zeros(2).double(), covariance, torch.rand(20000, 2).double())
+    rows = copula._CopulaRows(
+        program, torch.zeros(2).double(), covariance, torch.ones(20000).double(), torch.rand(20000, 2).double()
+    )
     exact = rectangle(covariance, thresholds(program, 0, 1.0), thresholds(program, 1, 2.0))
     found = rows.log_prob(x).exp()
     assert abs(found.mean().item() - exact) < 5 * found.std().item() / 20000**0.5  # 5 standard errors: 6e-7
@@ -188,13 +191,18 @@ def replicates(columns, rows, sweeps, count, break_it=False):
         loc = LOC_SCALE * torch.randn(1, size, dtype=torch.float64)
         normal = Normal(log_strength, variances, precision, loc)
         spread = torch.linalg.cholesky(normal.covariance())
-        z = loc.unsqueeze(1) + torch.randn(1, rows, size, dtype=torch.float64) @ spread.mT
+        log_df = LOG_DF_LOC + LOG_DF_SCALE * torch.randn(1, dtype=torch.float64)
+        half = (degrees(log_df) / 2).expand(1, rows)
+        w = torch._standard_gamma(half) / half
+        z = loc.unsqueeze(1) + torch.randn(1, rows, size, dtype=torch.float64) @ spread.mT / w.sqrt().unsqueeze(-1)
+        state = HeavyNormal(normal, log_df)
         x = holes(program._values(z[0]), 0.2)
         for _ in range(sweeps):
-            z, normal = program._sweep(program.prepared(x), z, normal)
+            z, state = program._sweep(program.prepared(x), z, state)
             if break_it:
-                normal = normal._replace(loc=normal.loc * 0.8)
-        found.append(torch.cat([normal.log_strength, normal.variances[0], normal.loc[0]]))
+                state = state._replace(normal=state.normal._replace(loc=state.normal.loc * 0.8))
+        normal = state.normal
+        found.append(torch.cat([normal.log_strength, normal.variances[0], normal.loc[0], state.log_df]))
     return torch.stack(found)
 
 
@@ -202,13 +210,14 @@ def prior_distance(found, size):
     """The least p-value of Kolmogorov-Smirnov tests of all parameters against their priors."""
     tests = [stats.kstest(found[:, 0], stats.norm(math.log(size / WEAK), STRENGTH_SCALE).cdf).pvalue]
     tests += [stats.kstest(v, stats.expon.cdf).pvalue for v in found[:, 1 : 1 + size].T]
-    tests += [stats.kstest(v, stats.norm(0, LOC_SCALE).cdf).pvalue for v in found[:, 1 + size :].T]
+    tests += [stats.kstest(v, stats.norm(0, LOC_SCALE).cdf).pvalue for v in found[:, 1 + size : -1].T]
+    tests.append(stats.kstest(found[:, -1], stats.norm(LOG_DF_LOC, LOG_DF_SCALE).cdf).pvalue)
     return min(tests)
 
 
 def test_the_sampler_leaves_the_joint_distribution_alone():
     columns = (MIXED[0], MIXED[2], MIXED[4])
-    # Nine independent tests at 1e-5: a false alarm in 1e-4.
+    # Ten independent tests at 1e-5: a false alarm in 1e-4.
     assert prior_distance(replicates(columns, rows=12, sweeps=3, count=250), 4) > 1e-5
     assert prior_distance(replicates(columns, rows=12, sweeps=3, count=250, break_it=True), 4) < 1e-5
 

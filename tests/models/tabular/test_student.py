@@ -8,9 +8,8 @@ from scipy import stats
 from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
 from pyro_gen.models.tabular import TableGaussian, TableStudent
-from pyro_gen.models.tabular.heavy import LOG_DF_LOC, LOG_DF_SCALE, degrees, weight_given, weight_quantile
+from pyro_gen.models.tabular.heavy import LOG_DF_LOC, LOG_DF_SCALE, HeavyNormal, degrees, weight_given, weight_quantile
 from pyro_gen.models.tabular.normal import LOC_SCALE, Normal, moments, sample_normal
-from pyro_gen.models.tabular.student import _State
 
 COLUMNS = tuple(Column(name, "real") for name in "abc")
 NAN = torch.nan
@@ -63,7 +62,7 @@ def replicates(count: int, break_it: bool = False) -> torch.Tensor:
         w = torch._standard_gamma(half) / half
         x = loc + torch.randn(12, 2).double() @ torch.linalg.inv(factor) / w.sqrt().unsqueeze(-1)
         x[torch.rand(12, 2) < 0.2] = NAN
-        state = _State(normal, log_df)
+        state = HeavyNormal(normal, log_df)
         for _ in range(3):
             state = program._sweep(x, state)
             if break_it:
