@@ -33,6 +33,7 @@ __all__ = ["Imputer"]
 HIDDEN = 0.15  # share of the observed entries that programs are scored by
 ENOUGH = 1500  # hidden entries; smaller tables are hidden from more than once
 MOST = 10_000  # hidden entries, about
+FEW = 0.04  # share of the observed entries: programs that learnt without so few need not learn again
 LEAST = 0.02  # weight below which a program is left out
 ROWS = 20_000  # that programs learn from, at most
 CHUNK = 2**22  # numbers of draws of rows at a time
@@ -130,10 +131,11 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         deadline = None if self.time_limit is None else began + self.time_limit
         self._notes: list[str] = []
         with reporting(self.progress) as report:
-            self.scores_, self.weights_ = self._weigh(names, x, report, deadline)
+            self.scores_, self.weights_, learnt = self._weigh(names, x, report, deadline)
             kept = list(self.weights_)
             self.programs_ = {
-                name: self._learnt(name, x, report, _share(deadline, len(kept) - i)) for i, name in enumerate(kept)
+                name: learnt.get(name) or self._learnt(name, x, report, _share(deadline, len(kept) - i))
+                for i, name in enumerate(kept)
             }
         self.info_ = {
             "method": self.method if isinstance(self.method, str) else list(self.method),
@@ -199,28 +201,39 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _learnt(self, name: str, x: Tensor, report: Report, deadline: float | None) -> TableProgram:
         program = METHODS[name](self.scaling_.columns, **(self.options or {}))
-        with report.stage(name) as progress:
+        with report.stage(name) as tick:
+
+            def progress(share: float, words: str) -> None:
+                if "out of time" in words:
+                    note = f"{name} stopped learning early, at the time limit: draws are made of what it knew by then."
+                    self._notes += [note] * (note not in self._notes)
+                tick(share, words)
+
             return program.learn(x, seed=self.seed_, progress=progress, deadline=deadline)
 
     def _weigh(
         self, names: Sequence[str], x: Tensor, report: Report, deadline: float | None
-    ) -> tuple[dict[str, float], dict[str, float]]:
-        """Scores programs by hidden entries, in nats an entry, and weighs them."""
+    ) -> tuple[dict[str, float], dict[str, float], dict[str, TableProgram]]:
+        """Scores programs by hidden entries, in nats an entry, and weighs them; those that need not learn again."""
         if len(names) == 1:
-            return {}, {names[0]: 1.0}
+            return {}, {names[0]: 1.0}, {}
         observed = int((~torch.isnan(x)).sum())
         repeats = min(3, math.ceil(ENOUGH / max(1.0, HIDDEN * observed)))
         scored: dict[str, list[Tensor]] = {name: [] for name in names}
+        learnt: dict[str, TableProgram] = {}
         for repeat in range(repeats):
             hidden = hide(x, HIDDEN, self.seed_ + repeat)
             if (share := MOST / max(1, int(hidden.sum()))) < 1:  # more say little more, and take their time
                 rng = np.random.default_rng(self.seed_)
                 hidden &= torch.from_numpy(rng.random(len(x)) < share).to(x.device).unsqueeze(1)
+            few = int(hidden.sum()) < FEW * observed
             shown, values = x.masked_fill(hidden, torch.nan), x.where(hidden, torch.nan)
             rows = hidden.any(1)
             for i, name in enumerate(names):
-                fits = (repeats - repeat) * len(names) - i + len(names)  # those still to come
+                fits = (repeats - repeat) * len(names) - i + len(names) * (not few)  # those still to come
                 program = self._learnt(name, shown, report, _share(deadline, fits))
+                if few:
+                    learnt[name] = program
                 scored[name].append(program.cell_log_prob(shown[rows], values[rows])[hidden[rows]])
         log_prob = torch.stack([torch.cat(parts) for parts in scored.values()])
         if not log_prob.shape[1]:
@@ -235,7 +248,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         weights = weights.where(weights >= LEAST, 0.0)
         weights = weights / weights.sum()
         scores = dict(zip(fine, log_prob[~bad].mean(1).tolist(), strict=True))
-        return scores, {n: w for n, w in zip(fine, weights.tolist(), strict=True) if w > 0}
+        return scores, {n: w for n, w in zip(fine, weights.tolist(), strict=True) if w > 0}, learnt
 
     # Imputing
 

@@ -1,8 +1,11 @@
 """One progress bar for a run of several stages, of which nobody knows beforehand how many."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from pyro_gen.inference.progress import PATIENCE, new_bar
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -11,21 +14,23 @@ __all__ = ["Report", "reporting"]
 
 
 class Report:
-    """Shows stages one after the other."""
+    """Shows stages one after the other, once they have taken a while."""
 
     def __init__(self, bar: "Progress | None") -> None:
-        self.bar = bar
+        self.bar, self.began = bar, time.monotonic()
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[Callable[[float, str], None] | None]:
+    def stage(self, name: str) -> Iterator[Callable[[float, str], None]]:
         """A stage; gives a function that takes the share of it that is done, and words."""
         if self.bar is None:
-            yield None
+            yield lambda share, words: None
             return
         bar, task = self.bar, self.bar.add_task(name, total=1.0)
 
         def tick(share: float, words: str) -> None:
-            bar.update(task, completed=share, description=f"{name}: {words}")
+            if time.monotonic() - self.began >= PATIENCE:
+                bar.start()  # nothing where it has started
+                bar.update(task, completed=share, description=f"{name}: {words}")
 
         yield tick
         bar.remove_task(task)
@@ -34,12 +39,9 @@ class Report:
 @contextmanager
 def reporting(show: bool) -> Iterator[Report]:
     """Shows a progress bar on standard error while the block runs, and nothing after it."""
-    if not show:
-        yield Report(None)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    bar = new_bar() if show else None
+    try:
         yield Report(bar)
+    finally:
+        if bar is not None and bar.live.is_started:  # to stop what never started prints an empty line
+            bar.stop()

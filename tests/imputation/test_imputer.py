@@ -256,6 +256,33 @@ def test_options_that_make_no_sense_are_named(options, words):
         Imputer(**options).fit(table())
 
 
+def test_a_fit_that_is_cut_short_says_so():
+    imputer = Imputer(method="gaussian", random_state=0, time_limit=1e-6).fit(table())
+    assert imputer.info_["warnings"] == [
+        "gaussian stopped learning early, at the time limit: draws are made of what it knew by then."
+    ]
+    assert Imputer(method="gaussian", random_state=0).fit(table(30)).info_["warnings"] == []
+
+
+def test_few_hidden_entries_of_many_need_no_second_fit(monkeypatch: pytest.MonkeyPatch):
+    fits = []
+    learn = Imputer._learnt
+    monkeypatch.setattr(Imputer, "_learnt", lambda self, name, *rest: fits.append(name) or learn(self, name, *rest))
+    frame = table(400)
+    Imputer(method=("gaussian", "factors"), random_state=0, time_limit=1.0).fit(frame)
+    assert fits.count("gaussian") == 3 + 1  # scored thrice, as the table is small
+    fits.clear()
+    monkeypatch.setattr("pyro_gen.imputation.imputer.MOST", 30)
+    scored = Imputer(method=("gaussian", "factors"), random_state=0, time_limit=1.0).fit(frame)
+    assert fits.count("gaussian") == 3
+    assert not scored.transform(frame).isna().any().any()
+
+
+def test_progress_shows_nothing_of_what_is_over_at_once(capsys: pytest.CaptureFixture[str]):
+    Imputer(method="gaussian", random_state=0, progress=True, time_limit=0.5).fit(table(30))
+    assert capsys.readouterr().err == ""
+
+
 def test_draws_are_dealt_by_weight():
     owners = deal([0.6, 0.3, 0.1], 100)
     assert [owners.count(k) for k in range(3)] == [60, 30, 10]
