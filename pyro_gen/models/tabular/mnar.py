@@ -49,7 +49,7 @@ from pyro_gen.likelihoods import observe
 from pyro_gen.models.tabular.deep import LEAST_SCALE
 from pyro_gen.models.tabular.latent import LatentTable
 from pyro_gen.models.tabular.latent_training import STEPS
-from pyro_gen.models.tabular.selected import SelectedNormal
+from pyro_gen.models.tabular.selected import SelectedNormal, known_signs
 
 __all__ = ["NotMIWAE"]
 
@@ -113,7 +113,7 @@ class NotMIWAE(LatentTable):
         super().__init__(columns, latent, hidden, members, particles, steps, dict.fromkeys(names, (d,)))
         self.noise, self.strength = noise, strength
         self.register_buffer("active", torch.ones(d, dtype=torch.bool))
-        self.register_buffer("known_sign", torch.tensor(_signs(self.columns, sign)))
+        self.register_buffer("known_sign", torch.tensor(known_signs(type(self).__name__, columns, sign)))
 
     @classmethod
     def automatic(cls, columns: int, observed: int) -> bool:
@@ -209,15 +209,3 @@ class NotMIWAE(LatentTable):
             ):
                 self.weights[name].copy_(value.expand(self.members, -1))
         return centre
-
-
-def _signs(columns: Sequence[Column], sign: str | Mapping[str, str]) -> list[float]:
-    """1 where high values go missing, -1 where low ones do, 0 where it is not known."""
-    values = {"unknown": 0.0, "high": 1.0, "low": -1.0}
-    names = [column.name for column in columns]
-    given = dict.fromkeys(names, sign) if isinstance(sign, str) else dict(sign)
-    if strange := [name for name in given if name not in names]:
-        raise ValueError(f"NotMIWAE(sign=...): there is no column {strange[0]!r}: {', '.join(map(repr, names))}.")
-    if wrong := [value for value in given.values() if value not in values]:
-        raise ValueError(f'NotMIWAE(sign={wrong[0]!r}): give "unknown", "high" or "low".')
-    return [values[given.get(name, "unknown")] for name in names]

@@ -18,7 +18,7 @@ References:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
@@ -27,7 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import constraints
 
-__all__ = ["SelectedNormal"]
+from pyro_gen.data.column import Column
+
+__all__ = ["SelectedNormal", "known_signs"]
 
 # p_k and s_k of Monahan & Stefanski (1989), eight terms.
 _SHARES = (
@@ -149,3 +151,24 @@ class SelectedNormal(dist.TorchDistribution):
 
 def _normal_cdf(u: Tensor) -> Tensor:
     return 0.5 * torch.erfc(-math.sqrt(0.5) * u)  # torch.special.ndtr has no digits left in the lower tail
+
+
+def known_signs(program: str, columns: Sequence[Column], sign: str | Mapping[str, str]) -> list[float]:
+    """What is known of the slopes of columns: 1 where high values go missing, -1 where low ones do, 0 where nothing is.
+
+    Arguments:
+        program: The name of the program that asks, for messages.
+        columns: The columns.
+        sign: ``"high"``, ``"low"`` or ``"unknown"``, or one of these for columns by name.
+
+    Raises:
+        ValueError: There is no such column or value.
+    """
+    values = {"unknown": 0.0, "high": 1.0, "low": -1.0}
+    names = [column.name for column in columns]
+    given = dict.fromkeys(names, sign) if isinstance(sign, str) else dict(sign)
+    if strange := [name for name in given if name not in names]:
+        raise ValueError(f"{program}(sign=...): there is no column {strange[0]!r}: {', '.join(map(repr, names))}.")
+    if wrong := [value for value in given.values() if value not in values]:
+        raise ValueError(f'{program}(sign={wrong[0]!r}): give "unknown", "high" or "low".')
+    return [values[given.get(name, "unknown")] for name in names]
