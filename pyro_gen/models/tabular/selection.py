@@ -38,7 +38,6 @@ from typing import Any, ClassVar, NamedTuple, Self
 import pyro
 import pyro.distributions as dist
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -46,6 +45,7 @@ from pyro_gen._random import seeded, uniforms
 from pyro_gen.data.column import Column
 from pyro_gen.likelihoods import observe
 from pyro_gen.models.tabular.gibbs import Schedule, gibbs
+from pyro_gen.models.tabular.mechanism import THRESHOLD_SCALE, Mechanism, signed
 from pyro_gen.models.tabular.normal import Normal, draw_normal, kept_normal, sample_normal
 from pyro_gen.models.tabular.selected import SelectedNormal, known_signs
 from pyro_gen.models.tabular.slices import elliptical_slices, given_seen, slice_randomness
@@ -53,20 +53,18 @@ from pyro_gen.models.tabular.table import KeptProgram, LearningProgress
 
 __all__ = ["TableSelection"]
 
-THRESHOLD_SCALE = 3.0  # prior standard deviation of tau
 CHAINS, SCHEDULE = 2, Schedule(burn_in=150, kept=25, thin=6)
 SLICES = 5  # of the missing entries in a sweep
 LONG = 20  # slices that complete a row
-MOVES = 5  # of Metropolis, of slopes and of thresholds
+MOST_ROWS = 4000  # of a longer table as many are drawn to learn from
 
 
 class _State(NamedTuple):
-    """Complete rows (C, N, D) and parameters of C chains; slopes and thresholds (C, D)."""
+    """Complete rows (C, N, D) and parameters of C chains."""
 
     x: Tensor
     normal: Normal
-    slope: Tensor
-    threshold: Tensor
+    mechanism: Mechanism
 
 
 class TableSelection(KeptProgram):
@@ -124,7 +122,7 @@ class TableSelection(KeptProgram):
         r"""The joint density of rows (N, D), what the mechanism did and parameters; returns the rows completed."""
         loc, factor = sample_normal(x, x.shape[-1])  # mu, (D,), and the precision's factor, (D, D)
         zeros = x.new_zeros(x.shape[-1])
-        slope = self._signed(pyro.sample("slope", dist.Normal(zeros, self.strength).to_event(1)))  # beta, (D,)
+        slope = pyro.sample("slope", dist.Normal(zeros, self.strength).to_event(1))  # beta, (D,)
         threshold = pyro.sample("threshold", dist.Normal(zeros, THRESHOLD_SCALE).to_event(1))  # tau, (D,)
         with self.plate(x):
             # The missing entries are latent: standard normal numbers, so that they can be for any pattern of holes.
@@ -132,7 +130,7 @@ class TableSelection(KeptProgram):
             rows = _Rows(loc, factor @ factor.mT, e)
             if context:
                 s = context[0].to(x.dtype).masked_fill(~self.active, torch.nan)
-                logits = _logits(rows.complete(x), slope, threshold)
+                logits = Mechanism(signed(slope, self.known_sign.to(x)), threshold).logits(rows.complete(x))
                 observe("missing", dist.Bernoulli(logits=logits, validate_args=False).to_event(1), s)
             return observe("x", rows, x)
 
@@ -142,33 +140,28 @@ class TableSelection(KeptProgram):
         with self.plate(x):
             pyro.sample("e", dist.Normal(x.new_zeros(len(x), len(self.columns)), 1.0).to_event(1))
 
-    def _signed(self, slope: Tensor) -> Tensor:
-        """The slopes with the signs that are known: half normal in the prior."""
-        sign = self.known_sign.to(slope)
-        return torch.where(sign == 0, slope, sign * slope.abs())
-
     def learn(
         self, x: Tensor, *, seed: int = 0, progress: LearningProgress | None = None, deadline: float | None = None
     ) -> Self:
         """Learns the posterior by Gibbs sampling, see :meth:`TableProgram.learn`."""
         self.to(x.device)
-        taken = torch.isnan(x)
-        self.active.copy_(taken.any(0))
 
         def sweep(state: _State) -> _State:
-            _, normal, slope, threshold = state
-            given = given_seen(x, normal.loc, normal.precision)
+            given = given_seen(x, state.normal.loc, state.normal.precision)
             u = torch.rand(CHAINS, len(x), slice_randomness(x.shape[1], SLICES)).to(x)
-            likelihood = _log_likelihood(taken, taken, self._signed(slope).unsqueeze(1), threshold.unsqueeze(1))
-            complete = elliptical_slices(state.x, *given, likelihood, u)
-            slope, threshold = self._moved(complete, taken.to(x), slope, threshold)
-            return _State(complete, draw_normal(complete, normal), slope, threshold)
+            complete = elliptical_slices(state.x, *given, state.mechanism.log_likelihood(taken, taken), u)
+            mechanism = state.mechanism.moved(complete, taken, self.known_sign.to(x), self.strength)
+            return _State(complete, draw_normal(complete, state.normal), mechanism)
 
         with seeded(seed), torch.no_grad():
+            if len(x) > MOST_ROWS:
+                x = x[torch.randperm(len(x))[:MOST_ROWS].to(x.device)]
+            taken = torch.isnan(x)
+            self.active.copy_(taken.any(0))
             kept = gibbs(sweep, self._start(x), SCHEDULE, progress, deadline)
         normal = Normal(*(torch.cat(values) for values in zip(*(k.normal for k in kept), strict=True)))
-        mechanism = {name: torch.cat([getattr(k, name) for k in kept]) for name in ("slope", "threshold")}
-        self.keep({**normal.sites(), **mechanism})
+        mechanism = Mechanism(*(torch.cat(values) for values in zip(*(k.mechanism for k in kept), strict=True)))
+        self.keep({**normal.sites(), **mechanism._asdict()})
         return self
 
     def _start(self, x: Tensor) -> _State:
@@ -181,31 +174,7 @@ class TableSelection(KeptProgram):
         slope = 2 * sign
         threshold = torch.where(sign == 0, -share.logit(), slope * edge * (1 + slope.square()).rsqrt())
         ones = x.new_ones(CHAINS, x.shape[1])
-        return _State(complete, Normal.centre(ones), slope * ones, threshold * ones)
-
-    def _moved(self, x: Tensor, s: Tensor, slope: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
-        """Random-walk Metropolis, of steps of all sizes, of each column's mechanism given complete rows (C, N, D)."""
-
-        def log_prob(slope: Tensor, threshold: Tensor) -> Tensor:
-            logits = _logits(x, self._signed(slope).unsqueeze(1), threshold.unsqueeze(1))
-            fit = (F.logsigmoid((2 * s - 1) * logits) * self.active).sum(1)
-            prior: Tensor = (slope / self.strength).square() + (threshold / THRESHOLD_SCALE).square()
-            return fit - 0.5 * prior
-
-        current = log_prob(slope, threshold)
-        for i in range(2 * MOVES):
-            size = torch.exp(-5 * torch.rand_like(slope)) * torch.randn_like(slope)
-            if i % 2:
-                proposed = slope, threshold + THRESHOLD_SCALE * size
-            else:
-                proposed = slope + self.strength * size, threshold
-            value = log_prob(*proposed)
-            accepted = torch.rand_like(value).log() < value - current
-            slope, threshold = (
-                torch.where(accepted, new, old) for new, old in zip(proposed, (slope, threshold), strict=True)
-            )
-            current = torch.where(accepted, value, current)
-        return slope, threshold
+        return _State(complete, Normal.centre(ones), Mechanism(slope * ones, threshold * ones))
 
     # Entries given a draw of the parameters
 
@@ -237,31 +206,31 @@ class TableSelection(KeptProgram):
             parts.append(found.logsumexp(0) - math.log(len(found)))
         return torch.where(torch.isnan(values), torch.nan, torch.cat(parts))
 
-    def _drawn(self, x: Tensor, taken: Tensor, s: int, u: Tensor) -> tuple[Tensor, ...]:
+    def _drawn(self, x: Tensor, taken: Tensor, s: int, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Mechanism]:
         """Rows completed given which entries the mechanism took, and the s-th kept draw of the parameters."""
         loc, covariance = kept_normal(self.kept, s)
         precision = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
-        slope = torch.where(self.active, self._signed(self.kept("slope")[s]), 0.0)
-        threshold = self.kept("threshold")[s]
+        # Where nothing was missing, nothing is known of a mechanism.
+        slope, threshold = (torch.where(self.active, self.kept(name)[s], 0.0) for name in Mechanism._fields)
+        mechanism = Mechanism(slope, threshold)
         mean, factor = given_seen(x, loc, precision)
         # Slices start where the mechanism is: a steep one is at its threshold.
         edge = threshold * (1 + slope.square()).sqrt() / slope.where(slope.abs() > 1, torch.nan)
         beyond = torch.where((slope > 0) == taken, torch.maximum(mean, edge), torch.minimum(mean, edge))
         start = torch.where(torch.isnan(x) & ~torch.isnan(edge), beyond, mean)
-        likelihood = _log_likelihood(torch.isnan(x), taken, slope, threshold)
-        return elliptical_slices(start, mean, factor, likelihood, u), loc, precision, slope, threshold
+        rows = elliptical_slices(start, mean, factor, mechanism.log_likelihood(torch.isnan(x), taken), u)
+        return rows, loc, precision, mechanism
 
     def _cells(self, x: Tensor, taken: Tensor) -> Iterator[tuple[SelectedNormal]]:
         """Each entry given all others of its row, the missing ones as drawn, for each of the draws to score."""
         u = uniforms(torch.arange(self.num_kept, device=x.device), self.randomness)  # the same for all rows
         for s in self.dealt():
-            rows, loc, precision, slope, threshold = self._drawn(x, taken, s, u[s])
+            rows, loc, precision, mechanism = self._drawn(x, taken, s, u[s])
             scale = precision.diagonal().rsqrt()
             mean = rows - scale.square() * ((rows - loc) @ precision)
             sign = 2 * taken.to(x) - 1
-            intercept = -threshold * (1 + slope.square()).sqrt()
-            off = torch.where(self.active, sign, 0.0)
-            yield (SelectedNormal(mean, scale.expand_as(mean), off * intercept, off * slope),)
+            at_zero = mechanism.logits(torch.zeros_like(loc))
+            yield (SelectedNormal(mean, scale.expand_as(mean), sign * at_zero, sign * mechanism.slope),)
 
 
 class _Rows(dist.TorchDistribution):
@@ -292,18 +261,3 @@ class _Rows(dist.TorchDistribution):
         unit = torch.diag_embed((~seen).to(value) / (2 * math.pi))
         scored = dist.MultivariateNormal(self.loc * seen, torch.where(mask, covariance, unit), validate_args=False)
         return scored, value.nan_to_num(), lambda: self.complete(value)
-
-
-def _logits(x: Tensor, slope: Tensor, threshold: Tensor) -> Tensor:
-    """Logits of being missing, of values (*, D)."""
-    return slope * x - (1 + slope.square()).sqrt() * threshold
-
-
-def _log_likelihood(missing: Tensor, taken: Tensor, slope: Tensor, threshold: Tensor) -> Callable[[Tensor], Tensor]:
-    """The log-likelihood (*, N) of what it did to the missing entries, as a function of complete rows (*, N, D)."""
-    sign = 2.0 * taken - 1.0
-
-    def log_likelihood(x: Tensor) -> Tensor:
-        return (F.logsigmoid(sign * _logits(x, slope, threshold)) * missing).sum(-1)
-
-    return log_likelihood

@@ -12,7 +12,8 @@ from scipy import stats
 from pyro_gen.data import Scaling, Schema
 from pyro_gen.data.column import Column
 from pyro_gen.evaluation.conformance import check_program
-from pyro_gen.models.tabular import TableGaussian
+from pyro_gen.models.tabular import TableGaussian, selection
+from pyro_gen.models.tabular.gibbs import Schedule
 from pyro_gen.models.tabular.normal import Normal
 from pyro_gen.models.tabular.selection import TableSelection
 from pyro_gen.program import fixed
@@ -195,7 +196,7 @@ def test_learning_finds_the_mechanism(sign):
     assert off > 0.8 and abs(left) < 0.5  # four standard deviations: by chance in 1e-4 of the tables
     assert heard == sorted(heard) and heard[-1] == 1.0
     assert program.active.tolist() == [True, False, False, False]
-    assert program._signed(program.kept("slope"))[:, 0].quantile(0.05) > 1.5
+    assert program.kept("slope")[:, 0].quantile(0.05) > 1.5
     draws = program.complete(x, 20, seeds=torch.arange(len(x)))
     low, high = draws.quantile(torch.tensor([0.05, 0.95]).double(), 0)
     inside = ((complete >= low) & (complete <= high))[hole].double().mean().item()
@@ -215,7 +216,21 @@ def test_what_is_missing_at_random_is_found_to_be():
     )
 
 
-def test_a_seed_gives_the_same_posterior(untouched_rng):
+@pytest.mark.parametrize("sign", ["low", "unknown"])
+def test_a_column_never_seen_and_a_complete_table(sign, monkeypatch):
+    monkeypatch.setattr(selection, "SCHEDULE", Schedule(burn_in=3, kept=2, thin=1))
+    complete, x = self_masked(0.0, n=40)
+    x[:, 3] = NAN
+    program = TableSelection(columns(4), sign=sign).learn(x)
+    assert not program.complete(x, 2, seeds=torch.arange(40)).isnan().any()
+    program.learn(complete)
+    assert torch.equal(program.cell_mean(complete), complete) and not program.active.any()
+    # A hole in a column that had none says nothing of a mechanism.
+    assert program.cell_mean(x).isfinite().all()
+
+
+def test_a_seed_gives_the_same_posterior(untouched_rng, monkeypatch):
+    monkeypatch.setattr(selection, "SCHEDULE", Schedule(burn_in=3, kept=2, thin=1))
     _, x = self_masked(3.0, n=30)
     a, b, c = (TableSelection(columns(4)).learn(x, seed=s).state_dict() for s in (1, 1, 2))
     assert all(torch.equal(a[n], b[n]) for n in a) and not all(torch.equal(a[n], c[n]) for n in a)
