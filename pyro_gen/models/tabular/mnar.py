@@ -7,16 +7,17 @@ r"""Tables whose entries are missing because of what they are: a latent-variable
 where :math:`s_{nd} = 1` says that the entry is missing: each column masks itself, high values where
 :math:`\beta_d > 0`. The decoder :math:`h` is linear by default, which makes a probabilistic PCA with selection.
 
-not-MIWAE draws the missing entries and weighs the draws by :math:`p(s \mid x)`. Here they integrate out. The logistic
-function is a mixture of normal distribution functions, :math:`\operatorname{logit}^{-1}(t) = \sum_k p_k \Phi(s_k t)` to
-eight digits (Monahan & Stefanski, 1989), so with :math:`\gamma_k^2 = 1 + s_k^2 \beta^2 \sigma^2`
+not-MIWAE draws the missing entries and weighs the draws by :math:`p(s \mid x)`. Here they integrate out, by the closed
+forms of :mod:`pyro_gen.models.tabular.selected`: those of the probability of being missing,
 
-.. math::
-    P(s = 1 \mid z) = \int \operatorname{logit}^{-1}(\alpha + \beta x) \, \mathcal{N}(x; h, \sigma^2) \, dx
-    = \sum_k p_k \, \Phi\big(s_k (\alpha + \beta h) / \gamma_k\big) ,
+.. math:: P(s = 1 \mid z) = \int \operatorname{logit}^{-1}(\alpha + \beta x) \, \mathcal{N}(x; h, \sigma^2) \, dx ,
 
-and the value that is missing, :math:`p(x \mid z, s = 1)`, is a mixture of skew normal distributions, with a density, a
-mean and draws in closed form. The weights are those of not-MIWAE with infinitely many draws of the missing entries.
+and of the value that is missing, :math:`p(x \mid z, s = 1)`. The weights are those of not-MIWAE with infinitely many
+draws of the missing entries.
+
+On small tables :class:`TableSelection`, a normal of full rank with the same mechanism and a posterior over all
+parameters, is nearer to the truth: on the complete half of breast cancer's columns, some of them masked above their
+means, its root mean squared error is 0.67, and that of this program 0.74.
 
 **What the data cannot tell.** That values are missing because of what they are cannot be tested by what was seen: for
 each such model there is one with ignorable missingness that fits the seen entries as well (Molenberghs et al., 2008),
@@ -28,8 +29,6 @@ it. Compare with an ignorable model and with shifted imputations (a sensitivity 
 References:
     | not-MIWAE: Deep Generative Modelling with Missing not at Random Data (Ipsen, Mattei & Frellsen, 2021)
     | https://arxiv.org/abs/2006.12871
-    | Normal scale mixture approximations to the logistic distribution (Monahan & Stefanski, 1989), in
-      Handbook of the Logistic Distribution
     | Every missingness not at random model has a missingness at random counterpart with equal fit (Molenberghs et al.,
       2008)
 """

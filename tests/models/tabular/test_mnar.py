@@ -156,7 +156,7 @@ def test_learning_finds_the_mechanism():
 def test_the_protocol_of_not_miwae(sign, bar):
     """Breast cancer, the first half of the columns missing above their mean: knowledge 2.4.
 
-    One member reaches 0.739 and 0.760; an ignorable Gaussian has 0.906 and the paper's linear decoder 0.72.
+    An ignorable Gaussian has 0.906 and the paper's linear decoder 0.72.
     """
     from sklearn.datasets import load_breast_cancer
 
