@@ -13,7 +13,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -50,6 +50,8 @@ from pyro_gen.targets import (
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from pyro_gen.imputation.imputer import Imputer
 
 __all__ = ["app", "main"]
 
@@ -924,12 +926,18 @@ def _figure(name: str, value: float) -> str:
 
 @app.command("impute")
 def _impute(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="A table with holes: a .csv, .tsv or .parquet file.")],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA", help="A table with holes: a .csv, .tsv or .parquet file; or a folder of .parquet files."
+        ),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
             help="A .parquet or .csv file, by default DATA_imputed.parquet: the completed tables one below the other, "
-            "with their number in the column .imp and that of the row in .id."
+            "with their number in the column .imp and that of the row in .id. For a folder a folder, which goes on "
+            "with what it lacks if it was begun before."
         ),
     ] = None,
     draws: Annotated[int, typer.Option(min=1, help="How many completed tables.")] = 20,
@@ -960,6 +968,9 @@ def _impute(
     time_limit: Annotated[float | None, typer.Option(help="Seconds to learn for at most, about.")] = None,
     encoding: Annotated[str | None, typer.Option(help="Of a text file: cp1250, say; by default guessed.")] = None,
     separator: Annotated[str | None, typer.Option(help="Of columns in a text file; by default guessed.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that impute the files of a folder; more than one need Dask.")
+    ] = 1,
     seed: Seed = 0,
     progress: Progress = True,
     as_json: Json = False,
@@ -970,12 +981,32 @@ def _impute(
     from pyro_gen.imputation.report import over_impute
     from pyro_gen.imputation.report import report as write_report
 
-    path = out or Path(f"{data.stem}_imputed.parquet")
-    _check_file(path, "--out", (".parquet", ".csv"))
-    _check_file(report, "--report", (".html",))
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"--time-limit {time_limit:g}: give a positive number of seconds.")
     methods, overrides = _methods(method), _kinds(kinds or [], schema)
+    if not data.exists():
+        raise ValueError(f"{data}: no such file or folder.")
+    if data.is_dir():
+        for option, given in {
+            "--single": single,
+            "--report": report,
+            "--drop-empty": drop_empty,
+            "--encoding": encoding,
+            "--separator": separator,
+        }.items():
+            if given:
+                raise ValueError(f"{option}: is for a file, and {data} is a folder; leave it out.")
+        imputer = Imputer(
+            methods, draws=draws, schema=overrides, random_state=seed, time_limit=time_limit, progress=progress
+        )
+        folder = out or Path(f"{data.resolve().name}_imputed")
+        _impute_folder(data, folder, imputer, ignore or [], workers, progress, as_json)
+        return
+    if workers > 1:
+        raise ValueError(f"--workers {workers}: is for a folder of files, and {data} is none; leave it out.")
+    path = out or Path(f"{data.stem}_imputed.parquet")
+    _check_file(path, "--out", (".parquet", ".csv"))
+    _check_file(report, "--report", (".html",))
     frame = files.read_mixed_table(data, encoding=encoding, separator=separator)
     aside = list(dict.fromkeys(ignore or []))
     _check_columns("--ignore", aside, frame)
@@ -1046,6 +1077,38 @@ def _impute(
         _print_json(told | {"schema": known.to_dict()})
         return
     _print_imputation(told, info, draws)
+
+
+def _impute_folder(
+    data: Path, out: Path, imputer: "Imputer", ignore: Sequence[str], workers: int, progress: bool, as_json: bool
+) -> None:
+    from pyro_gen.imputation.partitions import impute_partitions, imputer_of
+
+    with ExitStack() as stack:
+        client = None
+        if workers > 1:
+            try:
+                from dask import distributed
+            except ImportError:
+                raise ValueError(
+                    f"--workers {workers}: needs Dask; install it by pip install 'pyro-gen[dask]', or leave this out."
+                ) from None
+            engine: Any = distributed  # which has no types
+            cluster = engine.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+            client = stack.enter_context(engine.Client(stack.enter_context(cluster)))
+        try:
+            written = impute_partitions(data, out, imputer, ignore=ignore, client=client, progress=progress)
+        except (TypeError, ValueError) as error:
+            raise ValueError(_in_words_for_tables(str(error))) from error
+    info: Mapping[str, Any] = imputer_of(out).info_
+    if as_json:
+        told = {"imputed": [str(path.resolve()) for path in written], "draws": imputer.draws}
+        _print_json(told | {key: info[key] for key in ("method", "weights", "seconds", "warnings", "seed", "versions")})
+        return
+    for text in info["warnings"]:
+        print(f"warning: {text}", file=sys.stderr)
+    print(f"{len(written)} file{'' if len(written) == 1 else 's'} imputed, {imputer.draws} times each.")
+    print(f"Saved: {out.resolve()}")
 
 
 def _check_file(path: Path | None, option: str, endings: Sequence[str]) -> None:

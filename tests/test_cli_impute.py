@@ -219,6 +219,56 @@ def test_a_file_of_another_kind(here: Path, capsys: pytest.CaptureFixture[str]) 
     )
 
 
+def test_a_folder_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("people").mkdir()
+    for i in range(2):
+        people().iloc[30 * i : 30 * (i + 1)].to_parquet(f"people/{i}.parquet")
+    words = ("impute", "people", "--ignore", "id", "--draws", "2", "--method", "copula", "--time-limit", "0.1")
+    code, out, err = run(capsys, *words, "--no-progress")
+    assert code == 0, err
+    assert out == f"2 files imputed, 2 times each.\nSaved: {tmp_path / 'people_imputed'}\n"
+    assert err.startswith("warning: copula stopped learning early")
+    table = people()
+    found = pd.read_parquet("people_imputed")
+    assert list(found.columns) == [".imp", ".id", *table.columns.drop("id"), "id"]
+    assert found.drop(columns="id").notna().all().all() and len(found) == 2 * len(table)
+    again = run_json(capsys, *words, "--no-progress")  # nothing is left to do
+    assert again["imputed"] == [str(tmp_path / "people_imputed" / f"{i}.parquet") for i in range(2)]
+    assert again["weights"] == {"copula": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "nowhere: no such file or folder."),
+        (["empty"], "empty: no Parquet file (*.parquet) in this folder."),
+        (
+            ["people", "--out", "people"],
+            "people: the folder to write cannot be the data set, or lie in it; give another.",
+        ),
+        (["people", "--report", "r.html"], "--report: is for a file, and people is a folder; leave it out."),
+        (["people", "--single", "mean"], "--single: is for a file, and people is a folder; leave it out."),
+        (["people/0.parquet", "--workers", "2"], "--workers 2: is for a folder of files, and people/0.parquet is none"),
+        (["people", "--ignore", "nobody"], "ignore: the data set has no column 'nobody', but height, visits, "),
+        (["people", "--type", "nobody=real"], "overrides for 'nobody': the table has no such column"),
+    ],
+)
+def test_folders_that_do_not_make_sense(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("people", "empty"):
+        Path(folder).mkdir()
+    people().drop(columns="id").to_parquet("people/0.parquet")
+    code, _, err = run(capsys, "impute", *words, "--no-progress")
+    assert code == 2 and err.startswith(f"error: {message}") and err.count("\n") == 1
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Wrong input: one line
 
@@ -290,7 +340,7 @@ def test_wrong_tables(here: Path, capsys: pytest.CaptureFixture[str], text: str,
 
 
 def test_no_such_file_and_names_that_are_taken(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "nowhere.csv: no such file." in complaint(capsys, "impute", "nowhere.csv")
+    assert "nowhere.csv: no such file or folder." in complaint(capsys, "impute", "nowhere.csv")
     pd.DataFrame({".imp": [1.0, np.nan, 2.5], "b": [1.5, 2.0, 3.5]}).to_csv("t.csv", index=False)
     assert "The table has a column '.imp', a name that this output needs" in complaint(capsys, "impute", "t.csv")
 

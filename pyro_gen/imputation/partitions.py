@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-__all__ = ["impute_partitions"]
+__all__ = ["impute_partitions", "imputer_of"]
 
 SAMPLE = 20_000  # rows to learn from, about
 SAMPLED_GROUPS = 10  # row groups that they are taken from, at least
@@ -116,12 +116,13 @@ def impute_partitions(
     if draws < 1:
         raise ValueError(f"impute_partitions(draws={draws}): give a positive number.")
     fitted = hasattr(imputer, "programs_")
+    options = {name: value for name, value in imputer.get_params().items() if name not in ("draws", "progress")}
     asked = {
         "partitions": [tuple(partition) for partition in partitions],
         "columns": str(schema.remove_metadata()),
         "draws": draws,
         "ignore": aside,
-        "imputer": _digest(imputer) if fitted else repr(sorted(imputer.get_params().items())),
+        "imputer": _digest(imputer) if fitted else repr(sorted(options.items())),
     }
     if (target / KEPT).exists():
         if pickle.loads((target / KEPT).read_bytes())["asked"] != asked:
@@ -142,6 +143,17 @@ def impute_partitions(
     for leftover in target.rglob(".*.partial"):  # of workers that died
         leftover.unlink(missing_ok=True)
     return [target / partition.name for partition in partitions]
+
+
+def imputer_of(target: str | os.PathLike[str]) -> Imputer:
+    """The imputer by which a folder was imputed.
+
+    Arguments:
+        target: A folder that :func:`impute_partitions` wrote. What it holds is unpickled: use folders only that you
+            trust.
+    """
+    path = Path(target) / KEPT
+    return _kept(path, path.stat().st_mtime_ns)
 
 
 def _completed(tasks: Sequence[tuple[Any, ...]], client: Any) -> Any:
@@ -343,7 +355,7 @@ def _impute_file(
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     with _ONE, contextlib.ExitStack() as stack:
         stack.callback(partial.unlink, missing_ok=True)
-        imputer = _kept(target / KEPT, (target / KEPT).stat().st_mtime_ns)
+        imputer = imputer_of(target)
         file = stack.enter_context(pq.ParquetFile(source / partition.name))
         first = partition.first
         with pq.ParquetWriter(partial, written) as writer:
