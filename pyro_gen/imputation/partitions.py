@@ -137,7 +137,9 @@ def impute_partitions(
         kept.write_bytes(pickle.dumps({"asked": asked, "imputer": imputer}))
         os.replace(kept, target / KEPT)
     with progress_bar("imputing", progress) as tick:
-        tasks = [(source, target, p, schema, draws, aside) for p in partitions if not (target / p.name).exists()]
+        # Workers may have another current folder.
+        where = source.absolute(), target.absolute()
+        tasks = [(*where, p, schema, draws, aside) for p in partitions if not (target / p.name).exists()]
         for done, _ in enumerate(_completed(tasks, client), start=len(partitions) - len(tasks) + 1):
             tick(done / len(partitions), "")
     for leftover in target.rglob(".*.partial"):  # of workers that died
