@@ -25,13 +25,14 @@ from pyro_gen.data.scaling import Scaling
 from pyro_gen.data.schema import Schema
 from pyro_gen.imputation.completed import Completed
 from pyro_gen.imputation.progress import Report, reporting
+from pyro_gen.imputation.rounding import dequantise
 from pyro_gen.imputation.stacking import hide, stacking_weights
 from pyro_gen.models.tabular import METHODS, TableProgram
 
 __all__ = ["Imputer"]
 
 HIDDEN = 0.15  # share of the observed entries that programs are scored by
-ENOUGH = 1500  # hidden entries; smaller tables are hidden from more than once
+ENOUGH = 1000  # hidden entries; smaller tables are hidden from more than once
 MOST = 10_000  # hidden entries, about
 FEW = 0.04  # share of the observed entries: programs that learnt without so few need not learn again
 LEAST = 0.02  # weight below which a program is left out
@@ -127,6 +128,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if len(x) > ROWS:
             rows = torch.as_tensor(np.random.default_rng(self.seed_).permutation(len(x))[:ROWS])
             x = x[rows.sort().values]
+        x = dequantise(x, self.scaling_.columns, self.seed_)
         names = self._suitable(encoded)
         deadline = None if self.time_limit is None else began + self.time_limit
         self._notes: list[str] = []
@@ -218,7 +220,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if len(names) == 1:
             return {}, {names[0]: 1.0}, {}
         observed = int((~torch.isnan(x)).sum())
-        repeats = min(3, math.ceil(ENOUGH / max(1.0, HIDDEN * observed)))
+        repeats = min(3, math.ceil(ENOUGH / max(1, int(hide(x, HIDDEN, self.seed_).sum()))))
         scored: dict[str, list[Tensor]] = {name: [] for name in names}
         learnt: dict[str, TableProgram] = {}
         for repeat in range(repeats):

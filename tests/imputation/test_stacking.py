@@ -41,10 +41,18 @@ def test_densities_that_are_not_finite_are_refused():
 @pytest.mark.usefixtures("untouched_rng")
 def test_hidden_entries_are_observed_and_columns_keep_two():
     x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    x[0, :2] = torch.nan
     x[:47, 2] = torch.nan
     mask = hide(x, 0.9, seed=1)
     assert not bool(mask[torch.isnan(x)].any())
     assert bool(((~torch.isnan(x) & ~mask).sum(0) >= 2).all())
-    assert 0.8 < float(mask[:, :2].double().mean()) < 0.98
+    assert 0.8 < float(mask[1:, :2].double().mean()) < 0.98
     assert torch.equal(mask, hide(x, 0.9, seed=1))
     assert not torch.equal(mask, hide(x, 0.9, seed=2))
+
+
+def test_entries_are_hidden_in_columns_that_have_holes():
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    assert bool(hide(x, 0.5, seed=1).any(0).all())
+    x[0, 1] = torch.nan
+    assert hide(x, 0.5, seed=1).any(0).tolist() == [False, True, False]

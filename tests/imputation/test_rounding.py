@@ -1,0 +1,47 @@
+"""Noise in place of rounding: where, how much, and what it is for."""
+
+import math
+
+import torch
+
+from pyro_gen._random import seeded
+from pyro_gen.data.column import Column
+from pyro_gen.imputation.rounding import dequantise
+from pyro_gen.models.tabular import TableMixture
+
+
+def test_rounded_columns_alone_get_noise():
+    with seeded(0):
+        x = torch.randn(200, 4, dtype=torch.float64)
+    x[:, 1] = (4 * x[:, 1]).round() / 4
+    x[:, 2] = (x[:, 2] > 0).double()  # too coarse
+    x[:, 3] = x[:, 3].round().clamp(0, 3)
+    x[::5] = torch.nan
+    columns = [*(Column(name, "real") for name in "abc"), Column("d", "ordinal", levels=(0, 1, 2, 3))]
+    noise = dequantise(x, columns, seed=1) - x
+    seen = ~torch.isnan(x[:, 1])
+    assert torch.equal(torch.isnan(noise), torch.isnan(x))
+    assert float(noise[seen][:, [0, 2, 3]].abs().max()) == 0
+    assert 0.11 < float(noise[seen, 1].abs().max()) <= 0.125
+    assert torch.equal(dequantise(x, columns, seed=1)[seen], dequantise(x, columns, seed=1)[seen])
+
+
+def test_a_value_that_many_rows_share_wins_nothing():
+    """A mixture scores whole numbers by their probabilities, or less; without noise it scores them by its spikes."""
+    with seeded(0):
+        z = torch.randn(400, 1, dtype=torch.float64)
+        x = torch.cat([z + 0.5 * torch.randn(400, 1).double(), ((2.7 * z).round() / 2.7).clamp(-1.5, 1.5)], 1)
+    columns = [Column("a", "real"), Column("b", "real")]
+    held = torch.arange(400) % 5 == 0
+
+    def score(x):
+        shown = x.clone()
+        shown[held, 1] = torch.nan
+        values = torch.where(held.unsqueeze(1), x, torch.nan)
+        values[:, 0] = torch.nan
+        program = TableMixture(columns).learn(shown, seed=0)
+        return float(program.cell_log_prob(shown, values)[held, 1].mean())
+
+    most = math.log(2.7)  # nats of density, where all the probability is in the interval that is rounded to the value
+    assert score(dequantise(x, columns, seed=0)) < most - 1
+    assert score(x) > most
