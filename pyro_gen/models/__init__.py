@@ -9,6 +9,8 @@ from pyro_gen.models.tabular import (
     TableFactors,
     TableGaussian,
     TableMixture,
+    TableSelection,
+    TableStudent,
 )
 from pyro_gen.models.vae import VAE
 
@@ -23,5 +25,7 @@ __all__ = [
     "TableFactors",
     "TableGaussian",
     "TableMixture",
+    "TableSelection",
+    "TableStudent",
     "tabular",
 ]

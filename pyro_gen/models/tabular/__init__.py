@@ -6,6 +6,7 @@ from pyro_gen.models.tabular.factors import TableFactors
 from pyro_gen.models.tabular.gaussian import TableGaussian
 from pyro_gen.models.tabular.mixture import TableMixture
 from pyro_gen.models.tabular.mnar import NotMIWAE
+from pyro_gen.models.tabular.selection import TableSelection
 from pyro_gen.models.tabular.student import TableStudent
 from pyro_gen.models.tabular.table import TableProgram
 
@@ -18,6 +19,7 @@ __all__ = [
     "TableGaussian",
     "TableMixture",
     "TableProgram",
+    "TableSelection",
     "TableStudent",
 ]
 
@@ -28,6 +30,7 @@ METHODS: dict[str, type[TableProgram]] = {
     "copula": TableCopula,
     "mixture": TableMixture,
     "deep": DeepLatentTable,
+    "selection": TableSelection,
     "not_miwae": NotMIWAE,
 }
 """Programs by the name that :class:`pyro_gen.imputation.Imputer` knows them by."""
