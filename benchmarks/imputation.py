@@ -19,25 +19,23 @@ of an environment that has them (``--rivals-python``), or their figures are left
 """
 
 import argparse
-import contextlib
 import functools
 import importlib.util
 import json
 import math
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from machine import processor, versions
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "imputation.json"
@@ -46,14 +44,15 @@ MIXED = ("anes96", "fair")
 SEEDS = (1234, 0, 1, 2, 3)
 DRAWS = 200
 INSIDE = (0.93, 0.97)
-OURS = ("ours: auto", "ours: gaussian", "ours: copula", "ours: mixture", "ours: factors", "ours: deep")
+OURS = ("ours: auto", "ours: gaussian", "ours: student", "ours: copula", "ours: mixture", "ours: deep")
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {  # of rivals, where they are not the same for all tables
     ("ExtraTrees", "breast"): {"depth": 8},
     ("Gaussian EM", "digits"): {"ridge": 1e-2, "iterations": 30},
     ("copula EM", "digits"): {"ridge": 1e-2, "iterations": 30},
 }
-SIGNS = {"sign known": "high", "sign unknown": "unknown"}  # what not-MIWAE is told of the mechanism in part c
+SIGNS = {"sign known": "high", "sign unknown": "unknown"}  # what our program is told of the mechanism in part c
 ROWS, COLUMNS = 1_000_000, 20
+PACKAGES = ("torch", "pyro-ppl", "numpy", "scipy", "scikit-learn", "pandas", "statsmodels")
 Job = dict[str, Any]
 
 
@@ -214,18 +213,18 @@ def ours(x: Any, seed: int, **options: Any) -> tuple[Any, Any, Job]:
 
 
 def selection(x: np.ndarray, seed: int, sign: str) -> tuple[np.ndarray, np.ndarray]:
-    """The means and the draws of the missing cells by our not-MIWAE."""
+    """The means and the draws of the missing cells by a normal whose columns mask themselves."""
     import torch
 
     from pyro_gen.data.scaling import Scaling
     from pyro_gen.data.schema import Schema
-    from pyro_gen.models.tabular.mnar import NotMIWAE
+    from pyro_gen.models.tabular import TableSelection
 
     schema = Schema.infer(x)
     encoded = schema.encode(x)
     scaling = Scaling.fit(schema, encoded)
     working, missing = scaling.forward(encoded), torch.isnan(encoded)
-    program = NotMIWAE(scaling.columns, sign=sign).learn(working, seed=seed)
+    program = TableSelection(scaling.columns, sign=sign).learn(working, seed=seed)
     draws = scaling.inverse(program.complete(working, DRAWS, seeds=torch.arange(len(x))))
     return scaling.inverse(program.cell_mean(working))[missing].numpy(), draws[:, missing].numpy()
 
@@ -524,22 +523,6 @@ def bar(figure: str) -> tuple[float, float]:
     }[figure]
 
 
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("torch", "pyro-ppl", "numpy", "scipy", "scikit-learn", "pandas", "statsmodels"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
-
-
-def processor() -> str:
-    with contextlib.suppress(OSError):
-        for entry in Path("/proc/cpuinfo").read_text().splitlines():
-            if entry.startswith("model name"):
-                return entry.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", nargs="+", choices=PARTS, default=[part for part in PARTS if part != "f"])
@@ -589,7 +572,7 @@ def main() -> int:
             "seeds": arguments.seeds,
             "machine": processor(),
             "cores": os.cpu_count(),
-            "versions": versions(),
+            "versions": versions(*PACKAGES),
             "raw": {**known["raw"], **{part: {**known["raw"].get(part, {}), **found} for part, found in raw.items()}},
         }
         RESULT.write_text(json.dumps(result, indent=1) + "\n")
