@@ -249,7 +249,8 @@ def _draw_gaussian(d: Any, scored: Any, value: Tensor, seen: Tensor) -> Tensor:
     joint = d.expand(scored.batch_shape).rsample()
     residual = (value.nan_to_num() - joint) * seen
     precision = torch.linalg.solve(scored.covariance_matrix, residual.unsqueeze(-1)) * seen.unsqueeze(-1)
-    return joint + (d.covariance_matrix @ precision).squeeze(-1)  # type: ignore[no-any-return]
+    # The data may be of higher precision than the model.
+    return joint + (d.covariance_matrix.to(precision.dtype) @ precision).squeeze(-1)  # type: ignore[no-any-return]
 
 
 def _point_in(support: Any) -> Tensor:

@@ -95,6 +95,23 @@ def test_gaussians_are_marginalised(kind, dtype, tolerance):
     assert torch.equal(completed[seen], x[seen]) and not completed.isnan().any()
 
 
+@pytest.mark.parametrize("kind", ["full", "tril", "low_rank"])
+@pytest.mark.parametrize(("data", "model"), [(torch.float64, torch.float32), (torch.float32, torch.float64)])
+def test_gaussians_take_data_of_another_precision(kind, data, model):
+    loc, factor, diag = (p.double() for p in parameters(12, 4))
+    x = holes((200, 12), dtype=torch.float64).to(data)
+    distribution = gaussian(kind, *(p.to(model) for p in (loc, factor, diag)))
+    log_prob, completed = site(distribution, x)
+    expected = sub_block_log_prob(x.double(), loc, factor @ factor.T + diag.diag())
+    assert ((log_prob - expected).abs() <= 1e-5 * expected.abs().clamp(min=1)).all()
+    seen = ~x.isnan()
+    assert completed.dtype == data and torch.equal(completed[seen], x[seen]) and not completed.isnan().any()
+    # An entry that follows from one that is seen, but for noise of a thousandth.
+    near = torch.tensor([[1.0, 1.0], [1.0, 1.0 + 1e-6]], dtype=model)
+    pair = torch.tensor([[2.0, torch.nan]], dtype=data)
+    assert site(dist.MultivariateNormal(torch.zeros(2, dtype=model), near), pair)[1][0, 1] == pytest.approx(2, abs=0.02)
+
+
 @pytest.mark.parametrize("kind", ["full", "low_rank"])
 def test_gradients_are_those_of_the_sub_block(kind):
     theta = [p.requires_grad_() for p in parameters(6, dtype=torch.float64)]
