@@ -44,7 +44,7 @@ MIXED = ("anes96", "fair")
 SEEDS = (1234, 0, 1, 2, 3)
 DRAWS = 200
 INSIDE = (0.93, 0.97)
-OURS = ("ours: auto", "ours: gaussian", "ours: student", "ours: copula", "ours: mixture", "ours: deep")
+OURS = ("ours: auto", "ours: gaussian", "ours: student", "ours: copula", "ours: mixture")
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {  # of rivals, where they are not the same for all tables
     ("ExtraTrees", "breast"): {"depth": 8},
     ("Gaussian EM", "digits"): {"ridge": 1e-2, "iterations": 30},
