@@ -7,7 +7,7 @@ variables of the posterior, :math:`p(x_m | x_o) = \int p(x_m | x_o, z) \, p(z | 
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
@@ -36,7 +36,7 @@ __all__ = ["impute", "reconstruct", "sample", "simulate"]
 
 ROWS = 1024  # rows at a time; part of what a seed means
 PROPOSALS = 200  # draws of the guide per datum, to resample from
-HMC_DRAWS = 100  # of each of 64 chains
+HMC_DRAWS = 100  # of each of 64 chains, at least
 
 
 def sample(program: Program, n: int, *, context: tuple[Any, ...] = (), seed: int = 0) -> Tensor:
@@ -217,6 +217,7 @@ def impute(
     draws: int = 20,
     method: str = "auto",
     num_proposals: int = PROPOSALS,
+    options: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Tensor:
     r"""Draws the missing entries from their distribution given the seen ones.
@@ -237,13 +238,16 @@ def impute(
         method: ``"guide"`` for resampled draws of the guide alone, ``"ais"`` for annealed importance sampling alone,
             ``"hmc"`` for draws of :func:`pyro_gen.posterior`, or ``"auto"`` as said above.
         num_proposals: Draws of the guide per row to resample from.
+        options: Arguments of :func:`pyro_gen.posterior` where it is what draws, as
+            ``{"chains": 8, "draws": 50, "warmup": 300}``; its ``draws`` are those of each chain, evenly over which the
+            S are chosen. Left out, there are 64 chains of 100 draws, or more where S needs them.
         seed: Seeds the draws; the caller's generators are left alone.
 
     Returns:
         Completed data with shape :math:`(S, N, *)`; entries that were seen are bit-identical.
 
     Raises:
-        ValueError: The method does not exist or does not apply.
+        ValueError: The method does not exist or does not apply, or the options are not for it.
 
     Example:
         >>> import pyro.distributions as dist
@@ -261,6 +265,8 @@ def impute(
         raise ValueError(f'impute(method={method!r}): choose "auto", "guide", "ais" or "hmc".')
     if draws < 1 or num_proposals < 1:
         raise ValueError(f"impute(draws={draws}, num_proposals={num_proposals}): give positive numbers.")
+    if options and (method in ("guide", "ais") or options.get("method") in ("guide", "smc")):
+        raise ValueError('impute(options=...) is for Markov chains: give method="hmc", and no weighted draws.')
     program = program if isinstance(program, Program) else Program.from_functions(program)
     data = as_tensor(x)
     x, *rest = as_inputs(program, data, *context)
@@ -272,8 +278,10 @@ def impute(
     with seeded(seed), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
         kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
         if method == "hmc" or (method == "auto" and _leaves_out(program, kinds, x, context)):
-            out[:, holes] = _by_hmc(program, kinds, x, context, draws, seed)[:, holes]
+            out[:, holes] = _by_hmc(program, kinds, x, context, draws, {"seed": seed, **(options or {})})[:, holes]
             return torch.where(torch.isnan(data), out.to(data.dtype), data)
+        if options:
+            raise ValueError('impute(options=...): this program is imputed without Markov chains; give method="hmc".')
         obstacle = guide_obstacle(program, x, *context) if kinds.kind == "bound" else None
         if obstacle == "rows":
             holes = torch.arange(len(x), device=x.device)
@@ -316,24 +324,27 @@ def _leaves_out(program: Program, kinds: Structure, x: Tensor, context: tuple[An
     return not {*kinds.local, *kinds.global_} <= sample_sites(guide).keys()
 
 
-def _by_hmc(program: Program, kinds: Structure, x: Tensor, context: tuple[Any, ...], draws: int, seed: int) -> Tensor:
-    found: Any = posterior(
-        program, x, *context, draws=HMC_DRAWS, seed=seed, log_likelihood=False, predictive=False, progress=False
-    )
+def _by_hmc(
+    program: Program, kinds: Structure, x: Tensor, context: tuple[Any, ...], draws: int, options: Mapping[str, Any]
+) -> Tensor:
+    enough = max(HMC_DRAWS, math.ceil(draws / (options.get("chains") or 64)))
+    plain: dict[str, Any] = {"draws": enough, "log_likelihood": False, "predictive": False, "progress": False}
+    found: Any = posterior(program, x, *context, **(plain | dict(options)))
     latent = (*kinds.local, *kinds.global_)
     if summed := [name for name in latent if name not in found.posterior]:
         raise ValueError(
             f"impute: '{summed[0]}' is discrete, and a posterior by Hamiltonian Monte Carlo sums it out: write a guide "
             "for it."
         )
+    total = found.posterior.sizes["chain"] * found.posterior.sizes["draw"]
+    if total < draws:
+        raise ValueError(f"impute(draws={draws}): the posterior has {total} draws; give options with more of them.")
     diagnosis = diagnose(found)
     if diagnosis.problems:
         warnings.warn(f"impute: the chains are not to be trusted. {diagnosis}", stacklevel=3)
     values = {name: torch.tensor(found.posterior[name].values).flatten(0, 1).to(x.device) for name in latent}
-    total = len(next(iter(values.values())))
-    spread = (
-        torch.linspace(0, total - 1, draws).round().long()
-    )  # over the chains: neighbours in one resemble each other
+    # Over the chains: neighbours in one resemble each other.
+    spread = torch.linspace(0, total - 1, draws, dtype=torch.float64).round().long()
     return _with_latents(program, x, context, {name: v[spread] for name, v in values.items()})
 
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 from scipy import stats
 
+from pyro_gen.inference import predictive
+from pyro_gen.inference.posterior import posterior
 from pyro_gen.inference.predictive import impute, reconstruct, sample
 from pyro_gen.likelihoods import observe
 from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
@@ -275,6 +277,35 @@ def test_hmc_where_it_is_asked_for():
     mean, covariance = conditional(program, x[0])
     # Nine z-scores of nearly independent draws beyond 5.5: a chance below 1e-6.
     assert float(z_scores(drawn[:, torch.isnan(x[0])].double(), mean, covariance).abs().max()) < 5.5
+
+
+def test_hmc_takes_what_a_posterior_takes(monkeypatch):
+    asked = []
+
+    def noted(*arguments, **options):
+        asked.append(options)
+        return posterior(*arguments, **options)
+
+    monkeypatch.setattr(predictive, "posterior", noted)
+    options = {"chains": 100, "draws": 40, "warmup": 200, "init": "prior"}
+    draws = impute(unknown_mean, FEW, draws=3000, options=options)[:, 1]
+    assert options.items() <= asked[0].items()
+    assert predictive_p_value(draws) > 1e-4  # false alarm 1e-4
+    assert predictive_p_value(draws + 0.2) < 1e-4  # the twin
+    # Without options there are as many as are asked for, and none twice.
+    impute(unknown_mean, FEW, draws=6500, method="hmc")
+    assert asked[1]["draws"] == 102
+    with pytest.raises(ValueError, match=r"draws=3000\): the posterior has 160 draws; give options with more"):
+        impute(unknown_mean, FEW, draws=3000, options={"chains": 4, "draws": 40})
+
+
+def test_options_that_nobody_reads_are_refused():
+    x = X.expand(3, 6)
+    for method, options in {"ais": {"chains": 4}, "guide": {"chains": 4}, "hmc": {"method": "smc"}}.items():
+        with pytest.raises(ValueError, match="no weighted draws"):
+            impute(make(Good), x, method=method, options=options)
+    with pytest.raises(ValueError, match="imputed without Markov chains"):
+        impute(make(Good), x, options={"chains": 4})
 
 
 def test_what_hmc_sums_out_is_said():
