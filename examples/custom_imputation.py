@@ -46,7 +46,7 @@ def simulate():
 def regression(school):
     """Least squares with a level for each school: the slope and its variance."""
 
-    def fit(table):
+    def slope(table):
         hours, score = (torch.tensor(table[name].tolist(), dtype=torch.float64) for name in ("hours", "score"))
         rows = ~torch.isnan(hours + score)
         x, y = torch.cat([hours.unsqueeze(-1), torch.eye(SCHOOLS)[school]], 1)[rows], score[rows]
@@ -54,7 +54,7 @@ def regression(school):
         noise = (y - x @ w).square().sum() / (len(y) - len(w))
         return float(w[0]), float(noise * torch.linalg.inv(x.T @ x)[0, 0])
 
-    return fit
+    return slope
 
 
 def draw(table, completed):

@@ -288,7 +288,8 @@ class Completed:
             analysis: Takes a table and returns one of
 
                 - a pair ``(params, cov)``: a vector (names are those of a Series) and its covariance matrix or its
-                  variances, or two numbers;
+                  variances, or two numbers (the parameter has the name of the analysis, "parameter" if that is a
+                  lambda);
                 - a fitted result with ``params`` and ``cov_params()``, as those of statsmodels; its ``df_resid`` are
                   the degrees of freedom;
                 - a fitted scikit-learn estimator with ``coef_``. It has no covariance, so the analysis is repeated
@@ -534,7 +535,7 @@ def _read(analysis: Callable[[Any], Any], table: Any, groups: int) -> _Result:
     """Runs an analysis of one table and reads its result, of whatever shape."""
     result = analysis(table)
     if isinstance(result, tuple | list) and len(result) == 2:
-        return _parsed(_names(result[0]), result[0], result[1], math.inf)
+        return _parsed(_names(result[0]) or _own_name(analysis, result[0]), result[0], result[1], math.inf)
     if hasattr(result, "params") and callable(getattr(result, "cov_params", None)):
         exogenous = getattr(getattr(result, "model", None), "exog_names", None) or ()
         names = _names(result.params) or tuple(map(str, exogenous))
@@ -563,6 +564,14 @@ def _names(params: Any) -> tuple[str, ...]:
     """The labels of a pandas Series (lists have an index too, but a method)."""
     index = getattr(params, "index", None)
     return () if index is None or callable(index) else tuple(map(str, index))
+
+
+def _own_name(analysis: Callable[[Any], Any], params: Any) -> tuple[str, ...]:
+    """What one number is called: as the function that gives it."""
+    if np.ndim(params):
+        return ()
+    name = str(getattr(analysis, "__name__", ""))
+    return (name if name.isidentifier() else "parameter",)
 
 
 def _jackknife(analysis: Callable[[Any], Any], estimator: Any, table: Any, groups: int) -> _Result:

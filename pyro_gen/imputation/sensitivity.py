@@ -436,10 +436,11 @@ def tipping_point(
         >>> schema = Schema.infer(table, {"x0": "real"})
         >>> cells = torch.tensor([[1.8, 2.2], [2.2, 1.8]])
         >>> completed = Completed.from_cells(cells, np.isnan(table), schema=schema, like=table)
-        >>> mean = lambda t: (t.mean(0), [[0.25]])
-        >>> tip = tipping_point(completed, mean, "q0", "x0", bracket=(-10.0, 0.0))
+        >>> def mean(t):
+        ...     return t.mean(), 0.25
+        >>> tip = tipping_point(completed, mean, "mean", "x0", bracket=(-10.0, 0.0))
         >>> print(tip)
-        q0: the 95% interval 1.02 to 2.98 excludes 0; a shift of x0 by -2.559 changes that.
+        mean: the 95% interval 1.02 to 2.98 excludes 0; a shift of x0 by -2.559 changes that.
         >>> round((0.5 * 1.959964 - 2.0) / 0.4, 3)  # two of the five are shifted
         -2.55
     """

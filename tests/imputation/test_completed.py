@@ -1,5 +1,6 @@
 """Completed tables: what was observed stays, what is imputed is decoded, analyses are read, files hold all of it."""
 
+import functools
 import math
 import pickle
 from types import SimpleNamespace
@@ -295,6 +296,22 @@ def test_two_numbers_are_an_analysis():
     assert pooled.qbar[0] == pytest.approx(means.mean()) and pooled.b[0] == pytest.approx(means.var(ddof=1))
 
 
+def test_one_number_has_the_name_of_its_analysis():
+    completed, _, _ = numbers()
+
+    def mean(table, name="y"):
+        return table[name].mean(), table[name].var() / len(table)
+
+    names = {
+        "mean": mean,
+        "parameter": lambda t: (np.float64(t.y.mean()), 1.0),  # a function without a name
+        "q0": lambda t: ([t.y.mean()], [1.0]),  # a vector, were it of one number
+        "bp": lambda t: (pd.Series({"bp": t.y.mean()}), [1.0]),
+    }
+    assert {name: completed.fit(analysis).names for name, analysis in names.items()} == {n: (n,) for n in names}
+    assert completed.fit(functools.partial(mean, name="y")).names == ("parameter",)
+
+
 class Fitted:
     """What statsmodels' results are to an analysis."""
 
@@ -375,7 +392,7 @@ def test_classifiers_have_a_coefficient_for_each_class():
         (lambda t: (np.ones((2, 2)), np.eye(4)), ValueError, "expected a vector"),
         (lambda t: (np.ones(2), np.eye(3)), ValueError, "2 params and a covariance with shape"),
         (lambda t: (pd.Series({str(t.y.mean()): 1.0}), 1.0), ValueError, "in draw 1 but"),
-        (lambda t: (t.y.mean() * NAN, 1.0), ValueError, "estimate of 'q0' is nan in draw 0"),
+        (lambda t: (t.y.mean() * NAN, 1.0), ValueError, "estimate of 'parameter' is nan in draw 0"),
     ],
 )
 def test_analyses_that_cannot_be_pooled_are_named(analysis, error, message):

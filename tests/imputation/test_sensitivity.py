@@ -427,12 +427,12 @@ def test_a_tipping_point_in_log_odds_is_found_by_bisection_too():
         b = t.b.astype(float)
         return b.mean() - 0.5, b.mean() * (1 - b.mean()) / len(b)
 
-    tip = tipping_point(completed, share, "q0", "b", bracket=(-6.0, 0.0))
+    tip = tipping_point(completed, share, "share", "b", bracket=(-6.0, 0.0))
     assert -6 < tip.delta < 0
     # The same uniform numbers for all shifts: estimates fall with delta without noise.
     path = tip.path.sort_values("delta")
     assert path.estimate.is_monotonic_increasing
-    again = tipping_point(completed, share, "q0", "b", bracket=(-6.0, 0.0))
+    again = tipping_point(completed, share, "share", "b", bracket=(-6.0, 0.0))
     assert again.delta == tip.delta
 
 
