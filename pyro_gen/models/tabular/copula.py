@@ -312,7 +312,7 @@ class TableCopula(KeptProgram):
             scale = scale * w.rsqrt()
             z = (loc + residual)[..., before:].unbind(-1) if level >= nominal else ()
             lower, upper = ((edge - mean) / scale for edge in self._interval(rows, level, z))
-            drawn = mean + scale * truncated_normal(u[..., level], lower, upper) - loc[..., j]
+            drawn = mean + scale * truncated_normal(u[..., level], lower, upper, branch=True) - loc[..., j]
             residual[..., j] = torch.where(rows.seen[:, len(self._real) + level], drawn, residual[..., j])
         return residual
 

@@ -23,6 +23,9 @@ def test_quantiles_are_those_of_the_interval():
     z = truncated_normal(u, LOWER, UPPER)
     assert bool(((z >= LOWER) & (z <= UPPER)).all())
     assert bool((z.diff(dim=0) >= 0).all())
+    assert torch.equal(truncated_normal(u, LOWER, UPPER, branch=True), z)
+    near = LOWER.abs() < 30
+    assert torch.equal(truncated_normal(u, LOWER[near], UPPER[near], branch=True), z[:, near])
     wide = UPPER - LOWER > 1e-6
     share = log_interval(LOWER.expand_as(z)[:, wide], z[:, wide]) - log_interval(LOWER, UPPER)[wide]
     # 200 standard deviations out, one digit of z in the sixteenth place is 1e-12 of the probability.
