@@ -6,7 +6,7 @@ import io
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,7 @@ def report(
     path: str | os.PathLike[str],
     *,
     title: str = "Imputation report",
+    calibration: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Path:
     r"""Writes one HTML file that says what was missing, how it was imputed, and how far to trust it.
@@ -57,6 +58,7 @@ def report(
         completed: The completed tables.
         path: The file, whose name ends in .html.
         title: The heading.
+        calibration: What :func:`over_impute` found; left out, ``completed.info["calibration"]``, if that is there.
         progress: Called with the share that is done.
 
     Returns:
@@ -81,7 +83,10 @@ def report(
     if path.suffix not in (".html", ".htm"):
         raise ValueError(f"{path}: the name of the report's file ends in .html.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_page(_gather(completed, progress), title, progress), encoding="utf-8")
+    matter = _gather(completed, progress)
+    if calibration is not None:
+        matter = replace(matter, info={**matter.info, "calibration": calibration})
+    path.write_text(_page(matter, title, progress), encoding="utf-8")
     return path.resolve()
 
 
@@ -91,11 +96,11 @@ def over_impute(
     """Hides observed cells, has them imputed by an imputer that never saw them, and looks where they fall.
 
     It needs no truth besides the table itself. It measures the draws for cells that could have been observed; those
-    that are really missing may be different.
+    that are really missing may be different. What was chosen, the programs and their weights, is not chosen again: each
+    program that was kept learns once, from the table without the hidden cells.
 
     Arguments:
-        imputer: One that is fitted; another of its kind, with the programs that it kept, learns from the table without
-            the hidden cells.
+        imputer: One that is fitted, and stays as it is.
         table: The table that it was fitted to.
         share: Of the observed cells, to hide.
         draws: The number of draws that hidden cells are compared with.
@@ -104,7 +109,7 @@ def over_impute(
     Returns:
         By column, of numbers or of ordered levels, ``coverage95``, the share of the hidden cells that the central 95%
         of the draws hold, and ``pit``, where each hidden cell lies among its draws, from 0 to 1: what :func:`report`
-        takes as ``info["calibration"]``.
+        takes as ``calibration``.
 
     Example:
         >>> import numpy as np
@@ -115,12 +120,9 @@ def over_impute(
         >>> 0.85 < found["x1"]["coverage95"] <= 1.0
         True
     """
-    from sklearn.base import clone
-
-    schema, kept = imputer.schema_, list(imputer.weights_)
+    schema = imputer.schema_
     hollow = ampute(table, "mcar", share, seed=seed)
-    learner = clone(imputer).set_params(schema=schema, method=kept[0] if len(kept) == 1 else kept)
-    learner.fit(hollow)
+    learner = _learnt_anew(imputer, hollow)
     truth, seen = schema.encode(table), ~schema.encode(hollow).isnan()
     rows = _some((~seen & ~truth.isnan()).any(1).nonzero()[:, 0].numpy(), OVER_IMPUTED)
     part = hollow.iloc[rows] if hasattr(hollow, "iloc") else hollow[rows]
@@ -136,6 +138,22 @@ def over_impute(
         if column.kind not in ("binary", "nominal") and bool(mine.any()):
             found[column.name] = {"coverage95": float(covered[mine].mean()), "pit": places[mine].tolist()}
     return found
+
+
+def _learnt_anew(imputer: "Imputer", table: Any) -> "Imputer":
+    """An imputer with the same programs and weights, which know this table alone."""
+    from sklearn.base import clone
+
+    limit = None if imputer.time_limit is None else imputer.time_limit / len(imputer.weights_)
+    learners = [
+        clone(imputer).set_params(schema=imputer.schema_, method=name, time_limit=limit).fit(table)
+        for name in imputer.weights_
+    ]
+    learner: Imputer = learners[0]
+    if len(learners) > 1:
+        learner.programs_ = {name: program for one in learners for name, program in one.programs_.items()}
+        learner.weights_ = dict(imputer.weights_)
+    return learner
 
 
 # ----------------------------------------------------------------------------------------------------------------------

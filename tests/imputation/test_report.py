@@ -17,9 +17,12 @@ from sklearn.base import BaseEstimator
 from pyro_gen.data.column import Column
 from pyro_gen.data.schema import Schema
 from pyro_gen.imputation import plots
+from pyro_gen.imputation.amputation import ampute
 from pyro_gen.imputation.completed import Completed
+from pyro_gen.imputation.imputer import Imputer
 from pyro_gen.imputation.pooling import pool
 from pyro_gen.imputation.report import over_impute, report
+from pyro_gen.models.tabular import TableGaussian, TableStudent
 
 LEVELS = ("low", "middle", "high")
 
@@ -345,6 +348,45 @@ def test_over_imputation_tells_calibrated_draws_from_others(frame: bool, untouch
     assert min(cells) > 2000
     # Ten bins at 4 standard errors: 6e-4 by chance, of which this seed has none; the twins must fail both.
     assert passed == {1.0: (True, True), 0.7: (False, False), 1.5: (False, False)}
+
+
+def test_over_imputation_learns_once_what_was_kept_and_sees_no_hidden_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 1)) + rng.normal(size=(300, 3))
+    x[rng.random(x.shape) < 0.1] = np.nan
+    imputer = Imputer(["gaussian", "student"], random_state=0).fit(x)
+    assert len(imputer.weights_) == 2
+    programs, weights, learnt = dict(imputer.programs_), dict(imputer.weights_), []
+    for kind in (TableGaussian, TableStudent):
+
+        def noted(self: Any, x: torch.Tensor, learn: Any = kind.learn, **options: Any) -> Any:
+            learnt.append((type(self).__name__, x.isnan().numpy()))
+            return learn(self, x, **options)
+
+        monkeypatch.setattr(kind, "learn", noted)
+    mixed = []
+    monkeypatch.setattr(Imputer, "impute", lambda self, *a, **k: mixed.append(self) or IMPUTE(self, *a, **k))
+    found = over_impute(imputer, x, seed=3)
+    assert sorted(name for name, _ in learnt) == ["TableGaussian", "TableStudent"]
+    hidden = np.isnan(ampute(x, "mcar", 0.1, seed=3)) & ~np.isnan(x)
+    assert all(holes[hidden].all() and (holes == np.isnan(x) | hidden).all() for _, holes in learnt)
+    assert sum(len(f["pit"]) for f in found.values()) == hidden.sum() > 50
+    # Both make draws, with the weights of before; the imputer that was given stays as it was.
+    assert mixed[0].weights_ == weights and list(mixed[0].programs_) == list(weights) and mixed[0] is not imputer
+    assert imputer.programs_ == programs and imputer.weights_ == weights
+
+
+IMPUTE = Imputer.impute
+
+
+def test_the_page_takes_what_over_imputation_found(tmp_path: Path) -> None:
+    given = {"height": {"coverage95": 0.9, "pit": np.linspace(0, 1, 50)}}
+    held = {"height": {"coverage95": 0.8, "pit": np.linspace(0, 1, 50)}}
+    completed = completed_by(mixed_table(), m=2, info={"calibration": held})
+    page, _ = page_of(completed, tmp_path, calibration=given)
+    assert "their 95% intervals held 90.0% of 50 hidden cells" in page.text
+    assert completed.info["calibration"] is held
+    assert "held 80.0% of 50 hidden" in page_of(completed, tmp_path)[0].text
 
 
 # ----------------------------------------------------------------------------------------------------------------------
