@@ -22,6 +22,7 @@ from pyro_gen.imputation.completed import Completed
 from pyro_gen.imputation.imputer import Imputer
 from pyro_gen.imputation.pooling import pool
 from pyro_gen.imputation.report import over_impute, report
+from pyro_gen.imputation.scores import interval_coverage, pit_test
 from pyro_gen.models.tabular import TableGaussian, TableStudent
 
 LEVELS = ("low", "middle", "high")
@@ -261,21 +262,22 @@ def test_too_few_draws_are_called_so(tmp_path: Path, m: int, spread: float, said
 
 
 @pytest.mark.parametrize(
-    ("coverage", "size", "words"),
+    ("name", "coverage", "size", "words"),
     [
-        (0.94, 400, None),
-        (0.85, 400, "its draws are too much alike"),
-        (0.995, 4000, "its draws are further apart than they need be"),
-        (0.85, 20, None),  # chance does that
+        ("height", 0.94, 400, None),
+        ("height", 0.85, 400, "its draws are too much alike"),
+        ("height", 0.995, 4000, "its draws are further apart than they need be"),
+        ("visits", 0.995, 4000, "its draws are further apart than they need be"),
+        ("height", 0.85, 20, None),  # chance does that
     ],
 )
 def test_draws_that_are_not_calibrated_are_called_so(
-    tmp_path: Path, coverage: float, size: int, words: str | None
+    tmp_path: Path, name: str, coverage: float, size: int, words: str | None
 ) -> None:
-    info = {"calibration": {"height": {"coverage95": coverage, "pit": np.linspace(0, 1, size).tolist()}}}
+    info = {"calibration": {name: {"coverage95": coverage, "pit": np.linspace(0, 1, size).tolist()}}}
     page, _ = page_of(completed_by(mixed_table(), info=info), tmp_path)
-    assert (words in page.text) if words else ("'height' held" not in page.text)
-    assert next(row for row in page.rows if row[0] == "height" and len(row) == 3)[1] == f"{coverage:.1%}"
+    assert (words in page.text) if words else (f"{name!r} held" not in page.text)
+    assert next(row for row in page.rows if row[0] == name and len(row) == 3)[1] == f"{coverage:.1%}"
 
 
 @pytest.mark.parametrize(
@@ -348,6 +350,36 @@ def test_over_imputation_tells_calibrated_draws_from_others(frame: bool, untouch
     assert min(cells) > 2000
     # Ten bins at 4 standard errors: 6e-4 by chance, of which this seed has none; the twins must fail both.
     assert passed == {1.0: (True, True), 0.7: (False, False), 1.5: (False, False)}
+
+
+class Rolling(Knowing):
+    """Imputes independent ordered levels 1, 2, 3, 4 by draws with their own shares, or with others."""
+
+    def impute(self, table: Any, draws: int) -> Completed:
+        missing = np.asarray(table.isna())
+        shares = np.array([0.5, 0.3, 0.15, 0.05]) ** self.scale
+        cells = np.random.default_rng(1).choice(4, (draws, int(missing.sum())), p=shares / shares.sum())
+        return Completed.from_cells(torch.from_numpy(cells), missing, schema=self.schema_, like=table)
+
+
+def test_levels_are_not_held_more_often_than_promised() -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"grade": rng.choice([1.0, 2, 3, 4, np.nan], 9000, p=[0.45, 0.27, 0.135, 0.045, 0.1])})
+    schema = Schema.infer(table, {"grade": "ordinal"})
+    passed = {}
+    for scale in (1.0, 2.0, 0.3):
+        found = over_impute(Rolling(scale, schema).fit(table), table, share=0.2)["grade"]
+        assert len(found["pit"]) > 1000
+        # To four standard errors (6e-5 by chance), and places that are uniform (1e-4).
+        close = abs(found["coverage95"] - 0.95) < 4 * math.sqrt(0.05 * 0.95 / len(found["pit"]))
+        passed[scale] = (close, pit_test(found["pit"]) > 1e-4)
+    # Draws too far apart have the levels at the ends too often, which intervals hardly notice, and places do.
+    assert passed == {1.0: (True, True), 2.0: (False, False), 0.3: (True, False)}
+    # Intervals with their ends hold all but the rarest level, if the draws be right.
+    right = torch.tensor([0.0, 1, 2, 3]).repeat_interleave(torch.tensor([50, 29, 15, 5]))[:, None]
+    hidden = torch.from_numpy(rng.choice(4, 2000, p=[0.5, 0.3, 0.15, 0.05])).double()
+    held = interval_coverage(right.expand(-1, 2000), hidden).covered.mean()
+    assert held > 0.99
 
 
 def test_over_imputation_learns_once_what_was_kept_and_sees_no_hidden_cell(monkeypatch: pytest.MonkeyPatch) -> None:
