@@ -493,8 +493,8 @@ def _calibration(matter: _Matter) -> str:
     figures = [_picture(plots.pit_histogram(p), name, f"{len(p):,} hidden cells") for name, p in told[:PICTURED]]
     parts = [
         f"<p>Observed cells were hidden and imputed: their 95% intervals held <b>{_percent(overall, 1)}</b>{total} "
-        "hidden cells; 93% to 97% is good. A level or a whole number that is an end of its interval counts as held only "
-        "in part, at random, so that 95% is right for those too.</p>\n",
+        "hidden cells; 93% to 97% is good. A level or a whole number that is an end of its interval counts as held "
+        "only in part, at random, so that 95% is right for those too.</p>\n",
         _table(("column", "95% intervals held", "hidden cells"), rows, numeric=(1, 2)),
     ]
     if figures:
