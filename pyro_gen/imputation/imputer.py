@@ -8,7 +8,7 @@ what they say of entries that were hidden from them.
 import hashlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Self
 
@@ -155,15 +155,18 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _check_options(self) -> None:
         if self.strategy not in ("mean", "median", "draw"):
             raise ValueError(f'Imputer(strategy={self.strategy!r}): give "mean", "median" or "draw".')
-        if self.draws < 1:
-            raise ValueError(f"Imputer(draws={self.draws}): give a positive number.")
+        if not isinstance(self.draws, int | np.integer) or self.draws < 1:
+            raise ValueError(f"Imputer(draws={self.draws!r}): give a positive whole number.")
         if self.time_limit is not None and not self.time_limit > 0:
             raise ValueError(f"Imputer(time_limit={self.time_limit}): give a positive number of seconds.")
-        names = [self.method] if isinstance(self.method, str) else list(self.method)
-        unknown = [n for n in names if n not in METHODS and n != "auto"]
-        if unknown or not names or ("auto" in names and len(names) > 1):
-            raise ValueError(f'Imputer(method={self.method!r}): give "auto" or some of {", ".join(METHODS)}.')
-        if self.options and (len(names) > 1 or "auto" in names):
+        several = isinstance(self.method, Iterable) and not isinstance(self.method, str)
+        names = list(self.method) if several else [self.method]
+        known = all(name in METHODS for name in names) and len(set(names)) == len(names) > 0
+        if not known and self.method != "auto":
+            raise ValueError(
+                f'Imputer(method={self.method!r}): give "auto", or some of {", ".join(METHODS)}, each once.'
+            )
+        if self.options and (len(names) > 1 or self.method == "auto"):
             raise ValueError("Imputer(options=...) goes with a method that names one program.")
 
     def _schema(self, table: Any) -> Schema:
@@ -272,8 +275,8 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "programs_")
         draws = self.draws if draws is None else draws
-        if draws < 1:
-            raise ValueError(f"Imputer.impute(draws={draws}): give a positive number.")
+        if not isinstance(draws, int | np.integer) or draws < 1:
+            raise ValueError(f"Imputer.impute(draws={draws!r}): give a positive whole number.")
         table = self._checked(X, reset=False)
         encoded = self.schema_.encode(table)
         seed = self.seed_
@@ -525,8 +528,10 @@ def _share(deadline: float | None, fits: int) -> float | None:
 
 
 def _seed_of(random_state: int | np.random.RandomState | None) -> int:
-    if isinstance(random_state, int | np.integer):
-        return int(random_state)
     if random_state is None:
         return int(np.random.default_rng().integers(2**31))
-    return int(random_state.randint(2**31 - 1))
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1))
+    if isinstance(random_state, int | np.integer) and random_state >= 0:
+        return int(random_state)
+    raise ValueError(f"Imputer(random_state={random_state!r}): give a whole number from 0 on, a RandomState, or None.")

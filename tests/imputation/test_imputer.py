@@ -245,7 +245,13 @@ def test_strategies():
     [
         ({"method": "em"}, r"method='em'.*gaussian"),
         ({"method": ()}, "method"),
+        ({"method": None}, "method=None"),
+        ({"method": ["auto"]}, "method"),
+        ({"method": ["gaussian", "gaussian"]}, "each once"),
         ({"draws": 0}, "draws=0"),
+        ({"draws": 2.5}, "draws=2.5"),
+        ({"random_state": -1}, "random_state=-1"),
+        ({"random_state": np.random.default_rng(0)}, "random_state=Generator"),
         ({"strategy": "mode"}, "strategy='mode'"),
         ({"time_limit": 0}, "time_limit=0"),
         ({"options": {"rank": 1}}, "names one program"),
@@ -254,6 +260,11 @@ def test_strategies():
 def test_options_that_make_no_sense_are_named(options, words):
     with pytest.raises(ValueError, match=words):
         Imputer(**options).fit(table())
+
+
+def test_draws_are_whole_numbers(fitted: Imputer):
+    with pytest.raises(ValueError, match=r"impute\(draws=2.5\)"):
+        fitted.impute(table(), draws=2.5)  # type: ignore[arg-type]
 
 
 def test_a_fit_that_is_cut_short_says_so():
