@@ -52,7 +52,8 @@ def report(
     The file needs nothing besides itself, no network and no script, and is read on a phone as on a desk. It shows the
     holes (shares, patterns, where they are, which columns miss together), the programs with their held-out scores and
     weights, observed against imputed entries for each column, how calibrated the draws were for observed cells that
-    were hidden (where that was measured), warnings in words, and the pooled mean of each numeric column.
+    were hidden (where that was measured), warnings in words, and as an example of pooling the mean of each numeric
+    column with holes and the share of the commonest level of each other one.
 
     Arguments:
         completed: The completed tables.
@@ -173,6 +174,8 @@ class _Filled:
         observed: The observed entries, or some of them, with shape (n).
         imputed: The draws of the missing entries, or of some of them, with shape (m, k).
         observed_mean: The mean of all observed entries.
+        commonest: The code that is observed most often, where there are levels.
+        observed_share: Its share of all observed entries.
     """
 
     index: int
@@ -181,6 +184,8 @@ class _Filled:
     observed: Array
     imputed: Array
     observed_mean: float
+    commonest: int
+    observed_share: float
 
 
 @dataclass(frozen=True)
@@ -193,6 +198,8 @@ class _Matter:
         filled: The columns with holes, from the one with most on.
         means: The mean of each column over the rows, in each draw, on the encoded scale, with shape (m, D).
         variances: The squared standard errors of these means, with shape (m, D).
+        counts: Of each column with holes that has levels, in the order of ``filled``: how many rows have the level that
+            is observed most often, in each draw, with shape (m, columns).
         info: What the imputer said.
     """
 
@@ -201,6 +208,7 @@ class _Matter:
     filled: tuple[_Filled, ...]
     means: Array
     variances: Array
+    counts: Array
     info: Mapping[str, Any]
 
     @property
@@ -223,21 +231,25 @@ def _gather(completed: "Completed", progress: Callable[[float], None] | None) ->
     order = [int(d) for d in np.argsort(-counts, kind="stable") if counts[d]]
     shown = {d: _some(np.flatnonzero(missing[:, d])) for d in order}
     imputed: dict[int, list[Array]] = {d: [] for d in order}
-    means, variances = [], []
+    seen = {d: values[~missing[:, d], d] for d in order}
+    commonest = {d: int(np.bincount(seen[d].astype(int)).argmax()) for d in order if schema.columns[d].discrete}
+    means, variances, having = [], [], []
     for k in range(len(completed)):
         values[missing] = completed.cells(k).numpy()
         means.append(values.mean(0))
         variances.append(values.var(0, ddof=1) / len(values))
+        having.append([int((values[:, d] == level).sum()) for d, level in commonest.items()])
         for d in order:
             imputed[d].append(values[shown[d], d])
         if progress is not None:
             progress(0.5 * (k + 1) / len(completed))
     filled = []
     for d in order:
-        observed = values[~missing[:, d], d]
-        drawn = np.stack(imputed[d])
-        filled.append(_Filled(d, schema.columns[d], int(counts[d]), _some(observed), drawn, float(observed.mean())))
-    return _Matter(schema, missing, tuple(filled), np.stack(means), np.stack(variances), completed.info)
+        level, drawn = commonest.get(d, 0), np.stack(imputed[d])
+        average, share = float(seen[d].mean()), float((seen[d] == level).mean())
+        filled.append(_Filled(d, schema.columns[d], int(counts[d]), _some(seen[d]), drawn, average, level, share))
+    each = np.stack(means), np.stack(variances), np.array(having)
+    return _Matter(schema, missing, tuple(filled), *each, completed.info)
 
 
 def _some(rows: Array, most: int = KEPT) -> Array:
@@ -310,11 +322,12 @@ def _remarks(matter: _Matter) -> list[str]:
             f"{_number(hollow, 'row')} without any observed value: the draws for {_it(hollow)} know nothing but the "
             "distribution of the table."
         )
-    pooled = _pooled_means(matter)
-    if pooled is not None and not pooled.enough(REPEATABLE):
+    pooled = [p for p in (_pooled_means(matter), _pooled_shares(matter)) if p is not None]
+    if not all(p.enough(REPEATABLE) for p in pooled):
+        needed = max(p.draws_needed(REPEATABLE) for p in pooled)
         said.append(
-            f"With {matter.draws} draws the standard errors of pooled means differ by more than {REPEATABLE:.0%} from "
-            f"one seed to the next; {pooled.draws_needed(REPEATABLE)} draws make them repeatable."
+            f"With {matter.draws} draws the standard errors of what is pooled below differ by more than "
+            f"{REPEATABLE:.0%} from one seed to the next; {needed} draws make them repeatable."
         )
     for name, found in _calibrated(matter).items():
         size, coverage = len(found.get("pit", ())), float(found["coverage95"])
@@ -517,37 +530,73 @@ def _pooled_means(matter: _Matter) -> "Pooled | None":
     return pool(matter.means[:, at], matter.variances[:, at], df_complete=matter.rows - 1, names=names)
 
 
+def _pooled_shares(matter: _Matter) -> "Pooled | None":
+    """The pooled log-odds of the commonest levels of columns with holes, where there are such columns, and draws.
+
+    With half a row more on either side, so that they are finite where all rows of a draw have the level.
+    """
+    chosen = [f for f in matter.filled if f.column.discrete]
+    if not chosen or matter.draws < 2:
+        return None
+    order = np.argsort([f.index for f in chosen])
+    having = matter.counts[:, order] + 0.5
+    others = matter.rows + 1 - having
+    names = [chosen[i].column.name for i in order]
+    return pool(np.log(having / others), 1 / having + 1 / others, df_complete=matter.rows - 1, names=names)
+
+
 def _pooled(matter: _Matter) -> str:
-    pooled = _pooled_means(matter)
-    if pooled is None:
+    means, shares = _pooled_means(matter), _pooled_shares(matter)
+    if means is None and shares is None:
         return ""
-    observed = {f.column.name: f for f in matter.filled}
-    rows = []
-    for row in pooled.summary().to_dict("records"):
-        name = row["term"]
-        seen = observed[name].observed_mean
-        interval = f"{_figure(row['conf.low'])} to {_figure(row['conf.high'])}"
-        cells = (_figure(seen), _figure(row["estimate"]), _figure(row["std.error"]), interval, _percent(row["fmi"]))
-        rows.append((_escape(name), *cells))
-    heads = ("column", "mean of observed", "pooled mean", "standard error", "95% interval", "information missing")
-    uncertain = np.argsort(-pooled.fmi, kind="stable")[:3]
-    figures = [
-        _picture(plots.running_means(pooled.estimates[:, i]), pooled.names[i], "mean over the first draws, ± 2 errors")
-        for i in uncertain
-        if pooled.b[i] > 0
+    parts = [
+        "<p>An analysis of each completed table, its results pooled by Rubin's rules: intervals hold what the "
+        "rows leave open and what the holes add to it. Analyse the tables in the same way: each by itself, then "
+        "<code>completed.fit(analysis).pool()</code>. Never analyse their average, whose intervals are too short.</p>\n"
     ]
-    return _section(
-        "An example of pooling",
-        "<p>The mean of each numeric column, computed in each completed table and pooled by Rubin's rules: the "
-        "standard error holds what the rows leave open and what the holes add to it. Analyse the tables in the same "
-        "way: each by itself, then <code>completed.fit(analysis).pool()</code>. Never analyse their average, whose "
-        "intervals are too short.</p>\n",
-        _table(heads, rows, numeric=(1, 2, 3, 4, 5)),
-        "<p>How the pooled means settle as draws are added, where most information is missing:</p>\n"
-        if figures
-        else "",
-        f'<div class="grid">\n{"".join(figures)}</div>\n' if figures else "",
-    )
+    filled = {f.column.name: f for f in matter.filled}
+    traces: list[tuple[float, str, Array]] = []
+    if means is not None:
+        parts.append("<p>The mean of each numeric column with holes:</p>\n")
+        rows = []
+        for row in means.summary().to_dict("records"):
+            interval = f"{_figure(row['conf.low'])} to {_figure(row['conf.high'])}"
+            cells = (_figure(row["estimate"]), _figure(row["std.error"]), interval, _percent(row["fmi"]))
+            rows.append((_escape(row["term"]), _figure(filled[row["term"]].observed_mean), *cells))
+        heads = ("column", "mean of observed", "pooled mean", "standard error", "95% interval", "information missing")
+        parts.append(_table(heads, rows, numeric=(1, 2, 3, 4, 5)))
+        traces += [(-means.fmi[i], means.names[i], means.estimates[:, i]) for i in np.flatnonzero(means.b > 0)]
+    if shares is not None:
+        parts.append(
+            "<p>The share of the rows that have the level observed most often, for each column of levels with holes; "
+            "pooled as log-odds, shown as shares:</p>\n"
+        )
+        rows = []
+        for row in shares.summary().to_dict("records"):
+            of = filled[row["term"]]
+            low, share, high = (_percent(_inverse_logit(row[k]), 1) for k in ("conf.low", "estimate", "conf.high"))
+            level = _escape(of.column.levels[of.commonest])
+            cells = (_percent(of.observed_share, 1), share, f"{low} to {high}", _percent(row["fmi"]))
+            rows.append((_escape(row["term"]), level, *cells))
+        heads = ("column", "level", "share of observed", "pooled share", "95% interval", "information missing")
+        parts.append(_table(heads, rows, numeric=(2, 3, 4, 5)))
+        traces += [
+            (-shares.fmi[i], shares.names[i], _inverse_logit(shares.estimates[:, i]))
+            for i in np.flatnonzero(shares.b > 0)
+        ]
+    if traces:
+        text = "mean over the first draws, ± 2 errors"
+        figures = [
+            _picture(plots.running_means(trace), name, text)
+            for _, name, trace in sorted(traces, key=lambda t: t[0])[:3]
+        ]
+        parts.append("<p>How they settle as draws are added, where most information is missing:</p>\n")
+        parts.append(f'<div class="grid">\n{"".join(figures)}</div>\n')
+    return _section("An example of pooling", *parts)
+
+
+def _inverse_logit(log_odds: Any) -> Any:
+    return 1 / (1 + np.exp(-log_odds))
 
 
 def _provenance(matter: _Matter) -> str:

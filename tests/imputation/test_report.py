@@ -160,7 +160,33 @@ def test_pooled_means_are_those_of_the_completed_tables(tmp_path: Path) -> None:
         assert row[1] == f"{mixed_table()[name].mean():.4g}"
     # The mean of one table, as a twin, has another standard error.
     assert row[3] != f"{math.sqrt(errors[0]):.4g}"
-    assert not [row for row in page.rows if row[0] in ("grade", "smokes") and len(row) == 6]
+
+
+def test_pooled_shares_are_those_of_the_completed_tables(tmp_path: Path) -> None:
+    table = mixed_table()[["grade", "smokes", "whole"]]  # no column of numbers has a hole
+    completed = completed_by(table, m=7)
+    page, _ = page_of(completed, tmp_path)
+    assert "pooled as log-odds" in page.text and "The mean of each numeric column" not in page.text
+    for name in ("grade", "smokes"):
+        seen = table[name].dropna()
+        row = next(row for row in page.rows if row[0] == name and len(row) == 6)
+        level = row[1]
+        assert (seen == level).sum() == seen.value_counts().max()
+        having = np.array([(one[name].astype(str) == level).sum() for one in completed]) + 0.5
+        others = len(table) + 1 - having
+        pooled = pool(np.log(having / others), 1 / having + 1 / others, df_complete=len(table) - 1)
+        share, low, high = (1 / (1 + math.exp(-x)) for x in (pooled.qbar[0], *pooled.intervals()[0]))
+        assert row[1:5] == [level, f"{(seen == level).mean():.1%}", f"{share:.1%}", f"{low:.1%} to {high:.1%}"]
+        # The interval of one table, as a twin, is shorter; the share is that of the rows, nearly.
+        alone = 1.96 * math.sqrt(share * (1 - share) / len(table))
+        assert high - low > 2.1 * alone and share == pytest.approx(having.mean() / len(table), abs=0.01)
+    # Where all rows of all draws have one level, there is an interval still.
+    table = pd.DataFrame({"b": ["yes"] * 30 + [None] * 10, "a": ["no", "yes"] * 20})
+    schema = Schema((Column("b", "binary", ("no", "yes")), Column("a", "binary", ("no", "yes"))))
+    cells = torch.ones(3, 10)
+    page, _ = page_of(Completed.from_cells(cells, table.isna().to_numpy(), schema=schema, like=table), tmp_path)
+    # By hand: log(40.5 / 0.5) and 2.026 times the root of 1 / 40.5 + 1 / 0.5 on both sides, t with 37 degrees.
+    assert page.row("b")[1:5] == ["yes", "100.0%", "98.8%", "81.9% to 99.9%"]
 
 
 def test_the_page_needs_nothing_but_itself_and_fits_a_phone(tmp_path: Path) -> None:
@@ -202,7 +228,8 @@ def test_names_and_levels_of_users_are_text_and_nothing_else(tmp_path: Path) -> 
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "b2", "i2"})
     assert "<script>" not in text and "<i>beware" not in text
     assert "<script>alert(1)</script>" in page.text and "<i>beware</i>" in page.text
-    assert page.row('quoted "&" name')[1] == "nominal, 3 levels"
+    kinds = [row[1] for row in page.rows if row[0] == 'quoted "&" name']
+    assert kinds[0] == "nominal, 3 levels" and kinds[-1] == "<b>"  # its commonest level
     pictures = "".join(base64.b64decode(p).decode() for p in re.findall(r"base64,([^\"]+)", text))
     assert "$a_1$" in pictures  # not set as a formula
 
