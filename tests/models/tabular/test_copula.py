@@ -11,10 +11,12 @@ from scipy import stats
 from pyro_gen._random import fork, seeded
 from pyro_gen.data.column import Column
 from pyro_gen.evaluation.conformance import check_program
-from pyro_gen.models.tabular import copula
-from pyro_gen.models.tabular.copula import TableCopula, _log_argmax
+from pyro_gen.models.tabular.copula import TableCopula
+from pyro_gen.models.tabular.copula_gibbs import sweep
+from pyro_gen.models.tabular.copula_rows import CopulaRows
 from pyro_gen.models.tabular.gaussian import TableGaussian
 from pyro_gen.models.tabular.heavy import LOG_DF_LOC, LOG_DF_SCALE, HeavyNormal, degrees
+from pyro_gen.models.tabular.levels import log_argmax
 from pyro_gen.models.tabular.normal import LOC_SCALE, STRENGTH_SCALE, WEAK, Normal, _draw_wishart, kept_normal
 
 NO_YES = ("no", "yes")
@@ -97,8 +99,8 @@ def test_real_columns_given_others_are_those_of_the_gaussian():
 
 def thresholds(program, column, level):
     rows = program.prepared(row(*(level if d == column else NAN for d in range(len(program.columns)))))
-    w = program._whole.index(column)
-    return rows.lower[0, w].item(), rows.upper[0, w].item()
+    w = program.layout.whole.index(column)
+    return rows.levels.lower[0, w].item(), rows.levels.upper[0, w].item()
 
 
 def rectangle(covariance, *intervals):
@@ -138,8 +140,12 @@ def test_the_density_integrates_over_levels():
     covariance = correlated(2, 0.7)
     program = known(PAIR, covariance)
     x = row(1.0, 2.0).expand(20000, -1)
-    rows = copula._CopulaRows(
-        program, torch.zeros(2).double(), covariance, torch.ones(20000).double(), torch.rand(20000, 2).double()
+    rows = CopulaRows(
+        program.marginals,
+        torch.zeros(2).double(),
+        covariance,
+        torch.ones(20000).double(),
+        torch.rand(20000, 2).double(),
     )
     exact = rectangle(covariance, thresholds(program, 0, 1.0), thresholds(program, 1, 2.0))
     found = rows.log_prob(x).exp()
@@ -151,11 +157,11 @@ def test_probabilities_of_nominal_levels_are_those_of_brute_force():
     covariance = torch.tensor([[1.0, 0.4, 0.2], [0.4, 1.5, -0.3], [0.2, -0.3, 0.8]], dtype=torch.float64)
     z = loc + torch.randn(400000, 3, dtype=torch.float64) @ torch.linalg.cholesky(covariance).T
     shares = torch.cat([torch.zeros_like(z[:, :1]), z], 1).argmax(1).bincount(minlength=4) / 400000
-    found = torch.stack([_log_argmax(loc[None], covariance[None], s)[0].exp() for s in range(50)]).mean(0)
+    found = torch.stack([log_argmax(loc[None], covariance[None], s)[0].exp() for s in range(50)]).mean(0)
     # Both are Monte Carlo: 800 points of a smooth function, standard error about 0.005.
     torch.testing.assert_close(found, shares.double(), rtol=0, atol=0.025)
     exact = torch.special.ndtr(torch.tensor([-0.3, 0.3]).double()).log()
-    torch.testing.assert_close(_log_argmax(loc[None, :1], covariance[None, :1, :1], 0)[0], exact)
+    torch.testing.assert_close(log_argmax(loc[None, :1], covariance[None, :1, :1], 0)[0], exact)
 
 
 def test_draws_are_those_of_the_scores():
@@ -182,7 +188,7 @@ def replicates(columns, rows, sweeps, count, break_it=False):
     """Parameters from the prior, rows from the parameters, then sweeps: the parameters must have the prior again."""
     found = []
     program = TableCopula(columns)
-    size = program._size
+    size = program.layout.size
     for _ in range(count):
         log_strength = math.log(size / WEAK) + STRENGTH_SCALE * torch.randn(1, dtype=torch.float64)
         variances = torch._standard_gamma(torch.ones(1, size, dtype=torch.float64))
@@ -196,9 +202,9 @@ def replicates(columns, rows, sweeps, count, break_it=False):
         w = torch._standard_gamma(half) / half
         z = loc.unsqueeze(1) + torch.randn(1, rows, size, dtype=torch.float64) @ spread.mT / w.sqrt().unsqueeze(-1)
         state = HeavyNormal(normal, log_df)
-        x = holes(program._values(z[0]), 0.2)
+        x = holes(program.marginals.values(z[0]), 0.2)
         for _ in range(sweeps):
-            z, state = program._sweep(program.prepared(x), z, state)
+            z, state = sweep(program.prepared(x), z, state)
             if break_it:
                 state = state._replace(normal=state.normal._replace(loc=state.normal.loc * 0.8))
         normal = state.normal

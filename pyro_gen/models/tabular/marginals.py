@@ -1,0 +1,181 @@
+r"""Between the columns of a table and the normal latent variables behind them.
+
+* real: :math:`z = T(x)`, with a smooth increasing curve :math:`T`, and the density :math:`p(z) \, T'(x)`;
+* binary, ordinal: :math:`x \le k` where :math:`z \le T(k + 1/2)`;
+* count: :math:`x \le k` where :math:`z \le T(\log(k + 1/2))`;
+* nominal: :math:`x = \operatorname{argmax}(0, z_1, \ldots, z_{L-1})`.
+
+So an entry of a real column says which number its latent variable is, a level in which interval it lies. Latent
+variables have their own order: those of real columns come first, then those of whole numbers (counts, binary and
+ordinal columns), then the blocks of nominal ones.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_gen.data.column import Column
+from pyro_gen.models.tabular.levels import Levels
+from pyro_gen.models.tabular.truncated import log_interval
+from pyro_gen.models.tabular.warp import Warp, fit_real, fit_whole
+
+__all__ = ["Layout", "Marginals", "Rows", "fit_curves"]
+
+GRID = 64  # quantiles that the expectation of a count averages over
+
+
+class Layout(NamedTuple):
+    """Where in a row the columns of each kind are, and their latent variables.
+
+    Attributes:
+        real: The R real columns.
+        whole: The W columns of whole numbers.
+        nominal: The M nominal columns.
+        top: The greatest value of each column of whole numbers, infinity for counts.
+        blocks: The latent variables of each nominal column, among the q behind levels.
+    """
+
+    real: list[int]
+    whole: list[int]
+    nominal: list[int]
+    top: list[float]
+    blocks: list[range]
+
+    @staticmethod
+    def of(columns: Sequence[Column]) -> "Layout":
+        """That of some columns."""
+        whole = [d for d, c in enumerate(columns) if c.kind in ("count", "binary", "ordinal")]
+        nominal = [d for d, c in enumerate(columns) if c.kind == "nominal"]
+        top = [len(columns[d].levels) - 1.0 if columns[d].discrete else math.inf for d in whole]
+        ends = np.cumsum([len(whole), *(len(columns[d].levels) - 1 for d in nominal)]).tolist()
+        blocks = [range(start, end) for start, end in pairwise(ends)]
+        return Layout([d for d, c in enumerate(columns) if c.kind == "real"], whole, nominal, top, blocks)
+
+    @property
+    def levels(self) -> int:
+        """The number q of latent variables behind levels."""
+        return len(self.whole) + sum(map(len, self.blocks))
+
+    @property
+    def size(self) -> int:
+        """The number Q of all latent variables."""
+        return len(self.real) + self.levels
+
+
+class Rows(NamedTuple):
+    """What N rows say of their latent variables.
+
+    Attributes:
+        real: Those of real columns, with shape :math:`(N, R)`, NaN where missing.
+        log_slope: The logarithms of the slopes of their curves, zero where missing.
+        levels: Of the others, what levels allow.
+        seen: Which latent variables have seen entries, with shape :math:`(N, Q)`.
+    """
+
+    real: Tensor
+    log_slope: Tensor
+    levels: Levels
+    seen: Tensor
+
+
+def fit_curves(x: Tensor, layout: Layout) -> Warp:
+    """Learns the curves of real columns and of whole numbers.
+
+    Arguments:
+        x: Rows with shape :math:`(N, D)`, NaN where nothing was observed.
+        layout: Where which columns are; there are some of those.
+
+    Returns:
+        R + W curves.
+    """
+    curves = [fit_real(x[:, d][~torch.isnan(x[:, d])]) for d in layout.real]
+    for d, top in zip(layout.whole, layout.top, strict=True):
+        discrete = top < math.inf
+        curve = fit_whole(x[:, d][~torch.isnan(x[:, d])], int(top) + 1 if discrete else None)
+        curves.append(curve if discrete else Warp(curve.x.log(), curve.z))
+    return Warp.join(curves)
+
+
+class Marginals(NamedTuple):
+    """The curves of a table's columns.
+
+    Attributes:
+        layout: Where which columns are.
+        real: The curves of the real ones.
+        whole: Those of whole numbers, of the logarithms of counts.
+        top: The greatest value of each column of whole numbers, with shape :math:`(W)`.
+    """
+
+    layout: Layout
+    real: Warp
+    whole: Warp
+    top: Tensor
+
+    def rows(self, x: Tensor) -> Rows:
+        """What rows with shape :math:`(N, D)` say of their latent variables."""
+        z, log_slope = self.real(x[:, self.layout.real])
+        k, codes, blocks = x[:, self.layout.whole], x[:, self.layout.nominal], self.layout.blocks
+        edges = (torch.where(self.top < torch.inf, edge, edge.clamp(min=0.5).log()) for edge in (k - 0.5, k + 0.5))
+        lower, upper = (self.whole(edge)[0] for edge in edges)
+        lower, upper = torch.where(k > 0, lower, -torch.inf), torch.where(k < self.top, upper, torch.inf)
+        known = [~torch.isnan(k)]
+        known += [~torch.isnan(codes[:, m : m + 1]).expand(-1, len(block)) for m, block in enumerate(blocks)]
+        seen = torch.cat([~torch.isnan(z), *known], 1)
+        return Rows(z, log_slope.nan_to_num(), Levels(lower, upper, codes, blocks, torch.cat(known, 1)), seen)
+
+    def values(self, z: Tensor) -> Tensor:
+        """The rows with shape :math:`(*, D)` of latent ones with shape :math:`(*, Q)`."""
+        real, whole, nominal, _, blocks = self.layout
+        out = z.new_empty(*z.shape[:-1], len(real) + len(whole) + len(nominal))
+        levels = z[..., len(real) :]
+        out[..., real] = self.real.inverse(z[..., : len(real)])
+        k = self.whole.inverse(levels[..., : len(whole)])
+        k = (torch.where(self.top < torch.inf, k, k.exp()) - 0.5).ceil().clamp(min=0)
+        out[..., whole] = torch.minimum(k, self.top)
+        for d, block in zip(nominal, blocks, strict=True):
+            utility = levels[..., block.start : block.stop]
+            out[..., d] = torch.cat([torch.zeros_like(utility[..., :1]), utility], -1).argmax(-1).to(z)
+        return out
+
+    def log_prob(self, rows: Rows, mean: Tensor, scale: Tensor) -> Tensor:
+        """The log-densities of real columns and log-probabilities of whole numbers, each by itself.
+
+        Arguments:
+            rows: Their values.
+            mean: The means of all latent variables, with shape :math:`(N, Q)`.
+            scale: Their standard deviations, with the same shape.
+
+        Returns:
+            In nats, with shape :math:`(N, R + W)`.
+        """
+        split, end = len(self.layout.real), len(self.layout.real) + len(self.layout.whole)
+        residual = (rows.real - mean[:, :split]) / scale[:, :split]
+        density = rows.log_slope - (residual.square() + math.log(2 * math.pi)) / 2 - scale[:, :split].log()
+        mean, scale = mean[:, split:end], scale[:, split:end]
+        inside = log_interval((rows.levels.lower - mean) / scale, (rows.levels.upper - mean) / scale)
+        return torch.cat([density, inside], 1)
+
+    def expected(self, mean: Tensor, scale: Tensor) -> list[Tensor]:
+        """By column, real ones first: the expectation (N, 1), or the probabilities of the levels (N, L)."""
+        split = len(self.layout.real)
+        nodes, weights = (torch.from_numpy(v).to(mean) for v in np.polynomial.hermite_e.hermegauss(15))
+        z = mean[:, :split] + scale[:, :split] * nodes[:, None, None]
+        real = (self.real.inverse(z) * (weights / weights.sum())[:, None, None]).sum(0)
+        out = list(real.unsqueeze(-1).unbind(1))
+        even = torch.special.ndtri((torch.arange(GRID).to(mean) + 0.5) / GRID)
+        for w, top in enumerate(self.layout.top):
+            loc, spread = mean[:, split + w, None], scale[:, split + w, None]
+            curve = Warp(self.whole.x[w : w + 1], self.whole.z[w : w + 1])
+            if top < math.inf:
+                edges = curve(torch.arange(int(top)).to(mean)[:, None] + 0.5)[0].squeeze(1)
+                edges = torch.cat([edges.new_tensor([-torch.inf]), edges, edges.new_tensor([torch.inf])])
+                out.append(log_interval((edges[:-1] - loc) / spread, (edges[1:] - loc) / spread).exp())
+            else:
+                k = curve.inverse((loc + spread * even).unsqueeze(-1)).squeeze(-1).exp()
+                out.append((k - 0.5).ceil().clamp(min=0).mean(1, keepdim=True))
+        return out
