@@ -152,12 +152,12 @@ class TableFactors(KeptProgram):
 
 
 def _start(x: Tensor, rank: int) -> _State:
-    features = x.shape[1]
+    features, loc = x.shape[1], x.nanmean(0).nan_to_num()  # of a column that rows drawn to learn from leave out, 0
     ones = x.new_ones(CHAINS, features, rank)
-    variance = (x - x.nanmean(0)).square().nanmean(0).clamp(min=1e-3)
+    variance = (x - loc).square().nanmean(0).nan_to_num(1.0).clamp(min=1e-3)
     return _State(
         torch.randn_like(ones) * (variance / rank).sqrt().unsqueeze(-1),
-        x.nanmean(0).expand(CHAINS, features),
+        loc.expand(CHAINS, features),
         (variance / 2).expand(CHAINS, features),
         ones,
         ones[:, 0],

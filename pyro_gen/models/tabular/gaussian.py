@@ -133,11 +133,11 @@ class TableGaussian(KeptProgram):
 
 def _start(x: Tensor) -> Normal:
     """Parameters with which chains begin: those of independent columns, the strengths spread out."""
-    features = x.shape[1]
-    variance = (x - x.nanmean(0)).square().nanmean(0).clamp(min=1e-6)
+    features, loc = x.shape[1], x.nanmean(0).nan_to_num()  # of a column that rows drawn to learn from leave out, 0
+    variance = (x - loc).square().nanmean(0).nan_to_num(1.0).clamp(min=1e-6)
     return Normal(
         math.log(features / WEAK) + torch.linspace(-2, 2, CHAINS).to(x),
         variance.expand(CHAINS, features),
         torch.diag_embed(1 / variance).expand(CHAINS, features, features),
-        x.nanmean(0).expand(CHAINS, features),
+        loc.expand(CHAINS, features),
     )

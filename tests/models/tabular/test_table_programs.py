@@ -115,6 +115,18 @@ def test_impute_deals_out_the_posterior(program: type[TableProgram]):
     assert float((completed.mean(0) - mean)[missing].square().mean().sqrt()) < 0.3
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_column_without_an_entry_leaves_the_others_as_they_are(program: type[TableProgram]):
+    """The rows that are drawn from a long table to learn from may have none."""
+    holed = table(300, seed=6)[1]
+    holed[:, 3] = torch.nan
+    learnt = program(columns()).learn(holed)
+    assert bool(learnt.complete(holed, 3, seeds=torch.arange(300)).isfinite().all())
+    mean = condition(holed, torch.zeros(4, dtype=torch.float64), COVARIANCE)[0]
+    found = learnt.cell_mean(holed)
+    assert float((found - mean)[:, :3].square().mean().sqrt()) < 0.12  # 300 rows know coefficients to about 0.06
+
+
 def test_kinds_that_do_not_suit_are_named():
     with pytest.raises(ValueError, match=r"column 'sex' is binary.*real"):
         TableGaussian([Column("sex", "binary", levels=(0, 1))])
