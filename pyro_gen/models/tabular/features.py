@@ -25,7 +25,7 @@ class Features(nn.Module):
     Attributes:
         sizes: The number of columns of each kind.
         depths: The numbers of levels of the binary, the ordinal and the nominal columns.
-        levels: The largest of them, 2 where there is none.
+        levels: The largest of them, 2 at least.
         order: Which columns these are, in the order of kinds, with shape (D).
         column_of: The column of each feature, with shape (F).
         nominal_at: Where the levels of nominal columns are among all of their features, with shape (M, L).
@@ -48,10 +48,10 @@ class Features(nn.Module):
     def __init__(self, columns: Sequence[Column]) -> None:
         super().__init__()
         of_kind = {kind: [d for d, c in enumerate(columns) if c.kind == kind] for kind in KINDS}
-        depth = {d: max(2, len(c.levels)) for d, c in enumerate(columns) if c.discrete}
+        depth = {d: len(c.levels) for d, c in enumerate(columns) if c.discrete}
         self.sizes = {kind: len(of_kind[kind]) for kind in KINDS}
         self.depths = [depth[d] for kind in KINDS[2:] for d in of_kind[kind]]
-        self.levels = max(self.depths, default=2)
+        self.levels = max([2, *self.depths])
         single = [d for kind in KINDS[:-1] for d in of_kind[kind]]
         flat = [(d, level) for d in of_kind["nominal"] for level in range(depth[d])]
         position = {cell: i for i, cell in enumerate(flat)}

@@ -185,13 +185,13 @@ def level_logits(
         ordinal: The scores :math:`\eta` of the ordinal columns, with shape :math:`(*, O)`.
         cuts: Their cut-points, with shape :math:`(O, L - 1)`.
         nominal: Logits of the levels of the nominal columns, with shape :math:`(*, M, L)`.
-        depths: The numbers of levels of all these columns, L the largest.
+        depths: The numbers of levels of all these columns; L is the largest, and 2 at least.
 
     Returns:
         Logits, with shape :math:`(*, B + O + M, L)`.
     """
     depth = torch.tensor(depths, dtype=torch.long, device=binary.device).unsqueeze(-1)
-    levels = max(depths, default=2)
+    levels = max([2, *depths])
     absent = torch.arange(levels, device=binary.device) >= depth  # (G, L)
     parts = [F.pad(torch.stack([torch.zeros_like(binary), binary], -1), (0, levels - 2))]
     if cuts is not None:

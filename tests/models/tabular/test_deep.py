@@ -44,6 +44,15 @@ def test_ordinal_levels_are_differences_of_a_logistic_function():
     assert torch.allclose(probs[:, 1], expected, atol=1e-9)
 
 
+def test_a_level_that_there_is_not_is_never_drawn():
+    columns = [Column("alive", "binary", (True,)), Column("height", "real")]
+    program = DeepLatentTable(columns, latent=1, hidden=(), members=2, particles=10, steps=1)
+    x = torch.stack([torch.full((500,), NAN), random(500)], 1)
+    # Of two levels the untrained program draws each half of the time.
+    assert bool((program.complete(x, 2, seeds=torch.arange(500))[..., 0] == 0).all())
+    assert bool((program.cell_mean(x)[:, 0] == 0).all())
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # The contract
 
