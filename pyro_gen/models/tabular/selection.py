@@ -63,9 +63,8 @@ MOST_ROWS = 4000  # of a longer table as many are drawn to learn from
 
 
 class _State(NamedTuple):
-    """Complete rows (C, N, D) and parameters of C chains."""
+    """Parameters of C chains."""
 
-    x: Tensor
     normal: Normal
     mechanism: Mechanism
 
@@ -149,26 +148,31 @@ class TableSelection(KeptProgram):
         """Learns the posterior by Gibbs sampling, see :meth:`TableProgram.learn`."""
         self.to(x.device)
 
-        def sweep(state: _State) -> _State:
-            given = given_seen(x, state.normal.loc, state.normal.precision)
-            u = torch.rand(CHAINS, len(x), slice_randomness(x.shape[1], SLICES)).to(x)
-            complete = elliptical_slices(state.x, *given, state.mechanism.log_likelihood(taken, taken), u)
-            mechanism = state.mechanism.moved(complete, taken, self.known_sign.to(x), self.strength)
-            return _State(complete, draw_normal(complete, state.normal), mechanism)
-
         with seeded(seed), torch.no_grad():
             if len(x) > MOST_ROWS:
                 x = x[torch.randperm(len(x))[:MOST_ROWS].to(x.device)]
             taken = torch.isnan(x)
             self.active.copy_(taken.any(0))
-            kept = gibbs(sweep, self._start(x), SCHEDULE, progress, deadline)
+            complete, start = self._start(x)
+
+            def sweep(state: _State) -> _State:
+                nonlocal complete  # not kept: it is as long as the table
+                given = given_seen(x, state.normal.loc, state.normal.precision)
+                u = torch.rand(CHAINS, len(x), slice_randomness(x.shape[1], SLICES)).to(x)
+                complete = elliptical_slices(complete, *given, state.mechanism.log_likelihood(taken, taken), u)
+                mechanism = state.mechanism.moved(complete, taken, self.known_sign.to(x), self.strength)
+                return _State(draw_normal(complete, state.normal), mechanism)
+
+            kept = gibbs(sweep, start, SCHEDULE, progress, deadline)
         normal = Normal(*(torch.cat(values) for values in zip(*(k.normal for k in kept), strict=True)))
         mechanism = Mechanism(*(torch.cat(values) for values in zip(*(k.mechanism for k in kept), strict=True)))
         self.keep({**normal.sites(), **mechanism._asdict()})
         return self
 
-    def _start(self, x: Tensor) -> _State:
-        """Where a sign is known, a threshold at the last value that was seen, and the missing ones beyond it."""
+    def _start(self, x: Tensor) -> tuple[Tensor, _State]:
+        """Complete rows (C, N, D) and parameters: where a sign is known, a threshold at the last value that was seen,
+        and the missing ones beyond it.
+        """
         taken, sign = torch.isnan(x), self.known_sign.to(x)
         edge = torch.where(sign > 0, x.nan_to_num(-torch.inf).amax(0), x.nan_to_num(torch.inf).amin(0))
         edge = torch.where((sign != 0) & self.active & edge.isfinite(), edge, 0.0)
@@ -177,7 +181,7 @@ class TableSelection(KeptProgram):
         slope = 2 * sign
         threshold = torch.where(sign == 0, -share.logit(), slope * edge * (1 + slope.square()).rsqrt())
         ones = x.new_ones(CHAINS, x.shape[1])
-        return _State(complete, Normal.centre(ones), Mechanism(slope * ones, threshold * ones))
+        return complete, _State(Normal.centre(ones), Mechanism(slope * ones, threshold * ones))
 
     # Entries given a draw of the parameters
 

@@ -180,6 +180,21 @@ def self_masked(slope, n=400, seed=0):
     return complete, x
 
 
+def test_what_is_kept_is_not_as_long_as_the_table(monkeypatch):
+    kept = []
+
+    def gibbs(*given):
+        kept.extend(learn(*given))
+        return kept
+
+    learn = selection.gibbs
+    monkeypatch.setattr(selection, "gibbs", gibbs)
+    monkeypatch.setattr(selection, "SCHEDULE", Schedule(burn_in=1, kept=2, thin=1))
+    x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    TableSelection([Column("a", "real"), Column("b", "real")]).learn(x.masked_fill(x > 1, torch.nan))
+    assert max(len(t.flatten()) for state in kept for part in state for t in part) <= selection.CHAINS * 2 * 2
+
+
 @pytest.mark.parametrize("sign", ["high", "unknown"])
 def test_learning_finds_the_mechanism(sign):
     """On five such tables an ignorable model was off by 0.96 to 1.09, and of that -0.05 to 0.19 was left.
