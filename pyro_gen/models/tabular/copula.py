@@ -51,7 +51,7 @@ from pyro_gen.models.tabular import copula_gibbs
 from pyro_gen.models.tabular.conditional import condition, draw_missing
 from pyro_gen.models.tabular.copula_rows import CopulaRows
 from pyro_gen.models.tabular.gibbs import Schedule, gibbs
-from pyro_gen.models.tabular.heavy import HeavyNormal, degrees, sample_log_df, weight_given
+from pyro_gen.models.tabular.heavy import HeavyNormal, degrees, may_be_heavy, sample_log_df, weight_given
 from pyro_gen.models.tabular.levels import log_nominal
 from pyro_gen.models.tabular.marginals import Layout, Marginals, Rows, fit_curves
 from pyro_gen.models.tabular.normal import kept_normal, moments, sample_normal
@@ -147,7 +147,8 @@ class TableCopula(KeptProgram):
                 z, state = copula_gibbs.sweep(rows, z, state)
                 return state
 
-            first = HeavyNormal.centre(torch.ones(CHAINS, self.layout.size).to(x))
+            heavy = may_be_heavy(x[:, self.layout.real])
+            first = HeavyNormal.centre(torch.ones(CHAINS, self.layout.size).to(x), heavy)
             kept = gibbs(sweep, first, SCHEDULE, progress, deadline)
         self.keep(HeavyNormal.sites(kept))
         return self

@@ -16,6 +16,9 @@ Then
 
 by which the weights are drawn, and :math:`\eta` takes steps of random-walk Metropolis.
 
+Where half of a column is one value, the rows that have it would take all weight, and the column lose its variance:
+there tails stay normal.
+
 References:
     | Robust Statistical Modeling Using the t Distribution (Lange, Little & Taylor, 1989)
     | https://doi.org/10.1080/01621459.1989.10478852
@@ -39,6 +42,7 @@ __all__ = [
     "HeavyNormal",
     "degrees",
     "distance",
+    "may_be_heavy",
     "move_log_df",
     "sample_log_df",
     "seen_distance",
@@ -47,6 +51,7 @@ __all__ = [
 ]
 
 LOG_DF_LOC, LOG_DF_SCALE = math.log(10.0), 1.5
+NORMAL = 40.0  # a value of eta that makes weights one
 STEPS = 5  # of Metropolis
 
 
@@ -62,9 +67,9 @@ class HeavyNormal(NamedTuple):
     log_df: Tensor
 
     @staticmethod
-    def centre(ones: Tensor) -> "HeavyNormal":
-        """Parameters in the middle of the prior, for ``ones`` with shape :math:`(C, D)`."""
-        return HeavyNormal(Normal.centre(ones), LOG_DF_LOC * ones[:, 0])
+    def centre(ones: Tensor, heavy: bool = True) -> "HeavyNormal":
+        """Parameters in the middle of the prior, for ``ones`` with shape :math:`(C, D)`; tails heavy, or normal."""
+        return HeavyNormal(Normal.centre(ones), (LOG_DF_LOC if heavy else NORMAL) * ones[:, 0])
 
     @staticmethod
     def sites(kept: "Sequence[HeavyNormal]") -> dict[str, Tensor]:
@@ -76,6 +81,15 @@ class HeavyNormal(NamedTuple):
 def degrees(log_df: Tensor) -> Tensor:
     r"""The degrees of freedom :math:`\nu = 2 + e^\eta`."""
     return 2 + log_df.exp()
+
+
+def may_be_heavy(x: Tensor) -> bool:
+    r"""Whether no value is more than half of what is seen of a column of x, with shape :math:`(N, D)`."""
+    for column in x.T:
+        values = column[~torch.isnan(column)]
+        if len(values) and int(values.unique(return_counts=True)[1].max()) > max(1.0, len(values) / 2):
+            return False
+    return True
 
 
 def sample_log_df(like: Tensor) -> Tensor:
@@ -128,7 +142,7 @@ def move_log_df(log_df: Tensor, squares: Tensor, count: Tensor) -> Tensor:
     r"""Random-walk Metropolis steps of each chain's :math:`\eta`, the weights integrated out.
 
     Arguments:
-        log_df: Where the chains are, with shape :math:`(C)`.
+        log_df: Where the chains are, with shape :math:`(C)`; those with normal tails stay.
         squares: Squared distances of what is seen, with shape :math:`(C, N)`.
         count: How many entries are seen, with shape :math:`(N)`.
     """
@@ -143,6 +157,6 @@ def move_log_df(log_df: Tensor, squares: Tensor, count: Tensor) -> Tensor:
     for _ in range(STEPS):
         proposed = log_df + 0.5 * torch.randn_like(log_df)
         value = log_prob(proposed)
-        accepted = torch.rand_like(value).log() < value - current
+        accepted = (torch.rand_like(value).log() < value - current) & (log_df < NORMAL)
         log_df, current = torch.where(accepted, proposed, log_df), torch.where(accepted, value, current)
     return log_df

@@ -40,6 +40,7 @@ from pyro_gen.models.tabular.heavy import (
     HeavyNormal,
     degrees,
     distance,
+    may_be_heavy,
     move_log_df,
     sample_log_df,
     seen_distance,
@@ -109,7 +110,7 @@ class TableStudent(KeptProgram):
     ) -> Self:
         """Learns the posterior by Gibbs sampling, see :meth:`TableProgram.learn`."""
         with seeded(seed), torch.no_grad():
-            start = HeavyNormal.centre(torch.ones(CHAINS, x.shape[1]).to(x))
+            start = HeavyNormal.centre(torch.ones(CHAINS, x.shape[1]).to(x), may_be_heavy(x))
             kept = gibbs(lambda state: self._sweep(x, state), start, SCHEDULE, progress, deadline)
         self.keep(HeavyNormal.sites(kept))
         return self

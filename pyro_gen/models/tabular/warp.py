@@ -178,11 +178,11 @@ def _smooth(values: Tensor) -> Warp:
 
 
 def _tail(values: Tensor) -> Tensor:
-    """The slope dx/dz to the right, by the mean excess; 0 where the outer entries are all equal."""
+    """The slope dx/dz to the right, by the mean excess of the outer fifth; 0 where all its entries are equal."""
     edge = values.quantile(1 - OUTER)
     v = torch.special.ndtri(torch.tensor(1 - OUTER).to(values))
     normal = (-v * v / 2).exp() / (OUTER * math.sqrt(2 * math.pi)) - v
-    slope: Tensor = (values[values > edge] - edge).mean().nan_to_num() / normal
+    slope: Tensor = (values - edge).clamp(min=0).mean() / OUTER / normal  # entries equal to the edge count
     return slope
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyro_gen.models.tabular.warp import Warp, fit_real, fit_whole
+from pyro_gen.models.tabular.warp import Warp, _tail, fit_real, fit_whole
 
 
 def skewed(count=300):
@@ -89,7 +89,14 @@ def test_a_tail_goes_on_as_the_outer_fifth_says_and_not_as_one_outlier():
     beyond = warp.z[:, -1:] + torch.tensor([[0.5], [1.5]]).double()
     slope = warp.inverse(beyond).diff(dim=0).item()
     edge = values.quantile(0.8)
-    mean_excess = (values[values > edge] - edge).mean().item()
+    mean_excess = (values - edge).clamp(min=0).mean().item() / 0.2
     assert slope == pytest.approx(mean_excess / 0.5582, rel=1e-3)  # E[z - v | z > v] where P(z > v) = 0.2
     # Twin: the last two knots among the entries would send it far off.
     assert ((warp.x[0, -2] - warp.x[0, -3]) / (warp.z[0, -2] - warp.z[0, -3])).item() > 2 * slope
+
+
+def test_a_tail_of_a_few_among_many_equal_entries_is_as_light_as_they_are_few():
+    values = torch.cat([torch.zeros(380), torch.arange(1.0, 21.0)]).double()  # a twentieth of them
+    right, left = _tail(values).item(), _tail(-values).item()
+    assert right == pytest.approx(values.mean().item() / 0.2 / 0.5582, rel=1e-3)
+    assert left == 0
