@@ -34,7 +34,7 @@ __all__ = ["Imputer"]
 HIDDEN = 0.15  # share of the observed entries that programs are scored by
 ENOUGH = 1000  # hidden entries; smaller tables are hidden from more than once
 MOST = 10_000  # hidden entries, about
-FEW = 0.04  # share of the observed entries: programs that learnt without so few need not learn again
+FEW = 0.04  # share of a column's observed entries: programs that learnt without so few need not learn again
 LEAST = 0.02  # weight below which a program is left out
 ROWS = 20_000  # that programs learn from, at most
 CHUNK = 2**22  # numbers of draws of rows at a time
@@ -64,7 +64,8 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         schema_: The kinds of columns.
         programs_: The programs that were kept, by name.
         weights_: Their stacking weights, by name.
-        scores_: What each program that was tried scored, in nats for a hidden entry, by name; empty for one program.
+        scores_: What each program that was tried scored, in nats for a hidden entry, by name; empty for one program,
+            and where the table is too small to hide an entry.
         info_: What was chosen and why, in plain data.
         n_features_in_: The number of columns.
         feature_names_in_: Their names, of a data frame.
@@ -222,7 +223,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Scores programs by hidden entries, in nats an entry, and weighs them; those that need not learn again."""
         if len(names) == 1:
             return {}, {names[0]: 1.0}, {}
-        observed = int((~torch.isnan(x)).sum())
+        observed = (~torch.isnan(x)).sum(0)
         repeats = min(3, math.ceil(ENOUGH / max(1, int(hide(x, HIDDEN, self.seed_).sum()))))
         scored: dict[str, list[Tensor]] = {name: [] for name in names}
         learnt: dict[str, TableProgram] = {}
@@ -231,7 +232,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             if (share := MOST / max(1, int(hidden.sum()))) < 1:  # more say little more, and take their time
                 rng = np.random.default_rng(self.seed_)
                 hidden &= torch.from_numpy(rng.random(len(x)) < share).to(x.device).unsqueeze(1)
-            few = int(hidden.sum()) < FEW * observed
+            few = bool((hidden.sum(0) <= FEW * observed).all())
             shown, values = x.masked_fill(hidden, torch.nan), x.where(hidden, torch.nan)
             rows = hidden.any(1)
             for i, name in enumerate(names):
@@ -252,7 +253,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         weights = stacking_weights(log_prob[~bad])
         weights = weights.where(weights >= LEAST, 0.0)
         weights = weights / weights.sum()
-        scores = dict(zip(fine, log_prob[~bad].mean(1).tolist(), strict=True))
+        scores = dict(zip(fine, log_prob[~bad].mean(1).tolist(), strict=True)) if log_prob.shape[1] else {}
         return scores, {n: w for n, w in zip(fine, weights.tolist(), strict=True) if w > 0}, learnt
 
     # Imputing

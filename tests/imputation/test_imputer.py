@@ -289,6 +289,25 @@ def test_few_hidden_entries_of_many_need_no_second_fit(monkeypatch: pytest.Monke
     assert not scored.transform(frame).isna().any().any()
 
 
+def test_programs_learn_again_where_few_entries_are_many_of_their_column(monkeypatch: pytest.MonkeyPatch):
+    """Entries are hidden in columns that have holes alone: few of a wide table, and a seventh of the column."""
+    learnt = []
+    learn = Imputer._learnt
+    monkeypatch.setattr(
+        Imputer, "_learnt", lambda self, name, x, *rest: learnt.append(x) or learn(self, name, x, *rest)
+    )
+    frame = table(100).fillna(0.0).assign(**{f"d{i}": np.arange(100.0) ** (1 + i / 9) for i in range(9)})
+    frame.loc[::2, "a"] = np.nan
+    Imputer(method=("gaussian", "factors"), random_state=0, time_limit=1.0).fit(frame)
+    assert int(learnt[0].isnan().sum()) > 50  # scored without some of the 50 that are seen
+    assert int(learnt[-1].isnan().sum()) == int(learnt[-2].isnan().sum()) == 50
+
+
+def test_a_table_too_small_to_hide_an_entry_of_has_no_scores():
+    imputer = Imputer(method=("gaussian", "factors"), random_state=0).fit([[1.0, 2.5], [np.nan, 3.7], [2.0, np.nan]])
+    assert imputer.scores_ == {} and set(imputer.weights_.values()) == {0.5}
+
+
 def test_progress_shows_nothing_of_what_is_over_at_once(capsys: pytest.CaptureFixture[str]):
     Imputer(method="gaussian", random_state=0, progress=True, time_limit=0.5).fit(table(30))
     assert capsys.readouterr().err == ""
