@@ -45,10 +45,15 @@ def _figure(width: float, height: float) -> tuple["Figure", Any]:
 
 def _short(text: object, length: int = 16) -> str:
     # A dollar sign would start a formula.
-    shown = " ".join(str(text).split())
+    shown = " ".join(level_name(text).split())
     if len(shown) > length:  # names of a table often differ at their ends
         shown = shown[: (length - 1) // 2] + "…" + shown[-(length // 2) :]
     return shown.replace("$", r"\$")
+
+
+def level_name(level: object) -> str:
+    """A level in words: 4 for 4.0, as which a column with holes has it."""
+    return str(int(level)) if isinstance(level, float) and level.is_integer() else str(level)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -191,7 +196,8 @@ def density(
     Arguments:
         observed: The observed entries, with shape (n).
         imputed: The draws of the missing ones, with shape (m, k).
-        integer: Bins hold whole numbers.
+        integer: Bins hold whole numbers. Where none is negative, they span more than three orders of magnitude and half
+            of them are in the first twentieth, the axis is linear to 1 and logarithmic from there.
         positive: The axis is logarithmic where the entries span more than three orders of magnitude.
         label: Stands below the axis.
     """
@@ -201,12 +207,18 @@ def density(
     low, high = np.quantile(shares, [0.025, 0.975], axis=0)
     axes.stairs(_share(observed, edges), edges, fill=True, color=PALE_OBSERVED)
     axes.stairs(_share(observed, edges), edges, color=OBSERVED, linewidth=1.2, label="observed")
-    wide = positive and _is_wide(observed)
-    centres = np.sqrt(edges[:-1] * edges[1:]) if wide else (edges[:-1] + edges[1:]) / 2
+    wide, long = positive and _is_wide(observed), integer and _is_long(observed)
+    moved = 1.5 if long else 0.0
+    centres = (edges[:-1] + edges[1:]) / 2
+    if wide or long:
+        centres = np.sqrt((edges[:-1] + moved) * (edges[1:] + moved)) - moved
     axes.vlines(centres, low, high, color=IMPUTED, linewidth=1, alpha=0.6)
     axes.stairs(shares.mean(0), edges, color=IMPUTED, linewidth=1.6, label="imputed")
     if wide:
         axes.set_xscale("log")
+    if long:
+        axes.set_xscale("symlog", linthresh=1)
+        axes.xaxis.set_major_formatter(_plain_number())
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(0)
     axes.set_yticks([])
@@ -219,12 +231,26 @@ def _is_wide(observed: Array) -> bool:
     return bool(observed.min() > 0 and observed.max() > 1000 * observed.min())
 
 
+def _is_long(observed: Array) -> bool:
+    most, least = observed.max(), observed.min()
+    return bool(least >= 0 and most > 1000 * (least + 1) and most > 20 * (np.median(observed) + 1))
+
+
+def _plain_number() -> Any:
+    from matplotlib.ticker import StrMethodFormatter
+
+    return StrMethodFormatter("{x:,.0f}")
+
+
 def _edges(observed: Array, imputed: Array, integer: bool, positive: bool) -> Array:
     """The edges of bins for the observed entries and all but the most extreme imputed ones."""
     tails = np.quantile(imputed, [0.005, 0.995])
     low, high = min(observed.min(), tails[0]), max(observed.max(), tails[1])
     if positive and _is_wide(observed):
         return np.geomspace(max(low, observed.min() / 10), high, int(np.clip(2 * len(observed) ** (1 / 3), 8, 30)) + 1)
+    if integer and _is_long(observed):
+        bins = int(np.clip(2 * len(observed) ** (1 / 3), 8, 30))
+        return np.unique(np.geomspace(max(low, 0.0) + 1, np.ceil(high) + 2, bins + 1).round()) - 1.5
     spread = float(np.subtract(*np.quantile(observed, [0.75, 0.25])))
     width = 2 * spread / len(observed) ** (1 / 3)  # Freedman and Diaconis
     count = int(np.clip(np.ceil((high - low) / width), 8, 40)) if width > 0 else 20

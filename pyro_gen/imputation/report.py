@@ -33,6 +33,7 @@ __all__ = ["over_impute", "report"]
 # What can be taken in: columns in the pictures of holes, patterns of holes, columns with a picture of their own,
 # entries of a column.
 MAPPED, PATTERNS, PICTURED, KEPT = 30, 12, 40, 4000
+SHRUNK = 520  # pixels: wider pictures could not be read if they were shrunk to a phone's width
 OVER_IMPUTED = 2000  # rows with hidden cells that are imputed
 REPEATABLE = 0.1  # the coefficient of variation of standard errors above which more draws are advised
 
@@ -560,10 +561,17 @@ def _pooled(matter: _Matter) -> str:
         parts.append("<p>The mean of each numeric column with holes:</p>\n")
         rows = []
         for row in means.summary().to_dict("records"):
-            interval = f"{_figure(row['conf.low'])} to {_figure(row['conf.high'])}"
+            interval = _interval(_figure(row["conf.low"]), _figure(row["conf.high"]))
             cells = (_figure(row["estimate"]), _figure(row["std.error"]), interval, _percent(row["fmi"]))
             rows.append((_escape(row["term"]), _figure(filled[row["term"]].observed_mean), *cells))
-        heads = ("column", "mean of observed", "pooled mean", "standard error", "95% interval", "information missing")
+        heads = (
+            "column",
+            "mean of observed",
+            "pooled mean",
+            "standard error",
+            "95% interval",
+            "inform&shy;ation missing",
+        )
         parts.append(_table(heads, rows, numeric=(1, 2, 3, 4, 5)))
         traces += [(-means.fmi[i], means.names[i], means.estimates[:, i]) for i in np.flatnonzero(means.b > 0)]
     if shares is not None:
@@ -575,15 +583,14 @@ def _pooled(matter: _Matter) -> str:
         for row in shares.summary().to_dict("records"):
             of = filled[row["term"]]
             low, share, high = (_percent(_inverse_logit(row[k]), 1) for k in ("conf.low", "estimate", "conf.high"))
-            level = _escape(of.column.levels[of.commonest])
-            cells = (_percent(of.observed_share, 1), share, f"{low} to {high}", _percent(row["fmi"]))
+            level = _escape(plots.level_name(of.column.levels[of.commonest]))
+            cells = (_percent(of.observed_share, 1), share, _interval(low, high), _percent(row["fmi"]))
             rows.append((_escape(row["term"]), level, *cells))
-        heads = ("column", "level", "share of observed", "pooled share", "95% interval", "information missing")
+        heads = ("column", "level", "share of observed", "pooled share", "95% interval", "inform&shy;ation missing")
         parts.append(_table(heads, rows, numeric=(2, 3, 4, 5)))
-        traces += [
-            (-shares.fmi[i], shares.names[i], _inverse_logit(shares.estimates[:, i]))
-            for i in np.flatnonzero(shares.b > 0)
-        ]
+        for i in np.flatnonzero(shares.b > 0):
+            level = plots.level_name(filled[shares.names[i]].column.levels[filled[shares.names[i]].commonest])
+            traces.append((-shares.fmi[i], f"{shares.names[i]}: {level}", _inverse_logit(shares.estimates[:, i])))
     if traces:
         text = "mean over the first draws, ± 2 errors"
         figures = [
@@ -593,6 +600,11 @@ def _pooled(matter: _Matter) -> str:
         parts.append("<p>How they settle as draws are added, where most information is missing:</p>\n")
         parts.append(f'<div class="grid">\n{"".join(figures)}</div>\n')
     return _section("An example of pooling", *parts)
+
+
+def _interval(low: str, high: str) -> str:
+    """Two numbers in a line, or on a phone in two."""
+    return f'<span class="low">{low} to</span> {high}'
 
 
 def _inverse_logit(log_odds: Any) -> Any:
@@ -630,7 +642,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequenc
 
 
 def _picture(figure: "Figure", heading: str, text: str) -> str:
-    """A figure as an image within the page; wider ones than a phone are moved sideways there."""
+    """A figure as an image within the page; on a phone small ones shrink, and large ones are moved sideways."""
     import matplotlib as mpl
 
     buffer = io.BytesIO()
@@ -640,9 +652,10 @@ def _picture(figure: "Figure", heading: str, text: str) -> str:
     width = round(96 * figure.get_figwidth())
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     heading, text = _escape(heading), _escape(text)
+    fits = ' class="fits"' if width <= SHRUNK else ""
     image = f'<img width="{width}" alt="{heading}: {text}" src="data:image/svg+xml;base64,{data}">'
     return (
-        f'<figure style="width:min(100%,{max(width, 336)}px)"><h3>{heading}</h3><div class="wide">{image}</div>'
+        f'<figure{fits} style="width:min(100%,{max(width, 336)}px)"><h3>{heading}</h3><div class="wide">{image}</div>'
         f"<figcaption>{text}</figcaption></figure>\n"
     )
 
@@ -706,6 +719,8 @@ td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 6rem; 
 figure { margin: 1.2rem 0; min-width: 0; }
 figure img { display: block; max-width: none; height: auto; }
 figcaption { max-width: 46rem; color: var(--text); font-size: .85rem; line-height: 1.4; margin-top: .2rem; }
+.low { white-space: nowrap; }
+.fits img { max-width: 100%; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: .4rem 1.4rem; }
 .row { display: flex; flex-wrap: wrap; gap: 0 2.5rem; align-items: flex-start; }
 .grid figure { margin: .6rem 0; }
@@ -714,7 +729,7 @@ figcaption { max-width: 46rem; color: var(--text); font-size: .85rem; line-heigh
 .key.observed { background: #c6dbef; border: 1.5px solid var(--blue); }
 .key.imputed { background: #f4c3bd; border: 1.5px solid var(--red); margin-left: .8rem; }
 summary { cursor: pointer; color: var(--blue); }
-@media (max-width: 30rem) { table { font-size: .82rem; } th { font-size: .75rem; } .bar { width: 3rem; }
-  th, td { padding-right: .6rem; } td:first-child { min-width: 4.5rem; } }
+@media (max-width: 30rem) { table { font-size: .78rem; } th { font-size: .7rem; } .bar { width: 3rem; }
+  th, td { padding-right: .4rem; } td:first-child { min-width: 4.2rem; } td.n { white-space: normal; } }
 @media print { body { max-width: none; } figure, tr { break-inside: avoid; } }
 """

@@ -205,6 +205,10 @@ def test_the_page_needs_nothing_but_itself_and_fits_a_phone(tmp_path: Path) -> N
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.tags
     images = [attrs for tag, attrs in page.tags if tag == "img"]
     assert all(attrs.get("alt") for attrs in images)
+    # Pictures of few columns shrink to a phone's width, others are moved sideways.
+    figures = [attrs for tag, attrs in page.tags if tag == "figure"]
+    widths = [int(attrs["width"] or 0) for attrs in images]
+    assert [attrs.get("class") == "fits" for attrs in figures] == [width <= 520 for width in widths]
 
 
 def test_the_same_draws_give_the_same_file(tmp_path: Path, untouched_rng: None) -> None:
@@ -498,6 +502,18 @@ def test_whole_numbers_have_bins_of_their_own() -> None:
     assert edges[-1] >= wide.max()
 
 
+def test_counts_of_all_sizes_have_bins_that_grow() -> None:
+    rng = np.random.default_rng(0)
+    counts = np.concatenate([np.zeros(150), rng.lognormal(3, 2, 300).round(), [0.0, 7300.0]])
+    figure = plots.density(counts, rng.choice(counts, (5, 50)), integer=True)
+    assert figure.axes[0].get_xscale() == "symlog"
+    values, edges, _ = stairs(figure, "observed")
+    assert edges[0] == -0.5 and (edges % 1 == 0.5).all() and (np.diff(edges) >= 1).all() and edges[-1] >= 7300
+    assert values.sum() == pytest.approx(1.0) and values[0] == (counts < edges[1]).mean()
+    assert values.max() < 0.4  # with bins of one width it were nearly all in the first
+    assert plots.density(counts - 1, counts[None] - 1, integer=True).axes[0].get_xscale() == "linear"
+
+
 @pytest.mark.parametrize("value", [0.0, 3.0, -1e9])
 def test_constant_columns_and_wide_ones_can_be_drawn(tmp_path: Path, value: float) -> None:
     constant = np.full(20, value)
@@ -516,6 +532,8 @@ def test_shares_of_levels_are_those_of_the_entries() -> None:
     bars = plots.level_shares(observed, imputed, LEVELS).axes[0].containers
     assert [bar.get_width() for bar in bars[0]] == [3 / 8, 1 / 8, 4 / 8]
     assert [bar.get_width() for bar in bars[1]] == [3 / 8, 4 / 8, 1 / 8]
+    numbers = plots.level_shares(observed, imputed, (1.0, 2.5, 3.0)).axes[0]
+    assert [label.get_text() for label in numbers.get_yticklabels()] == ["1", "2.5", "3"]
     many = plots.level_shares(np.arange(40.0), np.zeros((2, 5)), [f"level {i}" for i in range(40)], most=12)
     assert len(many.axes[0].get_yticks()) == 12
 
