@@ -12,9 +12,9 @@ from torch.distributions import Categorical, MultivariateNormal, Normal
 from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
 from pyro_gen.evaluation.conformance import check_program
-from pyro_gen.models.tabular import mixture
 from pyro_gen.models.tabular.gaussian import TableGaussian
-from pyro_gen.models.tabular.mixture import TableMixture
+from pyro_gen.models.tabular.mixture import PRIOR, TableMixture
+from pyro_gen.models.tabular.mixture_learning import sweep
 
 MIXED = (
     Column("a", "real"),
@@ -181,7 +181,7 @@ def replicates(rows, sweeps, count, columns=MIXED[:4], break_it=False):
         x = holes(trace.nodes["_RETURN"]["value"], 0.2)
         state = {name: trace.nodes[name]["value"].unsqueeze(0) for name in program._sites}
         for _ in range(sweeps):
-            state = program._sweep(program.prepared(x), state)
+            state = sweep(program.prepared(x), state, PRIOR)
             if break_it:
                 state["loc"] = 0.5 * state["loc"]
         found.append(
@@ -194,7 +194,7 @@ def replicates(rows, sweeps, count, columns=MIXED[:4], break_it=False):
                 *state["loc"][0, 2],
                 *(state["common_loadings"][0, :, 0] * state["use"][0, 0].sqrt()),
                 (state["loadings"][0, 1, 0, 0] - state["common_loadings"][0, 0, 0]) * state["alike"][0, 0].sqrt(),
-                *(mixture.NOISE * state["common_noise"][0] / state["noise"][0, 0]),
+                *(PRIOR.noise * state["common_noise"][0] / state["noise"][0, 0]),
                 state["levels_0"][0, 0, 0],
             ]
         )
@@ -204,12 +204,12 @@ def replicates(rows, sweeps, count, columns=MIXED[:4], break_it=False):
 def prior_p_values(found):
     normal = stats.norm.cdf
     priors = [
-        stats.gamma(mixture.CONCENTRATION[0], scale=1 / mixture.CONCENTRATION[1]).cdf,
-        stats.gamma(mixture.USE[0], scale=1 / mixture.USE[1]).cdf,
-        stats.gamma(mixture.ALIKE[0], scale=1 / mixture.ALIKE[1]).cdf,
-        *3 * [stats.gamma(mixture.COMMON_NOISE[0], scale=1 / mixture.COMMON_NOISE[1]).cdf],
+        stats.gamma(PRIOR.concentration[0], scale=1 / PRIOR.concentration[1]).cdf,
+        stats.gamma(PRIOR.use[0], scale=1 / PRIOR.use[1]).cdf,
+        stats.gamma(PRIOR.alike[0], scale=1 / PRIOR.alike[1]).cdf,
+        *3 * [stats.gamma(PRIOR.common_noise[0], scale=1 / PRIOR.common_noise[1]).cdf],
         *9 * [normal],
-        *3 * [stats.gamma(mixture.NOISE).cdf],
+        *3 * [stats.gamma(PRIOR.noise).cdf],
         stats.uniform.cdf,
     ]
     return [stats.kstest(v.numpy(), prior).pvalue for v, prior in zip(found, priors, strict=True)]

@@ -1,0 +1,213 @@
+r"""The rows of a mixture of factor analysers given its parameters, where all is closed.
+
+With the factors integrated out, a component k has seen a row with the log-density
+
+.. math::
+    \log p(x_o \mid k) = \log \mathcal{N}\big(x_o^{\text{real}}; \; \mu_k, W_k W_k^\top + \Psi_k\big)
+    + \sum_{d \in \text{count}} \log\Big(\Phi\big(\tfrac{h_d - m_{kd}}{\sqrt{s_{kd}}}\big)
+    - \Phi\big(\tfrac{g_d - m_{kd}}{\sqrt{s_{kd}}}\big)\Big) + \sum_{d \in \text{level}} \log p_{kd}(x_d)
+
+over the entries that were seen, :math:`[g_d, h_d]` the interval of a count's latent variable. The normal density costs
+no covariance matrix: with the factors' precision :math:`F F^\top = I + W^\top \Psi^{-1} W` and mean :math:`z` given the
+seen entries (:func:`.factors_given`),
+
+.. math::
+    -2 \log \mathcal{N}(x) = \sum_d \frac{(x_d - \mu_d)^2}{\psi_d} - \lVert F^\top z \rVert^2
+    + \sum_d \log(2 \pi \psi_d) + \log \lvert F F^\top \rvert .
+
+What is missing is drawn in this order: component, factors, entries.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_gen.data.column import Column
+from pyro_gen.models.tabular.factors import factors_given
+from pyro_gen.models.tabular.truncated import log_interval
+
+__all__ = ["Draw", "Layout", "MixtureRows", "Rows", "draw_rows", "fit", "prepare"]
+
+Draw = dict[str, Tensor]  # parameters by name of the site, with a leading dimension of C chains
+
+
+class Layout(NamedTuple):
+    """Where in a row the columns of each kind are.
+
+    Attributes:
+        real: The real columns.
+        counts: The counts.
+        levels: The binary, nominal and ordinal columns.
+        sizes: How many levels each of these has.
+    """
+
+    real: list[int]
+    counts: list[int]
+    levels: list[int]
+    sizes: list[int]
+
+    @staticmethod
+    def of(columns: Sequence[Column]) -> "Layout":
+        """That of some columns."""
+        levels = [d for d, c in enumerate(columns) if c.discrete]
+        real, counts = ([d for d, c in enumerate(columns) if c.kind == kind] for kind in ("real", "count"))
+        return Layout(real, counts, levels, [len(columns[d].levels) for d in levels])
+
+
+class Rows(NamedTuple):
+    r"""What is seen of N rows.
+
+    Attributes:
+        real: Real columns, with shape :math:`(N, \cdot)`, NaN where missing.
+        lower: Where the latent variables of counts begin; the whole line where missing.
+        upper: Where they end.
+        levels: One where a level is, for all levels of all columns, with shape :math:`(N, L)`; zeros where missing.
+        sizes: How many levels each column has.
+    """
+
+    real: Tensor
+    lower: Tensor
+    upper: Tensor
+    levels: Tensor
+    sizes: list[int]
+
+    def by_column(self) -> tuple[Tensor, ...]:
+        """The levels of each column."""
+        return self.levels.split(self.sizes, 1) if self.sizes else ()
+
+
+def prepare(x: Tensor, layout: Layout, log_counts: Tensor) -> Rows:
+    r"""What is seen of rows.
+
+    Arguments:
+        x: Rows with shape :math:`(N, D)`.
+        layout: Where which columns are.
+        log_counts: Mean and scale of the logarithms of counts, with shape :math:`(2, \cdot)`.
+    """
+    loc, scale = log_counts
+    k = x[:, layout.counts]
+    lower = torch.where(torch.isnan(k), -torch.inf, (k.log() - loc) / scale)
+    upper = torch.where(torch.isnan(k), torch.inf, ((k + 1).log() - loc) / scale)
+    chosen = [x.new_zeros(len(x), 0)]
+    for d, size in zip(layout.levels, layout.sizes, strict=True):
+        chosen.append((x[:, d, None] == torch.arange(size, device=x.device)).to(x))
+    return Rows(x[:, layout.real], lower, upper, torch.cat(chosen, 1), layout.sizes)
+
+
+def fit(rows: Rows, p: Draw) -> tuple[Tensor, Tensor, Tensor]:
+    """How well each component fits rows.
+
+    Arguments:
+        rows: What is seen.
+        p: The parameters of C chains.
+
+    Returns:
+        The log-probability of components and seen entries, with shape :math:`(C, K, N)`; the means of
+        the R factors given the seen entries, and the Cholesky factors F of their precisions, with shapes
+        :math:`(C, K, N, R)` and :math:`(C, K, N, R, R)`.
+    """
+    sticks = p["sticks"]
+    weights = torch.cat([sticks.log(), torch.zeros_like(sticks[:, :1])], -1)
+    weights = weights + torch.cat([torch.zeros_like(sticks[:, :1]), (-sticks).log1p().cumsum(-1)], -1)
+    chains, size = weights.shape
+    count, real = rows.real.shape
+    log_prob = weights.unsqueeze(-1).expand(-1, -1, count)
+    mean, factor = log_prob.new_zeros(chains, size, count, 0), log_prob.new_zeros(0)
+    if real:
+        seen = (~torch.isnan(rows.real)).to(log_prob)
+        own = (p["loadings"], p["loc"][..., :real], p["noise"][..., :real])
+        loadings, loc, noise = (v.flatten(0, 1) for v in own)
+        mean, factor = factors_given(rows.real, loadings, loc, noise)  # (C K, N, R), (C K, N, R, R)
+        square = (rows.real - loc.unsqueeze(1)).nan_to_num().square()
+        explained = (factor.mT @ mean.unsqueeze(-1)).square().sum((-2, -1))
+        quadratic = (square @ (1 / noise).unsqueeze(-1)).squeeze(-1) - explained
+        log_det = (2 * math.pi * noise).log() @ seen.T + 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        log_prob = log_prob - (quadratic + log_det).unflatten(0, (chains, size)) / 2
+        mean, factor = mean.unflatten(0, (chains, size)), factor.unflatten(0, (chains, size))
+    if rows.lower.shape[1]:
+        loc, scale = p["loc"][..., None, real:], p["noise"][..., None, real:].sqrt()
+        log_prob = log_prob + log_interval((rows.lower - loc) / scale, (rows.upper - loc) / scale).sum(-1)
+    if rows.sizes:
+        chances = torch.cat([p[f"levels_{j}"] for j in range(len(rows.sizes))], -1)
+        log_prob = log_prob + chances.log() @ rows.levels.T
+    return log_prob, mean, factor
+
+
+def draw_rows(rows: Rows, p: Draw, u: Tensor, layout: Layout, log_counts: Tensor) -> Tensor:
+    """Draws all entries of rows given the seen ones.
+
+    Arguments:
+        rows: What is seen.
+        p: The parameters of one chain.
+        u: Uniform numbers, with shape :math:`(N, 1 + R + D)`, for component, factors and entries.
+        layout: Where which columns are.
+        log_counts: As in :func:`prepare`.
+
+    Returns:
+        Rows with shape :math:`(N, D)`.
+    """
+    log_prob, mean, factor = (v[0] if len(v) else v for v in fit(rows, p))
+    real, rank = len(layout.real), mean.shape[-1]
+    k = _invert(log_prob.T.softmax(-1), u[:, 0])  # (N,)
+    noise, spare = torch.special.ndtri(u[:, 1:]).tensor_split([rank], 1)
+    out = torch.empty_like(spare)
+    if real:
+        every = torch.arange(len(k), device=k.device)
+        back = torch.linalg.solve_triangular(factor[k, every].mT, noise.unsqueeze(-1), upper=True)
+        z = mean[k, every].unsqueeze(-1) + back
+        own = (p["loadings"][0, k] @ z).squeeze(-1) + p["loc"][0, k, :real]
+        out[:, layout.real] = own + p["noise"][0, k, :real].sqrt() * spare[:, layout.real]
+    if layout.counts:
+        logs = p["loc"][0, k, real:] + p["noise"][0, k, real:].sqrt() * spare[:, layout.counts]
+        loc, scale = log_counts
+        out[:, layout.counts] = (loc + scale * logs).exp().floor()
+    for j, d in enumerate(layout.levels):
+        out[:, d] = _invert(p[f"levels_{j}"][0, k], u[:, 1 + rank + d]).to(u)
+    return out
+
+
+def _invert(chances: Tensor, u: Tensor) -> Tensor:
+    """Draws from categorical distributions (N, L), by uniform numbers (N)."""
+    return (u.unsqueeze(-1) > chances.cumsum(-1)[:, :-1]).sum(-1)
+
+
+class MixtureRows(dist.TorchDistribution):
+    """Creates the distribution of rows of which some entries are seen.
+
+    Arguments:
+        layout: Where which columns are.
+        log_counts: As in :func:`prepare`.
+        p: The parameters of one chain.
+        rows: The number N of rows.
+        seen: Which entries are seen, with shape :math:`(N, D)`.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.real_vector
+
+    def __init__(self, layout: Layout, log_counts: Tensor, p: Draw, rows: int, seen: Tensor | bool = True) -> None:
+        self.layout, self.log_counts, self.p, self.seen = layout, log_counts, p, seen
+        columns = sum(map(len, layout[:3]))
+        super().__init__(torch.Size([rows]), torch.Size([columns]), validate_args=False)
+
+    def _prepared(self, value: Tensor) -> Rows:
+        return prepare(torch.where(torch.as_tensor(self.seen), value, torch.nan), self.layout, self.log_counts)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return fit(self._prepared(value), self.p)[0][0].logsumexp(0)
+
+    def marginalise(self, value: Tensor) -> tuple["MixtureRows", Tensor, Callable[[], Tensor]]:
+        """Rows of which NaN is not seen, see :func:`pyro_gen.observe`."""
+        scored = MixtureRows(self.layout, self.log_counts, self.p, len(value), ~torch.isnan(value))
+
+        def draw() -> Tensor:
+            numbers = 1 + value.shape[1] + (self.p["loadings"].shape[-1] if self.layout.real else 0)
+            u = torch.rand(len(value), numbers, dtype=value.dtype, device=value.device).clamp(1e-12, 1 - 1e-12)
+            return draw_rows(scored._prepared(value), self.p, u, self.layout, self.log_counts)
+
+        return scored, value.nan_to_num(), draw
