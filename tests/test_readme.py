@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pyro_gen.models.tabular import METHODS
+
 README = Path(__file__).resolve().parents[1] / "README.md"
 
 
@@ -31,6 +33,17 @@ def test_the_readme_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_readme_program_is_at_most_40_lines() -> None:
     assert len([line for line in program_text().splitlines() if line.strip()]) <= 40
+
+
+def test_the_readme_names_every_method_and_example_of_imputation() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert [name for name in METHODS if f'`"{name}"`' not in text] == []
+    named = set(re.findall(r"`(?:examples/)?(\w+\.py)`", text))
+    examples = {path.name for path in (README.parent / "examples").glob("*.py")}
+    assert {name for name in examples if "imput" in name or name == "mnar.py"} <= named
+    limit = re.search(r"at most (\d+) lines", (README.parent / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert limit is not None
+    assert f"<= {limit[1]}" in (README.parent / "tests/test_examples.py").read_text(encoding="utf-8")
 
 
 def test_the_readme_posterior_runs(capsys: pytest.CaptureFixture[str]) -> None:
