@@ -73,7 +73,9 @@ def draw(table, completed):
 
 def main() -> dict[str, float]:
     table, school = simulate()
-    draws = pg.impute(pupils, torch.tensor(table.values.tolist(), dtype=torch.float64), school, draws=20)
+    x = torch.tensor(table.values.tolist(), dtype=torch.float64)
+    options = {"chains": 32, "draws": 150, "warmup": 200}  # of pg.posterior: enough for 20 draws far apart
+    draws = pg.impute(pupils, x, school, draws=20, options=options)
     completed = Completed(draws, Schema.infer(table, {"hours": "real", "score": "real"}), table)
     pooled = completed.fit(regression(school)).pool()
     print(pooled)
