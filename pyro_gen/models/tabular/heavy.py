@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 LOG_DF_LOC, LOG_DF_SCALE = math.log(10.0), 1.5
-NORMAL = 40.0  # a value of eta that makes weights one
+NORMAL = 16.0  # a value of eta that makes weights one, to 5e-4; of much greater ones densities have no digits left
 STEPS = 5  # of Metropolis
 
 

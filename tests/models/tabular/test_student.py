@@ -7,7 +7,8 @@ from scipy import stats
 
 from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
-from pyro_gen.models.tabular import TableGaussian, TableStudent
+from pyro_gen.models.tabular import TableGaussian, TableStudent, heavy, student
+from pyro_gen.models.tabular.gibbs import Schedule
 from pyro_gen.models.tabular.heavy import (
     LOG_DF_LOC,
     LOG_DF_SCALE,
@@ -126,9 +127,24 @@ def test_tails_stay_normal_where_half_of_a_column_is_one_value():
     assert float((mean - x)[::4, 0].square().mean()) < 0.4
     # Twin: without the few rows that are not at the value the column has no variance, and they are infinitely far off.
     with seeded(2):
-        heavy = HeavyNormal.centre(torch.ones(1, 3).double())
+        state = HeavyNormal.centre(torch.ones(1, 3).double())
         for _ in range(60):
-            heavy = TableStudent(COLUMNS)._sweep(holed, heavy)
-    assert float(heavy.normal.covariance()[0, 2, 2]) < 1e-4
+            state = TableStudent(COLUMNS)._sweep(holed, state)
+    assert float(state.normal.covariance()[0, 2, 2]) < 1e-4
     assert may_be_heavy(holed[:, :2])
     assert not may_be_heavy(holed)
+
+
+@pytest.mark.parametrize(("eta", "right"), [(heavy.NORMAL, True), (40.0, False)])  # whose densities have no digits
+def test_densities_with_normal_tails_integrate_to_one(monkeypatch, eta, right):
+    monkeypatch.setattr(heavy, "NORMAL", eta)
+    monkeypatch.setattr(student, "SCHEDULE", Schedule(burn_in=5, kept=2, thin=1))
+    with seeded(3):
+        x = torch.randn(100, 3).double()
+    x[:60, 2] = 0.5
+    learnt = TableStudent(COLUMNS).learn(x)
+    grid = torch.linspace(-12, 12, 1001).double()
+    values = torch.stack([grid, *2 * [torch.full_like(grid, NAN)]], 1)
+    rows = torch.tensor([[NAN, 0.3, 0.5]]).double().expand(1001, -1)
+    density = learnt.cell_log_prob(rows, values)[:, 0].exp()
+    assert (abs(float(torch.trapezoid(density, grid)) - 1) < 1e-3) == right
