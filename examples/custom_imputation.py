@@ -73,9 +73,7 @@ def draw(table, completed):
 
 def main() -> dict[str, float]:
     table, school = simulate()
-    x = torch.tensor(table.values.tolist(), dtype=torch.float64)
-    options = {"chains": 32, "draws": 150, "warmup": 200}  # of pg.posterior: enough for 20 draws far apart
-    draws = pg.impute(pupils, x, school, draws=20, options=options)
+    draws = pg.impute(pupils, torch.tensor(table.values), school, options={"chains": 32, "draws": 150, "warmup": 200})
     completed = Completed(draws, Schema.infer(table, {"hours": "real", "score": "real"}), table)
     pooled = completed.fit(regression(school)).pool()
     print(pooled)
