@@ -91,8 +91,9 @@ def impute_by_reference(
         The completed tables, ready for an analysis, such as ``.fit(ancova).pool()``, or for ``.delta`` besides.
 
     Raises:
+        TypeError: If ``visits`` is one text.
         ValueError: If there is no such column, arm or strategy, a visit has no observed value in some arm or is of
-            another kind, or a column that is no visit has holes.
+            another kind, or a column that is no visit has holes; or there is to be no draw.
 
     Example:
         >>> import numpy as np, pandas as pd
@@ -113,6 +114,10 @@ def impute_by_reference(
         CIR -1.6
         J2R -1.1
     """
+    if draws < 1:
+        raise ValueError(f"impute_by_reference(draws={draws}): give a positive number.")
+    if isinstance(visits, str):
+        raise TypeError(f"visits={visits!r}: give a sequence of columns, such as [{visits!r}].")
     if not isinstance(schema, Schema):
         schema = Schema.infer(table, schema)
     visits = list(visits)

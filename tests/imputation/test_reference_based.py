@@ -170,6 +170,7 @@ GOOD = {"visits": VISITS, "arm": "arm", "reference": "placebo"}
         ({"visits": ["week0", "week1"]}, TABLE, "no column 'week1'; there are 'week0'"),
         ({"reference": "aspirin"}, TABLE, "no such arm; there are 'drug', 'placebo'"),
         ({"strategy": "LOCF"}, TABLE, "choose one of J2R, CR, CIR, MAR"),
+        ({"draws": 0}, TABLE, r"draws=0\): give a positive number"),
         ({"strategy": {"aspirin": "J2R"}}, TABLE, "strategy: no arm 'aspirin'"),
         ({"arm": "week0", "visits": VISITS[1:]}, TABLE, "arm 'week0' is real"),
         ({}, TABLE.assign(week4=TABLE["week4"].abs().round()), "visit 'week4' is count, and visits are normal"),
@@ -181,3 +182,8 @@ GOOD = {"visits": VISITS, "arm": "arm", "reference": "placebo"}
 def test_what_cannot_be_imputed_is_named(change, table, message):
     with pytest.raises(ValueError, match=message):
         impute_by_reference(table, **{**GOOD, **change})
+
+
+def test_visits_are_a_sequence():
+    with pytest.raises(TypeError, match=r"visits='week4': give a sequence of columns"):
+        impute_by_reference(TABLE, **{**GOOD, "visits": "week4"})
