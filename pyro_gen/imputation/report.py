@@ -413,7 +413,8 @@ def _what_was_chosen(matter: _Matter) -> str:
     parts = []
     if len(names) > 1:
         used = [n for n in names if weights.get(n, 0.0) >= 0.005]
-        mixture = " and ".join(f"{_escape(n)} ({_percent(float(weights[n]))})" for n in used)
+        parted = [f"{_escape(n)} ({_percent(float(weights[n]))})" for n in used]
+        mixture = " and ".join([", ".join(parted[:-1]), parted[-1]] if len(parted) > 1 else parted)
         parts.append(
             f"<p>{len(names)} programs were learnt with some of the observed cells hidden, and scored by how well they "
             "predicted these: the mean log predictive density of a hidden cell, in nats, higher is better. The draws "

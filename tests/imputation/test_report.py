@@ -140,6 +140,9 @@ def test_the_page_says_what_is_so(tmp_path: Path) -> None:
     assert page.row("factors") == ["factors", "0%", "-2.000", "-0.750"]
     assert "3 programs were learnt" in page.text and "gaussian (62%) and copula (38%)" in page.text
     assert "factors stopped at the time limit." in page.text
+    three = INFO | {"weights": {"gaussian": 0.5, "copula": 0.3, "factors": 0.2}}
+    other, _ = page_of(completed_by(table, m=2, info=three), tmp_path)
+    assert "gaussian (50%), copula (30%) and factors (20%)." in other.text
     assert page.row("seed")[1] == "7" and page.row("torch")[1] == "2.9.0" and page.row("time")[1] == "12.3 s"
     assert "Missing in more than half of the rows: 'smokes'" in page.text
     assert "Not measured in this run" in page.text
