@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from pyro_gen._random import WEYL, mix
+from pyro_gen._random import WEYL, fork, mix
 from pyro_gen.data.column import Column
 from pyro_gen.data.scaling import Scaling
 from pyro_gen.data.schema import Schema
@@ -129,7 +129,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if len(x) > ROWS:
             rows = torch.as_tensor(np.random.default_rng(self.seed_).permutation(len(x))[:ROWS])
             x = x[rows.sort().values]
-        x = dequantise(x, self.scaling_.columns, self.seed_)
+        x = dequantise(x, self.scaling_.columns, fork(self.seed_))
         names = self._suitable(encoded)
         deadline = None if self.time_limit is None else began + self.time_limit
         self._notes: list[str] = []
