@@ -35,7 +35,7 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
 from pyro_gen.likelihoods import observe
-from pyro_gen.models.tabular.gibbs import Schedule, gibbs
+from pyro_gen.models.tabular.gibbs import Schedule, gibbs, join
 from pyro_gen.models.tabular.table import KeptProgram, LearningProgress
 
 __all__ = ["TableFactors", "factors_given"]
@@ -106,7 +106,7 @@ class TableFactors(KeptProgram):
         """Learns the posterior by Gibbs sampling, see :meth:`TableProgram.learn`."""
         with seeded(seed), torch.no_grad():
             kept = gibbs(lambda state: _sweep(x, state), _start(x, self.rank), SCHEDULE, progress, deadline)
-        self.keep({name: torch.cat([getattr(k, name) for k in kept]) for name in _State._fields})
+        self.keep({name: join([getattr(k, name) for k in kept]) for name in _State._fields})
         return self
 
     # Entries given a draw of the parameters

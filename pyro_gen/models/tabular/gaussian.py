@@ -105,7 +105,7 @@ class TableGaussian(KeptProgram):
 
         with seeded(seed), torch.no_grad():
             kept = gibbs(sweep, _start(x), SCHEDULE, progress, deadline, "data augmentation")
-        self.keep(Normal(*(torch.cat(values) for values in zip(*kept, strict=True))).sites())
+        self.keep(Normal.join(kept).sites())
         return self
 
     # Entries given a draw of the parameters

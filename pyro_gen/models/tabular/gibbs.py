@@ -1,12 +1,15 @@
 """Gibbs sampling of a program's parameters: the loop, which is the same for all of them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
 
 from pyro_gen.models.tabular.table import LearningProgress
 
-__all__ = ["Schedule", "gibbs"]
+__all__ = ["Schedule", "gibbs", "join"]
 
 S = TypeVar("S")
 
@@ -23,6 +26,14 @@ class Schedule(NamedTuple):
     burn_in: int
     kept: int
     thin: int
+
+
+def join(kept: Sequence[Tensor]) -> Tensor:
+    """Draws of C chains, each with shape :math:`(C, *)`, as draws with shape :math:`(S, *)`, chain after chain.
+
+    In the order in which they were made every second draw, say, would be one chain's.
+    """
+    return torch.stack(list(kept), 1).flatten(0, 1)
 
 
 def gibbs(

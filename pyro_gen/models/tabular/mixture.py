@@ -48,7 +48,7 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
 from pyro_gen.likelihoods import observe
-from pyro_gen.models.tabular.gibbs import Schedule, gibbs
+from pyro_gen.models.tabular.gibbs import Schedule, gibbs, join
 from pyro_gen.models.tabular.mixture_learning import Prior, start, sweep
 from pyro_gen.models.tabular.mixture_rows import Draw, Layout, MixtureRows, Rows, draw_rows, fit, prepare
 from pyro_gen.models.tabular.table import KeptProgram, LearningProgress
@@ -148,7 +148,7 @@ class TableMixture(KeptProgram):
             rows = self.prepared(x)
             first = start(rows, self.components, self.rank, CHAINS)
             kept = gibbs(lambda draw: sweep(rows, draw, PRIOR), first, SCHEDULE, progress, deadline)
-        self.keep({name: torch.cat([draw[name] for draw in kept]) for name in kept[0]})
+        self.keep({name: join([draw[name] for draw in kept]) for name in kept[0]})
         return self
 
     # Entries given a draw of the parameters

@@ -21,7 +21,7 @@ and :math:`\log \kappa` takes steps of random-walk Metropolis.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import pyro
@@ -29,6 +29,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions.utils import vec_to_tril_matrix
+
+from pyro_gen.models.tabular.gibbs import join
 
 __all__ = ["Normal", "draw_normal", "kept_normal", "moments", "sample_normal"]
 
@@ -53,6 +55,11 @@ class Normal(NamedTuple):
     variances: Tensor
     precision: Tensor
     loc: Tensor
+
+    @staticmethod
+    def join(kept: "Sequence[Normal]") -> "Normal":
+        """All draws of some chains, see :func:`pyro_gen.models.tabular.gibbs.join`."""
+        return Normal(*(join(values) for values in zip(*kept, strict=True)))
 
     @staticmethod
     def centre(ones: Tensor) -> "Normal":

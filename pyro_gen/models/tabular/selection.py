@@ -47,7 +47,7 @@ from torch.distributions import constraints
 from pyro_gen._random import seeded, uniforms
 from pyro_gen.data.column import Column
 from pyro_gen.likelihoods import observe
-from pyro_gen.models.tabular.gibbs import Schedule, gibbs
+from pyro_gen.models.tabular.gibbs import Schedule, gibbs, join
 from pyro_gen.models.tabular.mechanism import THRESHOLD_SCALE, Mechanism, signed
 from pyro_gen.models.tabular.normal import Normal, draw_normal, kept_normal, sample_normal
 from pyro_gen.models.tabular.selected import SelectedNormal, known_signs
@@ -164,8 +164,8 @@ class TableSelection(KeptProgram):
                 return _State(draw_normal(complete, state.normal), mechanism)
 
             kept = gibbs(sweep, start, SCHEDULE, progress, deadline)
-        normal = Normal(*(torch.cat(values) for values in zip(*(k.normal for k in kept), strict=True)))
-        mechanism = Mechanism(*(torch.cat(values) for values in zip(*(k.mechanism for k in kept), strict=True)))
+        normal = Normal.join([k.normal for k in kept])
+        mechanism = Mechanism(*(join(values) for values in zip(*(k.mechanism for k in kept), strict=True)))
         self.keep({**normal.sites(), **mechanism._asdict()})
         return self
 

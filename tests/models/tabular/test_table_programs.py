@@ -9,6 +9,7 @@ from pyro_gen import check_program, impute, posterior
 from pyro_gen.data.column import Column
 from pyro_gen.models.tabular import TableFactors, TableGaussian, TableProgram, TableStudent
 from pyro_gen.models.tabular.conditional import condition
+from pyro_gen.models.tabular.gibbs import join
 
 PROGRAMS = [TableGaussian, TableStudent, TableFactors]
 LOADINGS = torch.tensor([[1.0, 0.8, -0.6, 0.3], [0.0, 0.5, 0.5, -0.8]], dtype=torch.float64)
@@ -169,3 +170,13 @@ def test_more_factors_than_needed_do_no_harm():
         torch.testing.assert_close(covariance, COVARIANCE, atol=0.12, rtol=0)
         scores.append(float(program.cell_log_prob(new, x.where(missing, torch.nan))[missing].mean()))
     assert scores[0] == pytest.approx(scores[1], abs=0.005)
+
+
+def test_few_draws_are_of_all_chains():
+    program = TableGaussian(columns(1))
+    program.keep({"chain": join([torch.tensor([[0.0], [1.0]])] * 25)})
+    for draws in (2, 5, 10, 25, 50):
+        assert 0.39 < float(program.kept("chain")[program.dealt(draws)].mean()) < 0.61
+    # Twin: in the order in which they are made, five draws are of one chain.
+    program.keep({"chain": torch.tensor([[0.0], [1.0]] * 25)})
+    assert float(program.kept("chain")[program.dealt(5)].mean()) == 1
