@@ -12,7 +12,7 @@ codes stay as they are.
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -38,6 +38,10 @@ class Scaling:
     inside is not moved at all. A 0 in a positive column, which new data may well have where the table learnt from had
     none, is taken for half the smallest number above 0 that was observed.
 
+    What comes back of a positive column, or of a count, ends beyond the extremes observed by half their distance from
+    the median, in logarithms. Few rows say little of a tail, and the mean of an exponential of heavy tails is infinite:
+    without an end one draw could make the mean of a column a thousand times what it is.
+
     Attributes:
         columns: The D columns as the programs see them: real, count, binary, nominal or ordinal.
         kinds: The kinds that they had before.
@@ -47,6 +51,8 @@ class Scaling:
         upper: Upper edges, 1 elsewhere.
         edge: The share of the width at which an edge of a bounded column is taken to lie, and what a 0 in a positive
             one is taken for; 0 elsewhere.
+        least: Logarithms of the smallest numbers that come back, in positive columns.
+        most: Logarithms of the greatest, in positive columns, and of counts plus one; infinite elsewhere.
 
     Example:
         >>> schema = Schema((Column("income", "positive"), Column("children", "count")))
@@ -67,6 +73,8 @@ class Scaling:
     lower: tuple[float, ...]
     upper: tuple[float, ...]
     edge: tuple[float, ...]
+    least: tuple[float, ...]
+    most: tuple[float, ...]
 
     @classmethod
     def fit(cls, schema: Schema, encoded: Tensor) -> Self:
@@ -87,11 +95,14 @@ class Scaling:
             seen = table[~np.isnan(table[:, i]), i]
             if len(seen) == 0:
                 raise ValueError(f"no observed value in column {column.name!r}; leave it out.")
-            lower, upper, edge = 0.0, 1.0, 0.0
+            lower, upper, edge, least, most = 0.0, 1.0, 0.0, -math.inf, math.inf
             if column.kind == "positive":
                 edge = max(float(seen[seen > 0].min(initial=math.inf)) / 2, float(np.finfo(np.float64).tiny))
                 edge = edge if math.isfinite(edge) else 1.0  # where all are 0, any number will do
                 seen = np.log(np.where(seen > 0, seen, edge))
+                least, most = _reach(seen)
+            elif column.kind == "count":
+                most = _reach(np.log(seen + 1))[1]
             elif column.kind == "bounded":
                 assert column.lower is not None and column.upper is not None  # Column has checked it
                 lower, upper = column.lower, column.upper
@@ -102,12 +113,11 @@ class Scaling:
                 share = share.clip(edge, 1 - edge)
                 seen = np.log(share) - np.log1p(-share)
             shift = moments(seen) if column.kind in ("real", "positive", "bounded") else (0.0, 1.0)
-            rows.append((*shift, lower, upper, edge))
+            rows.append((*shift, lower, upper, edge, least, most))
         columns = tuple(
             Column(c.name, "real") if c.kind in ("real", "positive", "bounded") else c for c in schema.columns
         )
-        loc, scale, low, high, edges = zip(*rows, strict=True)
-        return cls(columns, tuple(c.kind for c in schema.columns), loc, scale, low, high, edges)
+        return cls(columns, tuple(c.kind for c in schema.columns), *zip(*rows, strict=True))
 
     def forward(self, encoded: Tensor) -> Tensor:
         """Brings encoded rows, with shape :math:`(*, D)`, to the working scale; NaN stays NaN."""
@@ -124,8 +134,10 @@ class Scaling:
         """Brings rows on the working scale, with shape :math:`(*, D)`, back to the encoded one; NaN stays NaN."""
         x = working * working.new_tensor(self.scale) + working.new_tensor(self.loc)
         if logs := self._of("positive"):
-            largest = math.log(torch.finfo(x.dtype).max) * 0.99  # a draw far out in the tail is still a number
-            x[..., logs] = x[..., logs].clamp(-largest, largest).exp()
+            least, most = (x.new_tensor([bound[i] for i in logs]) for bound in (self.least, self.most))
+            x[..., logs] = x[..., logs].clamp(least, most).exp()
+        if counts := self._of("count"):
+            x[..., counts] = x[..., counts].clamp(max=x.new_tensor([self.most[i] for i in counts]).expm1().round())
         if logits := self._of("bounded"):
             lower, upper, edge = self._edges(x, logits)
             share = x[..., logits].sigmoid()
@@ -165,3 +177,9 @@ class Scaling:
     def _edges(self, x: Tensor, which: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         lower, upper, edge = (x.new_tensor([v[i] for i in which]) for v in (self.lower, self.upper, self.edge))
         return lower, upper, edge
+
+
+def _reach(logs: "np.ndarray[Any, Any]") -> tuple[float, float]:
+    """How far down and up draws may go, for logarithms of what was observed."""
+    middle, low, high = float(np.median(logs)), float(logs.min()), float(logs.max())
+    return low - (middle - low) / 2, high + (high - middle) / 2

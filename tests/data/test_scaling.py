@@ -144,3 +144,13 @@ def test_scaling_of_what_it_cannot_scale() -> None:
         Scaling.fit(schema, torch.tensor([[1.0, NAN]]))
     with pytest.raises(ValueError, match=r"encoded has shape \(3, 1\), expected \(N, 2\)"):
         Scaling.fit(schema, torch.zeros(3, 1))
+
+
+def test_draws_of_exponentials_end_beyond_what_was_observed():
+    schema = Schema((Column("income", "positive"), Column("visits", "count")))
+    income = torch.tensor([1.0, 10.0, 100.0]).double()
+    scaling = Scaling.fit(schema, torch.stack([income, torch.tensor([0.0, 1.0, 7.0]).double()], 1))
+    far = torch.tensor([[50.0, 1e6], [-50.0, 0.0]], dtype=torch.float64)
+    # Half the distance in logarithms from the median to the extreme, beyond it; of counts plus one.
+    expected = torch.tensor([[100 * 10**0.5, 15.0], [10**-0.5, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(scaling.inverse(far), expected)
