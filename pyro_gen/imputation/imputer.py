@@ -368,25 +368,21 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         x = self.scaling_.forward(part)
         means = [w * p.cell_mean(x) for w, p in zip(self.weights_.values(), self.programs_.values(), strict=True)]
         mean = torch.stack(means).sum(0)
-        for d, column in enumerate(self.scaling_.columns):
-            if column.discrete:
-                mean[:, d] = self._likeliest(x, d, len(column.levels))
+        levels = [len(column.levels) if column.discrete else 0 for column in self.scaling_.columns]
+        if any(levels):
+            mean = torch.where(torch.tensor(levels, device=x.device) > 0, self._likeliest(x, levels), mean)
         return self.scaling_.inverse(torch.where(torch.isnan(x), mean, x))
 
-    def _likeliest(self, x: Tensor, d: int, levels: int) -> Tensor:
-        """The most probable level of a column in each row; what is seen stays."""
-        rows = torch.isnan(x[:, d])
-        found = x[:, d].clone()
-        if bool(rows.any()):
-            chances = []
-            for level in range(levels):
-                values = torch.full_like(x[rows], torch.nan)
-                values[:, d] = level
-                log_prob = [p.cell_log_prob(x[rows], values)[:, d] for p in self.programs_.values()]
-                weights = torch.tensor(list(self.weights_.values())).to(x).log()
-                chances.append((torch.stack(log_prob) + weights.unsqueeze(-1)).logsumexp(0))
-            found[rows] = torch.stack(chances).argmax(0).to(found)
-        return found
+    def _likeliest(self, x: Tensor, levels: Sequence[int]) -> Tensor:
+        """The most probable level of each missing entry (N, D), of columns with so many levels; elsewhere 0."""
+        counts, missing = torch.tensor(levels, device=x.device), torch.isnan(x)
+        weights = torch.tensor(list(self.weights_.values())).to(x).log()[:, None, None]
+        chances = []
+        for level in range(max(levels)):  # the same level of all columns at once
+            values = torch.where(missing & (level < counts), float(level), torch.nan).to(x)
+            log_prob = torch.stack([p.cell_log_prob(x, values) for p in self.programs_.values()])
+            chances.append((log_prob + weights).logsumexp(0).nan_to_num(nan=-torch.inf))
+        return torch.stack(chances).argmax(0).to(x)
 
     # scikit-learn
 
