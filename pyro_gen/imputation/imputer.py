@@ -25,7 +25,7 @@ from pyro_gen.data.scaling import Scaling
 from pyro_gen.data.schema import Schema
 from pyro_gen.imputation.completed import Completed
 from pyro_gen.imputation.progress import Report, reporting
-from pyro_gen.imputation.rounding import dequantise
+from pyro_gen.imputation.rounding import comparable, dequantise
 from pyro_gen.imputation.stacking import hide, stacking_weights
 from pyro_gen.models.tabular import METHODS, TableProgram
 
@@ -129,12 +129,13 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if len(x) > ROWS:
             rows = torch.as_tensor(np.random.default_rng(self.seed_).permutation(len(x))[:ROWS])
             x = x[rows.sort().values]
+        scored = _scored(x, comparable(x, self.scaling_.columns))
         x = dequantise(x, self.scaling_.columns, fork(self.seed_))
         names = self._suitable(encoded)
         deadline = None if self.time_limit is None else began + self.time_limit
         self._notes: list[str] = []
         with reporting(self.progress) as report:
-            self.scores_, self.weights_, learnt = self._weigh(names, x, report, deadline)
+            self.scores_, self.weights_, learnt = self._weigh(names, x, scored, report, deadline)
             kept = list(self.weights_)
             self.programs_ = {
                 name: learnt.get(name) or self._learnt(name, x, report, _share(deadline, len(kept) - i))
@@ -218,17 +219,17 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return program.learn(x, seed=self.seed_, progress=progress, deadline=deadline)
 
     def _weigh(
-        self, names: Sequence[str], x: Tensor, report: Report, deadline: float | None
+        self, names: Sequence[str], x: Tensor, columns: Tensor, report: Report, deadline: float | None
     ) -> tuple[dict[str, float], dict[str, float], dict[str, TableProgram]]:
-        """Scores programs by hidden entries, in nats an entry, and weighs them; those that need not learn again."""
+        """Scores programs by hidden entries of columns, in nats an entry, and weighs them; those learnt well enough."""
         if len(names) == 1:
             return {}, {names[0]: 1.0}, {}
         observed = (~torch.isnan(x)).sum(0)
-        repeats = min(3, math.ceil(ENOUGH / max(1, int(hide(x, HIDDEN, self.seed_).sum()))))
+        repeats = min(3, math.ceil(ENOUGH / max(1, int(hide(x, HIDDEN, self.seed_, columns).sum()))))
         scored: dict[str, list[Tensor]] = {name: [] for name in names}
         learnt: dict[str, TableProgram] = {}
         for repeat in range(repeats):
-            hidden = hide(x, HIDDEN, self.seed_ + repeat)
+            hidden = hide(x, HIDDEN, self.seed_ + repeat, columns)
             if (share := MOST / max(1, int(hidden.sum()))) < 1:  # more say little more, and take their time
                 rng = np.random.default_rng(self.seed_)
                 hidden &= torch.from_numpy(rng.random(len(x)) < share).to(x.device).unsqueeze(1)
@@ -474,6 +475,12 @@ class Draws:
                     cells[mine] = self.scaling.inverse(completed)[:, missing]
             parts.append(cells)
         return torch.cat(parts, 1)
+
+
+def _scored(x: Tensor, fine: Tensor) -> Tensor:
+    """The columns (D) by which programs are scored: with holes, since there it matters, and densities to compare."""
+    holes = torch.isnan(x).any(0)
+    return next(mask for mask in (holes & fine, holes, fine, torch.ones_like(fine)) if bool(mask.any()))
 
 
 def deal(weights: Sequence[float], draws: int) -> list[int]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
 
-__all__ = ["dequantise"]
+__all__ = ["comparable", "dequantise"]
 
 COARSEST = 0.5  # standard deviations: noise as wide adds 2% to the variance; coarser columns are left as they are
 
@@ -43,10 +43,28 @@ def dequantise(x: Tensor, columns: Sequence[Column], seed: int) -> Tensor:
         noise = (torch.rand(x.shape, dtype=torch.float64) - 0.5).to(x)
     out = x.clone()
     for d, column in enumerate(columns):
-        values = x[:, d][~torch.isnan(x[:, d])]
-        distinct = values.unique()
-        if column.kind == "real" and 1 < len(distinct) <= len(values) / 2:
-            step = distinct.diff().median()
-            if step <= COARSEST:
-                out[:, d] += step * noise[:, d]
+        step = _step(x[:, d])
+        if column.kind == "real" and step <= COARSEST:
+            out[:, d] += step * noise[:, d]
     return out
+
+
+def comparable(x: Tensor, columns: Sequence[Column]) -> Tensor:
+    """Says at which columns densities of different programs can be compared: not at real ones of a few coarse values.
+
+    Arguments:
+        x: A table before :func:`dequantise`, with shape :math:`(N, D)`.
+        columns: Its columns.
+
+    Returns:
+        A mask with shape :math:`(D)`.
+    """
+    fine = [column.kind != "real" or _step(x[:, d]) <= COARSEST for d, column in enumerate(columns)]
+    return torch.tensor(fine, device=x.device)
+
+
+def _step(values: Tensor) -> float:
+    """The median step from one value to the next, 0 where not every value is there twice on average."""
+    values = values[~torch.isnan(values)]
+    distinct = values.unique()
+    return float(distinct.diff().median()) if 1 < len(distinct) <= len(values) / 2 else 0.0

@@ -55,15 +55,14 @@ def stacking_weights(log_prob: Tensor, pseudo_counts: float = 2.0) -> Tensor:
     return weights
 
 
-def hide(x: Tensor, share: float, seed: int) -> Tensor:
+def hide(x: Tensor, share: float, seed: int, columns: Tensor) -> Tensor:
     """Chooses observed entries to hide from a program: at random, never the last two that a column has.
-
-    They are of columns that have holes, since there it matters what a program says; of all where there is no hole.
 
     Arguments:
         x: A table with NaN where nothing was observed, with shape :math:`(N, D)`.
         share: The share of the observed entries.
         seed: Seeds the choice.
+        columns: Of which columns they may be, a mask with shape :math:`(D)`.
 
     Returns:
         A mask with shape :math:`(N, D)`.
@@ -71,9 +70,7 @@ def hide(x: Tensor, share: float, seed: int) -> Tensor:
     seen = ~torch.isnan(x)
     with seeded(seed):
         order = torch.rand(x.shape, dtype=torch.float64).to(x.device)
-    chosen = seen & (order < share)
-    if not bool(seen.all()):
-        chosen &= ~seen.all(0)
+    chosen = seen & columns & (order < share)
     # The two entries of each column that come last in the order stay.
     last = order.where(seen, -1.0).topk(min(2, len(x)), dim=0).indices
     return chosen.scatter(0, last, False)

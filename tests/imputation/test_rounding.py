@@ -6,7 +6,7 @@ import torch
 
 from pyro_gen._random import fork, seeded
 from pyro_gen.data.column import Column
-from pyro_gen.imputation.rounding import dequantise
+from pyro_gen.imputation.rounding import comparable, dequantise
 from pyro_gen.imputation.stacking import hide
 from pyro_gen.models.tabular import TableMixture
 
@@ -54,7 +54,17 @@ def test_what_is_hidden_has_noise_like_the_rest():
         x = (4 * torch.randn(3000, 2, dtype=torch.float64)).round() / 4
     x[:5] = torch.nan
     columns = [Column("a", "real"), Column("b", "real")]
-    hidden = hide(x, 0.15, 7)
+    hidden = hide(x, 0.15, 7, torch.tensor([True, True]))
     independent, same = (float((dequantise(x, columns, seed) - x)[hidden].mean()) / 0.25 for seed in (fork(7), 7))
     assert abs(independent) < 0.05  # five standard errors of 880 uniform numbers: false alarm 6e-7
     assert same < -0.3
+
+
+def test_columns_of_a_few_coarse_values_are_not_compared():
+    with seeded(0):
+        x = torch.randn(100, 3, dtype=torch.float64)
+    x[:, 1] = x[:, 1].sign()
+    x[:, 2] = (5 * x[:, 2]).round() / 5
+    columns = [Column(name, "real") for name in "abc"]
+    assert comparable(x, columns).tolist() == [True, False, True]
+    assert comparable(x, [columns[0], Column("b", "binary", levels=(-1, 1)), columns[2]]).all()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
+from pyro_gen.imputation.imputer import _scored
 from pyro_gen.imputation.stacking import hide, stacking_weights
 
 
@@ -38,21 +39,31 @@ def test_densities_that_are_not_finite_are_refused():
         stacking_weights(torch.tensor([[0.0, -torch.inf]]))
 
 
+EVERY = torch.ones(3, dtype=torch.bool)
+
+
 @pytest.mark.usefixtures("untouched_rng")
 def test_hidden_entries_are_observed_and_columns_keep_two():
     x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
     x[0, :2] = torch.nan
     x[:47, 2] = torch.nan
-    mask = hide(x, 0.9, seed=1)
+    mask = hide(x, 0.9, 1, EVERY)
     assert not bool(mask[torch.isnan(x)].any())
     assert bool(((~torch.isnan(x) & ~mask).sum(0) >= 2).all())
     assert 0.8 < float(mask[1:, :2].double().mean()) < 0.98
-    assert torch.equal(mask, hide(x, 0.9, seed=1))
-    assert not torch.equal(mask, hide(x, 0.9, seed=2))
+    assert torch.equal(mask, hide(x, 0.9, 1, EVERY))
+    assert not torch.equal(mask, hide(x, 0.9, 2, EVERY))
 
 
-def test_entries_are_hidden_in_columns_that_have_holes():
+def test_entries_are_hidden_of_the_columns_that_are_named():
     x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
-    assert bool(hide(x, 0.5, seed=1).any(0).all())
-    x[0, 1] = torch.nan
-    assert hide(x, 0.5, seed=1).any(0).tolist() == [False, True, False]
+    assert hide(x, 0.5, 1, torch.tensor([False, True, False])).any(0).tolist() == [False, True, False]
+
+
+def test_programs_are_scored_where_there_are_holes_and_densities_to_compare():
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    fine = torch.tensor([True, True, False])
+    assert _scored(x, fine).tolist() == [True, True, False]
+    x[0, 1:] = torch.nan
+    assert _scored(x, fine).tolist() == [False, True, False]
+    assert _scored(x, torch.tensor([True, False, False])).tolist() == [False, True, True]
