@@ -19,11 +19,12 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from pyro_gen._random import WEYL, fork, mix
+from pyro_gen._random import fork
 from pyro_gen.data.column import Column
 from pyro_gen.data.scaling import Scaling
 from pyro_gen.data.schema import Schema
 from pyro_gen.imputation.completed import Completed
+from pyro_gen.imputation.draws import CHUNK, Draws
 from pyro_gen.imputation.progress import Report, reporting
 from pyro_gen.imputation.rounding import comparable, dequantise
 from pyro_gen.imputation.stacking import hide, stacking_weights
@@ -37,8 +38,6 @@ MOST = 10_000  # hidden entries, about
 FEW = 0.04  # share of a column's observed entries: programs that learnt without so few need not learn again
 LEAST = 0.02  # weight below which a program is left out
 ROWS = 20_000  # that programs learn from, at most
-CHUNK = 2**22  # numbers of draws of rows at a time
-KEPT = 2**24  # numbers of draws that are made at once
 MEAN_DRAWS = 100  # where the posterior mean has no closed form on the scale of the table
 
 
@@ -413,114 +412,10 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Draws
-
-
-class Draws:
-    """Draws of the missing entries of a table, made when they are asked for.
-
-    As many as :data:`KEPT` allows are made at once and kept until others are asked for: all of a small table, one of a
-    large one.
-
-    Arguments:
-        programs: What makes them.
-        weights: The share of the draws of each.
-        scaling: The way to the scale of the programs.
-        encoded: The table, with shape :math:`(N, D)`.
-        draws: How many draws there are.
-        seed: The seed of all rows.
-    """
-
-    def __init__(
-        self,
-        programs: Mapping[str, TableProgram],
-        weights: Sequence[float],
-        scaling: Scaling,
-        encoded: Tensor,
-        draws: int,
-        seed: int,
-    ) -> None:
-        self.programs, self.scaling, self.encoded = list(programs.values()), scaling, encoded
-        self.owners = deal(weights, draws)
-        self.rows = torch.isnan(encoded).any(1).nonzero()[:, 0]
-        self.seeds = row_seeds(encoded, seed)[self.rows]
-        self.at_once = min(draws, max(1, KEPT // max(1, int(torch.isnan(encoded).sum()))))
-        self._block, self._kept = -1, encoded.new_empty(0, 0)
-
-    def __call__(self, k: int) -> Tensor:
-        """The missing entries of draw k, row by row, with shape :math:`(C)`."""
-        block, place = divmod(k, self.at_once)
-        if block != self._block:
-            self._kept = self._made(range(block * self.at_once, min((block + 1) * self.at_once, len(self.owners))))
-            self._block = block
-        return self._kept[place]
-
-    def _made(self, wanted: range) -> Tensor:
-        """The missing entries of some draws, with shape (S, C)."""
-        size = max(1, CHUNK // (len(wanted) * self.encoded.shape[1]))
-        parts = [self.encoded.new_empty(len(wanted), 0)]
-        for rows, seeds in zip(self.rows.split(size), self.seeds.split(size), strict=True):
-            encoded = self.encoded[rows]
-            x, missing = self.scaling.forward(encoded), torch.isnan(encoded)
-            cells = x.new_empty(len(wanted), int(missing.sum()))
-            for p, program in enumerate(self.programs):
-                mine = [i for i, k in enumerate(wanted) if self.owners[k] == p]
-                if mine:
-                    before = self.owners[: wanted.start].count(p)
-                    # Seeds of its own: with the same noise the draws of two programs would resemble each other.
-                    own = mix(seeds + torch.tensor(p) * WEYL)
-                    which = range(before, before + len(mine))
-                    completed = program.complete(x, self.owners.count(p), seeds=own, which=which)
-                    cells[mine] = self.scaling.inverse(completed)[:, missing]
-            parts.append(cells)
-        return torch.cat(parts, 1)
-
-
 def _scored(x: Tensor, fine: Tensor) -> Tensor:
     """The columns (D) by which programs are scored: with holes, since there it matters, and densities to compare."""
     holes = torch.isnan(x).any(0)
     return next(mask for mask in (holes & fine, holes, fine, torch.ones_like(fine)) if bool(mask.any()))
-
-
-def deal(weights: Sequence[float], draws: int) -> list[int]:
-    """Which program makes each of some draws: as many as its weight says, to less than one, and spread evenly.
-
-    Example:
-        >>> deal([0.5, 0.25, 0.25], 4)
-        [0, 1, 2, 0]
-    """
-    owed = np.zeros(len(weights))
-    owners = []
-    for _ in range(draws):
-        owed += np.asarray(weights)
-        owner = int(np.argmax(owed))
-        owed[owner] -= 1
-        owners.append(owner)
-    return owners
-
-
-def row_seeds(encoded: Tensor, seed: int) -> Tensor:
-    """A seed for each row, made from what it holds: the same by itself and in any batch; rows alike get different ones.
-
-    Arguments:
-        encoded: Rows with shape :math:`(N, D)`.
-        seed: The seed of all rows.
-
-    Returns:
-        Integers with shape :math:`(N)`.
-    """
-    counters = WEYL * torch.arange(1, encoded.shape[1] + 1, device=encoded.device)
-    keys = torch.empty(len(encoded), dtype=torch.int64, device=encoded.device)
-    for rows in torch.arange(len(encoded)).split(max(1, CHUNK // encoded.shape[1])):
-        bits = encoded[rows].double().nan_to_num(nan=-1.7976931348623157e308) + 0.0  # -0.0 becomes 0.0
-        keys[rows] = mix(bits.contiguous().view(torch.int64) ^ mix(counters)).sum(1)
-    order = torch.argsort(keys, stable=True)
-    ordered = keys[order]
-    first = torch.searchsorted(ordered, ordered)
-    repeats = torch.empty_like(keys)
-    repeats[order] = torch.arange(len(keys), device=keys.device) - first  # how many like it came before
-    return mix(keys + mix(torch.full_like(keys, seed) * WEYL + 1) + mix(repeats * WEYL))
 
 
 def _share(deadline: float | None, fits: int) -> float | None:

@@ -15,7 +15,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_gen.data import Column, Scaling
-from pyro_gen.imputation.imputer import Imputer, deal, row_seeds
+from pyro_gen.imputation.draws import deal, row_seeds
+from pyro_gen.imputation.imputer import Imputer
 
 
 def table(rows: int = 60, seed: int = 0) -> pd.DataFrame:
@@ -136,7 +137,7 @@ def test_a_draw_is_the_same_alone_and_with_others(fitted: Imputer, monkeypatch: 
         imputer.programs_ = {name: imputer.programs_.get(name) or fitted.programs_[name] for name in imputer.weights_}
     together = imputer.impute(frame, draws=7)
     expected = [together[k] for k in range(7)]
-    monkeypatch.setattr("pyro_gen.imputation.imputer.KEPT", 1)
+    monkeypatch.setattr("pyro_gen.imputation.draws.KEPT", 1)
 
     def largest_difference() -> float:
         alone = imputer.impute(frame, draws=7)
@@ -175,7 +176,7 @@ def test_memory_is_flat_in_the_number_of_draws(fitted: Imputer, monkeypatch: pyt
         return mode.numbers
 
     assert largest(400) > 5 * largest(10)  # as they are, all draws of a small table are made at once
-    monkeypatch.setattr("pyro_gen.imputation.imputer.KEPT", 2000)
+    monkeypatch.setattr("pyro_gen.imputation.draws.KEPT", 2000)
     assert largest(400) == largest(20)
 
 
