@@ -64,20 +64,13 @@ def draw_given(x: Tensor, loc: Tensor, covariance: Tensor, noise: Tensor) -> Ten
 
 
 def draw_missing(x: Tensor, loc: Tensor, covariance: Tensor, noise: Tensor) -> Tensor:
-    r"""Draws as :func:`draw_given` does, in less time where few entries are missing, and not under vmap.
+    r"""Draws as :func:`draw_given` does, of the same arguments, in less time where few entries are missing.
 
     Of the precision :math:`P = \Sigma^{-1}` only the block of a row's missing entries is needed,
 
     .. math:: x_m \mid x_o \sim \mathcal{N}\big(\mu_m - P_{mm}^{-1} P_{mo} (x_o - \mu_o), \; P_{mm}^{-1}\big) .
 
-    Arguments:
-        x: Rows with shape :math:`(N, D)` and NaN where nothing was observed.
-        loc: The mean, with shape :math:`(D)`.
-        covariance: The covariance, with shape :math:`(D, D)`.
-        noise: Standard normal numbers, with shape :math:`(N, D)`.
-
-    Returns:
-        Completed rows, with shape :math:`(N, D)`.
+    Rows with as many missing entries are worked off together, so that it cannot be used under vmap.
 
     Example:
         >>> covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
