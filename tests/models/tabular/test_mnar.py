@@ -11,17 +11,6 @@ from pyro_gen.models.tabular.deep import LEAST_SCALE, DeepLatentTable
 from pyro_gen.models.tabular.mnar import INTERCEPTS, NotMIWAE
 
 NAN = torch.nan
-GRID = torch.linspace(-30.0, 30.0, 120_001).double()
-
-
-def quadrature(loc, scale, intercept, slope):
-    """Probability of selection, mean and variance of what is selected, and its distribution function."""
-    density = torch.distributions.Normal(loc, scale).log_prob(GRID).exp() * torch.sigmoid(intercept + slope * GRID)
-    total = torch.trapezoid(density, GRID)
-    mean = torch.trapezoid(density * GRID, GRID) / total
-    variance = torch.trapezoid(density * (GRID - mean).square(), GRID) / total
-    cdf = torch.cumulative_trapezoid(density, GRID) / total
-    return total, mean, variance, cdf
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -42,7 +31,7 @@ def one_column(intercept=-0.2, slope=1.7, particles=20_000):
 
 
 @pytest.mark.parametrize("slope", [1.7, -3.0, 12.0])
-def test_one_column_against_quadrature(slope):
+def test_one_column_against_quadrature(slope, quadrature):
     program = one_column(slope=slope)
     x = torch.full((1, 1), NAN).double()
     total, mean, variance, _ = quadrature(0.3, 1.0, -0.2, slope)
@@ -62,7 +51,7 @@ def test_one_column_against_quadrature(slope):
     assert program.cell_log_prob(x, value).item() == pytest.approx(expected, abs=0.05)
 
 
-def test_the_pair_is_a_joint_density():
+def test_the_pair_is_a_joint_density(quadrature):
     """log p(s) and log p(x, s) by importance sampling with the pair's own context."""
     import pyro_gen as pg
 

@@ -10,16 +10,6 @@ from pyro_gen.models.tabular.selected import _SHARES, _SLOPES, SelectedNormal
 GRID = torch.linspace(-30.0, 30.0, 120_001).double()
 
 
-def quadrature(loc, scale, intercept, slope):
-    """Probability of selection, mean and variance of what is selected, and its distribution function."""
-    density = torch.distributions.Normal(loc, scale).log_prob(GRID).exp() * torch.sigmoid(intercept + slope * GRID)
-    total = torch.trapezoid(density, GRID)
-    mean = torch.trapezoid(density * GRID, GRID) / total
-    variance = torch.trapezoid(density * (GRID - mean).square(), GRID) / total
-    cdf = torch.cumulative_trapezoid(density, GRID) / total
-    return total, mean, variance, cdf
-
-
 CASES = [
     (0.3, 1.2, -0.5, 2.0),
     (-1.0, 0.7, 0.4, -1.5),
@@ -42,7 +32,7 @@ def test_the_logistic_function_is_a_mixture_of_normal_ones():
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_selected_normal_against_quadrature(case):
+def test_selected_normal_against_quadrature(case, quadrature):
     d = selected(case)
     total, mean, _, _ = quadrature(*case)
     assert d.log_selected().exp().item() == pytest.approx(total.item(), rel=1e-5)
@@ -52,7 +42,7 @@ def test_selected_normal_against_quadrature(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_selected_normal_draws_what_it_scores(case):
+def test_selected_normal_draws_what_it_scores(case, quadrature):
     draws = selected(case).sample((20_000,))
     _, _, _, cdf = quadrature(*case)
 
