@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["condition", "condition_rest", "draw_given", "draw_missing", "seen_factor"]
+__all__ = ["condition", "condition_rest", "draw_given", "draw_missing", "mean_and_deviation", "seen_factor"]
 
 CHUNK = 2**23  # numbers in the largest tensor
 
@@ -66,10 +66,6 @@ def draw_given(x: Tensor, loc: Tensor, covariance: Tensor, noise: Tensor) -> Ten
 def draw_missing(x: Tensor, loc: Tensor, covariance: Tensor, noise: Tensor) -> Tensor:
     r"""Draws as :func:`draw_given` does, of the same arguments, in less time where few entries are missing.
 
-    Of the precision :math:`P = \Sigma^{-1}` only the block of a row's missing entries is needed,
-
-    .. math:: x_m \mid x_o \sim \mathcal{N}\big(\mu_m - P_{mm}^{-1} P_{mo} (x_o - \mu_o), \; P_{mm}^{-1}\big) .
-
     Rows with as many missing entries are worked off together, so that it cannot be used under vmap.
 
     Example:
@@ -78,22 +74,40 @@ def draw_missing(x: Tensor, loc: Tensor, covariance: Tensor, noise: Tensor) -> T
         >>> [round(v, 4) for v in drawn[0].tolist()]  # 0.8 * 2 and a standard deviation of 0.6
         [2.0, 2.2]
     """
+    mean, deviation = mean_and_deviation(x, loc, covariance, noise)
+    return mean + deviation
+
+
+def mean_and_deviation(x: Tensor, loc: Tensor, covariance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The two parts of a draw of :func:`draw_missing`, whose sum it is.
+
+    Of the precision :math:`P = \Sigma^{-1}` only the block of a row's missing entries is needed,
+
+    .. math:: x_m \mid x_o \sim \mathcal{N}\big(\mu_m - P_{mm}^{-1} P_{mo} (x_o - \mu_o), \; P_{mm}^{-1}\big) .
+
+    Where a row has the covariance :math:`\Sigma / w`, the mean is the same, and the deviation :math:`w^{-1/2}` of it.
+
+    Returns:
+        Rows completed by their conditional mean, and deviations, 0 where an entry is seen, each with shape
+        :math:`(N, D)`.
+    """
     precision = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
     missing = torch.isnan(x)
     pull = (x - loc).nan_to_num() @ precision
     counts = missing.sum(1)
     places = missing.to(torch.uint8).argsort(dim=1, descending=True, stable=True)  # missing columns first
-    out = x.clone()
+    mean, deviation = x.clone(), torch.zeros_like(x)
     for count in counts.unique().tolist():
         if count == 0:
             continue
         rows = (counts == count).nonzero()
         at = places[rows[:, 0], :count]
         factor = torch.linalg.cholesky(precision[at.unsqueeze(2), at.unsqueeze(1)])
-        mean = torch.cholesky_solve(pull[rows, at].unsqueeze(2), factor)
-        spread = torch.linalg.solve_triangular(factor.mT, noise[rows, at].unsqueeze(2), upper=True)
-        out[rows, at] = loc[at] + (spread - mean).squeeze(2)
-    return out
+        mean[rows, at] = loc[at] - torch.cholesky_solve(pull[rows, at].unsqueeze(2), factor).squeeze(2)
+        deviation[rows, at] = torch.linalg.solve_triangular(
+            factor.mT, noise[rows, at].unsqueeze(2), upper=True
+        ).squeeze(2)
+    return mean, deviation
 
 
 def condition_rest(x: Tensor, loc: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyro_gen.models.tabular.conditional import condition_rest, draw_missing, seen_factor
+from pyro_gen.models.tabular.conditional import condition_rest, draw_missing, mean_and_deviation, seen_factor
 from pyro_gen.models.tabular.heavy import (
     HeavyNormal,
     degrees,
@@ -62,15 +62,14 @@ def sweep(rows: Rows, z: Tensor, state: HeavyNormal) -> tuple[Tensor, HeavyNorma
     """
     normal, log_df = state
     count = rows.seen.sum(1)
-    given = zip(z, normal.loc, normal.covariance(), strict=True)
-    known = [(torch.where(rows.seen, own, torch.nan), m, s) for own, m, s in given]
-    mean = torch.stack([draw_missing(*own, torch.zeros_like(z[0])) for own in known])
+    given = zip(torch.where(rows.seen, z, torch.nan), normal.loc, normal.covariance(), torch.randn_like(z), strict=True)
+    parts = [mean_and_deviation(*own) for own in given]
+    mean, deviation = (torch.stack(part) for part in zip(*parts, strict=True))  # (C, N, Q)
     squares = distance(mean, normal.loc, normal.precision)
     log_df = move_log_df(log_df, squares, count)
     shape, rate = weight_given(degrees(log_df).unsqueeze(-1), squares, count)
     w = torch._standard_gamma(shape) / rate  # (C, N)
-    noise = torch.randn_like(z) * w.rsqrt().unsqueeze(-1)
-    z = torch.stack([draw_missing(*own, e) for own, e in zip(known, noise, strict=True)])
+    z = mean + deviation * w.rsqrt().unsqueeze(-1)
     size = rows.levels.seen.shape[1]
     if size:
         m = normal.loc.unsqueeze(1)

@@ -34,7 +34,7 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
 from pyro_gen.likelihoods import observe
-from pyro_gen.models.tabular.conditional import condition, draw_missing
+from pyro_gen.models.tabular.conditional import condition, mean_and_deviation
 from pyro_gen.models.tabular.gibbs import Schedule, gibbs
 from pyro_gen.models.tabular.heavy import (
     HeavyNormal,
@@ -119,17 +119,15 @@ class TableStudent(KeptProgram):
         """The next state of all chains."""
         normal, log_df = state
         covariance, count = normal.covariance(), (~torch.isnan(x)).sum(1)
-
-        def complete(noise: Tensor) -> Tensor:
-            given = zip(normal.loc, covariance, noise, strict=True)
-            return torch.stack([draw_missing(x, *own) for own in given])  # (C, N, D)
-
-        mean = complete(x.new_zeros(len(log_df), *x.shape))
+        noise = torch.randn(len(log_df), *x.shape, dtype=x.dtype, device=x.device)
+        given = zip(normal.loc, covariance, noise, strict=True)
+        parts = [mean_and_deviation(x, *own) for own in given]
+        mean, deviation = (torch.stack(part) for part in zip(*parts, strict=True))  # (C, N, D)
         squares = distance(mean, normal.loc, normal.precision)
         log_df = move_log_df(log_df, squares, count)
         shape, rate = weight_given(degrees(log_df).unsqueeze(-1), squares, count)
         w = torch._standard_gamma(shape) / rate  # (C, N)
-        rows = complete(torch.randn_like(mean) * w.rsqrt().unsqueeze(-1))
+        rows = mean + deviation * w.rsqrt().unsqueeze(-1)
         return HeavyNormal(draw_normal(rows, normal, w), log_df)
 
     # Entries given a draw of the parameters
@@ -147,9 +145,9 @@ class TableStudent(KeptProgram):
 
     def drawn(self, rows: Tensor, s: int, u: Tensor) -> Tensor:
         loc, covariance, df = self._of(s)
-        mean = draw_missing(rows, loc, covariance, torch.zeros_like(rows))
+        mean, deviation = mean_and_deviation(rows, loc, covariance, torch.special.ndtri(u[:, 1:]))
         w = weight_quantile(u[:, 0], df, *seen_distance(rows, mean, loc, covariance))
-        return draw_missing(rows, loc, covariance, torch.special.ndtri(u[:, 1:]) * w.rsqrt().unsqueeze(-1))
+        return mean + deviation * w.rsqrt().unsqueeze(-1)
 
     def given(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for s in self.dealt():
