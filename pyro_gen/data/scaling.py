@@ -7,7 +7,7 @@ r"""The working scale: numbers of a table as the programs for tables see them.
     \text{bounded: } \frac{1}{s} \left(\log \frac{y}{1 - y} - m\right), \quad y = \frac{x - l}{u - l} ,
 
 with mean :math:`m` and standard deviation :math:`s` of what was observed in the table learnt from, while counts and
-codes stay as they are.
+codes stay as they are. Numbers of which there are only a few different ones can become codes, too.
 """
 
 import math
@@ -24,6 +24,9 @@ from pyro_gen.data.schema import Schema
 
 __all__ = ["Scaling"]
 
+NUMBERS = ("real", "positive", "bounded")
+MOST_LEVELS, REPEATS = 12, 5  # different numbers, and rows for each on average
+
 
 @dataclass(frozen=True)
 class Scaling:
@@ -31,6 +34,10 @@ class Scaling:
 
     Real, positive and bounded columns become real with mean 0 and variance 1 (positive ones by way of the logarithm,
     bounded ones of the logit); a constant column becomes 0. Counts, and the codes of levels, stay as they are.
+
+    Where it is asked for, a column of a few numbers, each of which many rows have, becomes an ordinal one with these
+    numbers as its levels; a number that is new becomes the nearest of them. A density knows no bound at such numbers,
+    and a smooth one lies between them.
 
     The edges of a bounded column would be infinite. So whatever is nearer to an edge than half the smallest distance
     from an edge at which anything was observed (as a share of the width, not below :math:`10^{-6}`) is taken to lie
@@ -53,6 +60,7 @@ class Scaling:
             one is taken for; 0 elsewhere.
         least: Logarithms of the smallest numbers that come back, in positive columns.
         most: Logarithms of the greatest, in positive columns, and of counts plus one; infinite elsewhere.
+        levels: The numbers of columns that became ordinal, increasing; empty elsewhere.
 
     Example:
         >>> schema = Schema((Column("income", "positive"), Column("children", "count")))
@@ -75,14 +83,16 @@ class Scaling:
     edge: tuple[float, ...]
     least: tuple[float, ...]
     most: tuple[float, ...]
+    levels: tuple[tuple[float, ...], ...]
 
     @classmethod
-    def fit(cls, schema: Schema, encoded: Tensor) -> Self:
+    def fit(cls, schema: Schema, encoded: Tensor, *, levels: bool = False) -> Self:
         """Learns the scaling from what is observed.
 
         Arguments:
             schema: The columns.
             encoded: The table to learn from, with shape :math:`(N, D)`, as :meth:`Schema.encode` gives it.
+            levels: Whether columns of at most 12 numbers, which 5 rows or more have on average, become ordinal.
 
         Raises:
             ValueError: If the shape is another, or a column has no observed value.
@@ -90,12 +100,18 @@ class Scaling:
         if encoded.dim() != 2 or encoded.shape[1] != len(schema.columns):
             raise ValueError(f"encoded has shape {tuple(encoded.shape)}, expected (N, {len(schema.columns)}).")
         table = encoded.detach().to("cpu", torch.float64).numpy()
-        rows: list[tuple[float, ...]] = []
+        rows: list[tuple[Any, ...]] = []
         for i, column in enumerate(schema.columns):
             seen = table[~np.isnan(table[:, i]), i]
             if len(seen) == 0:
                 raise ValueError(f"no observed value in column {column.name!r}; leave it out.")
             lower, upper, edge, least, most = 0.0, 1.0, 0.0, -math.inf, math.inf
+            values = np.unique(seen) if levels and column.kind in NUMBERS else seen[:0]
+            if not 1 < len(values) <= min(MOST_LEVELS, len(seen) / REPEATS):
+                values = values[:0]
+            if len(values):
+                rows.append((0.0, 1.0, lower, upper, edge, least, most, tuple(values.tolist())))
+                continue
             if column.kind == "positive":
                 edge = max(float(seen[seen > 0].min(initial=math.inf)) / 2, float(np.finfo(np.float64).tiny))
                 edge = edge if math.isfinite(edge) else 1.0  # where all are 0, any number will do
@@ -112,12 +128,18 @@ class Scaling:
                 edge = max(1e-6, float(gaps[gaps > 0].min(initial=0.5)) / 2)
                 share = share.clip(edge, 1 - edge)
                 seen = np.log(share) - np.log1p(-share)
-            shift = moments(seen) if column.kind in ("real", "positive", "bounded") else (0.0, 1.0)
-            rows.append((*shift, lower, upper, edge, least, most))
+            shift = moments(seen) if column.kind in NUMBERS else (0.0, 1.0)
+            rows.append((*shift, lower, upper, edge, least, most, ()))
         columns = tuple(
-            Column(c.name, "real") if c.kind in ("real", "positive", "bounded") else c for c in schema.columns
+            Column(c.name, "ordinal", row[-1]) if row[-1] else Column(c.name, "real") if c.kind in NUMBERS else c
+            for c, row in zip(schema.columns, rows, strict=True)
         )
         return cls(columns, tuple(c.kind for c in schema.columns), *zip(*rows, strict=True))
+
+    @property
+    def curved(self) -> list[int]:
+        """The positive and bounded columns: on the working scale their means are others."""
+        return sorted(self._of("positive") + self._of("bounded"))
 
     def forward(self, encoded: Tensor) -> Tensor:
         """Brings encoded rows, with shape :math:`(*, D)`, to the working scale; NaN stays NaN."""
@@ -128,6 +150,9 @@ class Scaling:
         if logits := self._of("bounded"):
             lower, upper, edge = self._edges(x, logits)
             x[..., logits] = ((x[..., logits] - lower) / (upper - lower)).clamp(edge, 1 - edge).logit()
+        for i, levels in self._with_levels(x):
+            code = torch.bucketize(x[..., i].contiguous(), (levels[1:] + levels[:-1]) / 2).to(x)
+            x[..., i] = torch.where(x[..., i].isnan(), torch.nan, code)
         return (x - x.new_tensor(self.loc)) / x.new_tensor(self.scale)
 
     def inverse(self, working: Tensor) -> Tensor:
@@ -144,6 +169,8 @@ class Scaling:
             edge = edge * (1 + 1e-5)  # what was put on the edge is there after rounding too
             inside = lower + (upper - lower) * share
             x[..., logits] = torch.where(share <= edge, lower, torch.where(1 - share <= edge, upper, inside))
+        for i, levels in self._with_levels(x):
+            x[..., i] = torch.where(x[..., i].isnan(), torch.nan, levels[x[..., i].nan_to_num().long()])
         return x
 
     def log_abs_det(self, encoded: Tensor) -> Tensor:
@@ -153,7 +180,7 @@ class Scaling:
             encoded: Rows with shape :math:`(*, D)`. Values on an edge are taken for where :meth:`forward` puts them.
 
         Returns:
-            :math:`\log |dz / dx|`, with shape :math:`(*, D)`; 0 for counts and codes, NaN where the value is.
+            :math:`\log |dz / dx|`, with shape :math:`(*, D)`; 0 for counts, codes and levels, NaN where the value is.
 
         Example:
             >>> schema = Schema((Column("income", "positive"), Column("children", "count")))
@@ -172,7 +199,10 @@ class Scaling:
         return torch.where(encoded.isnan(), torch.nan, slope)
 
     def _of(self, kind: str) -> list[int]:
-        return [i for i, k in enumerate(self.kinds) if k == kind]
+        return [i for i, k in enumerate(self.kinds) if k == kind and not self.levels[i]]
+
+    def _with_levels(self, x: Tensor) -> list[tuple[int, Tensor]]:
+        return [(i, x.new_tensor(levels)) for i, levels in enumerate(self.levels) if levels]
 
     def _edges(self, x: Tensor, which: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         lower, upper, edge = (x.new_tensor([v[i] for i in which]) for v in (self.lower, self.upper, self.edge))

@@ -123,7 +123,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.seed_ = _seed_of(self.random_state)
         self.schema_ = self._schema(table)
         encoded = self.schema_.encode(table)
-        self.scaling_ = Scaling.fit(self.schema_, encoded)
+        self.scaling_ = Scaling.fit(self.schema_, encoded, levels=self._take_levels())
         x = self.scaling_.forward(encoded)
         if len(x) > ROWS:
             rows = torch.as_tensor(np.random.default_rng(self.seed_).permutation(len(x))[:ROWS])
@@ -187,6 +187,13 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             if all(isinstance(level, int | float) and not isinstance(level, bool) for level in column.levels)
         }
         return Schema.infer(table, overrides=given | numbers) if numbers else schema
+
+    def _take_levels(self) -> bool:
+        """Whether numbers of a few values may be given to the programs as levels."""
+        if self.method == "auto":
+            return True
+        names = [self.method] if isinstance(self.method, str) else self.method
+        return all("ordinal" in METHODS[name].KINDS for name in names)
 
     def _suitable(self, encoded: Tensor) -> list[str]:
         """The names of the programs to try for a table."""
@@ -355,7 +362,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         filled = encoded.clone()
         for part in rows.split(max(1, CHUNK // encoded.shape[1])):
             filled[part] = self._mean_of(encoded[part])
-        curved = [d for d, column in enumerate(self.schema_.columns) if column.kind in ("positive", "bounded")]
+        curved = self.scaling_.curved
         if bool(torch.isnan(encoded[:, curved]).any()):
             weights = list(self.weights_.values())
             draw = Draws(self.programs_, weights, self.scaling_, encoded, MEAN_DRAWS, self.seed_)
@@ -365,24 +372,18 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return filled
 
     def _mean_of(self, part: Tensor) -> Tensor:
+        """The same for some rows, but for the curve from the working scale of positive and bounded columns."""
         x = self.scaling_.forward(part)
-        means = [w * p.cell_mean(x) for w, p in zip(self.weights_.values(), self.programs_.values(), strict=True)]
-        mean = torch.stack(means).sum(0)
-        levels = [len(column.levels) if column.discrete else 0 for column in self.scaling_.columns]
-        if any(levels):
-            mean = torch.where(torch.tensor(levels, device=x.device) > 0, self._likeliest(x, levels), mean)
-        return self.scaling_.inverse(torch.where(torch.isnan(x), mean, x))
-
-    def _likeliest(self, x: Tensor, levels: Sequence[int]) -> Tensor:
-        """The most probable level of each missing entry (N, D), of columns with so many levels; elsewhere 0."""
-        counts, missing = torch.tensor(levels, device=x.device), torch.isnan(x)
-        weights = torch.tensor(list(self.weights_.values())).to(x).log()[:, None, None]
-        chances = []
-        for level in range(max(levels)):  # the same level of all columns at once
-            values = torch.where(missing & (level < counts), float(level), torch.nan).to(x)
-            log_prob = torch.stack([p.cell_log_prob(x, values) for p in self.programs_.values()])
-            chances.append((log_prob + weights).logsumexp(0).nan_to_num(nan=-torch.inf))
-        return torch.stack(chances).argmax(0).to(x)
+        found = [program.cell_expected(x) for program in self.programs_.values()]
+        weights = list(self.weights_.values())
+        expected = [sum(w * v for w, v in zip(weights, of, strict=True)) for of in zip(*found, strict=True)]
+        pairs = zip(self.scaling_.columns, expected, strict=True)
+        columns = [v.argmax(-1) if column.discrete else v[:, 0] for column, v in pairs]
+        means = self.scaling_.inverse(torch.stack([column.to(x) for column in columns], -1))
+        for d, levels in enumerate(self.scaling_.levels):
+            if levels:  # numbers, so that they have a mean
+                means[:, d] = expected[d].to(x) @ x.new_tensor(levels)
+        return torch.where(torch.isnan(part), means, part)
 
     # scikit-learn
 

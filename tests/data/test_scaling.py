@@ -154,3 +154,38 @@ def test_draws_of_exponentials_end_beyond_what_was_observed():
     # Half the distance in logarithms from the median to the extreme, beyond it; of counts plus one.
     expected = torch.tensor([[100 * 10**0.5, 15.0], [10**-0.5, 0.0]], dtype=torch.float64)
     torch.testing.assert_close(scaling.inverse(far), expected)
+
+
+def few(rows: int = 30) -> tuple[Schema, Tensor]:
+    """Columns of three, of many and of two numbers, and one that is positive; the first with a hole."""
+    index = torch.arange(rows, dtype=torch.float64)
+    encoded = torch.stack([index % 3 - 0.5, index, (index % 2) * 4 - 1, 2 ** (index % 4)], 1)
+    encoded[0, 0] = NAN
+    kinds = ("real", "real", "real", "positive")
+    return Schema(tuple(Column(f"x{i}", kind) for i, kind in enumerate(kinds))), encoded
+
+
+def test_columns_of_a_few_numbers_become_levels_where_asked_for():
+    schema, encoded = few()
+    scaling = Scaling.fit(schema, encoded, levels=True)
+    assert scaling.levels == ((-0.5, 0.5, 1.5), (), (-1.0, 3.0), (1.0, 2.0, 4.0, 8.0))
+    assert [column.kind for column in scaling.columns] == ["ordinal", "real", "ordinal", "ordinal"]
+    assert scaling.columns[0].levels == (-0.5, 0.5, 1.5) and scaling.curved == []
+    working = scaling.forward(encoded)
+    assert working[:6, 0].nan_to_num(-1).tolist() == [-1, 1, 2, 0, 1, 2] and working[:4, 2].tolist() == [0, 1, 0, 1]
+    torch.testing.assert_close(scaling.inverse(working), encoded, equal_nan=True)
+    assert torch.equal(scaling.log_abs_det(encoded)[1:, [0, 2, 3]], torch.zeros(29, 3, dtype=torch.float64))
+    new = torch.tensor([[0.9, 100.0, -7.0, 2.9], [9.0, NAN, 1.5, 3.1]], dtype=torch.float64)
+    assert scaling.forward(new)[:, [0, 2, 3]].tolist() == [[1, 0, 1], [2, 1, 2]]  # the nearest
+    assert Scaling.fit(schema, encoded).levels == ((),) * 4
+    assert not any(column.discrete for column in Scaling.fit(schema, encoded).columns)
+
+
+def test_numbers_that_few_rows_share_are_no_levels():
+    schema, encoded = few(rows=14)  # 13 seen of three numbers, 14 of two, 14 of four
+    assert [len(levels) for levels in Scaling.fit(schema, encoded, levels=True).levels] == [0, 0, 2, 0]
+    constant = torch.full((20, 4), 3.0)
+    assert Scaling.fit(schema, constant, levels=True).levels == ((),) * 4
+    many = torch.arange(260.0).remainder(13).reshape(-1, 1).expand(-1, 4) + 1
+    assert Scaling.fit(schema, many, levels=True).levels == ((),) * 4
+    assert len(Scaling.fit(schema, many.clamp(max=12), levels=True).levels[0]) == 12

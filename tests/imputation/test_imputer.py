@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LinearRegression
@@ -219,6 +220,35 @@ def test_auto_stacks_and_says_what_it_chose():
     assert imputer.info_["weights"] == imputer.weights_
     completed = imputer.impute(table(40), draws=10)
     assert len(completed) == 10
+
+
+def grouped(rows: int = 300) -> tuple[np.ndarray, np.ndarray]:
+    """A number that is one of two, by the sign of another, with holes; and the chances of the greater in them."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=rows)
+    group = np.where(z + 0.5 * rng.normal(size=rows) > 0, 2.5, -1.5)
+    x = np.column_stack([z, np.where(rng.random(rows) < 0.3, np.nan, group)])
+    return x, norm.cdf(z[np.isnan(x[:, 1])] / 0.5)
+
+
+def test_numbers_of_a_few_values_are_drawn_from_them_and_have_means_between_them():
+    x, chances = grouped()
+    holes = np.isnan(x[:, 1])
+    imputer = Imputer(random_state=0).fit(x)
+    assert imputer.schema_.columns[1].kind == "real" and imputer.scaling_.levels[1] == (-1.5, 2.5)
+    completed = imputer.impute(x, draws=20)
+    assert set(np.unique([completed[k][:, 1] for k in range(20)])) == {-1.5, 2.5}
+    mean = imputer.transform(x)[holes, 1]
+    assert abs((mean + 1.5) / 4 - chances).mean() < 0.06
+    density = imputer.log_prob(x, np.where(holes[:, None], 2.5, x))[holes, 1]
+    np.testing.assert_allclose(np.exp(density), (mean + 1.5) / 4, atol=1e-9)
+
+
+def test_numbers_stay_numbers_for_a_program_of_real_columns():
+    x, _ = grouped()
+    imputer = Imputer(method="gaussian", random_state=0).fit(x)
+    assert imputer.scaling_.levels == ((), ())
+    assert len(np.unique(imputer.impute(x)[0][:, 1])) > 50
 
 
 def test_options_reach_the_program():

@@ -44,7 +44,7 @@ class Ensemble(TableProgram):
     """A program with E members, which share everything but the values of their parameters.
 
     As a model/guide pair it is the program of one of them, ``member``. :meth:`complete`, :meth:`cell_log_prob` and
-    :meth:`cell_mean` take all.
+    :meth:`cell_expected` take all.
 
     Arguments:
         columns: The D columns, as the working scale has them.
@@ -154,25 +154,25 @@ class Ensemble(TableProgram):
             out[rows] = torch.where(asked[rows], found, torch.nan).to(out.dtype)
         return out
 
-    def cell_mean(self, x: Tensor) -> Tensor:
-        """The expectation, or the most probable level, of missing entries, see :meth:`TableProgram.cell_mean`."""
-        out = x.clone()
+    def cell_expected(self, x: Tensor) -> list[Tensor]:
+        """Posterior means, and probabilities of levels, see :meth:`TableProgram.cell_expected`."""
+        out = [
+            torch.zeros(len(x), len(c.levels) if c.discrete else 1, dtype=torch.float64, device=x.device)
+            for c in self.columns
+        ]
         for rows, row_x in self._incomplete(x):
-            mean, probs = torch.zeros_like(row_x, dtype=torch.float64), None
             for e in range(self.members):
                 for at, inputs, z, log_weight in self._weighed(e, self.inputs(row_x)):
-                    weight = log_weight.softmax(0)  # (L, n)
+                    weight = log_weight.softmax(0) / self.members  # (L, n)
                     cells = self.cells(z, *inputs)
-                    mean[at] += (weight.unsqueeze(-1) * cells.mean).sum(0) / self.members
+                    mean = (weight.unsqueeze(-1) * cells.mean).sum(0)  # (n, D)
+                    found = dict(enumerate(mean.unsqueeze(-1).unbind(1)))
                     if isinstance(cells, MixedColumns) and cells.sizes[-1]:
-                        columns = cells.order[-cells.sizes[-1] :]
-                        found = (weight[..., None, None] * cells.probs).sum(0)  # (n, G, L)
-                        probs = found.new_zeros(len(rows), *found.shape[1:]) if probs is None else probs
-                        probs[at] += found
-            if probs is not None:
-                mean[:, columns] = probs.argmax(-1).to(mean)
-            out[rows] = torch.where(torch.isnan(row_x), _settle(mean), row_x).to(out.dtype)
-        return out
+                        probs = (weight[..., None, None] * cells.probs).sum(0)  # (n, G, L)
+                        found |= zip(cells.order[-cells.sizes[-1] :], probs.unbind(1), strict=True)
+                    for d, values in found.items():
+                        out[d][rows[at]] += values[:, : out[d].shape[1]]
+        return [_settle(values).to(x.dtype) for values in out]
 
     def row_khat(self, x: Tensor) -> Tensor:
         """How far the importance weights of rows can be trusted: the largest Pareto shape among the members.

@@ -122,8 +122,20 @@ class TableProgram(Program):
         """
 
     @abc.abstractmethod
+    def cell_expected(self, x: Tensor) -> list[Tensor]:
+        r"""What is to be expected of missing entries, each given what is seen in its row.
+
+        Arguments:
+            x: Rows with shape :math:`(N, D)`.
+
+        Returns:
+            For each real or count column the posterior means :math:`\mathbb{E}[x_{nd} \mid x_{n,o}]`, with shape
+            :math:`(N, 1)`; for each of the others the probabilities of its L levels, with shape :math:`(N, L)`. What
+            stands where an entry is seen means nothing.
+        """
+
     def cell_mean(self, x: Tensor) -> Tensor:
-        r"""The expectation of missing entries, :math:`\mathbb{E}[x_{nd} \mid x_{n,o}]`.
+        r"""Completes rows by the expectation of what is missing.
 
         Arguments:
             x: Rows with shape :math:`(N, D)`.
@@ -132,6 +144,9 @@ class TableProgram(Program):
             Completed rows, with shape :math:`(N, D)`: the posterior mean of real and count columns, the most probable
             level of the others; seen entries are untouched.
         """
+        expected = zip(self.columns, self.cell_expected(x), strict=True)
+        means = [found.argmax(-1).to(x) if column.discrete else found.squeeze(-1) for column, found in expected]
+        return torch.where(torch.isnan(x), torch.stack(means, -1).to(x), x)
 
 
 class KeptProgram(TableProgram):
@@ -236,15 +251,10 @@ class KeptProgram(TableProgram):
             parts.append(found.logsumexp(0) - math.log(len(found)))
         return torch.where(torch.isnan(values), torch.nan, torch.cat(parts))
 
-    def cell_mean(self, x: Tensor) -> Tensor:
-        """The expectation, or the most probable level, of missing entries, see :meth:`TableProgram.cell_mean`."""
+    def cell_expected(self, x: Tensor) -> list[Tensor]:
+        """Posterior means, and probabilities of levels, see :meth:`TableProgram.cell_expected`."""
         parts = []
         for part in self._parts(x):
             found = [self.expected(*given) for given in self.given(part)]
-            means = [torch.stack(column).mean(0) for column in zip(*found, strict=True)]
-            columns = [
-                mean.argmax(-1).to(x) if column.discrete else mean.squeeze(-1)
-                for column, mean in zip(self.columns, means, strict=True)
-            ]
-            parts.append(torch.stack(columns, -1))
-        return torch.where(torch.isnan(x), torch.cat(parts), x)
+            parts.append([torch.stack(column).mean(0) for column in zip(*found, strict=True)])
+        return [torch.cat(column) for column in zip(*parts, strict=True)]
