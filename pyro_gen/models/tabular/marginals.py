@@ -20,13 +20,15 @@ import torch
 from torch import Tensor
 
 from pyro_gen.data.column import Column
+from pyro_gen.models.tabular.curves import fit_real, fit_whole
 from pyro_gen.models.tabular.levels import Levels
 from pyro_gen.models.tabular.truncated import log_interval
-from pyro_gen.models.tabular.warp import Warp, fit_real, fit_whole
+from pyro_gen.models.tabular.warp import Warp
 
 __all__ = ["Layout", "Marginals", "Rows", "fit_curves"]
 
 GRID = 64  # quantiles that the expectation of a count averages over
+NODES = 15  # of the rule by which the expectation of a real entry is found
 
 
 class Layout(NamedTuple):
@@ -163,9 +165,7 @@ class Marginals(NamedTuple):
     def expected(self, mean: Tensor, scale: Tensor) -> list[Tensor]:
         """By column, real ones first: the expectation (N, 1), or the probabilities of the levels (N, L)."""
         split = len(self.layout.real)
-        nodes, weights = (torch.from_numpy(v).to(mean) for v in np.polynomial.hermite_e.hermegauss(15))
-        z = mean[:, :split] + scale[:, :split] * nodes[:, None, None]
-        real = (self.real.inverse(z) * (weights / weights.sum())[:, None, None]).sum(0)
+        real = self.real.expected(mean[:, :split], scale[:, :split], NODES)
         out = list(real.unsqueeze(-1).unbind(1))
         even = torch.special.ndtri((torch.arange(GRID).to(mean) + 0.5) / GRID)
         for w, top in enumerate(self.layout.top):

@@ -5,13 +5,15 @@ A row belongs to one of K components; inside it, real columns are a factor analy
 .. math::
     c_n &\sim \operatorname{Categorical}(\pi), \qquad \pi_k = v_k \textstyle\prod_{l < k} (1 - v_l), \qquad
     v_k \sim \operatorname{Beta}(1, \alpha) \\
-    x_n^{\text{real}} \mid c_n = k &\sim \mathcal{N}\big(\mu_k, \; W_k W_k^\top + \Psi_k\big) , \qquad
+    T(x_n^{\text{real}}) \mid c_n = k &\sim \mathcal{N}\big(\mu_k, \; W_k W_k^\top + \Psi_k\big) , \qquad
     x_{nd}^{\text{level}} \mid c_n = k \sim \operatorname{Categorical}(p_{kd}), \qquad
     x_{nd}^{\text{count}} = \lfloor e^{a_d + b_d l} \rfloor, \; l \mid c_n = k \sim \mathcal{N}(m_{kd}, s_{kd}) .
 
-Counts are rounded log-normal variables, whose probabilities are those of intervals; :math:`a_d, b_d` standardise the
-observed ones. The stick-breaking weights of a Dirichlet process are cut off at K, of which as many stay empty as the
-table has no use for. Components share what they have in common, so that small ones can be estimated:
+Skewed columns would take components for their tails, so powers :math:`T_d`, learnt from the observed entries, make each
+straight before, see :mod:`pyro_gen.models.tabular.curves`. Counts are rounded log-normal variables, whose probabilities
+are those of intervals; :math:`a_d, b_d` standardise the observed ones. The stick-breaking weights of a Dirichlet
+process are cut off at K, of which as many stay empty as the table has no use for. Components share what they have in
+common, so that small ones can be estimated:
 
 .. math::
     W_{kdj} \sim \mathcal{N}(\bar W_{dj}, \lambda_j^{-1}), \qquad
@@ -19,8 +21,8 @@ table has no use for. Components share what they have in common, so that small o
     \psi_{kd} \sim \operatorname{Inv-Gamma}(a, a \bar\psi_d) ,
 
 with gamma priors on :math:`\lambda_j, \tau_j, \bar\psi_d`: factors that the table has no use for are shrunk away, and
-where :math:`\lambda` is great all components have one covariance. Means have standard normal priors, as real columns
-and the logarithms of counts are standardised.
+where :math:`\lambda` is great all components have one covariance. Means have standard normal priors, as straightened
+columns and the logarithms of counts are standardised.
 
 **A row given the parameters** is closed: the responsibilities of components from its seen entries, then the factors and
 the missing entries inside a component, see :mod:`pyro_gen.models.tabular.mixture_rows`.
@@ -50,9 +52,10 @@ from pyro_gen.data.column import Column
 from pyro_gen.likelihoods import observe
 from pyro_gen.models.tabular.gibbs import Schedule, gibbs, join
 from pyro_gen.models.tabular.mixture_learning import Prior, start, sweep
-from pyro_gen.models.tabular.mixture_rows import Draw, Layout, MixtureRows, Rows, draw_rows, fit, prepare
+from pyro_gen.models.tabular.mixture_rows import Curves, Draw, Layout, MixtureRows, Rows, draw_rows, fit, prepare
 from pyro_gen.models.tabular.table import KeptProgram, LearningProgress
 from pyro_gen.models.tabular.truncated import log_interval
+from pyro_gen.models.tabular.warp import Warp
 
 __all__ = ["TableMixture"]
 
@@ -61,6 +64,7 @@ MOST_ROWS = 4000  # of a longer table as many are drawn to learn from
 MOST_FACTORS = 8
 PRIOR = Prior(concentration=(2.0, 2.0), use=(1.0, 0.5), alike=(2.0, 0.2), common_noise=(2.0, 4.0), noise=4.0)
 GRID = 64  # quantiles that the expectation of a count averages over
+NODES = 5  # of the rule by which the expectation of a real entry is found in each component
 
 
 class TableMixture(KeptProgram):
@@ -103,9 +107,16 @@ class TableMixture(KeptProgram):
         # Mean and scale of the logarithms of counts.
         counts = len(self.layout.counts)
         self.register_buffer("_log_counts", torch.tensor([[0.0], [1.0]]).double().expand(2, counts).clone())
+        line = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        self.register_buffer("_knots", line.expand(2, len(self.layout.real), -1).clone())  # (2, R, K)
         with seeded(0):
             nothing = self.prepared(torch.full((1, len(columns)), torch.nan, dtype=torch.float64))
             self.keep(start(nothing, components, self.rank, 1))
+
+    @property
+    def curves(self) -> Curves:
+        """What makes columns normal, or nearly so, as learnt."""
+        return Curves(Warp(*self.get_buffer("_knots")), self.get_buffer("_log_counts"))
 
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The joint density of rows with shape :math:`(N, D)` and parameters; returns the rows completed."""
@@ -132,19 +143,18 @@ class TableMixture(KeptProgram):
             p[f"levels_{j}"] = pyro.sample(f"levels_{j}", dist.Dirichlet(x.new_ones(size, levels)).to_event(1))
         with self.plate(x):
             p = {name: v.unsqueeze(0) for name, v in p.items()}
-            return observe("x", MixtureRows(self.layout, self.get_buffer("_log_counts"), p, len(x)), x)
+            return observe("x", MixtureRows(self.layout, self.curves, p, len(x)), x)
 
     def learn(
         self, x: Tensor, *, seed: int = 0, progress: LearningProgress | None = None, deadline: float | None = None
     ) -> Self:
-        """Learns the posterior by Gibbs sampling, see :meth:`TableProgram.learn`."""
+        """Learns the curves, then the posterior by Gibbs sampling, see :meth:`TableProgram.learn`."""
         with seeded(seed), torch.no_grad():
             if len(x) > MOST_ROWS:
                 x = x[torch.randperm(len(x))[:MOST_ROWS].to(x.device)]
-            logs = (x[:, self.layout.counts] + 0.5).log()
-            loc = logs.nanmean(0).nan_to_num()
-            scale = (logs - loc).square().nanmean(0).nan_to_num(1.0).sqrt().clamp(min=0.1)
-            self.register_buffer("_log_counts", torch.stack([loc, scale]))
+            real, log_counts = Curves.learn(x, self.layout)
+            self.register_buffer("_knots", torch.stack(real))
+            self.register_buffer("_log_counts", log_counts)
             rows = self.prepared(x)
             first = start(rows, self.components, self.rank, CHAINS)
             kept = gibbs(lambda draw: sweep(rows, draw, PRIOR), first, SCHEDULE, progress, deadline)
@@ -161,16 +171,16 @@ class TableMixture(KeptProgram):
         return self.components * len(self.columns) * max(1, self.rank)
 
     def prepared(self, x: Tensor) -> Rows:
-        return prepare(x, self.layout, self.get_buffer("_log_counts"))
+        return prepare(x, self.layout, self.curves)
 
     def _of(self, s: int) -> Draw:
         return {name: self.kept(name)[s : s + 1] for name in self._sites}
 
     def drawn(self, rows: Rows, s: int, u: Tensor) -> Tensor:
-        return draw_rows(rows, self._of(s), u, self.layout, self.get_buffer("_log_counts"))
+        return draw_rows(rows, self._of(s), u, self.layout, self.curves)
 
     def given(self, x: Tensor) -> Iterator[tuple[Draw, Tensor, Tensor, Tensor]]:
-        """For some kept draws: parameters, log-responsibilities (K, N), means and scales (K, N, D) of real columns."""
+        """For some kept draws: parameters, log-responsibilities (K, N), means and scales (K, N, R) of real columns."""
         rows, real = self.prepared(x), len(self.layout.real)
         for s in self.dealt():
             p = self._of(s)
@@ -187,7 +197,7 @@ class TableMixture(KeptProgram):
         out, real = responsibility.new_empty(responsibility.shape[1], len(self.columns)), len(self.layout.real)
         each = responsibility.unsqueeze(-1)  # (K, N, 1)
         density = -((rows.real - loc) / scale).square() / 2 - (scale * math.sqrt(2 * math.pi)).log()
-        out[:, self.layout.real] = (each + density).logsumexp(0)
+        out[:, self.layout.real] = (each + density).logsumexp(0) + rows.log_slope
         if self.layout.counts:
             loc, scale = p["loc"][0, :, None, real:], p["noise"][0, :, None, real:].sqrt()
             inside = log_interval((rows.lower - loc) / scale, (rows.upper - loc) / scale)
@@ -197,13 +207,13 @@ class TableMixture(KeptProgram):
         return out
 
     def expected(self, p: Draw, responsibility: Tensor, loc: Tensor, scale: Tensor) -> list[Tensor]:
-        share = responsibility.exp()
-        means = (share.unsqueeze(-1) * loc).sum(0)
+        share, curves = responsibility.exp(), self.curves
+        means = (share.unsqueeze(-1) * curves.real.expected(loc, scale, NODES)).sum(0)
         out = dict(zip(self.layout.real, means.unsqueeze(-1).unbind(1), strict=True))
         if self.layout.counts:
             real = len(self.layout.real)
             even = torch.special.ndtri((torch.arange(GRID).to(share) + 0.5) / GRID)[:, None, None]
-            middle, spread = self.get_buffer("_log_counts")
+            middle, spread = curves.log_counts
             logs = p["loc"][0, :, real:] + p["noise"][0, :, real:].sqrt() * even  # (GRID, K, D)
             count = (middle + spread * logs).exp().floor().mean(0)
             out |= zip(self.layout.counts, (share.T @ count).unsqueeze(-1).unbind(1), strict=True)

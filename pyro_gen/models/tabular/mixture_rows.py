@@ -7,8 +7,9 @@ With the factors integrated out, a component k has seen a row with the log-densi
     + \sum_{d \in \text{count}} \log\Big(\Phi\big(\tfrac{h_d - m_{kd}}{\sqrt{s_{kd}}}\big)
     - \Phi\big(\tfrac{g_d - m_{kd}}{\sqrt{s_{kd}}}\big)\Big) + \sum_{d \in \text{level}} \log p_{kd}(x_d)
 
-over the entries that were seen, :math:`[g_d, h_d]` the interval of a count's latent variable. The normal density costs
-no covariance matrix: with the factors' precision :math:`F F^\top = I + W^\top \Psi^{-1} W` and mean :math:`z` given the
+over the entries that were seen, :math:`[g_d, h_d]` the interval of a count's latent variable, and
+:math:`x^{\text{real}}` straightened by curves, the logarithms of whose slopes come on top. The normal density costs no
+covariance matrix: with the factors' precision :math:`F F^\top = I + W^\top \Psi^{-1} W` and mean :math:`z` given the
 seen entries (:func:`.factors_given`),
 
 .. math::
@@ -28,10 +29,12 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_gen.data.column import Column
+from pyro_gen.models.tabular.curves import fit_real, powers
 from pyro_gen.models.tabular.factors import factors_given
 from pyro_gen.models.tabular.truncated import log_interval
+from pyro_gen.models.tabular.warp import Warp
 
-__all__ = ["Draw", "Layout", "MixtureRows", "Rows", "draw_rows", "fit", "prepare"]
+__all__ = ["Curves", "Draw", "Layout", "MixtureRows", "Rows", "draw_rows", "fit", "prepare"]
 
 Draw = dict[str, Tensor]  # parameters by name of the site, with a leading dimension of C chains
 
@@ -59,11 +62,34 @@ class Layout(NamedTuple):
         return Layout(real, counts, levels, [len(columns[d].levels) for d in levels])
 
 
+class Curves(NamedTuple):
+    r"""What makes columns normal, or nearly so, where nothing is known of components.
+
+    Attributes:
+        real: The curves T of real columns.
+        log_counts: Mean and scale of the logarithms of counts, with shape :math:`(2, \cdot)`.
+    """
+
+    real: Warp
+    log_counts: Tensor
+
+    @staticmethod
+    def learn(x: Tensor, layout: Layout) -> "Curves":
+        """Those of rows with shape :math:`(N, D)`, NaN where nothing was observed."""
+        logs = (x[:, layout.counts] + 0.5).log()
+        loc = logs.nanmean(0).nan_to_num()
+        scale = (logs - loc).square().nanmean(0).nan_to_num(1.0).sqrt().clamp(min=0.1)
+        curves = [fit_real(x[:, d][~torch.isnan(x[:, d])], [powers]) for d in layout.real]
+        nothing = x.new_empty(0, 2)
+        return Curves(Warp.join(curves) if curves else Warp(nothing, nothing), torch.stack([loc, scale]))
+
+
 class Rows(NamedTuple):
     r"""What is seen of N rows.
 
     Attributes:
-        real: Real columns, with shape :math:`(N, \cdot)`, NaN where missing.
+        real: Real columns, straightened, with shape :math:`(N, \cdot)`, NaN where missing.
+        log_slope: The logarithms of the slopes of their curves, zero where missing.
         lower: Where the latent variables of counts begin; the whole line where missing.
         upper: Where they end.
         levels: One where a level is, for all levels of all columns, with shape :math:`(N, L)`; zeros where missing.
@@ -71,6 +97,7 @@ class Rows(NamedTuple):
     """
 
     real: Tensor
+    log_slope: Tensor
     lower: Tensor
     upper: Tensor
     levels: Tensor
@@ -81,22 +108,23 @@ class Rows(NamedTuple):
         return self.levels.split(self.sizes, 1) if self.sizes else ()
 
 
-def prepare(x: Tensor, layout: Layout, log_counts: Tensor) -> Rows:
+def prepare(x: Tensor, layout: Layout, curves: Curves) -> Rows:
     r"""What is seen of rows.
 
     Arguments:
         x: Rows with shape :math:`(N, D)`.
         layout: Where which columns are.
-        log_counts: Mean and scale of the logarithms of counts, with shape :math:`(2, \cdot)`.
+        curves: What makes them normal.
     """
-    loc, scale = log_counts
+    real, log_slope = curves.real(x[:, layout.real])
+    loc, scale = curves.log_counts
     k = x[:, layout.counts]
     lower = torch.where(torch.isnan(k), -torch.inf, (k.log() - loc) / scale)
     upper = torch.where(torch.isnan(k), torch.inf, ((k + 1).log() - loc) / scale)
     chosen = [x.new_zeros(len(x), 0)]
     for d, size in zip(layout.levels, layout.sizes, strict=True):
         chosen.append((x[:, d, None] == torch.arange(size, device=x.device)).to(x))
-    return Rows(x[:, layout.real], lower, upper, torch.cat(chosen, 1), layout.sizes)
+    return Rows(real, log_slope.nan_to_num(), lower, upper, torch.cat(chosen, 1), layout.sizes)
 
 
 def fit(rows: Rows, p: Draw) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,8 +135,8 @@ def fit(rows: Rows, p: Draw) -> tuple[Tensor, Tensor, Tensor]:
         p: The parameters of C chains.
 
     Returns:
-        The log-probability of components and seen entries, with shape :math:`(C, K, N)`; the means of
-        the R factors given the seen entries, and the Cholesky factors F of their precisions, with shapes
+        The log-probability of components and seen entries, straightened ones, with shape :math:`(C, K, N)`; the means
+        of the R factors given the seen entries, and the Cholesky factors F of their precisions, with shapes
         :math:`(C, K, N, R)` and :math:`(C, K, N, R, R)`.
     """
     sticks = p["sticks"]
@@ -138,7 +166,7 @@ def fit(rows: Rows, p: Draw) -> tuple[Tensor, Tensor, Tensor]:
     return log_prob, mean, factor
 
 
-def draw_rows(rows: Rows, p: Draw, u: Tensor, layout: Layout, log_counts: Tensor) -> Tensor:
+def draw_rows(rows: Rows, p: Draw, u: Tensor, layout: Layout, curves: Curves) -> Tensor:
     """Draws all entries of rows given the seen ones.
 
     Arguments:
@@ -146,7 +174,7 @@ def draw_rows(rows: Rows, p: Draw, u: Tensor, layout: Layout, log_counts: Tensor
         p: The parameters of one chain.
         u: Uniform numbers, with shape :math:`(N, 1 + R + D)`, for component, factors and entries.
         layout: Where which columns are.
-        log_counts: As in :func:`prepare`.
+        curves: As in :func:`prepare`.
 
     Returns:
         Rows with shape :math:`(N, D)`.
@@ -161,10 +189,10 @@ def draw_rows(rows: Rows, p: Draw, u: Tensor, layout: Layout, log_counts: Tensor
         back = torch.linalg.solve_triangular(factor[k, every].mT, noise.unsqueeze(-1), upper=True)
         z = mean[k, every].unsqueeze(-1) + back
         own = (p["loadings"][0, k] @ z).squeeze(-1) + p["loc"][0, k, :real]
-        out[:, layout.real] = own + p["noise"][0, k, :real].sqrt() * spare[:, layout.real]
+        out[:, layout.real] = curves.real.inverse(own + p["noise"][0, k, :real].sqrt() * spare[:, layout.real])
     if layout.counts:
         logs = p["loc"][0, k, real:] + p["noise"][0, k, real:].sqrt() * spare[:, layout.counts]
-        loc, scale = log_counts
+        loc, scale = curves.log_counts
         out[:, layout.counts] = (loc + scale * logs).exp().floor()
     for j, d in enumerate(layout.levels):
         out[:, d] = _invert(p[f"levels_{j}"][0, k], u[:, 1 + rank + d]).to(u)
@@ -181,7 +209,7 @@ class MixtureRows(dist.TorchDistribution):
 
     Arguments:
         layout: Where which columns are.
-        log_counts: As in :func:`prepare`.
+        curves: As in :func:`prepare`.
         p: The parameters of one chain.
         rows: The number N of rows.
         seen: Which entries are seen, with shape :math:`(N, D)`.
@@ -190,24 +218,25 @@ class MixtureRows(dist.TorchDistribution):
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real_vector
 
-    def __init__(self, layout: Layout, log_counts: Tensor, p: Draw, rows: int, seen: Tensor | bool = True) -> None:
-        self.layout, self.log_counts, self.p, self.seen = layout, log_counts, p, seen
+    def __init__(self, layout: Layout, curves: Curves, p: Draw, rows: int, seen: Tensor | bool = True) -> None:
+        self.layout, self.curves, self.p, self.seen = layout, curves, p, seen
         columns = sum(map(len, layout[:3]))
         super().__init__(torch.Size([rows]), torch.Size([columns]), validate_args=False)
 
     def _prepared(self, value: Tensor) -> Rows:
-        return prepare(torch.where(torch.as_tensor(self.seen), value, torch.nan), self.layout, self.log_counts)
+        return prepare(torch.where(torch.as_tensor(self.seen), value, torch.nan), self.layout, self.curves)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return fit(self._prepared(value), self.p)[0][0].logsumexp(0)
+        rows = self._prepared(value)
+        return fit(rows, self.p)[0][0].logsumexp(0) + rows.log_slope.sum(-1)
 
     def marginalise(self, value: Tensor) -> tuple["MixtureRows", Tensor, Callable[[], Tensor]]:
         """Rows of which NaN is not seen, see :func:`pyro_gen.observe`."""
-        scored = MixtureRows(self.layout, self.log_counts, self.p, len(value), ~torch.isnan(value))
+        scored = MixtureRows(self.layout, self.curves, self.p, len(value), ~torch.isnan(value))
 
         def draw() -> Tensor:
             numbers = 1 + value.shape[1] + (self.p["loadings"].shape[-1] if self.layout.real else 0)
             u = torch.rand(len(value), numbers, dtype=value.dtype, device=value.device).clamp(1e-12, 1 - 1e-12)
-            return draw_rows(scored._prepared(value), self.p, u, self.layout, self.log_counts)
+            return draw_rows(scored._prepared(value), self.p, u, self.layout, self.curves)
 
         return scored, value.nan_to_num(), draw

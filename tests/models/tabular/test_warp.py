@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from scipy.stats import yeojohnson
 
-from pyro_gen.models.tabular.warp import Warp, _tail, fit_real, fit_whole
+from pyro_gen.models.tabular.curves import POWERS, UNITS, _tail, fit_real, fit_whole, powers, smooth
+from pyro_gen.models.tabular.warp import Warp
 
 
 def skewed(count=300):
@@ -85,7 +87,7 @@ def test_whole_numbers_have_their_frequencies():
 def test_a_tail_goes_on_as_the_outer_fifth_says_and_not_as_one_outlier():
     torch.manual_seed(0)
     values = torch.cat([torch.randn(400).double().exp(), torch.tensor([60.0]).double()])
-    warp = fit_real(values)
+    warp = fit_real(values, [smooth])
     beyond = warp.z[:, -1:] + torch.tensor([[0.5], [1.5]]).double()
     slope = warp.inverse(beyond).diff(dim=0).item()
     edge = values.quantile(0.8)
@@ -100,3 +102,43 @@ def test_a_tail_of_a_few_among_many_equal_entries_is_as_light_as_they_are_few():
     right, left = _tail(values).item(), _tail(-values).item()
     assert right == pytest.approx(values.mean().item() / 0.2 / 0.5582, rel=1e-3)
     assert left == 0
+
+
+def kurtosis(z):
+    return float(((z - z.mean()) / z.std()).pow(4).mean())
+
+
+def test_powers_take_skewness_and_leave_clusters():
+    torch.manual_seed(0)
+    both = torch.cat([torch.randn(200).double() - 4, torch.randn(100).double() + 4])
+    # Two clusters of unequal weight: 1.7; a normal column: 3, with a standard error of 0.28.
+    assert kurtosis(fit_real(both, [powers])(both.unsqueeze(-1))[0]) < 1.9
+    assert kurtosis(fit_real(both, [smooth])(both.unsqueeze(-1))[0]) > 2.2
+    values = skewed()
+    z = fit_real(values, [powers])(values.unsqueeze(-1))[0].squeeze(-1)
+    assert abs(float(((z - z.mean()) / z.std()).pow(3).mean())) < 0.45  # 3 standard errors of 300; of values it is 3
+
+
+def test_powers_are_those_of_yeo_and_johnson():
+    torch.manual_seed(0)
+    values = skewed(200)
+    z, _ = powers(values)(values.unsqueeze(-1).expand(-1, len(POWERS) * len(UNITS)))
+    spread = float((values.quantile(0.75) - values.quantile(0.25)) / 1.349)
+    for i, power in enumerate(POWERS):
+        for j, unit in enumerate(UNITS):
+            y = (values - values.median()) / (unit * spread)
+            exact = torch.from_numpy(yeojohnson(y.numpy(), power))
+            exact = (exact - exact.mean()) / exact.std()
+            inside = exact.abs() < 4  # splines between knots, the coarsest of which lie 0.4 apart
+            found = z[:, len(UNITS) * i + j]
+            assert float((found - exact)[inside].abs().max()) < 0.1
+
+
+def test_a_column_of_one_value_and_one_outlier_has_a_curve():
+    values = torch.cat([torch.full((99,), 3.0), torch.tensor([4.0])]).double()
+    for families in ([powers], [smooth], [powers, smooth]):
+        curve = fit_real(values, families)
+        z, log_slope = curve(torch.tensor([[3.0], [4.0], [5.0]]).double())
+        assert (
+            bool(torch.isfinite(z).all()) and bool(torch.isfinite(log_slope).all()) and bool((z.diff(dim=0) > 0).all())
+        )
