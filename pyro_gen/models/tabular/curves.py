@@ -75,33 +75,31 @@ def smooth(values: Tensor) -> Warp:
 
 def powers(values: Tensor) -> Warp:
     """The curves by powers, of all powers and units."""
-    spread, curves = _spread(values), []
+    power, unit = (v.to(values).unsqueeze(1) for v in torch.cartesian_prod(torch.tensor(POWERS), torch.tensor(UNITS)).T)
+    unit = unit * _spread(values)
     middle = values.median()
-    for power in POWERS:
-        for unit in (u * spread for u in UNITS):
-            z = _power((values - middle) / unit, power)
-            loc, scale = z.mean(), z.std().clamp(min=1e-3)
-            z = (z - loc) / scale
-            first, last = z.min().clamp(-FARTHEST, -1).item(), z.max().clamp(1, FARTHEST).item()
-            knots = torch.linspace(first, last, 2 * round(FARTHEST / SPACING) + 1).to(values)
-            curves.append(Warp((middle + unit * _inverse_power(loc + scale * knots, power))[None], knots[None]))
-    return _continued(Warp.join(curves), values)
+    z = _power((values - middle) / unit, power)  # (P, n)
+    loc, scale = z.mean(1, keepdim=True), z.std(1, keepdim=True).clamp(min=1e-3)
+    first = ((z.amin(1, keepdim=True) - loc) / scale).clamp(-FARTHEST, -1)
+    last = ((z.amax(1, keepdim=True) - loc) / scale).clamp(1, FARTHEST)
+    knots = first + (last - first) * torch.linspace(0, 1, 2 * round(FARTHEST / SPACING) + 1).to(values)
+    return _continued(Warp(middle + unit * _inverse_power(loc + scale * knots, power), knots), values)
 
 
-def _power(y: Tensor, power: float) -> Tensor:
+def _power(y: Tensor, power: Tensor) -> Tensor:
     return _half_power(y.clamp(min=0), power) - _half_power((-y).clamp(min=0), 2 - power)
 
 
-def _half_power(y: Tensor, power: float) -> Tensor:
-    return ((1 + y) ** power - 1) / power if power else y.log1p()
+def _half_power(y: Tensor, power: Tensor) -> Tensor:
+    return torch.where(power > 0, (power * y.log1p()).expm1() / power, y.log1p())
 
 
-def _inverse_power(z: Tensor, power: float) -> Tensor:
+def _inverse_power(z: Tensor, power: Tensor) -> Tensor:
     return _half_inverse(z.clamp(min=0), power) - _half_inverse((-z).clamp(min=0), 2 - power)
 
 
-def _half_inverse(z: Tensor, power: float) -> Tensor:
-    return (1 + power * z) ** (1 / power) - 1 if power else z.expm1()
+def _half_inverse(z: Tensor, power: Tensor) -> Tensor:
+    return torch.where(power > 0, ((power * z).log1p() / power).expm1(), z.expm1())
 
 
 def _continued(curves: Warp, values: Tensor) -> Warp:
