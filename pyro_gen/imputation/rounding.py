@@ -19,6 +19,7 @@ from pyro_gen.data.column import Column
 
 __all__ = ["comparable", "dequantise"]
 
+SHARED, DENSEST = 0.05, 2.0  # of a value that many rows share: which part of the rows, and its density
 COARSEST = 0.5  # standard deviations: noise as wide adds 2% to the variance; coarser columns are left as they are
 
 
@@ -50,7 +51,10 @@ def dequantise(x: Tensor, columns: Sequence[Column], seed: int) -> Tensor:
 
 
 def comparable(x: Tensor, columns: Sequence[Column]) -> Tensor:
-    """Says at which columns densities of different programs can be compared: not at real ones of a few coarse values.
+    """Says at which columns densities of different programs can be compared.
+
+    Not at real ones of a few coarse values. Nor where one row in twenty has the same value, and that makes it more than
+    five times as dense as a normal column is at its peak: nats are won there by knowing numbers that are round.
 
     Arguments:
         x: A table before :func:`dequantise`, with shape :math:`(N, D)`.
@@ -59,8 +63,15 @@ def comparable(x: Tensor, columns: Sequence[Column]) -> Tensor:
     Returns:
         A mask with shape :math:`(D)`.
     """
-    fine = [column.kind != "real" or _step(x[:, d]) <= COARSEST for d, column in enumerate(columns)]
+    fine = [column.kind != "real" or _fine(x[:, d]) for d, column in enumerate(columns)]
     return torch.tensor(fine, device=x.device)
+
+
+def _fine(values: Tensor) -> bool:
+    step = _step(values)
+    counts = values[~torch.isnan(values)].unique(return_counts=True)[1]
+    share = float(counts.max() / counts.sum()) if len(counts) > 1 else 0.0
+    return step <= COARSEST and not (share >= SHARED and share > DENSEST * step)
 
 
 def _step(values: Tensor) -> float:

@@ -68,3 +68,14 @@ def test_columns_of_a_few_coarse_values_are_not_compared():
     columns = [Column(name, "real") for name in "abc"]
     assert comparable(x, columns).tolist() == [True, False, True]
     assert comparable(x, [columns[0], Column("b", "binary", levels=(-1, 1)), columns[2]]).all()
+
+
+def test_columns_with_a_value_of_their_own_are_not_compared():
+    with seeded(0):
+        x = torch.randn(400, 4, dtype=torch.float64)
+    x[::4, 1] = 0.5  # among numbers that are never the same
+    x[:, 2] = (20 * x[:, 2]).round() / 20
+    x[::4, 2] = 0.5  # among rounded ones
+    x[:, 3] = (20 * x[:, 3]).round() / 20
+    columns = [Column(name, "real") for name in "abcd"]
+    assert comparable(x, columns).tolist() == [True, False, False, True]
