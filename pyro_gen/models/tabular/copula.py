@@ -50,7 +50,7 @@ from pyro_gen.likelihoods import observe
 from pyro_gen.models.tabular import copula_gibbs
 from pyro_gen.models.tabular.conditional import condition, draw_missing
 from pyro_gen.models.tabular.copula_rows import CopulaRows
-from pyro_gen.models.tabular.gibbs import Schedule, gibbs
+from pyro_gen.models.tabular.gibbs import Schedule, chains_for, gibbs
 from pyro_gen.models.tabular.heavy import HeavyNormal, degrees, may_be_heavy, sample_log_df, weight_given
 from pyro_gen.models.tabular.levels import log_nominal
 from pyro_gen.models.tabular.marginals import Layout, Marginals, Rows, fit_curves
@@ -60,7 +60,7 @@ from pyro_gen.models.tabular.warp import Warp
 
 __all__ = ["TableCopula"]
 
-CHAINS, SCHEDULE = 2, Schedule(burn_in=80, kept=32, thin=4)
+SCHEDULE = Schedule(burn_in=80, kept=32, thin=4)
 MOST_ROWS = 4000  # of a longer table as many are drawn to learn from
 GOLDEN = 0.6180339887498949  # multiples of it, without whole parts, fill [0, 1] evenly
 
@@ -140,7 +140,8 @@ class TableCopula(KeptProgram):
             if self.layout.real or self.layout.whole:
                 self.register_buffer("_knots", torch.stack(fit_curves(x, self.layout)))
             rows = self.prepared(x)
-            z = copula_gibbs.start(rows, CHAINS)  # (C, N, Q)
+            chains = chains_for(x)
+            z = copula_gibbs.start(rows, chains)  # (C, N, Q)
 
             def sweep(state: HeavyNormal) -> HeavyNormal:
                 nonlocal z  # not kept: it is as long as the table
@@ -148,7 +149,7 @@ class TableCopula(KeptProgram):
                 return state
 
             heavy = may_be_heavy(x[:, self.layout.real])
-            first = HeavyNormal.centre(torch.ones(CHAINS, self.layout.size).to(x), heavy)
+            first = HeavyNormal.centre(torch.ones(chains, self.layout.size).to(x), heavy)
             kept = gibbs(sweep, first, SCHEDULE, progress, deadline)
         self.keep(HeavyNormal.sites(kept))
         return self
@@ -177,17 +178,17 @@ class TableCopula(KeptProgram):
         return self.marginals.values(draw_missing(z, loc, covariance, noise))
 
     def given(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
-        """For some draws: means and scales (N, Q) of latent variables, log-probabilities (N, L) of nominal levels."""
+        """For kept draws: means and scales (N, Q) of latent variables, log-probabilities (N, L) of nominal levels."""
         rows, split = self.prepared(x), len(self.layout.real)
         blocks = [slice(split + block.start, split + block.stop) for block in self.layout.blocks]
         row = torch.zeros(1, dtype=torch.int64, device=x.device)
-        for i, s in enumerate(self.dealt()):
-            u = uniforms(row, self.randomness - self.layout.size, stream=i)  # the same for all rows
-            u[:, -1] = (i + 1) * GOLDEN % 1
+        for s in range(self.num_kept):
+            u = uniforms(row, self.randomness - self.layout.size, stream=s)  # the same for all rows
+            u[:, -1] = (s + 1) * GOLDEN % 1
             z, loc, covariance, w = self._latent(rows, s, u.expand(len(x), -1))
             mean, variance = condition(z, loc, covariance)
             scale = (variance / w.unsqueeze(-1)).clamp(min=1e-12).sqrt()
-            yield mean, scale, [log_nominal(z, mean, covariance, w, block, stream=i) for block in blocks]
+            yield mean, scale, [log_nominal(z, mean, covariance, w, block, stream=s) for block in blocks]
 
     def scored(self, rows: Rows, mean: Tensor, scale: Tensor, levels: list[Tensor]) -> Tensor:
         out = mean.new_empty(len(mean), len(self.columns))

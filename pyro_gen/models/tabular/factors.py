@@ -133,7 +133,7 @@ class TableFactors(KeptProgram):
         return drawn
 
     def given(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        for s in self.dealt():
+        for s in range(self.num_kept):
             mean, factor = self._factors(x, s)
             loadings = self.kept("loadings")[s]
             covariance = torch.cholesky_inverse(factor)  # (N, K, K)

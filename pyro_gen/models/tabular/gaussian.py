@@ -121,7 +121,7 @@ class TableGaussian(KeptProgram):
         return draw_missing(rows, *kept_normal(self.kept, s), torch.special.ndtri(u))
 
     def given(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        for s in self.dealt():
+        for s in range(self.num_kept):
             yield condition(x, *kept_normal(self.kept, s))
 
     def scored(self, values: Tensor, mean: Tensor, variance: Tensor) -> Tensor:

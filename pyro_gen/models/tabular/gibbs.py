@@ -9,7 +9,9 @@ from torch import Tensor
 
 from pyro_gen.models.tabular.table import LearningProgress
 
-__all__ = ["Schedule", "gibbs", "join"]
+__all__ = ["Schedule", "chains_for", "gibbs", "join"]
+
+SMALL = 16_000  # entries of tables of which four chains are sampled
 
 S = TypeVar("S")
 
@@ -26,6 +28,11 @@ class Schedule(NamedTuple):
     burn_in: int
     kept: int
     thin: int
+
+
+def chains_for(x: Tensor) -> int:
+    """How many chains to sample: two, and four of a small table x, where they cost little and draws say most."""
+    return 4 if x.numel() <= SMALL else 2
 
 
 def join(kept: Sequence[Tensor]) -> Tensor:

@@ -50,7 +50,7 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
 from pyro_gen.likelihoods import observe
-from pyro_gen.models.tabular.gibbs import Schedule, gibbs, join
+from pyro_gen.models.tabular.gibbs import Schedule, chains_for, gibbs, join
 from pyro_gen.models.tabular.mixture_learning import Prior, start, sweep
 from pyro_gen.models.tabular.mixture_rows import Curves, Draw, Layout, MixtureRows, Rows, draw_rows, fit, prepare
 from pyro_gen.models.tabular.table import KeptProgram, LearningProgress
@@ -59,7 +59,7 @@ from pyro_gen.models.tabular.warp import Warp
 
 __all__ = ["TableMixture"]
 
-CHAINS, SCHEDULE = 2, Schedule(burn_in=150, kept=32, thin=4)
+SCHEDULE = Schedule(burn_in=150, kept=32, thin=4)
 MOST_ROWS = 4000  # of a longer table as many are drawn to learn from
 MOST_FACTORS = 8
 PRIOR = Prior(concentration=(2.0, 2.0), use=(1.0, 0.5), alike=(2.0, 0.2), common_noise=(2.0, 4.0), noise=4.0)
@@ -95,7 +95,6 @@ class TableMixture(KeptProgram):
     """
 
     KINDS: ClassVar[frozenset[str]] = frozenset({"real", "count", "binary", "nominal", "ordinal"})
-    SCORED: ClassVar[int] = 64  # all that are kept: on wine 0.013 nats better than 32
 
     def __init__(self, columns: Sequence[Column], components: int = 12) -> None:
         super().__init__(columns)
@@ -156,7 +155,7 @@ class TableMixture(KeptProgram):
             self.register_buffer("_knots", torch.stack(real))
             self.register_buffer("_log_counts", log_counts)
             rows = self.prepared(x)
-            first = start(rows, self.components, self.rank, CHAINS)
+            first = start(rows, self.components, self.rank, chains_for(x))
             kept = gibbs(lambda draw: sweep(rows, draw, PRIOR), first, SCHEDULE, progress, deadline)
         self.keep({name: join([draw[name] for draw in kept]) for name in kept[0]})
         return self
@@ -180,9 +179,9 @@ class TableMixture(KeptProgram):
         return draw_rows(rows, self._of(s), u, self.layout, self.curves)
 
     def given(self, x: Tensor) -> Iterator[tuple[Draw, Tensor, Tensor, Tensor]]:
-        """For some kept draws: parameters, log-responsibilities (K, N), means and scales (K, N, R) of real columns."""
+        """For kept draws: parameters, log-responsibilities (K, N), means and scales (K, N, R) of real columns."""
         rows, real = self.prepared(x), len(self.layout.real)
-        for s in self.dealt():
+        for s in range(self.num_kept):
             p = self._of(s)
             log_prob, mean, factor = fit(rows, p)
             loc = scale = mean[0]

@@ -231,7 +231,7 @@ class TableSelection(KeptProgram):
     def _cells(self, x: Tensor, taken: Tensor) -> Iterator[tuple[SelectedNormal]]:
         """Each entry given all others of its row, the missing ones as drawn, for each of the draws to score."""
         u = uniforms(torch.arange(self.num_kept, device=x.device), self.randomness)  # the same for all rows
-        for s in self.dealt():
+        for s in range(self.num_kept):
             rows, loc, precision, mechanism = self._drawn(x, taken, s, u[s])
             scale = precision.diagonal().rsqrt()
             mean = rows - scale.square() * ((rows - loc) @ precision)

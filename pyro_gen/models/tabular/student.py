@@ -150,7 +150,7 @@ class TableStudent(KeptProgram):
         return mean + deviation * w.rsqrt().unsqueeze(-1)
 
     def given(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for s in self.dealt():
+        for s in range(self.num_kept):
             loc, covariance, df = self._of(s)
             mean, variance = condition(x, loc, covariance)
             shape, rate = weight_given(df, *seen_distance(x, mean, loc, covariance))

@@ -156,7 +156,6 @@ class KeptProgram(TableProgram):
     :meth:`expected`; to go through rows and draws is the same for all.
     """
 
-    SCORED: ClassVar[int] = 50  # draws that scores and expectations average over
     _sites: tuple[str, ...]
 
     def keep(self, draws: Mapping[str, Tensor]) -> None:
@@ -179,10 +178,9 @@ class KeptProgram(TableProgram):
         values: Tensor = getattr(self, f"posterior_{name}")
         return values
 
-    def dealt(self, draws: int | None = None) -> list[int]:
-        """Which of the S kept draws go with each of some draws of missing entries, or with scores: spread over all."""
+    def dealt(self, draws: int) -> list[int]:
+        """Which of the S kept draws go with each of some draws of missing entries: spread over all."""
         kept = self.num_kept
-        draws = min(kept, self.SCORED) if draws is None else draws
         return [(2 * s + 1) * kept // (2 * draws) if draws <= kept else s % kept for s in range(draws)]
 
     def guide(self, x: Tensor, *context: Any) -> None:
@@ -216,7 +214,7 @@ class KeptProgram(TableProgram):
 
     @abc.abstractmethod
     def given(self, x: Tensor) -> Iterator[tuple[Any, ...]]:
-        """What is known of missing entries given the seen ones, for each of the draws that scores average over."""
+        """What is known of missing entries given the seen ones, for each of the kept draws."""
 
     @abc.abstractmethod
     def scored(self, values: Any, *given: Any) -> Tensor:

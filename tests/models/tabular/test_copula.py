@@ -117,9 +117,8 @@ def rectangle(covariance, *intervals):
 PAIR = (Column("visits", "count"), Column("grade", "ordinal", levels=("poor", "fair", "good")))
 
 
-def test_levels_given_levels_are_those_of_quadrature(monkeypatch):
+def test_levels_given_levels_are_those_of_quadrature():
     covariance = correlated(2, 0.7)
-    monkeypatch.setattr(TableCopula, "SCORED", 600)
     program = known(PAIR, covariance, draws=600)
     counts, edges = (0.0, 1.0, 3.0), [thresholds(program, 1, k) for k in range(3)]
     joint = torch.tensor([[rectangle(covariance, thresholds(program, 0, c), edge) for edge in edges] for c in counts])
