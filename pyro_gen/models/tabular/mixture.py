@@ -51,8 +51,9 @@ from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
 from pyro_gen.likelihoods import observe
 from pyro_gen.models.tabular.gibbs import Schedule, chains_for, gibbs, join
+from pyro_gen.models.tabular.mixture_columns import Curves, Layout, Rows, prepare
 from pyro_gen.models.tabular.mixture_learning import Prior, start, sweep
-from pyro_gen.models.tabular.mixture_rows import Curves, Draw, Layout, MixtureRows, Rows, draw_rows, fit, prepare
+from pyro_gen.models.tabular.mixture_rows import Draw, MixtureRows, draw_rows, fit
 from pyro_gen.models.tabular.table import KeptProgram, LearningProgress
 from pyro_gen.models.tabular.truncated import log_interval
 from pyro_gen.models.tabular.warp import Warp
@@ -64,7 +65,7 @@ MOST_ROWS = 4000  # of a longer table as many are drawn to learn from
 MOST_FACTORS = 8
 PRIOR = Prior(concentration=(2.0, 2.0), use=(1.0, 0.5), alike=(2.0, 0.2), common_noise=(2.0, 4.0), noise=4.0)
 GRID = 64  # quantiles that the expectation of a count averages over
-NODES = 5  # of the rule by which the expectation of a real entry is found in each component
+NODES = 5  # of the rule for the expectation of a real entry: on breast it is off by 0.001 standard deviations
 
 
 class TableMixture(KeptProgram):

@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_gen.models.tabular.mixture_rows import Draw, Rows, fit
+from pyro_gen.models.tabular.mixture_columns import Rows
+from pyro_gen.models.tabular.mixture_rows import Draw, fit
 from pyro_gen.models.tabular.truncated import truncated_normal
 
 __all__ = ["Prior", "start", "sweep"]

@@ -20,111 +20,21 @@ What is missing is drawn in this order: component, factors, entries.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_gen.data.column import Column
-from pyro_gen.models.tabular.curves import fit_real, powers
 from pyro_gen.models.tabular.factors import factors_given
+from pyro_gen.models.tabular.mixture_columns import Curves, Layout, Rows, prepare
 from pyro_gen.models.tabular.truncated import log_interval
-from pyro_gen.models.tabular.warp import Warp
 
-__all__ = ["Curves", "Draw", "Layout", "MixtureRows", "Rows", "draw_rows", "fit", "prepare"]
+__all__ = ["Draw", "MixtureRows", "draw_rows", "fit"]
 
 Draw = dict[str, Tensor]  # parameters by name of the site, with a leading dimension of C chains
-
-
-class Layout(NamedTuple):
-    """Where in a row the columns of each kind are.
-
-    Attributes:
-        real: The real columns.
-        counts: The counts.
-        levels: The binary, nominal and ordinal columns.
-        sizes: How many levels each of these has.
-    """
-
-    real: list[int]
-    counts: list[int]
-    levels: list[int]
-    sizes: list[int]
-
-    @staticmethod
-    def of(columns: Sequence[Column]) -> "Layout":
-        """That of some columns."""
-        levels = [d for d, c in enumerate(columns) if c.discrete]
-        real, counts = ([d for d, c in enumerate(columns) if c.kind == kind] for kind in ("real", "count"))
-        return Layout(real, counts, levels, [len(columns[d].levels) for d in levels])
-
-
-class Curves(NamedTuple):
-    r"""What makes columns normal, or nearly so, where nothing is known of components.
-
-    Attributes:
-        real: The curves T of real columns.
-        log_counts: Mean and scale of the logarithms of counts, with shape :math:`(2, \cdot)`.
-    """
-
-    real: Warp
-    log_counts: Tensor
-
-    @staticmethod
-    def learn(x: Tensor, layout: Layout) -> "Curves":
-        """Those of rows with shape :math:`(N, D)`, NaN where nothing was observed."""
-        logs = (x[:, layout.counts] + 0.5).log()
-        loc = logs.nanmean(0).nan_to_num()
-        scale = (logs - loc).square().nanmean(0).nan_to_num(1.0).sqrt().clamp(min=0.1)
-        curves = [fit_real(x[:, d][~torch.isnan(x[:, d])], [powers]) for d in layout.real]
-        nothing = x.new_empty(0, 2)
-        return Curves(Warp.join(curves) if curves else Warp(nothing, nothing), torch.stack([loc, scale]))
-
-
-class Rows(NamedTuple):
-    r"""What is seen of N rows.
-
-    Attributes:
-        real: Real columns, straightened, with shape :math:`(N, \cdot)`, NaN where missing.
-        log_slope: The logarithms of the slopes of their curves, zero where missing.
-        lower: Where the latent variables of counts begin; the whole line where missing.
-        upper: Where they end.
-        levels: One where a level is, for all levels of all columns, with shape :math:`(N, L)`; zeros where missing.
-        sizes: How many levels each column has.
-    """
-
-    real: Tensor
-    log_slope: Tensor
-    lower: Tensor
-    upper: Tensor
-    levels: Tensor
-    sizes: list[int]
-
-    def by_column(self) -> tuple[Tensor, ...]:
-        """The levels of each column."""
-        return self.levels.split(self.sizes, 1) if self.sizes else ()
-
-
-def prepare(x: Tensor, layout: Layout, curves: Curves) -> Rows:
-    r"""What is seen of rows.
-
-    Arguments:
-        x: Rows with shape :math:`(N, D)`.
-        layout: Where which columns are.
-        curves: What makes them normal.
-    """
-    real, log_slope = curves.real(x[:, layout.real])
-    loc, scale = curves.log_counts
-    k = x[:, layout.counts]
-    lower = torch.where(torch.isnan(k), -torch.inf, (k.log() - loc) / scale)
-    upper = torch.where(torch.isnan(k), torch.inf, ((k + 1).log() - loc) / scale)
-    chosen = [x.new_zeros(len(x), 0)]
-    for d, size in zip(layout.levels, layout.sizes, strict=True):
-        chosen.append((x[:, d, None] == torch.arange(size, device=x.device)).to(x))
-    return Rows(real, log_slope.nan_to_num(), lower, upper, torch.cat(chosen, 1), layout.sizes)
 
 
 def fit(rows: Rows, p: Draw) -> tuple[Tensor, Tensor, Tensor]:
@@ -174,7 +84,7 @@ def draw_rows(rows: Rows, p: Draw, u: Tensor, layout: Layout, curves: Curves) ->
         p: The parameters of one chain.
         u: Uniform numbers, with shape :math:`(N, 1 + R + D)`, for component, factors and entries.
         layout: Where which columns are.
-        curves: As in :func:`prepare`.
+        curves: As in :func:`.prepare`.
 
     Returns:
         Rows with shape :math:`(N, D)`.
@@ -209,7 +119,7 @@ class MixtureRows(dist.TorchDistribution):
 
     Arguments:
         layout: Where which columns are.
-        curves: As in :func:`prepare`.
+        curves: As in :func:`.prepare`.
         p: The parameters of one chain.
         rows: The number N of rows.
         seen: Which entries are seen, with shape :math:`(N, D)`.
