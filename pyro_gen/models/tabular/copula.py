@@ -24,7 +24,7 @@ latent variables of its levels: an integral over uniform numbers :math:`u_n`, se
 :mod:`pyro_gen.models.tabular.copula_rows`. So :math:`w_n` and :math:`u_n` are this program's local latent variables.
 
 **Learning** is Gibbs sampling, after the curves; **a new row** takes some sweeps over its own levels and weight, and
-given these all is Gaussian. Curves stand in :mod:`pyro_gen.models.tabular.marginals`, latent variables behind levels in
+given these all is Gaussian. Curves stand in :mod:`pyro_gen.models.tabular.curves`, latent variables behind levels in
 :mod:`pyro_gen.models.tabular.levels`, the sampler in :mod:`pyro_gen.models.tabular.copula_gibbs`.
 
 References:
