@@ -80,8 +80,8 @@ def powers(values: Tensor) -> Warp:
     middle = values.median()
     z = _power((values - middle) / unit, power)  # (P, n)
     loc, scale = z.mean(1, keepdim=True), z.std(1, keepdim=True).clamp(min=1e-3)
-    first = ((z.amin(1, keepdim=True) - loc) / scale).clamp(-FARTHEST, -1)
-    last = ((z.amax(1, keepdim=True) - loc) / scale).clamp(1, FARTHEST)
+    first = ((z.amin(1, keepdim=True) - loc) / scale).clamp(min=-FARTHEST)  # never beyond the entries: powers grow fast
+    last = ((z.amax(1, keepdim=True) - loc) / scale).clamp(max=FARTHEST)
     knots = first + (last - first) * torch.linspace(0, 1, 2 * round(FARTHEST / SPACING) + 1).to(values)
     return _continued(Warp(middle + unit * _inverse_power(loc + scale * knots, power), knots), values)
 

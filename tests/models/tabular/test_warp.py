@@ -145,3 +145,15 @@ def test_a_column_of_one_value_and_one_outlier_has_a_curve():
         assert (
             bool(torch.isfinite(z).all()) and bool(torch.isfinite(log_slope).all()) and bool((z.diff(dim=0) > 0).all())
         )
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
+def test_a_column_with_many_zeros_has_curves_that_stay_near_it(share):
+    torch.manual_seed(0)
+    values = torch.where(torch.rand(500) < share, 0.0, torch.randn(500).exp()).double()
+    values = (values - values.mean()) / values.std()
+    curves = powers(values)
+    assert bool(torch.isfinite(curves.x).all()) and bool((curves.x.diff(dim=1) > 0).all())
+    width = values.max() - values.min()
+    ends = curves.inverse(torch.tensor([[-3.0], [3.0]]).double().expand(-1, len(curves.x)))
+    assert bool((ends[0] > values.min() - 3 * width).all()) and bool((ends[1] < values.max() + 3 * width).all())
