@@ -4,17 +4,16 @@ A draw depends on its number and on the row alone: it is the same by itself as a
 machine. So draws can be made when they are asked for, and memory does not grow with their number.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_gen._random import WEYL, mix
 from pyro_gen.data.scaling import Scaling
-from pyro_gen.models.tabular import TableProgram
+from pyro_gen.imputation.pool import Pool, deal
 
-__all__ = ["CHUNK", "Draws", "deal", "row_seeds"]
+__all__ = ["CHUNK", "Draws", "row_seeds"]
 
 CHUNK = 2**22  # numbers of draws of rows at a time
 KEPT = 2**24  # numbers of draws that are made at once
@@ -27,29 +26,21 @@ class Draws:
     large one.
 
     Arguments:
-        programs: What makes them.
-        weights: The share of the draws of each.
+        pool: What makes them.
         scaling: The way to the scale of the programs.
         encoded: The table, with shape :math:`(N, D)`.
         draws: How many draws there are.
         seed: The seed of all rows.
     """
 
-    def __init__(
-        self,
-        programs: Mapping[str, TableProgram],
-        weights: Sequence[float],
-        scaling: Scaling,
-        encoded: Tensor,
-        draws: int,
-        seed: int,
-    ) -> None:
-        self.programs, self.scaling, self.encoded = list(programs.values()), scaling, encoded
-        self.owners = deal(weights, draws)
+    def __init__(self, pool: Pool, scaling: Scaling, encoded: Tensor, draws: int, seed: int) -> None:
+        self.pool, self.scaling, self.encoded = pool, scaling, encoded
+        self.owners = deal(pool.weights, draws)
         self.rows = torch.isnan(encoded).any(1).nonzero()[:, 0]
         self.seeds = row_seeds(encoded, seed)[self.rows]
         self.at_once = min(draws, max(1, KEPT // max(1, int(torch.isnan(encoded).sum()))))
         self._block, self._kept = -1, encoded.new_empty(0, 0)
+        self._centre: Tensor | None = None
 
     def __call__(self, k: int) -> Tensor:
         """The missing entries of draw k, row by row, with shape :math:`(C)`."""
@@ -61,40 +52,21 @@ class Draws:
 
     def _made(self, wanted: range) -> Tensor:
         """The missing entries of some draws, with shape (S, C)."""
-        size = max(1, CHUNK // (len(wanted) * self.encoded.shape[1]))
-        parts = [self.encoded.new_empty(len(wanted), 0)]
-        for rows, seeds in zip(self.rows.split(size), self.seeds.split(size), strict=True):
-            encoded = self.encoded[rows]
-            x, missing = self.scaling.forward(encoded), torch.isnan(encoded)
-            cells = x.new_empty(len(wanted), int(missing.sum()))
-            for p, program in enumerate(self.programs):
-                mine = [i for i, k in enumerate(wanted) if self.owners[k] == p]
-                if mine:
-                    before = self.owners[: wanted.start].count(p)
-                    # Seeds of its own: with the same noise the draws of two programs would resemble each other.
-                    own = mix(seeds + torch.tensor(p) * WEYL)
-                    which = range(before, before + len(mine))
-                    completed = program.complete(x, self.owners.count(p), seeds=own, which=which)
-                    cells[mine] = self.scaling.inverse(completed)[:, missing]
-            parts.append(cells)
-        return torch.cat(parts, 1)
+        if self.pool.spread < 1 and self._centre is None:  # once for all draws
+            parts = (self.pool.centre(x)[x.isnan()] for x in self._working(CHUNK // self.encoded.shape[1]))
+            self._centre = torch.cat([self.encoded.new_empty(0), *parts])
+        made, done = [self.encoded.new_empty(len(wanted), 0)], 0
+        size = CHUNK // (len(wanted) * self.encoded.shape[1])
+        for x, seeds in zip(self._working(size), self.seeds.split(max(1, size)), strict=True):
+            missing = torch.isnan(x)
+            first, done = done, done + int(missing.sum())
+            centre = x.new_empty(0) if self._centre is None else self._centre[first:done]
+            made.append(self.scaling.inverse(self.pool.complete(x, centre, self.owners, seeds, wanted))[:, missing])
+        return torch.cat(made, 1)
 
-
-def deal(weights: Sequence[float], draws: int) -> list[int]:
-    """Which program makes each of some draws: as many as its weight says, to less than one, and spread evenly.
-
-    Example:
-        >>> deal([0.5, 0.25, 0.25], 4)
-        [0, 1, 2, 0]
-    """
-    owed = np.zeros(len(weights))
-    owners = []
-    for _ in range(draws):
-        owed += np.asarray(weights)
-        owner = int(np.argmax(owed))
-        owed[owner] -= 1
-        owners.append(owner)
-    return owners
+    def _working(self, size: int) -> Iterator[Tensor]:
+        """The rows with holes on the scale of the programs, so many at a time."""
+        return (self.scaling.forward(self.encoded[rows]) for rows in self.rows.split(max(1, size)))
 
 
 def row_seeds(encoded: Tensor, seed: int) -> Tensor:

@@ -25,6 +25,7 @@ from pyro_gen.data.scaling import Scaling
 from pyro_gen.data.schema import Schema
 from pyro_gen.imputation.completed import Completed
 from pyro_gen.imputation.draws import CHUNK, Draws
+from pyro_gen.imputation.pool import Pool
 from pyro_gen.imputation.progress import Report, reporting
 from pyro_gen.imputation.rounding import comparable, dequantise
 from pyro_gen.imputation.stacking import hide, stacking_weights
@@ -63,6 +64,8 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         schema_: The kinds of columns.
         programs_: The programs that were kept, by name.
         weights_: Their stacking weights, by name.
+        spread_: What draws of several programs are multiplied by around their mean, 1 for one program: a mixture of
+            programs that are right about their errors spreads too far, see :mod:`pyro_gen.imputation.pool`.
         scores_: What each program that was tried scored, in nats for a hidden entry, by name; empty for one program,
             and where the table is too small to hide an entry.
         info_: What was chosen and why, in plain data.
@@ -140,10 +143,13 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 name: learnt.get(name) or self._learnt(name, x, report, _share(deadline, len(kept) - i))
                 for i, name in enumerate(kept)
             }
+        holed = x.masked_fill(hide(x, HIDDEN, self.seed_, torch.ones_like(scored)), torch.nan)
+        self.spread_ = Pool(self.programs_, self.weights_).estimate_spread(holed, self.seed_)
         self.info_ = {
             "method": self.method if isinstance(self.method, str) else list(self.method),
             "weights": dict(self.weights_),
             "scores": dict(self.scores_),
+            "spread": self.spread_,
             "rows": len(encoded),
             "rows_learnt_from": len(x),
             "seconds": time.monotonic() - began,
@@ -152,6 +158,9 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             "versions": {name: version(name) for name in ("pyro-gen", "pyro-ppl", "torch", "numpy")},
         }
         return self
+
+    def _pool(self) -> Pool:
+        return Pool(self.programs_, self.weights_, self.spread_)
 
     def _check_options(self) -> None:
         if self.strategy not in ("mean", "median", "draw"):
@@ -291,7 +300,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if part:
             seed = int.from_bytes(hashlib.blake2b(f"{seed}:{part}".encode(), digest_size=8).digest()) >> 1
         return Completed.from_cells(
-            Draws(self.programs_, list(self.weights_.values()), self.scaling_, encoded, draws, seed),
+            Draws(self._pool(), self.scaling_, encoded, draws, seed),
             torch.isnan(encoded),
             schema=self.schema_,
             like=table,
@@ -327,13 +336,10 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"Imputer.log_prob: values has {len(wanted)} rows, expected {len(encoded)}, those of X.")
         wanted = wanted.where(torch.isnan(encoded), torch.nan)
         found = torch.full_like(wanted, torch.nan)
-        weights = torch.tensor(list(self.weights_.values()), dtype=wanted.dtype).log()
         rows = (~torch.isnan(wanted)).any(1).nonzero()[:, 0]
         for part in rows.split(max(1, CHUNK // encoded.shape[1])):
             x, v = self.scaling_.forward(encoded[part]), self.scaling_.forward(wanted[part])
-            log_prob = torch.stack([program.cell_log_prob(x, v) for program in self.programs_.values()])
-            stacked = (log_prob + weights.reshape(-1, 1, 1)).logsumexp(0)
-            found[part] = stacked + self.scaling_.log_abs_det(wanted[part])
+            found[part] = self._pool().cell_log_prob(x, v) + self.scaling_.log_abs_det(wanted[part])
         return found.numpy()
 
     def transform(self, X: Any) -> Any:
@@ -364,8 +370,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             filled[part] = self._mean_of(encoded[part])
         curved = self.scaling_.curved
         if bool(torch.isnan(encoded[:, curved]).any()):
-            weights = list(self.weights_.values())
-            draw = Draws(self.programs_, weights, self.scaling_, encoded, MEAN_DRAWS, self.seed_)
+            draw = Draws(self._pool(), self.scaling_, encoded, MEAN_DRAWS, self.seed_)
             means = encoded.clone()
             means[torch.isnan(encoded)] = sum(draw(k) for k in range(MEAN_DRAWS)) / MEAN_DRAWS
             filled[:, curved] = means[:, curved]
@@ -374,9 +379,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _mean_of(self, part: Tensor) -> Tensor:
         """The same for some rows, but for the curve from the working scale of positive and bounded columns."""
         x = self.scaling_.forward(part)
-        found = [program.cell_expected(x) for program in self.programs_.values()]
-        weights = list(self.weights_.values())
-        expected = [sum(w * v for w, v in zip(weights, of, strict=True)) for of in zip(*found, strict=True)]
+        expected = self._pool().expected(x)
         pairs = zip(self.scaling_.columns, expected, strict=True)
         columns = [v.argmax(-1) if column.discrete else v[:, 0] for column, v in pairs]
         means = self.scaling_.inverse(torch.stack([column.to(x) for column in columns], -1))

@@ -16,8 +16,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_gen.data import Column, Scaling
-from pyro_gen.imputation.draws import deal, row_seeds
+from pyro_gen.imputation.draws import row_seeds
 from pyro_gen.imputation.imputer import Imputer
+from pyro_gen.imputation.pool import deal
 
 
 def table(rows: int = 60, seed: int = 0) -> pd.DataFrame:

@@ -179,10 +179,10 @@ class TableMixture(KeptProgram):
     def drawn(self, rows: Rows, s: int, u: Tensor) -> Tensor:
         return draw_rows(rows, self._of(s), u, self.layout, self.curves)
 
-    def given(self, x: Tensor) -> Iterator[tuple[Draw, Tensor, Tensor, Tensor]]:
+    def given(self, x: Tensor, draws: int | None = None) -> Iterator[tuple[Draw, Tensor, Tensor, Tensor]]:
         """For kept draws: parameters, log-responsibilities (K, N), means and scales (K, N, R) of real columns."""
         rows, real = self.prepared(x), len(self.layout.real)
-        for s in range(self.num_kept):
+        for s in self.dealt(draws):
             p = self._of(s)
             log_prob, mean, factor = fit(rows, p)
             loc = scale = mean[0]

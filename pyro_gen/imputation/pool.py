@@ -1,0 +1,161 @@
+r"""Several programs in one: their draws, brought together so that they spread as far as their errors do.
+
+A mixture of programs that are right about their errors is wrong about its own: it is underconfident. Say that program k
+expects :math:`m_k` of an entry, with the variance :math:`V_k`, and has the weight :math:`w_k`; let
+:math:`m = \sum_k w_k m_k` and
+
+.. math:: V = \sum_k w_k V_k , \qquad A = \sum_k w_k (m_k - m)^2 .
+
+Where each program errs by as much as it says, the mean errs by less than they do on average, namely
+
+.. math:: \mathbb{E} (x - m)^2 = \sum_k w_k \mathbb{E} (x - m_k)^2 - A = V - A ,
+
+since programs that disagree cannot all be wrong in the same way, whereas draws of the mixture have the variance
+:math:`V + A` around it. So draws of numbers are pulled towards the mean,
+
+.. math:: x \mapsto m + c \, (x - m) , \qquad c = \sqrt{\frac{V - A}{V + A}} ,
+
+with one c for a table, by sums over missing entries. No truth is needed for it. Counts and levels stay as they were
+drawn.
+
+References:
+    | Neural Network Ensembles, Cross Validation, and Active Learning (Krogh & Vedelsby, 1995): V - A
+    | Combining predictive distributions (Gneiting & Ranjan, 2013): mixtures spread too far, and can be pulled together
+    | https://doi.org/10.1214/13-EJS823
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_gen._random import WEYL, mix
+from pyro_gen.models.tabular import TableProgram
+
+__all__ = ["Pool", "deal"]
+
+ROWS, DRAWS = 300, 100  # by which c is estimated
+CENTRED = 4  # draws of the parameters in what draws are pulled to: (1 - c) of its error gets into a draw
+LEAST = 0.7  # c where programs disagree by a third of what they say that they err by, or more
+
+
+class Pool:
+    """Programs with weights, as one.
+
+    Arguments:
+        programs: The programs, by name.
+        weights: Their weights, by name, which sum to 1.
+        spread: The c of draws.
+
+    Attributes:
+        programs: The programs.
+        weights: Their weights.
+        spread: The c of draws; 1 for one program.
+    """
+
+    def __init__(self, programs: Mapping[str, TableProgram], weights: Mapping[str, float], spread: float = 1.0) -> None:
+        self.programs = list(programs.values())
+        self.weights = [weights[name] for name in programs]
+        self.spread = spread
+        real = [column.kind == "real" for column in self.programs[0].columns]
+        self.real = torch.tensor(real)
+
+    def estimate_spread(self, x: Tensor, seed: int) -> float:
+        """The c of draws, from what programs say of rows.
+
+        Arguments:
+            x: Rows with shape :math:`(N, D)`, with holes.
+            seed: Seeds which rows are taken, and the draws.
+        """
+        missing = torch.isnan(x) & self.real.to(x.device)
+        rows = missing.any(1).nonzero()[:, 0]
+        if len(self.programs) == 1 or not len(rows):
+            return 1.0
+        chosen = np.random.default_rng(seed).permutation(len(rows))[:ROWS]
+        rows = rows[torch.as_tensor(chosen, device=rows.device)]
+        missing, means, variances = missing[rows], [], []
+        for p, program in enumerate(self.programs):
+            seeds = mix(rows + torch.tensor(seed + p) * WEYL)
+            drawn = program.complete(x[rows], DRAWS, seeds=seeds)[:, missing]  # (S, C)
+            means.append(drawn.mean(0))
+            variances.append(drawn.var(0))
+        w = torch.tensor(self.weights).to(x).unsqueeze(1)
+        mean, variance = torch.stack(means), torch.stack(variances)  # (K, C)
+        inside = (w * variance).sum()
+        # Means of a few draws differ by chance, too.
+        between = (w * (mean - (w * mean).sum(0)).square()).sum() - (w * (1 - w) * variance).sum() / DRAWS
+        between = between.clamp(min=0)
+        return float(((inside - between).clamp(min=0) / (inside + between)).sqrt().clamp(min=LEAST))
+
+    def expected(self, x: Tensor, draws: int | None = None) -> list[Tensor]:
+        """What is to be expected of missing entries, see :meth:`TableProgram.cell_expected`."""
+        found = [program.cell_expected(x, draws) for program in self.programs]
+        weighted = ([w * v for w, v in zip(self.weights, of, strict=True)] for of in zip(*found, strict=True))
+        return [torch.stack(parts).sum(0) for parts in weighted]
+
+    def centre(self, x: Tensor) -> Tensor:
+        """What draws are pulled to, with shape (N, D): of real columns, NaN in the others."""
+        found = self.expected(x, CENTRED)
+        nothing = torch.full_like(x[:, 0], torch.nan)
+        return torch.stack([v[:, 0].to(x) if real else nothing for v, real in zip(found, self.real, strict=True)], 1)
+
+    def pulled(self, drawn: Tensor, centre: Tensor) -> Tensor:
+        """Draws with shape (S, C), closer to their centres (C) where these are numbers."""
+        return torch.where(torch.isnan(centre), drawn, centre + self.spread * (drawn - centre))
+
+    def cell_log_prob(self, x: Tensor, values: Tensor) -> Tensor:
+        """Scores entries one by one, as they are drawn, see :meth:`TableProgram.cell_log_prob`."""
+        slope = torch.zeros_like(values)
+        if self.spread < 1:
+            centre = self.centre(x)
+            values = torch.where(torch.isnan(centre), values, centre + (values - centre) / self.spread)
+            slope = torch.where(torch.isnan(centre), slope, -math.log(self.spread))
+        log_prob = torch.stack([program.cell_log_prob(x, values) for program in self.programs])
+        weights = torch.tensor(self.weights).to(x).log().reshape(-1, 1, 1)
+        return (log_prob + weights).logsumexp(0) + slope
+
+    def complete(self, x: Tensor, centre: Tensor, owners: list[int], seeds: Tensor, wanted: range) -> Tensor:
+        """Draws the missing entries of rows.
+
+        Arguments:
+            x: Rows with shape :math:`(N, D)`.
+            centre: Their C missing entries, as :meth:`centre` has them.
+            owners: Which program makes each of all draws, see :func:`deal`.
+            seeds: One seed for each row, int64, with shape :math:`(N)`.
+            wanted: Which draws to make.
+
+        Returns:
+            Rows with shape :math:`(S, N, D)`.
+        """
+        missing = torch.isnan(x)
+        out = x.expand(len(wanted), *x.shape).clone()
+        for p, program in enumerate(self.programs):
+            mine = [i for i, k in enumerate(wanted) if owners[k] == p]
+            if mine:
+                before = owners[: wanted.start].count(p)
+                # Seeds of its own: with the same noise the draws of two programs would resemble each other.
+                own = mix(seeds + torch.tensor(p) * WEYL)
+                which = range(before, before + len(mine))
+                out[mine] = program.complete(x, owners.count(p), seeds=own, which=which)
+        if self.spread < 1:
+            out[:, missing] = self.pulled(out[:, missing], centre)
+        return out
+
+
+def deal(weights: list[float], draws: int) -> list[int]:
+    """Which program makes each of some draws: as many as its weight says, to less than one, and spread evenly.
+
+    Example:
+        >>> deal([0.5, 0.25, 0.25], 4)
+        [0, 1, 2, 0]
+    """
+    owed = np.zeros(len(weights))
+    owners = []
+    for _ in range(draws):
+        owed += np.asarray(weights)
+        owner = int(np.argmax(owed))
+        owed[owner] -= 1
+        owners.append(owner)
+    return owners

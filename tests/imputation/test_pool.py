@@ -1,0 +1,118 @@
+"""Several programs as one: how far their draws spread, against errors that are known."""
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from pyro_gen.data.column import Column
+from pyro_gen.imputation.pool import Pool
+
+COLUMNS = (Column("x", "real"), Column("y", "real"), Column("n", "count"))
+NAN = math.nan
+
+
+class Expert:
+    """Says of y that it is normal, with the mean and standard deviation of its part of what is to be known."""
+
+    def __init__(self, slope: float, scale: float) -> None:
+        self.columns, self.slope, self.scale = COLUMNS, slope, scale
+
+    def complete(self, x: Tensor, draws: int, *, seeds: Tensor, which: range | None = None) -> Tensor:
+        which = range(draws) if which is None else which
+        out = x.expand(len(which), *x.shape).clone()
+        for i, k in enumerate(which):
+            noise = torch.stack(
+                [torch.randn((), generator=torch.Generator().manual_seed(int(s) % 2**31 + k)) for s in seeds]
+            )
+            out[i, :, 1] = self.slope * x[:, 0] + self.scale * noise.double()
+            out[i, :, 2] = 7.0
+        return torch.where(torch.isnan(x), out, x)
+
+    def cell_expected(self, x: Tensor, draws: int | None = None) -> list[Tensor]:
+        return [x[:, :1], self.slope * x[:, :1], torch.full_like(x[:, :1], 7.0)]
+
+    def cell_log_prob(self, x: Tensor, values: Tensor) -> Tensor:
+        out = torch.zeros_like(values)
+        out[:, 1] = torch.distributions.Normal(self.slope * x[:, 0], self.scale).log_prob(values[:, 1])
+        return torch.where(torch.isnan(values), torch.nan, out)
+
+
+def rows(count: int = 300) -> Tensor:
+    torch.manual_seed(0)
+    x = torch.randn(count, 3, dtype=torch.float64)
+    x[:, 1:] = NAN
+    return x
+
+
+def pool(spread: float = 1.0) -> Pool:
+    experts = {"up": Expert(1.0, 1.0), "down": Expert(-0.2, 1.5)}
+    return Pool(experts, {"up": 0.25, "down": 0.75}, spread)  # type: ignore[arg-type]
+
+
+def exact() -> float:
+    """The c of rows: V = (1 + 3 * 2.25) / 4, and A is 0.27 times the square of x, which is 1 on average."""
+    inside, between = 0.25 * 1.0 + 0.75 * 2.25, 0.25 * 0.75 * 1.2**2 * float(rows()[:, 0].square().mean())
+    return math.sqrt((inside - between) / (inside + between))
+
+
+def test_the_spread_is_that_of_the_formula():
+    # Of 60,000 draws the sums are known to about one in a hundred: 0.02 is some five standard errors of c.
+    assert pool().estimate_spread(rows(), seed=0) == pytest.approx(exact(), abs=0.02)
+
+
+def test_one_program_and_programs_that_agree_are_left_alone():
+    one = Pool({"up": Expert(1.0, 1.0)}, {"up": 1.0})  # type: ignore[dict-item]
+    assert one.estimate_spread(rows(), seed=0) == 1.0
+    same = Pool({"a": Expert(1.0, 1.0), "b": Expert(1.0, 1.0)}, {"a": 0.5, "b": 0.5})  # type: ignore[dict-item]
+    assert same.estimate_spread(rows(), seed=0) == pytest.approx(1.0, abs=0.01)
+    assert pool().estimate_spread(rows().nan_to_num(), seed=0) == 1.0
+
+
+def test_draws_of_forecasts_that_are_right_cover_what_they_say():
+    """Two who each see a part of the truth, and say rightly how much is left: of their mixture too much is covered."""
+    torch.manual_seed(1)
+    a, b, rest = torch.randn(3, 4000, dtype=torch.float64)
+    truth = a + b + rest
+    means, scale = torch.stack([a, b]), math.sqrt(2)
+    mean = means.mean(0)
+    between = float((means - mean).square().mean())
+    spread = math.sqrt((2 - between) / (2 + between))
+    draws = means[torch.arange(1000) % 2] + scale * torch.randn(1000, 4000, dtype=torch.float64)
+
+    def covered(draws: Tensor) -> float:
+        low, high = draws.quantile(torch.tensor([0.025, 0.975]).double(), dim=0)
+        return float(((low < truth) & (truth < high)).double().mean())
+
+    tolerance = 5 * math.sqrt(0.95 * 0.05 / 4000)  # five standard errors: 6e-7
+    assert covered(mean + spread * (draws - mean)) == pytest.approx(0.95, abs=tolerance)
+    assert covered(draws) > 0.95 + tolerance  # the twin: as they are
+
+
+def test_draws_are_pulled_and_scored_alike():
+    c, x = 0.8, rows(1).expand(4000, -1)
+    together = pool(c)
+    centre = together.centre(x)
+    assert bool(centre[:, [0, 1]].isfinite().all()) and bool(centre[:, 2].isnan().all())
+    owners, seeds = [0, 1, 1, 1], torch.arange(4000)
+    drawn = together.complete(x, centre[x.isnan()], owners, seeds, range(4))
+    plain = pool().complete(x, centre[x.isnan()], owners, seeds, range(4))
+    torch.testing.assert_close(drawn[:, :, 1], centre[:, 1] + c * (plain[:, :, 1] - centre[:, 1]))
+    assert bool((drawn[..., 2] == 7).all()) and torch.equal(drawn[..., 0], plain[..., 0])
+
+    grid = torch.linspace(-10, 10, 4001, dtype=torch.float64)
+    values = torch.full((4001, 3), NAN, dtype=torch.float64)
+    values[:, 1] = grid
+
+    def cdf(found: Pool) -> Tensor:
+        return torch.cumulative_trapezoid(found.cell_log_prob(x[:1].expand(4001, -1), values)[:, 1].exp(), grid)
+
+    def p_value(cdf: Tensor) -> float:  # one draw of a row each, so that they are independent
+        own = drawn[torch.arange(4000) % 4, torch.arange(4000), 1].contiguous()
+        return float(stats.kstest(cdf[torch.searchsorted(grid, own).clamp(1, 4000) - 1].numpy(), "uniform").pvalue)
+
+    assert float(cdf(together)[-1]) == pytest.approx(1.0, abs=1e-6)
+    assert p_value(cdf(together)) > 1e-6
+    assert p_value(cdf(pool())) < 1e-6  # the twin: scored as if they were not pulled
