@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -120,6 +120,23 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             ValueError: The table cannot be read, a column has no observed value, an option does not make sense, or no
                 program suits the columns.
         """
+        return self._fit(X)
+
+    def learnt_anew(self, X: Any) -> "Imputer":
+        """The same programs with the same weights, learnt from another table, which is all that they know.
+
+        Arguments:
+            X: A table with the same columns.
+        """
+        check_is_fitted(self, "programs_")
+        names = list(self.weights_)
+        learner: Imputer = clone(self).set_params(schema=self.schema_, method=names if len(names) > 1 else names[0])
+        learner._fit(X, self.weights_)
+        learner.spread_ = self.spread_
+        return learner
+
+    def _fit(self, X: Any, weights: Mapping[str, float] | None = None) -> Self:
+        """Learns from a table, and how to weigh programs where that is not known."""
         began = time.monotonic()
         self._check_options()
         table = self._checked(X, reset=True)
@@ -137,7 +154,10 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         deadline = None if self.time_limit is None else began + self.time_limit
         self._notes: list[str] = []
         with reporting(self.progress) as report:
-            self.scores_, self.weights_, learnt = self._weigh(names, x, scored, report, deadline)
+            if weights is None:
+                self.scores_, self.weights_, learnt = self._weigh(names, x, scored, report, deadline)
+            else:
+                self.scores_, self.weights_, learnt = {}, dict(weights), {}
             kept = list(self.weights_)
             self.programs_ = {
                 name: learnt.get(name) or self._learnt(name, x, report, _share(deadline, len(kept) - i))

@@ -125,7 +125,7 @@ def over_impute(
     """
     schema = imputer.schema_
     hollow = ampute(table, "mcar", share, seed=seed)
-    learner = _learnt_anew(imputer, hollow)
+    learner = imputer.learnt_anew(hollow)
     truth, seen = schema.encode(table), ~schema.encode(hollow).isnan()
     rows = _some((~seen & ~truth.isnan()).any(1).nonzero()[:, 0].numpy(), OVER_IMPUTED)
     part = hollow.iloc[rows] if hasattr(hollow, "iloc") else hollow[rows]
@@ -142,22 +142,6 @@ def over_impute(
             inside = (places[mine] - 0.5).abs() <= 0.475
             found[column.name] = {"coverage95": float(inside.double().mean()), "pit": places[mine].tolist()}
     return found
-
-
-def _learnt_anew(imputer: "Imputer", table: Any) -> "Imputer":
-    """An imputer with the same programs and weights, which know this table alone."""
-    from sklearn.base import clone
-
-    limit = None if imputer.time_limit is None else imputer.time_limit / len(imputer.weights_)
-    learners = [
-        clone(imputer).set_params(schema=imputer.schema_, method=name, time_limit=limit).fit(table)
-        for name in imputer.weights_
-    ]
-    learner: Imputer = learners[0]
-    if len(learners) > 1:
-        learner.programs_ = {name: program for one in learners for name, program in one.programs_.items()}
-        learner.weights_ = dict(imputer.weights_)
-    return learner
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -403,6 +387,16 @@ def _kind(column: Column) -> str:
     return f"{column.kind}, whole numbers" if column.integer and column.kind != "count" else column.kind
 
 
+def _pulled(info: Mapping[str, Any]) -> str:
+    spread = float(info.get("spread") or 1.0)
+    if spread > 0.995:
+        return ""
+    return (
+        f" Draws of numbers are pulled towards their mean, to {spread:.2f} of the distance: a mixture of programs that are "
+        "right about their errors spreads too far."
+    )
+
+
 def _what_was_chosen(matter: _Matter) -> str:
     info = matter.info
     method, weights, scores = (info.get(key) for key in ("method", "weights", "scores"))
@@ -419,7 +413,7 @@ def _what_was_chosen(matter: _Matter) -> str:
             f"<p>{len(names)} programs were learnt with some of the observed cells hidden, and scored by how well they "
             "predicted these: the mean log predictive density of a hidden cell, in nats, higher is better. The draws "
             f"come from {'the program' if len(used) == 1 else 'a mixture of the programs'} with the weights that "
-            f"predict the hidden cells best: {mixture}.</p>\n"
+            f"predict the hidden cells best: {mixture}.{_pulled(info)}</p>\n"
         )
     elif names:
         parts.append(

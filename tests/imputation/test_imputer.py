@@ -83,6 +83,25 @@ def test_densities_without_the_slope_of_the_scale_do_not(monkeypatch):
     assert all(abs(total - 1) > 0.05 for total in totals().values())
 
 
+def test_densities_of_draws_that_are_pulled_together_integrate_to_one_too():
+    frame = units()[list(NUMBERS)]
+    imputer = Imputer(method=["gaussian", "factors"], schema=SCHEMA, random_state=0).fit(frame)
+    assert 0.9 < imputer.spread_ <= 1 and imputer.info_["spread"] == imputer.spread_
+    imputer.spread_ = 0.75
+    for name, grid in NUMBERS.items():
+        assert np.trapezoid(densities(imputer, frame, name, grid), grid) == pytest.approx(1.0, abs=0.01), name
+
+
+def test_programs_learnt_anew_have_the_weights_and_the_scale_that_all_of_them_can_have():
+    x, _ = grouped()
+    imputer = Imputer(method=["gaussian", "copula"], random_state=0).fit(x)
+    imputer.spread_ = 0.8
+    again = imputer.learnt_anew(x[:200])
+    assert again.weights_ == imputer.weights_ and again.spread_ == 0.8
+    assert again.scaling_.levels == ((), ()) and set(again.programs_) == {"gaussian", "copula"}
+    assert np.isfinite(again.transform(x)).all()
+
+
 def test_probabilities_sum_to_one():
     frame = units()[["real", "count", "level"]]
     imputer = Imputer(method="mixture", schema={"count": "count"}, random_state=0).fit(frame)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 
 from pyro_gen.data.column import Column
 from pyro_gen.data.schema import Schema
@@ -342,15 +342,18 @@ def test_hidden_cells_are_shown_where_they_are_many(
 class Knowing(BaseEstimator):  # type: ignore[misc]
     """Imputes independent normal columns by draws with their own distribution, or with another scale."""
 
-    def __init__(self, scale: float = 1.0, schema: Any = None, method: Any = "auto", time_limit: Any = None) -> None:
-        self.scale, self.schema, self.method, self.time_limit = scale, schema, method, time_limit
+    def __init__(self, scale: float = 1.0, schema: Any = None) -> None:
+        self.scale, self.schema = scale, schema
 
     def fit(self, table: Any) -> "Knowing":
         self.schema_ = self.schema or Schema.infer(table)
-        self.weights_ = {"knowing": 1.0}
         self.seen_ = int(np.isfinite(np.asarray(table)).sum())
         SEEN.append(self.seen_)
         return self
+
+    def learnt_anew(self, table: Any) -> "Knowing":
+        learner: Knowing = clone(self).set_params(schema=self.schema_)
+        return learner.fit(table)
 
     def impute(self, table: Any, draws: int) -> Completed:
         missing = np.isnan(np.asarray(table))
