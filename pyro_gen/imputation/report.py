@@ -392,8 +392,8 @@ def _pulled(info: Mapping[str, Any]) -> str:
     if spread > 0.995:
         return ""
     return (
-        f" Draws of numbers are pulled towards their mean, to {spread:.2f} of the distance: a mixture of programs that are "
-        "right about their errors spreads too far."
+        f" Draws of numbers are pulled towards their mean, to {spread:.2f} of the distance: a mixture of programs that "
+        "are right about their errors spreads too far."
     )
 
 
