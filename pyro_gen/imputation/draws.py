@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_gen._random import WEYL, mix
 from pyro_gen.data.scaling import Scaling
-from pyro_gen.imputation.pool import Pool, deal
+from pyro_gen.imputation.stacked import Stacked, deal
 
 __all__ = ["CHUNK", "Draws", "row_seeds"]
 
@@ -26,16 +26,16 @@ class Draws:
     large one.
 
     Arguments:
-        pool: What makes them.
+        stacked: What makes them.
         scaling: The way to the scale of the programs.
         encoded: The table, with shape :math:`(N, D)`.
         draws: How many draws there are.
         seed: The seed of all rows.
     """
 
-    def __init__(self, pool: Pool, scaling: Scaling, encoded: Tensor, draws: int, seed: int) -> None:
-        self.pool, self.scaling, self.encoded = pool, scaling, encoded
-        self.owners = deal(pool.weights, draws)
+    def __init__(self, stacked: Stacked, scaling: Scaling, encoded: Tensor, draws: int, seed: int) -> None:
+        self.stacked, self.scaling, self.encoded = stacked, scaling, encoded
+        self.owners = deal(stacked.weights, draws)
         self.rows = torch.isnan(encoded).any(1).nonzero()[:, 0]
         self.seeds = row_seeds(encoded, seed)[self.rows]
         self.at_once = min(draws, max(1, KEPT // max(1, int(torch.isnan(encoded).sum()))))
@@ -52,8 +52,8 @@ class Draws:
 
     def _made(self, wanted: range) -> Tensor:
         """The missing entries of some draws, with shape (S, C)."""
-        if self.pool.spread < 1 and self._centre is None:  # once for all draws
-            parts = (self.pool.centre(x)[x.isnan()] for x in self._working(CHUNK // self.encoded.shape[1]))
+        if self.stacked.spread < 1 and self._centre is None:  # once for all draws
+            parts = (self.stacked.centre(x)[x.isnan()] for x in self._working(CHUNK // self.encoded.shape[1]))
             self._centre = torch.cat([self.encoded.new_empty(0), *parts])
         made, done = [self.encoded.new_empty(len(wanted), 0)], 0
         size = CHUNK // (len(wanted) * self.encoded.shape[1])
@@ -61,7 +61,7 @@ class Draws:
             missing = torch.isnan(x)
             first, done = done, done + int(missing.sum())
             centre = x.new_empty(0) if self._centre is None else self._centre[first:done]
-            made.append(self.scaling.inverse(self.pool.complete(x, centre, self.owners, seeds, wanted))[:, missing])
+            made.append(self.scaling.inverse(self.stacked.complete(x, centre, self.owners, seeds, wanted))[:, missing])
         return torch.cat(made, 1)
 
     def _working(self, size: int) -> Iterator[Tensor]:

@@ -25,9 +25,9 @@ from pyro_gen.data.scaling import Scaling
 from pyro_gen.data.schema import Schema
 from pyro_gen.imputation.completed import Completed
 from pyro_gen.imputation.draws import CHUNK, Draws
-from pyro_gen.imputation.pool import Pool
 from pyro_gen.imputation.progress import Report, reporting
 from pyro_gen.imputation.rounding import comparable, dequantise
+from pyro_gen.imputation.stacked import Stacked
 from pyro_gen.imputation.stacking import hide, stacking_weights
 from pyro_gen.models.tabular import METHODS, TableProgram
 
@@ -65,7 +65,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         programs_: The programs that were kept, by name.
         weights_: Their stacking weights, by name.
         spread_: What draws of several programs are multiplied by around their mean, 1 for one program: a mixture of
-            programs that are right about their errors spreads too far, see :mod:`pyro_gen.imputation.pool`.
+            programs that are right about their errors spreads too far, see :mod:`pyro_gen.imputation.stacked`.
         scores_: What each program that was tried scored, in nats for a hidden entry, by name; empty for one program,
             and where the table is too small to hide an entry.
         info_: What was chosen and why, in plain data.
@@ -164,7 +164,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 for i, name in enumerate(kept)
             }
         holed = x.masked_fill(hide(x, HIDDEN, self.seed_, torch.ones_like(scored)), torch.nan)
-        self.spread_ = Pool(self.programs_, self.weights_).estimate_spread(holed, self.seed_)
+        self.spread_ = Stacked(self.programs_, self.weights_).estimate_spread(holed, self.seed_)
         self.info_ = {
             "method": self.method if isinstance(self.method, str) else list(self.method),
             "weights": dict(self.weights_),
@@ -179,8 +179,8 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         }
         return self
 
-    def _pool(self) -> Pool:
-        return Pool(self.programs_, self.weights_, self.spread_)
+    def _stacked(self) -> Stacked:
+        return Stacked(self.programs_, self.weights_, self.spread_)
 
     def _check_options(self) -> None:
         if self.strategy not in ("mean", "median", "draw"):
@@ -320,7 +320,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if part:
             seed = int.from_bytes(hashlib.blake2b(f"{seed}:{part}".encode(), digest_size=8).digest()) >> 1
         return Completed.from_cells(
-            Draws(self._pool(), self.scaling_, encoded, draws, seed),
+            Draws(self._stacked(), self.scaling_, encoded, draws, seed),
             torch.isnan(encoded),
             schema=self.schema_,
             like=table,
@@ -359,7 +359,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         rows = (~torch.isnan(wanted)).any(1).nonzero()[:, 0]
         for part in rows.split(max(1, CHUNK // encoded.shape[1])):
             x, v = self.scaling_.forward(encoded[part]), self.scaling_.forward(wanted[part])
-            found[part] = self._pool().cell_log_prob(x, v) + self.scaling_.log_abs_det(wanted[part])
+            found[part] = self._stacked().cell_log_prob(x, v) + self.scaling_.log_abs_det(wanted[part])
         return found.numpy()
 
     def transform(self, X: Any) -> Any:
@@ -390,7 +390,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             filled[part] = self._mean_of(encoded[part])
         curved = self.scaling_.curved
         if bool(torch.isnan(encoded[:, curved]).any()):
-            draw = Draws(self._pool(), self.scaling_, encoded, MEAN_DRAWS, self.seed_)
+            draw = Draws(self._stacked(), self.scaling_, encoded, MEAN_DRAWS, self.seed_)
             means = encoded.clone()
             means[torch.isnan(encoded)] = sum(draw(k) for k in range(MEAN_DRAWS)) / MEAN_DRAWS
             filled[:, curved] = means[:, curved]
@@ -399,7 +399,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _mean_of(self, part: Tensor) -> Tensor:
         """The same for some rows, but for the curve from the working scale of positive and bounded columns."""
         x = self.scaling_.forward(part)
-        expected = self._pool().expected(x)
+        expected = self._stacked().expected(x)
         pairs = zip(self.scaling_.columns, expected, strict=True)
         columns = [v.argmax(-1) if column.discrete else v[:, 0] for column, v in pairs]
         means = self.scaling_.inverse(torch.stack([column.to(x) for column in columns], -1))

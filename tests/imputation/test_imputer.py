@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pyro_gen.data import Column, Scaling
 from pyro_gen.imputation.draws import row_seeds
 from pyro_gen.imputation.imputer import Imputer
-from pyro_gen.imputation.pool import deal
+from pyro_gen.imputation.stacked import deal
 
 
 def table(rows: int = 60, seed: int = 0) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from scipy import stats
 from torch import Tensor
 
 from pyro_gen.data.column import Column
-from pyro_gen.imputation.pool import Pool
+from pyro_gen.imputation.stacked import Stacked
 
 COLUMNS = (Column("x", "real"), Column("y", "real"), Column("n", "count"))
 NAN = math.nan
@@ -47,9 +47,9 @@ def rows(count: int = 300) -> Tensor:
     return x
 
 
-def pool(spread: float = 1.0) -> Pool:
+def together(spread: float = 1.0) -> Stacked:
     experts = {"up": Expert(1.0, 1.0), "down": Expert(-0.2, 1.5)}
-    return Pool(experts, {"up": 0.25, "down": 0.75}, spread)  # type: ignore[arg-type]
+    return Stacked(experts, {"up": 0.25, "down": 0.75}, spread)  # type: ignore[arg-type]
 
 
 def exact() -> float:
@@ -60,15 +60,15 @@ def exact() -> float:
 
 def test_the_spread_is_that_of_the_formula():
     # Of 60,000 draws the sums are known to about one in a hundred: 0.02 is some five standard errors of c.
-    assert pool().estimate_spread(rows(), seed=0) == pytest.approx(exact(), abs=0.02)
+    assert together().estimate_spread(rows(), seed=0) == pytest.approx(exact(), abs=0.02)
 
 
 def test_one_program_and_programs_that_agree_are_left_alone():
-    one = Pool({"up": Expert(1.0, 1.0)}, {"up": 1.0})  # type: ignore[dict-item]
+    one = Stacked({"up": Expert(1.0, 1.0)}, {"up": 1.0})  # type: ignore[dict-item]
     assert one.estimate_spread(rows(), seed=0) == 1.0
-    same = Pool({"a": Expert(1.0, 1.0), "b": Expert(1.0, 1.0)}, {"a": 0.5, "b": 0.5})  # type: ignore[dict-item]
+    same = Stacked({"a": Expert(1.0, 1.0), "b": Expert(1.0, 1.0)}, {"a": 0.5, "b": 0.5})  # type: ignore[dict-item]
     assert same.estimate_spread(rows(), seed=0) == pytest.approx(1.0, abs=0.01)
-    assert pool().estimate_spread(rows().nan_to_num(), seed=0) == 1.0
+    assert together().estimate_spread(rows().nan_to_num(), seed=0) == 1.0
 
 
 def test_draws_of_forecasts_that_are_right_cover_what_they_say():
@@ -93,12 +93,12 @@ def test_draws_of_forecasts_that_are_right_cover_what_they_say():
 
 def test_draws_are_pulled_and_scored_alike():
     c, x = 0.8, rows(1).expand(4000, -1)
-    together = pool(c)
-    centre = together.centre(x)
+    both = together(c)
+    centre = both.centre(x)
     assert bool(centre[:, [0, 1]].isfinite().all()) and bool(centre[:, 2].isnan().all())
     owners, seeds = [0, 1, 1, 1], torch.arange(4000)
-    drawn = together.complete(x, centre[x.isnan()], owners, seeds, range(4))
-    plain = pool().complete(x, centre[x.isnan()], owners, seeds, range(4))
+    drawn = both.complete(x, centre[x.isnan()], owners, seeds, range(4))
+    plain = together().complete(x, centre[x.isnan()], owners, seeds, range(4))
     torch.testing.assert_close(drawn[:, :, 1], centre[:, 1] + c * (plain[:, :, 1] - centre[:, 1]))
     assert bool((drawn[..., 2] == 7).all()) and torch.equal(drawn[..., 0], plain[..., 0])
 
@@ -106,13 +106,13 @@ def test_draws_are_pulled_and_scored_alike():
     values = torch.full((4001, 3), NAN, dtype=torch.float64)
     values[:, 1] = grid
 
-    def cdf(found: Pool) -> Tensor:
+    def cdf(found: Stacked) -> Tensor:
         return torch.cumulative_trapezoid(found.cell_log_prob(x[:1].expand(4001, -1), values)[:, 1].exp(), grid)
 
     def p_value(cdf: Tensor) -> float:  # one draw of a row each, so that they are independent
         own = drawn[torch.arange(4000) % 4, torch.arange(4000), 1].contiguous()
         return float(stats.kstest(cdf[torch.searchsorted(grid, own).clamp(1, 4000) - 1].numpy(), "uniform").pvalue)
 
-    assert float(cdf(together)[-1]) == pytest.approx(1.0, abs=1e-6)
-    assert p_value(cdf(together)) > 1e-6
-    assert p_value(cdf(pool())) < 1e-6  # the twin: scored as if they were not pulled
+    assert float(cdf(both)[-1]) == pytest.approx(1.0, abs=1e-6)
+    assert p_value(cdf(both)) > 1e-6
+    assert p_value(cdf(together())) < 1e-6  # the twin: scored as if they were not pulled

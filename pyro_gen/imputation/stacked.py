@@ -34,14 +34,14 @@ from torch import Tensor
 from pyro_gen._random import WEYL, mix
 from pyro_gen.models.tabular import TableProgram
 
-__all__ = ["Pool", "deal"]
+__all__ = ["Stacked", "deal"]
 
 ROWS, DRAWS = 300, 100  # by which c is estimated
 CENTRED = 4  # draws of the parameters in what draws are pulled to: (1 - c) of its error gets into a draw
 LEAST = 0.7  # c where programs disagree by a third of what they say that they err by, or more
 
 
-class Pool:
+class Stacked:
     """Programs with weights, as one.
 
     Arguments:
