@@ -38,6 +38,7 @@ __all__ = ["Stacked", "deal"]
 
 ROWS, DRAWS = 300, 100  # by which c is estimated
 CENTRED = 4  # draws of the parameters in what draws are pulled to: (1 - c) of its error gets into a draw
+MOST = 0.98  # a greater c is taken for 1: what it would change is less than what its estimate is off by
 LEAST = 0.7  # c where programs disagree by a third of what they say that they err by, or more
 
 
@@ -87,7 +88,8 @@ class Stacked:
         # Means of a few draws differ by chance, too.
         between = (w * (mean - (w * mean).sum(0)).square()).sum() - (w * (1 - w) * variance).sum() / DRAWS
         between = between.clamp(min=0)
-        return float(((inside - between).clamp(min=0) / (inside + between)).sqrt().clamp(min=LEAST))
+        spread = float(((inside - between).clamp(min=0) / (inside + between)).sqrt().clamp(min=LEAST))
+        return spread if spread < MOST else 1.0
 
     def expected(self, x: Tensor, draws: int | None = None) -> list[Tensor]:
         """What is to be expected of missing entries, see :meth:`TableProgram.cell_expected`."""
