@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_gen._random import WEYL, mix
 from pyro_gen.data.scaling import Scaling
-from pyro_gen.imputation.stacked import Stacked, deal
+from pyro_gen.imputation.stacked import CENTRED, Stacked, deal
 
 __all__ = ["CHUNK", "Draws", "row_seeds"]
 
@@ -53,20 +53,23 @@ class Draws:
     def _made(self, wanted: range) -> Tensor:
         """The missing entries of some draws, with shape (S, C)."""
         if self.stacked.spread < 1 and self._centre is None:  # once for all draws
-            parts = (self.stacked.centre(x)[x.isnan()] for x in self._working(CHUNK // self.encoded.shape[1]))
-            self._centre = torch.cat([self.encoded.new_empty(0), *parts])
+            parts = self._working(CHUNK // (CENTRED * self.encoded.shape[1]))
+            centres = [self.stacked.centre(x, seeds)[x.isnan()] for x, seeds in parts]
+            self._centre = torch.cat([self.encoded.new_empty(0), *centres])
         made, done = [self.encoded.new_empty(len(wanted), 0)], 0
         size = CHUNK // (len(wanted) * self.encoded.shape[1])
-        for x, seeds in zip(self._working(size), self.seeds.split(max(1, size)), strict=True):
+        for x, seeds in self._working(size):
             missing = torch.isnan(x)
             first, done = done, done + int(missing.sum())
             centre = x.new_empty(0) if self._centre is None else self._centre[first:done]
             made.append(self.scaling.inverse(self.stacked.complete(x, centre, self.owners, seeds, wanted))[:, missing])
         return torch.cat(made, 1)
 
-    def _working(self, size: int) -> Iterator[Tensor]:
-        """The rows with holes on the scale of the programs, so many at a time."""
-        return (self.scaling.forward(self.encoded[rows]) for rows in self.rows.split(max(1, size)))
+    def _working(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The rows with holes on the scale of the programs, and their seeds, so many at a time."""
+        size = max(1, size)
+        for rows, seeds in zip(self.rows.split(size), self.seeds.split(size), strict=True):
+            yield self.scaling.forward(self.encoded[rows]), seeds
 
 
 def row_seeds(encoded: Tensor, seed: int) -> Tensor:

@@ -131,12 +131,10 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "programs_")
         names = list(self.weights_)
         learner: Imputer = clone(self).set_params(schema=self.schema_, method=names if len(names) > 1 else names[0])
-        learner._fit(X, self.weights_)
-        learner.spread_ = self.spread_
-        return learner
+        return learner._fit(X, stack=self)
 
-    def _fit(self, X: Any, weights: Mapping[str, float] | None = None) -> Self:
-        """Learns from a table, and how to weigh programs where that is not known."""
+    def _fit(self, X: Any, stack: "Imputer | None" = None) -> Self:
+        """Learns from a table: programs, and how to stack them where there is no imputer to take that from."""
         began = time.monotonic()
         self._check_options()
         table = self._checked(X, reset=True)
@@ -154,17 +152,20 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         deadline = None if self.time_limit is None else began + self.time_limit
         self._notes: list[str] = []
         with reporting(self.progress) as report:
-            if weights is None:
+            if stack is None:
                 self.scores_, self.weights_, learnt = self._weigh(names, x, scored, report, deadline)
             else:
-                self.scores_, self.weights_, learnt = {}, dict(weights), {}
+                self.scores_, self.weights_, learnt = {}, dict(stack.weights_), {}
             kept = list(self.weights_)
             self.programs_ = {
                 name: learnt.get(name) or self._learnt(name, x, report, _share(deadline, len(kept) - i))
                 for i, name in enumerate(kept)
             }
-        holed = x.masked_fill(hide(x, HIDDEN, self.seed_, torch.ones_like(scored)), torch.nan)
-        self.spread_ = Stacked(self.programs_, self.weights_).estimate_spread(holed, self.seed_)
+        if stack is None:
+            holed = x.masked_fill(hide(x, HIDDEN, self.seed_, torch.ones_like(scored)), torch.nan)
+            self.spread_ = Stacked(self.programs_, self.weights_).estimate_spread(holed, self.seed_)
+        else:
+            self.spread_ = stack.spread_
         self.info_ = {
             "method": self.method if isinstance(self.method, str) else list(self.method),
             "weights": dict(self.weights_),

@@ -321,7 +321,8 @@ def _all_levels(
 
 def _digest(imputer: Imputer) -> str:
     """What a fitted imputer has learnt, in a few letters."""
-    found = hashlib.sha256(repr((imputer.schema_, imputer.scaling_, imputer.weights_, imputer.seed_)).encode())
+    known = (imputer.schema_, imputer.scaling_, imputer.weights_, imputer.spread_, imputer.seed_)
+    found = hashlib.sha256(repr(known).encode())
     for name, program in imputer.programs_.items():
         found.update(name.encode())
         for value in program.state_dict().values():

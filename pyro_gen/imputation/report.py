@@ -389,7 +389,7 @@ def _kind(column: Column) -> str:
 
 def _pulled(info: Mapping[str, Any]) -> str:
     spread = float(info.get("spread") or 1.0)
-    if spread > 0.995:
+    if spread == 1:
         return ""
     return (
         f" Draws of numbers are pulled towards their mean, to {spread:.2f} of the distance: a mixture of programs that "

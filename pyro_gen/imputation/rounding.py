@@ -19,8 +19,8 @@ from pyro_gen.data.column import Column
 
 __all__ = ["comparable", "dequantise"]
 
-SHARED, DENSEST = 0.05, 2.0  # of a value that many rows share: which part of the rows, and its density
 COARSEST = 0.5  # standard deviations: noise as wide adds 2% to the variance; coarser columns are left as they are
+SHARED, DENSEST = 0.05, 2.0  # of a value that many rows share: which part of the rows, and its density
 
 
 def dequantise(x: Tensor, columns: Sequence[Column], seed: int) -> Tensor:

@@ -25,7 +25,7 @@ References:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -34,10 +34,10 @@ from torch import Tensor
 from pyro_gen._random import WEYL, mix
 from pyro_gen.models.tabular import TableProgram
 
-__all__ = ["Stacked", "deal"]
+__all__ = ["CENTRED", "Stacked", "deal"]
 
 ROWS, DRAWS = 300, 100  # by which c is estimated
-CENTRED = 4  # draws of the parameters in what draws are pulled to: (1 - c) of its error gets into a draw
+CENTRED = 8  # draws of each program whose mean draws are pulled to: (1 - c) of its error gets into a draw
 MOST = 0.98  # a greater c is taken for 1: what it would change is less than what its estimate is off by
 LEAST = 0.7  # c where programs disagree by a third of what they say that they err by, or more
 
@@ -60,8 +60,7 @@ class Stacked:
         self.programs = list(programs.values())
         self.weights = [weights[name] for name in programs]
         self.spread = spread
-        real = [column.kind == "real" for column in self.programs[0].columns]
-        self.real = torch.tensor(real)
+        self.real = [d for d, column in enumerate(self.programs[0].columns) if column.kind == "real"]
 
     def estimate_spread(self, x: Tensor, seed: int) -> float:
         """The c of draws, from what programs say of rows.
@@ -70,20 +69,16 @@ class Stacked:
             x: Rows with shape :math:`(N, D)`, with holes.
             seed: Seeds which rows are taken, and the draws.
         """
-        missing = torch.isnan(x) & self.real.to(x.device)
+        missing = torch.zeros_like(x, dtype=torch.bool)
+        missing[:, self.real] = torch.isnan(x[:, self.real])
         rows = missing.any(1).nonzero()[:, 0]
         if len(self.programs) == 1 or not len(rows):
             return 1.0
         chosen = np.random.default_rng(seed).permutation(len(rows))[:ROWS]
         rows = rows[torch.as_tensor(chosen, device=rows.device)]
-        missing, means, variances = missing[rows], [], []
-        for p, program in enumerate(self.programs):
-            seeds = mix(rows + torch.tensor(seed + p) * WEYL)
-            drawn = program.complete(x[rows], DRAWS, seeds=seeds)[:, missing]  # (S, C)
-            means.append(drawn.mean(0))
-            variances.append(drawn.var(0))
+        drawn = [of[:, missing[rows]] for of in self._by_program(x[rows], DRAWS, mix(rows + seed))]  # of (S, C)
+        mean, variance = (torch.stack(v) for v in ([of.mean(0) for of in drawn], [of.var(0) for of in drawn]))
         w = torch.tensor(self.weights).to(x).unsqueeze(1)
-        mean, variance = torch.stack(means), torch.stack(variances)  # (K, C)
         inside = (w * variance).sum()
         # Means of a few draws differ by chance, too.
         between = (w * (mean - (w * mean).sum(0)).square()).sum() - (w * (1 - w) * variance).sum() / DRAWS
@@ -97,23 +92,35 @@ class Stacked:
         weighted = ([w * v for w, v in zip(self.weights, of, strict=True)] for of in zip(*found, strict=True))
         return [torch.stack(parts).sum(0) for parts in weighted]
 
-    def centre(self, x: Tensor) -> Tensor:
-        """What draws are pulled to, with shape (N, D): of real columns, NaN in the others."""
-        found = self.expected(x, CENTRED)
-        nothing = torch.full_like(x[:, 0], torch.nan)
-        return torch.stack([v[:, 0].to(x) if real else nothing for v, real in zip(found, self.real, strict=True)], 1)
+    def _by_program(self, x: Tensor, draws: int, seeds: Tensor) -> Iterator[Tensor]:
+        """So many draws of every program, with shape (S, N, D)."""
+        for p, program in enumerate(self.programs):
+            yield program.complete(x, draws, seeds=_own(seeds, p))
 
-    def pulled(self, drawn: Tensor, centre: Tensor) -> Tensor:
-        """Draws with shape (S, C), closer to their centres (C) where these are numbers."""
-        return torch.where(torch.isnan(centre), drawn, centre + self.spread * (drawn - centre))
+    def centre(self, x: Tensor, seeds: Tensor) -> Tensor:
+        """What draws are pulled to: the means of some, made for it, since these cost less than what is expected.
+
+        Arguments:
+            x: Rows with shape :math:`(N, D)`.
+            seeds: One seed for each row, int64, with shape :math:`(N)`.
+
+        Returns:
+            Means, with shape :math:`(N, D)`, NaN where a column is not real.
+        """
+        centre = torch.full_like(x, torch.nan)
+        drawn = zip(self.weights, self._by_program(x, CENTRED, mix(seeds)), strict=True)
+        centre[:, self.real] = sum(w * of[..., self.real].mean(0) for w, of in drawn)
+        return centre
 
     def cell_log_prob(self, x: Tensor, values: Tensor) -> Tensor:
         """Scores entries one by one, as they are drawn, see :meth:`TableProgram.cell_log_prob`."""
         slope = torch.zeros_like(values)
         if self.spread < 1:
-            centre = self.centre(x)
-            values = torch.where(torch.isnan(centre), values, centre + (values - centre) / self.spread)
-            slope = torch.where(torch.isnan(centre), slope, -math.log(self.spread))
+            values, found = values.clone(), self.expected(x)
+            for d in self.real:
+                centre = found[d][:, 0].to(x)
+                values[:, d] = centre + (values[:, d] - centre) / self.spread
+            slope[:, self.real] = -math.log(self.spread)
         log_prob = torch.stack([program.cell_log_prob(x, values) for program in self.programs])
         weights = torch.tensor(self.weights).to(x).log().reshape(-1, 1, 1)
         return (log_prob + weights).logsumexp(0) + slope
@@ -123,7 +130,7 @@ class Stacked:
 
         Arguments:
             x: Rows with shape :math:`(N, D)`.
-            centre: Their C missing entries, as :meth:`centre` has them.
+            centre: Of their C missing entries, as :meth:`centre` has them.
             owners: Which program makes each of all draws, see :func:`deal`.
             seeds: One seed for each row, int64, with shape :math:`(N)`.
             wanted: Which draws to make.
@@ -137,13 +144,17 @@ class Stacked:
             mine = [i for i, k in enumerate(wanted) if owners[k] == p]
             if mine:
                 before = owners[: wanted.start].count(p)
-                # Seeds of its own: with the same noise the draws of two programs would resemble each other.
-                own = mix(seeds + torch.tensor(p) * WEYL)
                 which = range(before, before + len(mine))
-                out[mine] = program.complete(x, owners.count(p), seeds=own, which=which)
+                out[mine] = program.complete(x, owners.count(p), seeds=_own(seeds, p), which=which)
         if self.spread < 1:
-            out[:, missing] = self.pulled(out[:, missing], centre)
+            drawn = out[:, missing]
+            out[:, missing] = torch.where(torch.isnan(centre), drawn, centre + self.spread * (drawn - centre))
         return out
+
+
+def _own(seeds: Tensor, p: int) -> Tensor:
+    """Seeds of program p: with the same noise the draws of two programs would resemble each other."""
+    return mix(seeds + torch.tensor(p) * WEYL)
 
 
 def deal(weights: list[float], draws: int) -> list[int]:

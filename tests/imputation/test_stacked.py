@@ -8,7 +8,7 @@ from scipy import stats
 from torch import Tensor
 
 from pyro_gen.data.column import Column
-from pyro_gen.imputation.stacked import Stacked
+from pyro_gen.imputation.stacked import CENTRED, Stacked
 
 COLUMNS = (Column("x", "real"), Column("y", "real"), Column("n", "count"))
 NAN = math.nan
@@ -91,12 +91,23 @@ def test_draws_of_forecasts_that_are_right_cover_what_they_say():
     assert covered(draws) > 0.95 + tolerance  # the twin: as they are
 
 
+def test_draws_are_pulled_to_what_is_expected():
+    x, weights, scales = rows(1000), torch.tensor([0.25, 0.75]).double(), torch.tensor([1.0, 1.5]).double()
+    error = together().centre(x, torch.arange(1000))[:, 1] - (0.25 - 0.75 * 0.2) * x[:, 0]
+    variance = float((weights * scales).square().sum() / CENTRED)
+    squares = float((error / math.sqrt(variance)).square().sum())
+    assert 1e-6 < stats.chi2(1000).cdf(squares) < 1 - 1e-6  # also: each row by numbers of its own
+    assert abs(float(error.sum())) < 5 * math.sqrt(1000 * variance)
+    biased = error + 0.25  # the twin: a mean that is off by a quarter
+    assert abs(float(biased.sum())) > 5 * math.sqrt(1000 * variance)
+
+
 def test_draws_are_pulled_and_scored_alike():
     c, x = 0.8, rows(1).expand(4000, -1)
     both = together(c)
-    centre = both.centre(x)
-    assert bool(centre[:, [0, 1]].isfinite().all()) and bool(centre[:, 2].isnan().all())
     owners, seeds = [0, 1, 1, 1], torch.arange(4000)
+    centre = both.centre(x, seeds)
+    assert bool(centre[:, [0, 1]].isfinite().all()) and bool(centre[:, 2].isnan().all())
     drawn = both.complete(x, centre[x.isnan()], owners, seeds, range(4))
     plain = together().complete(x, centre[x.isnan()], owners, seeds, range(4))
     torch.testing.assert_close(drawn[:, :, 1], centre[:, 1] + c * (plain[:, :, 1] - centre[:, 1]))
