@@ -50,7 +50,7 @@ from pyro_gen.likelihoods import observe
 from pyro_gen.models.tabular import copula_gibbs
 from pyro_gen.models.tabular.conditional import condition, draw_missing
 from pyro_gen.models.tabular.copula_rows import CopulaRows
-from pyro_gen.models.tabular.gibbs import Schedule, chains_for, gibbs
+from pyro_gen.models.tabular.gibbs import Schedule, gibbs, small
 from pyro_gen.models.tabular.heavy import HeavyNormal, degrees, may_be_heavy, sample_log_df, weight_given
 from pyro_gen.models.tabular.levels import log_nominal
 from pyro_gen.models.tabular.marginals import Layout, Marginals, Rows, fit_curves
@@ -140,7 +140,7 @@ class TableCopula(KeptProgram):
             if self.layout.real or self.layout.whole:
                 self.register_buffer("_knots", torch.stack(fit_curves(x, self.layout)))
             rows = self.prepared(x)
-            chains = chains_for(x)
+            chains = 4 if small(x) else 2
             z = copula_gibbs.start(rows, chains)  # (C, N, Q)
 
             def sweep(state: HeavyNormal) -> HeavyNormal:

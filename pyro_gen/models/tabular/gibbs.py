@@ -9,9 +9,9 @@ from torch import Tensor
 
 from pyro_gen.models.tabular.table import LearningProgress
 
-__all__ = ["Schedule", "chains_for", "gibbs", "join"]
+__all__ = ["Schedule", "gibbs", "join", "small"]
 
-SMALL = 16_000  # entries of tables of which four chains are sampled
+SMALL = 16_000  # entries of tables that cost little, and of whose parameters draws say most
 
 S = TypeVar("S")
 
@@ -30,9 +30,9 @@ class Schedule(NamedTuple):
     thin: int
 
 
-def chains_for(x: Tensor) -> int:
-    """How many chains to sample: two, and four of a small table x, where they cost little and draws say most."""
-    return 4 if x.numel() <= SMALL else 2
+def small(x: Tensor) -> bool:
+    """Whether a table x has so few entries that more is sampled of it."""
+    return x.numel() <= SMALL
 
 
 def join(kept: Sequence[Tensor]) -> Tensor:

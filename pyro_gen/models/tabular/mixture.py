@@ -50,7 +50,7 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
 from pyro_gen.likelihoods import observe
-from pyro_gen.models.tabular.gibbs import Schedule, chains_for, gibbs, join
+from pyro_gen.models.tabular.gibbs import Schedule, gibbs, join, small
 from pyro_gen.models.tabular.mixture_columns import Curves, Layout, Rows, prepare
 from pyro_gen.models.tabular.mixture_learning import Prior, start, sweep
 from pyro_gen.models.tabular.mixture_rows import Draw, MixtureRows, draw_rows, fit
@@ -60,9 +60,10 @@ from pyro_gen.models.tabular.warp import Warp
 
 __all__ = ["TableMixture"]
 
-SCHEDULE = Schedule(burn_in=150, kept=32, thin=4)
+CHAINS, SCHEDULE = 4, Schedule(burn_in=150, kept=32, thin=4)  # of a large table half as many are kept
 MOST_ROWS = 4000  # of a longer table as many are drawn to learn from
 MOST_FACTORS = 8
+COMPONENTS, MANY = (12, 24), 1000  # of a table with fewer rows than so many, and of another one
 PRIOR = Prior(concentration=(2.0, 2.0), use=(1.0, 0.5), alike=(2.0, 0.2), common_noise=(2.0, 4.0), noise=4.0)
 GRID = 64  # quantiles that the expectation of a count averages over
 NODES = 5  # of the rule for the expectation of a real entry: on breast it is off by 0.001 standard deviations
@@ -73,11 +74,10 @@ class TableMixture(KeptProgram):
 
     Arguments:
         columns: The columns: real, count, binary, nominal or ordinal.
-        components: The most components K that it can have.
+        components: The most components K that it can have; left out, 12, and 24 where a thousand rows are learnt from.
 
     Attributes:
         columns: The D columns.
-        components: K.
         rank: The number R of factors.
         layout: Where which columns are.
 
@@ -97,11 +97,11 @@ class TableMixture(KeptProgram):
 
     KINDS: ClassVar[frozenset[str]] = frozenset({"real", "count", "binary", "nominal", "ordinal"})
 
-    def __init__(self, columns: Sequence[Column], components: int = 12) -> None:
+    def __init__(self, columns: Sequence[Column], components: int | None = None) -> None:
         super().__init__(columns)
-        if components < 2:
+        if components is not None and components < 2:
             raise ValueError(f"TableMixture(components={components}): give at least 2.")
-        self.components = components
+        self._given = components
         self.layout = Layout.of(self.columns)
         self.rank = min(MOST_FACTORS, (len(self.layout.real) + 1) // 2)
         # Mean and scale of the logarithms of counts.
@@ -111,7 +111,12 @@ class TableMixture(KeptProgram):
         self.register_buffer("_knots", line.expand(2, len(self.layout.real), -1).clone())  # (2, R, K)
         with seeded(0):
             nothing = self.prepared(torch.full((1, len(columns)), torch.nan, dtype=torch.float64))
-            self.keep(start(nothing, components, self.rank, 1))
+            self.keep(start(nothing, components or COMPONENTS[0], self.rank, 1))
+
+    @property
+    def components(self) -> int:
+        """The most components K that it can have."""
+        return self.kept("sticks").shape[-1] + 1
 
     @property
     def curves(self) -> Curves:
@@ -156,8 +161,9 @@ class TableMixture(KeptProgram):
             self.register_buffer("_knots", torch.stack(real))
             self.register_buffer("_log_counts", log_counts)
             rows = self.prepared(x)
-            first = start(rows, self.components, self.rank, chains_for(x))
-            kept = gibbs(lambda draw: sweep(rows, draw, PRIOR), first, SCHEDULE, progress, deadline)
+            first = start(rows, self._given or COMPONENTS[len(x) >= MANY], self.rank, CHAINS)
+            schedule = SCHEDULE if small(x) else SCHEDULE._replace(kept=SCHEDULE.kept // 2)
+            kept = gibbs(lambda draw: sweep(rows, draw, PRIOR), first, schedule, progress, deadline)
         self.keep({name: join([draw[name] for draw in kept]) for name in kept[0]})
         return self
 

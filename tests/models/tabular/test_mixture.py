@@ -350,6 +350,16 @@ def test_it_keeps_the_contract(columns, untouched_rng):
         check_program(learnt, holes(x)).raise_for_failures()
 
 
+def test_more_rows_may_have_more_components(monkeypatch):
+    monkeypatch.setattr(mixture, "MANY", 60)
+    monkeypatch.setattr(mixture, "SCHEDULE", mixture.SCHEDULE._replace(burn_in=5))
+    x = torch.randn(60, 2, dtype=torch.float64)
+    program = TableMixture(PAIR)
+    assert program.learn(x[:59]).components == 12
+    assert program.learn(x).components == 24 == program.kept("loadings").shape[1]
+    assert TableMixture(PAIR, components=3).learn(x).components == 3
+
+
 def test_what_it_cannot_be():
     with pytest.raises(ValueError, match="column 'x' is positive"):
         TableMixture([Column("x", "positive")])
