@@ -38,7 +38,6 @@ References:
     | https://doi.org/10.1198/jasa.2011.tm10552
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self
 
@@ -51,11 +50,11 @@ from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
 from pyro_gen.likelihoods import observe
 from pyro_gen.models.tabular.gibbs import Schedule, gibbs, join, small
+from pyro_gen.models.tabular.mixture_cells import expect_cells, score_cells
 from pyro_gen.models.tabular.mixture_columns import Curves, Layout, Rows, prepare
 from pyro_gen.models.tabular.mixture_learning import Prior, start, sweep
 from pyro_gen.models.tabular.mixture_rows import Draw, MixtureRows, draw_rows, fit
 from pyro_gen.models.tabular.table import KeptProgram, LearningProgress
-from pyro_gen.models.tabular.truncated import log_interval
 from pyro_gen.models.tabular.warp import Warp
 
 __all__ = ["TableMixture"]
@@ -65,9 +64,6 @@ MOST_ROWS = 4000  # of a longer table as many are drawn to learn from
 MOST_FACTORS = 8
 COMPONENTS, MANY = (12, 24), 1000  # of a table with fewer rows than so many, and of another one
 PRIOR = Prior(concentration=(2.0, 2.0), use=(1.0, 0.5), alike=(2.0, 0.2), common_noise=(2.0, 4.0), noise=4.0)
-GRID = 64  # quantiles that the expectation of a count averages over
-NEGLIGIBLE = 1e-6  # share of a component in a row that its expectation is taken without
-NODES = 5  # of the rule for the expectation of a real entry: on breast it is off by 0.001 standard deviations
 
 
 class TableMixture(KeptProgram):
@@ -187,53 +183,18 @@ class TableMixture(KeptProgram):
         return draw_rows(rows, self._of(s), u, self.layout, self.curves)
 
     def given(self, x: Tensor, draws: int | None = None) -> Iterator[tuple[Draw, Tensor, Tensor, Tensor]]:
-        """For kept draws: parameters, log-responsibilities (K, N), and the factors' means and precisions' factors."""
+        """For kept draws: parameters, log-responsibilities (K, N), and what :func:`fit` says of factors."""
         rows = self.prepared(x)
         for s in self.dealt(draws):
             p = self._of(s)
             log_prob, mean, factor = (v[0] if len(v) else v for v in fit(rows, p))
             yield p, log_prob.log_softmax(0), mean, factor
 
-    def _real(self, p: Draw, k: Tensor, mean: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and scales (*, R) of straightened columns of rows in components k (*), given their factors."""
-        real = len(self.layout.real)
-        loadings, loc, noise = p["loadings"][0, k], p["loc"][0, k, :real], p["noise"][0, k, :real]
-        across = torch.linalg.solve_triangular(factor, loadings.mT, upper=False)
-        scale = (across.square().sum(-2) + noise).sqrt()
-        return (mean.unsqueeze(-2) @ loadings.mT).squeeze(-2) + loc, scale
+    def scored(self, rows: Rows, p: Draw, log_share: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
+        return score_cells(rows, p, log_share, mean, factor, self.layout)
 
-    def scored(self, rows: Rows, p: Draw, responsibility: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
-        out, real = responsibility.new_empty(responsibility.shape[1], len(self.columns)), len(self.layout.real)
-        each = responsibility.unsqueeze(-1)  # (K, N, 1)
-        if real:
-            loc, scale = self._real(p, torch.arange(self.components).unsqueeze(-1), mean, factor)
-            density = -((rows.real - loc) / scale).square() / 2 - (scale * math.sqrt(2 * math.pi)).log()
-            out[:, self.layout.real] = (each + density).logsumexp(0) + rows.log_slope
-        if self.layout.counts:
-            loc, scale = p["loc"][0, :, None, real:], p["noise"][0, :, None, real:].sqrt()
-            inside = log_interval((rows.lower - loc) / scale, (rows.upper - loc) / scale)
-            out[:, self.layout.counts] = (each + inside).logsumexp(0)
-        for j, (d, chosen) in enumerate(zip(self.layout.levels, rows.by_column(), strict=True)):
-            out[:, d] = (responsibility + p[f"levels_{j}"][0].log() @ chosen.T).logsumexp(0)
-        return out
-
-    def expected(self, p: Draw, responsibility: Tensor, mean: Tensor, factor: Tensor) -> list[Tensor]:
-        share, curves = responsibility.exp(), self.curves
-        out: dict[int, Tensor] = {}
-        if self.layout.real:
-            k, n = (share > NEGLIGIBLE).nonzero(as_tuple=True)  # of most rows few components
-            own = curves.real.expected(*self._real(p, k, mean[k, n], factor[k, n]), NODES)
-            means = own.new_zeros(share.shape[1], own.shape[1]).index_add(0, n, share[k, n].unsqueeze(-1) * own)
-            out |= zip(self.layout.real, means.unsqueeze(-1).unbind(1), strict=True)
-        if self.layout.counts:
-            real = len(self.layout.real)
-            even = torch.special.ndtri((torch.arange(GRID).to(share) + 0.5) / GRID)[:, None, None]
-            middle, spread = curves.log_counts
-            logs = p["loc"][0, :, real:] + p["noise"][0, :, real:].sqrt() * even  # (GRID, K, D)
-            count = (middle + spread * logs).exp().floor().mean(0)
-            out |= zip(self.layout.counts, (share.T @ count).unsqueeze(-1).unbind(1), strict=True)
-        out |= {d: share.T @ p[f"levels_{j}"][0] for j, d in enumerate(self.layout.levels)}
-        return [out[d] for d in range(len(self.columns))]
+    def expected(self, p: Draw, log_share: Tensor, mean: Tensor, factor: Tensor) -> list[Tensor]:
+        return expect_cells(p, log_share, mean, factor, self.layout, self.curves)
 
 
 def _gamma(prior: tuple[float, float], ones: Tensor) -> Any:

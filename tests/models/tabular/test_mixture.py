@@ -12,7 +12,7 @@ from torch.distributions import Categorical, MultivariateNormal, Normal
 from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
 from pyro_gen.evaluation.conformance import check_program
-from pyro_gen.models.tabular import mixture
+from pyro_gen.models.tabular import mixture, mixture_cells
 from pyro_gen.models.tabular.curves import fit_real, powers
 from pyro_gen.models.tabular.gaussian import TableGaussian
 from pyro_gen.models.tabular.mixture import PRIOR, TableMixture
@@ -153,7 +153,7 @@ def _parameters(program):
 
 
 def test_expectations_are_those_of_the_densities(known, monkeypatch):
-    monkeypatch.setattr(mixture, "NODES", 31)  # components from the prior are wider than any of a table
+    monkeypatch.setattr(mixture_cells, "NODES", 31)  # components from the prior are wider than any of a table
     x = torch.tensor(ROWS, dtype=torch.float64)
     mean = known.cell_mean(x)
     for n, d in ((0, 2), (1, 0), (2, 4)):
