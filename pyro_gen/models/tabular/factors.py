@@ -176,14 +176,16 @@ def factors_given(x: Tensor, loadings: Tensor, loc: Tensor, noise: Tensor) -> tu
     Returns:
         Means, with shape :math:`(C, N, K)`, and Cholesky factors of precisions, with shape :math:`(C, N, K, K)`.
     """
-    seen = ~torch.isnan(x)
-    weight = seen / noise.unsqueeze(1)  # (C, N, D)
-    outer = (loadings.unsqueeze(-1) * loadings.unsqueeze(-2)).flatten(2)  # (C, D, K K)
-    rank = loadings.shape[-1]
-    precision = (weight @ outer).unflatten(-1, (rank, rank)) + torch.eye(rank).to(x)
-    projected = (weight * (x - loc.unsqueeze(1)).nan_to_num()) @ loadings
+    seen, filled = (~torch.isnan(x)).to(x), x.nan_to_num()
+    scaled, rank = loadings / noise.unsqueeze(-1), loadings.shape[-1]  # (C, D, K)
+    # Products with what is seen, so that nothing has the shape (C, N, D).
+    outer = (loadings.unsqueeze(-1) * scaled.unsqueeze(-2)).flatten(2)  # (C, D, K K)
+    precision = (seen @ outer).unflatten(-1, (rank, rank))
+    precision.diagonal(dim1=-2, dim2=-1).add_(1)
     factor = torch.linalg.cholesky(precision)
-    return torch.cholesky_solve(projected.unsqueeze(-1), factor).squeeze(-1), factor
+    projected = (filled @ scaled - seen @ (loc.unsqueeze(-1) * scaled)).unsqueeze(-1)
+    forward = torch.linalg.solve_triangular(factor, projected, upper=False)
+    return torch.linalg.solve_triangular(factor.mT, forward, upper=True).squeeze(-1), factor
 
 
 def _sweep(x: Tensor, state: _State) -> _State:

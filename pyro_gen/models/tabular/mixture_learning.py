@@ -66,6 +66,14 @@ class _Members(NamedTuple):
     member: Tensor
     occupied: Tensor
 
+    def sums(self, left: Tensor, right: Tensor) -> Tensor:
+        """The products of (N, D) and (C, N, Q) over the rows of each component, with shape (C, K, D, Q)."""
+        out = right.new_zeros(*self.occupied.shape, left.shape[1], right.shape[2])
+        for c, k in self.occupied.nonzero().tolist():
+            rows = (self.k[c] == k).nonzero()[:, 0]
+            out[c, k] = left[rows].T @ right[c, rows]
+        return out
+
     def own(self, values: Tensor) -> Tensor:
         """The values (C, N, *) that the components of rows have, of all (C, K, *)."""
         return values[torch.arange(len(self.k), device=self.k.device)[:, None], self.k]
@@ -148,12 +156,10 @@ def _draw_loadings(rows: Rows, p: Draw, members: _Members, z: Tensor, prior: Pri
     seen, x = (~torch.isnan(rows.real)).to(member), rows.real.nan_to_num()
     design = torch.cat([z, torch.ones_like(z[..., :1])], -1)  # (C, N, R + 1)
     outer = (design.unsqueeze(-1) * design.unsqueeze(-2)).flatten(2)
-    where = (member.unsqueeze(2) * seen.T).flatten(1, 2)  # (C, K D, N)
     noise = p["noise"][..., :real, None]
     strength = torch.cat([alike, torch.ones_like(alike[:, :1])], -1)[:, None, None]  # (C, 1, 1, R + 1)
     centre = torch.cat([common, torch.zeros_like(common[..., :1])], -1).unsqueeze(1)
-    gram = (where @ outer).unflatten(1, (-1, real)) / noise
-    projected = ((where * x.T.repeat(member.shape[1], 1)) @ design).unflatten(1, (-1, real)) / noise
+    gram, projected = (members.sums(*v) / noise for v in ((seen, outer), (x, design)))
     precision = gram.unflatten(-1, (rank + 1, rank + 1)) + torch.diag_embed(strength)
     factor = torch.linalg.cholesky(precision)
     weights = torch.cholesky_solve((projected + strength * centre).unsqueeze(-1), factor)

@@ -61,9 +61,9 @@ def fit(rows: Rows, p: Draw) -> tuple[Tensor, Tensor, Tensor]:
         own = (p["loadings"], p["loc"][..., :real], p["noise"][..., :real])
         loadings, loc, noise = (v.flatten(0, 1) for v in own)
         mean, factor = factors_given(rows.real, loadings, loc, noise)  # (C K, N, R), (C K, N, R, R)
-        square = (rows.real - loc.unsqueeze(1)).nan_to_num().square()
-        explained = (factor.mT @ mean.unsqueeze(-1)).square().sum((-2, -1))
-        quadratic = (square @ (1 / noise).unsqueeze(-1)).squeeze(-1) - explained
+        x, part = rows.real.nan_to_num(), loc / noise
+        square = (1 / noise) @ x.square().T - 2 * part @ x.T + (part * loc) @ seen.T  # sum of (x - mu)^2 / psi
+        quadratic = square - (factor.mT @ mean.unsqueeze(-1)).square().sum((-2, -1))
         log_det = (2 * math.pi * noise).log() @ seen.T + 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         log_prob = log_prob - (quadratic + log_det).unflatten(0, (chains, size)) / 2
         mean, factor = mean.unflatten(0, (chains, size)), factor.unflatten(0, (chains, size))
