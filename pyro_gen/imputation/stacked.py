@@ -86,9 +86,9 @@ class Stacked:
         spread = float(((inside - between).clamp(min=0) / (inside + between)).sqrt().clamp(min=LEAST))
         return spread if spread < MOST else 1.0
 
-    def expected(self, x: Tensor, draws: int | None = None) -> list[Tensor]:
+    def expected(self, x: Tensor) -> list[Tensor]:
         """What is to be expected of missing entries, see :meth:`TableProgram.cell_expected`."""
-        found = [program.cell_expected(x, draws) for program in self.programs]
+        found = [program.cell_expected(x) for program in self.programs]
         weighted = ([w * v for w, v in zip(self.weights, of, strict=True)] for of in zip(*found, strict=True))
         return [torch.stack(parts).sum(0) for parts in weighted]
 

@@ -97,7 +97,7 @@ def test_programs_learnt_anew_have_the_weights_and_the_scale_that_all_of_them_ca
     imputer = Imputer(method=["gaussian", "copula"], random_state=0).fit(x)
     imputer.spread_ = 0.8
     again = imputer.learnt_anew(x[:200])
-    assert again.weights_ == imputer.weights_ and again.spread_ == 0.8
+    assert again.weights_ == imputer.weights_ and again.spread_ == again.info_["spread"] == 0.8
     assert again.scaling_.levels == ((), ()) and set(again.programs_) == {"gaussian", "copula"}
     assert np.isfinite(again.transform(x)).all()
 

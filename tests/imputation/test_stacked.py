@@ -31,7 +31,7 @@ class Expert:
             out[i, :, 2] = 7.0
         return torch.where(torch.isnan(x), out, x)
 
-    def cell_expected(self, x: Tensor, draws: int | None = None) -> list[Tensor]:
+    def cell_expected(self, x: Tensor) -> list[Tensor]:
         return [x[:, :1], self.slope * x[:, :1], torch.full_like(x[:, :1], 7.0)]
 
     def cell_log_prob(self, x: Tensor, values: Tensor) -> Tensor:
@@ -93,13 +93,16 @@ def test_draws_of_forecasts_that_are_right_cover_what_they_say():
 
 def test_draws_are_pulled_to_what_is_expected():
     x, weights, scales = rows(1000), torch.tensor([0.25, 0.75]).double(), torch.tensor([1.0, 1.5]).double()
-    error = together().centre(x, torch.arange(1000))[:, 1] - (0.25 - 0.75 * 0.2) * x[:, 0]
     variance = float((weights * scales).square().sum() / CENTRED)
-    squares = float((error / math.sqrt(variance)).square().sum())
-    assert 1e-6 < stats.chi2(1000).cdf(squares) < 1 - 1e-6  # also: each row by numbers of its own
-    assert abs(float(error.sum())) < 5 * math.sqrt(1000 * variance)
-    biased = error + 0.25  # the twin: a mean that is off by a quarter
-    assert abs(float(biased.sum())) > 5 * math.sqrt(1000 * variance)
+
+    def p_values(found: Stacked) -> tuple[float, float]:  # of the errors' squares; of their slope
+        error = (found.centre(x, torch.arange(1000))[:, 1] - (0.25 - 0.75 * 0.2) * x[:, 0]) / math.sqrt(variance)
+        squares, slope = float(error.square().sum()), float(error @ x[:, 0] / x[:, 0].norm())
+        return float(stats.chi2(1000).sf(squares)), 2 * float(stats.norm.sf(abs(slope)))
+
+    assert min(p_values(together())) > 1e-6
+    even = Stacked({"up": Expert(1.0, 1.0), "down": Expert(-0.2, 1.5)}, {"up": 0.5, "down": 0.5})  # type: ignore[dict-item]
+    assert min(p_values(even)) < 1e-6  # the twin: a mean without the weights
 
 
 def test_draws_are_pulled_and_scored_alike():

@@ -177,12 +177,12 @@ class TableCopula(KeptProgram):
         noise = torch.special.ndtri(u[:, -self.layout.size :]) * w.rsqrt().unsqueeze(-1)
         return self.marginals.values(draw_missing(z, loc, covariance, noise))
 
-    def given(self, x: Tensor, draws: int | None = None) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+    def given(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
         """For kept draws: means and scales (N, Q) of latent variables, log-probabilities (N, L) of nominal levels."""
         rows, split = self.prepared(x), len(self.layout.real)
         blocks = [slice(split + block.start, split + block.stop) for block in self.layout.blocks]
         row = torch.zeros(1, dtype=torch.int64, device=x.device)
-        for s in self.dealt(draws):
+        for s in range(self.num_kept):
             u = uniforms(row, self.randomness - self.layout.size, stream=s)  # the same for all rows
             u[:, -1] = (s + 1) * GOLDEN % 1
             z, loc, covariance, w = self._latent(rows, s, u.expand(len(x), -1))

@@ -154,17 +154,16 @@ class Ensemble(TableProgram):
             out[rows] = torch.where(asked[rows], found, torch.nan).to(out.dtype)
         return out
 
-    def cell_expected(self, x: Tensor, draws: int | None = None) -> list[Tensor]:
+    def cell_expected(self, x: Tensor) -> list[Tensor]:
         """Posterior means, and probabilities of levels, see :meth:`TableProgram.cell_expected`."""
         out = [
             torch.zeros(len(x), len(c.levels) if c.discrete else 1, dtype=torch.float64, device=x.device)
             for c in self.columns
         ]
-        members = self.members if draws is None else min(draws, self.members)
         for rows, row_x in self._incomplete(x):
-            for e in range(members):
+            for e in range(self.members):
                 for at, inputs, z, log_weight in self._weighed(e, self.inputs(row_x)):
-                    weight = log_weight.softmax(0) / members  # (L, n)
+                    weight = log_weight.softmax(0) / self.members  # (L, n)
                     cells = self.cells(z, *inputs)
                     mean = (weight.unsqueeze(-1) * cells.mean).sum(0)  # (n, D)
                     found = dict(enumerate(mean.unsqueeze(-1).unbind(1)))

@@ -132,8 +132,8 @@ class TableFactors(KeptProgram):
         drawn: Tensor = expected + self.kept("noise")[s].sqrt() * noise[:, self.rank :]
         return drawn
 
-    def given(self, x: Tensor, draws: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        for s in self.dealt(draws):
+    def given(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for s in range(self.num_kept):
             mean, factor = self._factors(x, s)
             loadings = self.kept("loadings")[s]
             covariance = torch.cholesky_inverse(factor)  # (N, K, K)

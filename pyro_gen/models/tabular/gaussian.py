@@ -120,8 +120,8 @@ class TableGaussian(KeptProgram):
     def drawn(self, rows: Tensor, s: int, u: Tensor) -> Tensor:
         return draw_missing(rows, *kept_normal(self.kept, s), torch.special.ndtri(u))
 
-    def given(self, x: Tensor, draws: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        for s in self.dealt(draws):
+    def given(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for s in range(self.num_kept):
             yield condition(x, *kept_normal(self.kept, s))
 
     def scored(self, values: Tensor, mean: Tensor, variance: Tensor) -> Tensor:

@@ -182,10 +182,10 @@ class TableMixture(KeptProgram):
     def drawn(self, rows: Rows, s: int, u: Tensor) -> Tensor:
         return draw_rows(rows, self._of(s), u, self.layout, self.curves)
 
-    def given(self, x: Tensor, draws: int | None = None) -> Iterator[tuple[Draw, Tensor, Tensor, Tensor]]:
+    def given(self, x: Tensor) -> Iterator[tuple[Draw, Tensor, Tensor, Tensor]]:
         """For kept draws: parameters, log-responsibilities (K, N), and what :func:`fit` says of factors."""
         rows = self.prepared(x)
-        for s in self.dealt(draws):
+        for s in range(self.num_kept):
             p = self._of(s)
             log_prob, mean, factor = (v[0] if len(v) else v for v in fit(rows, p))
             yield p, log_prob.log_softmax(0), mean, factor

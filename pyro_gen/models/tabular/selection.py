@@ -195,8 +195,8 @@ class TableSelection(KeptProgram):
     def drawn(self, rows: Tensor, s: int, u: Tensor) -> Tensor:
         return self._drawn(rows, torch.isnan(rows), s, u)[0]
 
-    def given(self, x: Tensor, draws: int | None = None) -> Iterator[tuple[SelectedNormal]]:
-        return self._cells(x, torch.isnan(x), draws)
+    def given(self, x: Tensor) -> Iterator[tuple[SelectedNormal]]:
+        return self._cells(x, torch.isnan(x))
 
     def scored(self, values: Tensor, cells: SelectedNormal) -> Tensor:
         return cells.log_prob(values)
@@ -208,7 +208,7 @@ class TableSelection(KeptProgram):
         """Scores entries that were held out, so that the mechanism left them, see :meth:`KeptProgram.cell_log_prob`."""
         parts = []
         for part, wanted in zip(self._parts(x), self._parts(values), strict=True):
-            cells = self._cells(part, torch.isnan(part) & torch.isnan(wanted), None)
+            cells = self._cells(part, torch.isnan(part) & torch.isnan(wanted))
             found = torch.stack([self.scored(wanted, *given) for given in cells])
             parts.append(found.logsumexp(0) - math.log(len(found)))
         return torch.where(torch.isnan(values), torch.nan, torch.cat(parts))
@@ -228,10 +228,10 @@ class TableSelection(KeptProgram):
         rows = elliptical_slices(start, mean, factor, mechanism.log_likelihood(torch.isnan(x), taken), u)
         return rows, loc, precision, mechanism
 
-    def _cells(self, x: Tensor, taken: Tensor, draws: int | None) -> Iterator[tuple[SelectedNormal]]:
+    def _cells(self, x: Tensor, taken: Tensor) -> Iterator[tuple[SelectedNormal]]:
         """Each entry given all others of its row, the missing ones as drawn, for kept draws."""
         u = uniforms(torch.arange(self.num_kept, device=x.device), self.randomness)  # the same for all rows
-        for s in self.dealt(draws):
+        for s in range(self.num_kept):
             rows, loc, precision, mechanism = self._drawn(x, taken, s, u[s])
             scale = precision.diagonal().rsqrt()
             mean = rows - scale.square() * ((rows - loc) @ precision)

@@ -149,8 +149,8 @@ class TableStudent(KeptProgram):
         w = weight_quantile(u[:, 0], df, *seen_distance(rows, mean, loc, covariance))
         return mean + deviation * w.rsqrt().unsqueeze(-1)
 
-    def given(self, x: Tensor, draws: int | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for s in self.dealt(draws):
+    def given(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for s in range(self.num_kept):
             loc, covariance, df = self._of(s)
             mean, variance = condition(x, loc, covariance)
             shape, rate = weight_given(df, *seen_distance(x, mean, loc, covariance))

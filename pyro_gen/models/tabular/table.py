@@ -122,12 +122,11 @@ class TableProgram(Program):
         """
 
     @abc.abstractmethod
-    def cell_expected(self, x: Tensor, draws: int | None = None) -> list[Tensor]:
+    def cell_expected(self, x: Tensor) -> list[Tensor]:
         r"""What is to be expected of missing entries, each given what is seen in its row.
 
         Arguments:
             x: Rows with shape :math:`(N, D)`.
-            draws: Over how many draws of the parameters to average, where not over all.
 
         Returns:
             For each real or count column the posterior means :math:`\mathbb{E}[x_{nd} \mid x_{n,o}]`, with shape
@@ -179,10 +178,9 @@ class KeptProgram(TableProgram):
         values: Tensor = getattr(self, f"posterior_{name}")
         return values
 
-    def dealt(self, draws: int | None) -> list[int]:
-        """Which of the S kept draws go with each of some draws of missing entries: spread over all. ``None``: each."""
+    def dealt(self, draws: int) -> list[int]:
+        """Which of the S kept draws go with each of some draws of missing entries: spread over all."""
         kept = self.num_kept
-        draws = kept if draws is None else draws
         return [(2 * s + 1) * kept // (2 * draws) if draws <= kept else s % kept for s in range(draws)]
 
     def guide(self, x: Tensor, *context: Any) -> None:
@@ -215,8 +213,8 @@ class KeptProgram(TableProgram):
         """Draws all entries (N, D) of prepared rows given the seen ones, with the s-th kept draw and uniforms u."""
 
     @abc.abstractmethod
-    def given(self, x: Tensor, draws: int | None = None) -> Iterator[tuple[Any, ...]]:
-        """What is known of missing entries given the seen ones, for each of the kept draws, or for some of them."""
+    def given(self, x: Tensor) -> Iterator[tuple[Any, ...]]:
+        """What is known of missing entries given the seen ones, for each of the kept draws."""
 
     @abc.abstractmethod
     def scored(self, values: Any, *given: Any) -> Tensor:
@@ -251,10 +249,10 @@ class KeptProgram(TableProgram):
             parts.append(found.logsumexp(0) - math.log(len(found)))
         return torch.where(torch.isnan(values), torch.nan, torch.cat(parts))
 
-    def cell_expected(self, x: Tensor, draws: int | None = None) -> list[Tensor]:
+    def cell_expected(self, x: Tensor) -> list[Tensor]:
         """Posterior means, and probabilities of levels, see :meth:`TableProgram.cell_expected`."""
         parts = []
         for part in self._parts(x):
-            found = [self.expected(*given) for given in self.given(part, draws)]
+            found = [self.expected(*given) for given in self.given(part)]
             parts.append([torch.stack(column).mean(0) for column in zip(*found, strict=True)])
         return [torch.cat(column) for column in zip(*parts, strict=True)]
