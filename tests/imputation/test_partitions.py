@@ -186,6 +186,17 @@ def test_folders_that_hold_something_else_are_left_alone(source: Path, tmp_path:
         impute_partitions(source, out, imputer(), ignore=["name"], draws=DRAWS + 1)
 
 
+def test_a_folder_goes_on_with_what_was_learnt_and_nothing_else(source: Path, tmp_path: Path):
+    fitted = imputer().fit(
+        pd.concat(pd.read_parquet(path) for path in sorted(source.rglob("*.parquet"))).drop(columns="name")
+    )
+    impute_partitions(source, tmp_path / "out", fitted, ignore=["name"])
+    impute_partitions(source, tmp_path / "out", fitted, ignore=["name"])
+    fitted.spread_ = 0.9  # draws would be pulled together
+    with pytest.raises(ValueError, match="holds imputations of something else"):
+        impute_partitions(source, tmp_path / "out", fitted, ignore=["name"])
+
+
 def test_cells_that_cannot_be_are_named_with_their_file(source: Path, tmp_path: Path):
     frame = table(60, 0)
     frame.loc[3, "a"] = np.inf
