@@ -26,6 +26,9 @@ class Column:
         lower: A bounded column's lower edge; in other columns of numbers a hard limit of what is imputed, if given.
         upper: The same above.
         integer: Numbers that are whole: imputations are rounded. Always so for counts.
+        atom: One number that many rows have exactly, others of the column being spread out, as the 0 of rainfall or of
+            what a household spends on fuel; of real columns on the working scale of programs, see
+            :class:`pyro_gen.data.Scaling`.
 
     Raises:
         TypeError: If the name is no text, or the levels are one text.
@@ -35,7 +38,7 @@ class Column:
         >>> Column("grade", "ordinal", levels=("poor", "fair", "good")).discrete
         True
         >>> Column("share", "bounded", lower=0, upper=1)
-        Column(name='share', kind='bounded', levels=(), lower=0.0, upper=1.0, integer=False)
+        Column(name='share', kind='bounded', levels=(), lower=0.0, upper=1.0, integer=False, atom=None)
     """
 
     name: str
@@ -44,6 +47,7 @@ class Column:
     lower: float | None = None
     upper: float | None = None
     integer: bool = False
+    atom: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -52,6 +56,8 @@ class Column:
             raise ValueError(f"column {self.name!r}: kind {self.kind!r} is not one of {', '.join(KINDS)}.")
         if isinstance(self.levels, str):
             raise TypeError(f"column {self.name!r}: levels are a tuple of values, got the text {self.levels!r}.")
+        if self.atom is not None and self.kind != "real":
+            raise ValueError(f"column {self.name!r}: an atom is for real columns, not for {self.kind}.")
         levels = tuple(level.item() if isinstance(level, np.generic) else level for level in self.levels)
         object.__setattr__(self, "levels", levels)
         for edge in ("lower", "upper"):

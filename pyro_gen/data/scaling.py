@@ -7,11 +7,13 @@ r"""The working scale: numbers of a table as the programs for tables see them.
     \text{bounded: } \frac{1}{s} \left(\log \frac{y}{1 - y} - m\right), \quad y = \frac{x - l}{u - l} ,
 
 with mean :math:`m` and standard deviation :math:`s` of what was observed in the table learnt from, while counts and
-codes stay as they are. Numbers of which there are only a few different ones can become codes, too.
+codes stay as they are. Numbers of which there are only a few different ones can become codes, too. And a column can
+have an atom: one number that many rows have exactly, while the others are spread out.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -26,6 +28,8 @@ __all__ = ["Scaling"]
 
 NUMBERS = ("real", "positive", "bounded")
 MOST_LEVELS, REPEATS = 12, 5  # different numbers, and rows for each on average
+ATOM_ROWS, ATOM_SHARE, ATOM_TIMES = 10, 0.1, 5  # with an atom: rows, share of all rows, times as many as any other
+ROUNDING = 1e-9  # standard deviations by which a program may miss an atom
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,10 @@ class Scaling:
     Where it is asked for, a column of a few numbers, each of which many rows have, becomes an ordinal one with these
     numbers as its levels; a number that is new becomes the nearest of them. A density knows no bound at such numbers,
     and a smooth one lies between them.
+
+    Where it is asked for, too, a number that a tenth of the rows have, and five times as many as any other, becomes the
+    atom of its column, and programs are told: the 0 of rainfall. An imputation is then exactly that number, or another,
+    which is never beyond the atom where nothing was observed there.
 
     The edges of a bounded column would be infinite. So whatever is nearer to an edge than half the smallest distance
     from an edge at which anything was observed (as a share of the width, not below :math:`10^{-6}`) is taken to lie
@@ -61,6 +69,8 @@ class Scaling:
         least: Logarithms of the smallest numbers that come back, in positive columns.
         most: Logarithms of the greatest, in positive columns, and of counts plus one; infinite elsewhere.
         levels: The numbers of columns that became ordinal, increasing; empty elsewhere.
+        atoms: The atoms of columns on the encoded scale; ``None`` elsewhere.
+        sides: On which side of its atom a column may be: 1 above, -1 below, 0 both.
 
     Example:
         >>> schema = Schema((Column("income", "positive"), Column("children", "count")))
@@ -84,15 +94,18 @@ class Scaling:
     least: tuple[float, ...]
     most: tuple[float, ...]
     levels: tuple[tuple[float, ...], ...]
+    atoms: tuple[float | None, ...]
+    sides: tuple[int, ...]
 
     @classmethod
-    def fit(cls, schema: Schema, encoded: Tensor, *, levels: bool = False) -> Self:
+    def fit(cls, schema: Schema, encoded: Tensor, *, levels: bool = False, atoms: bool = False) -> Self:
         """Learns the scaling from what is observed.
 
         Arguments:
             schema: The columns.
             encoded: The table to learn from, with shape :math:`(N, D)`, as :meth:`Schema.encode` gives it.
             levels: Whether columns of at most 12 numbers, which 5 rows or more have on average, become ordinal.
+            atoms: Whether to look for atoms.
 
         Raises:
             ValueError: If the shape is another, or a column has no observed value.
@@ -105,13 +118,14 @@ class Scaling:
             seen = table[~np.isnan(table[:, i]), i]
             if len(seen) == 0:
                 raise ValueError(f"no observed value in column {column.name!r}; leave it out.")
-            lower, upper, edge, least, most = 0.0, 1.0, 0.0, -math.inf, math.inf
-            values = np.unique(seen) if levels and column.kind in NUMBERS else seen[:0]
-            if not 1 < len(values) <= min(MOST_LEVELS, len(seen) / REPEATS):
-                values = values[:0]
-            if len(values):
-                rows.append((0.0, 1.0, lower, upper, edge, least, most, tuple(values.tolist())))
+            lower, upper, edge, least, most, atom = 0.0, 1.0, 0.0, -math.inf, math.inf, None
+            values, counts = np.unique(seen if column.kind in NUMBERS else seen[:0], return_counts=True)
+            if levels and 1 < len(values) <= min(MOST_LEVELS, len(seen) / REPEATS):
+                rows.append((0.0, 1.0, lower, upper, edge, least, most, tuple(values.tolist()), atom, 0))
                 continue
+            if atoms:
+                atom = _atom(values, counts)
+            side = int(atom == seen.min()) - int(atom == seen.max())
             if column.kind == "positive":
                 edge = max(float(seen[seen > 0].min(initial=math.inf)) / 2, float(np.finfo(np.float64).tiny))
                 edge = edge if math.isfinite(edge) else 1.0  # where all are 0, any number will do
@@ -129,12 +143,15 @@ class Scaling:
                 share = share.clip(edge, 1 - edge)
                 seen = np.log(share) - np.log1p(-share)
             shift = moments(seen) if column.kind in NUMBERS else (0.0, 1.0)
-            rows.append((*shift, lower, upper, edge, least, most, ()))
+            rows.append((*shift, lower, upper, edge, least, most, (), atom, side))
         columns = tuple(
-            Column(c.name, "ordinal", row[-1]) if row[-1] else Column(c.name, "real") if c.kind in NUMBERS else c
+            Column(c.name, "ordinal", row[-3]) if row[-3] else Column(c.name, "real") if c.kind in NUMBERS else c
             for c, row in zip(schema.columns, rows, strict=True)
         )
-        return cls(columns, tuple(c.kind for c in schema.columns), *zip(*rows, strict=True))
+        scaling = cls(columns, tuple(c.kind for c in schema.columns), *zip(*rows, strict=True))
+        found = scaling.forward(_numbers(scaling.atoms, encoded.double().cpu())).tolist()
+        told = (c if math.isnan(a) else replace(c, atom=a) for c, a in zip(columns, found, strict=True))
+        return replace(scaling, columns=tuple(told))
 
     @property
     def curved(self) -> list[int]:
@@ -158,6 +175,7 @@ class Scaling:
     def inverse(self, working: Tensor) -> Tensor:
         """Brings rows on the working scale, with shape :math:`(*, D)`, back to the encoded one; NaN stays NaN."""
         x = working * working.new_tensor(self.scale) + working.new_tensor(self.loc)
+        told = _numbers([c.atom for c in self.columns], working)
         if logs := self._of("positive"):
             least, most = (x.new_tensor([bound[i] for i in logs]) for bound in (self.least, self.most))
             x[..., logs] = x[..., logs].clamp(least, most).exp()
@@ -171,7 +189,8 @@ class Scaling:
             x[..., logits] = torch.where(share <= edge, lower, torch.where(1 - share <= edge, upper, inside))
         for i, levels in self._with_levels(x):
             x[..., i] = torch.where(x[..., i].isnan(), torch.nan, levels[x[..., i].nan_to_num().long()])
-        return x
+        beyond = (working - told) * working.new_tensor(self.sides) < 0
+        return torch.where(beyond | ((working - told).abs() <= ROUNDING), _numbers(self.atoms, x), x)
 
     def log_abs_det(self, encoded: Tensor) -> Tensor:
         r"""The logarithm of the slope of :meth:`forward`, which makes densities on the encoded scale of working ones.
@@ -180,7 +199,8 @@ class Scaling:
             encoded: Rows with shape :math:`(*, D)`. Values on an edge are taken for where :meth:`forward` puts them.
 
         Returns:
-            :math:`\log |dz / dx|`, with shape :math:`(*, D)`; 0 for counts, codes and levels, NaN where the value is.
+            :math:`\log |dz / dx|`, with shape :math:`(*, D)`; 0 for counts, codes, levels and atoms, NaN where the
+            value is.
 
         Example:
             >>> schema = Schema((Column("income", "positive"), Column("children", "count")))
@@ -196,6 +216,7 @@ class Scaling:
             lower, upper, edge = self._edges(encoded, logits)
             share = ((encoded[..., logits] - lower) / (upper - lower)).clamp(edge, 1 - edge)
             slope[..., logits] -= share.log() + (-share).log1p() + (upper - lower).log()
+        slope = torch.where(encoded == _numbers(self.atoms, encoded), 0.0, slope)
         return torch.where(encoded.isnan(), torch.nan, slope)
 
     def _of(self, kind: str) -> list[int]:
@@ -213,3 +234,17 @@ def _reach(logs: "np.ndarray[Any, Any]") -> tuple[float, float]:
     """How far down and up draws may go, for logarithms of what was observed."""
     middle, low, high = float(np.median(logs)), float(logs.min()), float(logs.max())
     return low - (middle - low) / 2, high + (high - middle) / 2
+
+
+def _atom(values: "np.ndarray[Any, Any]", counts: "np.ndarray[Any, Any]") -> float | None:
+    """The number that so many more rows have than any other."""
+    if len(values) < 2:
+        return None
+    second, first = np.sort(counts)[-2:]
+    many = first >= max(ATOM_ROWS, ATOM_SHARE * counts.sum(), ATOM_TIMES * second)
+    return float(values[counts.argmax()]) if many else None
+
+
+def _numbers(atoms: Sequence[float | None], like: Tensor) -> Tensor:
+    """Atoms as a tensor, NaN where there is none."""
+    return like.new_tensor([math.nan if atom is None else atom for atom in atoms])

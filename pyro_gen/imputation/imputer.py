@@ -68,7 +68,8 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             programs that are right about their errors spreads too far, see :mod:`pyro_gen.imputation.stacked`.
         scores_: What each program that was tried scored, in nats for a hidden entry, by name; empty for one program,
             and where the table is too small to hide an entry.
-        info_: What was chosen and why, in plain data.
+        info_: What was chosen and why, in plain data; ``info_["atoms"]`` has the columns of which so many rows have one
+            number, as 0 of rainfall, that imputations are that number or another, see :class:`pyro_gen.data.Scaling`.
         n_features_in_: The number of columns.
         feature_names_in_: Their names, of a data frame.
 
@@ -141,7 +142,8 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.seed_ = _seed_of(self.random_state)
         self.schema_ = self._schema(table)
         encoded = self.schema_.encode(table)
-        self.scaling_ = Scaling.fit(self.schema_, encoded, levels=self._take_levels())
+        take_levels, take_atoms = self._taken()
+        self.scaling_ = Scaling.fit(self.schema_, encoded, levels=take_levels, atoms=take_atoms)
         x = self.scaling_.forward(encoded)
         if len(x) > ROWS:
             rows = torch.as_tensor(np.random.default_rng(self.seed_).permutation(len(x))[:ROWS])
@@ -166,11 +168,13 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             self.spread_ = Stacked(self.programs_, self.weights_).estimate_spread(holed, self.seed_)
         else:
             self.spread_ = stack.spread_
+        atoms = zip(self.schema_.columns, self.scaling_.atoms, strict=True)
         self.info_ = {
             "method": self.method if isinstance(self.method, str) else list(self.method),
             "weights": dict(self.weights_),
             "scores": dict(self.scores_),
             "spread": self.spread_,
+            "atoms": {column.name: atom for column, atom in atoms if atom is not None},
             "rows": len(encoded),
             "rows_learnt_from": len(x),
             "seconds": time.monotonic() - began,
@@ -218,12 +222,12 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         }
         return Schema.infer(table, overrides=given | numbers) if numbers else schema
 
-    def _take_levels(self) -> bool:
-        """Whether numbers of a few values may be given to the programs as levels."""
+    def _taken(self) -> tuple[bool, bool]:
+        """Whether numbers of a few values may be given to the programs as levels, and numbers with atoms as such."""
         if self.method == "auto":
-            return True
-        names = [self.method] if isinstance(self.method, str) else self.method
-        return all("ordinal" in METHODS[name].KINDS for name in names)
+            return True, True
+        programs = [METHODS[name] for name in ([self.method] if isinstance(self.method, str) else self.method)]
+        return all("ordinal" in program.KINDS for program in programs), all(program.ATOMS for program in programs)
 
     def _suitable(self, encoded: Tensor) -> list[str]:
         """The names of the programs to try for a table."""
@@ -232,11 +236,12 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if self.method != "auto":
             return list(self.method)
         kinds = {column.kind for column in self.scaling_.columns}
+        atoms = any(column.atom is not None for column in self.scaling_.columns)
         observed = int((~torch.isnan(encoded)).sum())
         names = [
             name
             for name, program in METHODS.items()
-            if kinds <= program.KINDS and program.automatic(encoded.shape[1], observed)
+            if kinds <= program.KINDS and atoms <= program.ATOMS and program.automatic(encoded.shape[1], observed)
         ]
         if not names:
             raise ValueError(f"Imputer: no program suits a table with columns of kinds {', '.join(sorted(kinds))}.")

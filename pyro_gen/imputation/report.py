@@ -397,6 +397,17 @@ def _pulled(info: Mapping[str, Any]) -> str:
     )
 
 
+def _with_atoms(info: Mapping[str, Any]) -> str:
+    atoms = dict(info.get("atoms") or {})
+    if not atoms:
+        return ""
+    named = ", ".join(f"{_escape(name)} ({_escape(f'{float(a):g}')})" for name, a in atoms.items())
+    return (
+        f"<p>One number is there far more often than any other: {named}. It has a probability of its own, and what is "
+        "imputed is exactly that number, or another.</p>\n"
+    )
+
+
 def _what_was_chosen(matter: _Matter) -> str:
     info = matter.info
     method, weights, scores = (info.get(key) for key in ("method", "weights", "scores"))
@@ -422,6 +433,7 @@ def _what_was_chosen(matter: _Matter) -> str:
         )
     else:
         parts.append(f"<p>Method: <b>{_escape(method)}</b>.</p>\n")
+    parts.append(_with_atoms(info))
     if len(names) > 1 or scores:
         best = max((_score(s) for s in scores.values()), default=-math.inf)
         rows = []

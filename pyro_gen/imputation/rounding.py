@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
+from pyro_gen.models.tabular.atoms import at_atom, atoms_of
 
 __all__ = ["comparable", "dequantise"]
 
@@ -32,7 +33,8 @@ def dequantise(x: Tensor, columns: Sequence[Column], seed: int) -> Tensor:
         seed: Seeds the noise.
 
     Returns:
-        The table, the noise as wide as the median step from one value of the column to the next.
+        The table, the noise as wide as the median step from one value of the column to the next; entries at the atom of
+        their column stay there.
 
     Example:
         >>> x = torch.tensor([[-1.2], [-0.9], [-0.6], [0.9], [1.2]]).repeat(3, 1)
@@ -42,11 +44,15 @@ def dequantise(x: Tensor, columns: Sequence[Column], seed: int) -> Tensor:
     """
     with seeded(seed):
         noise = (torch.rand(x.shape, dtype=torch.float64) - 0.5).to(x)
+    spread = x.masked_fill(at_atom(x, atoms_of(columns)), torch.nan)
     out = x.clone()
     for d, column in enumerate(columns):
-        step = _step(x[:, d])
+        step = _step(spread[:, d])
         if column.kind == "real" and step <= COARSEST:
-            out[:, d] += step * noise[:, d]
+            out[:, d] += torch.where(torch.isnan(spread[:, d]), 0.0, step * noise[:, d])
+            if column.atom is not None:  # steps are not all alike: what would cross the atom is mirrored back
+                away = (x[:, d] - column.atom).sign()
+                out[:, d] = column.atom + away * (out[:, d] - column.atom).abs()
     return out
 
 
@@ -63,7 +69,8 @@ def comparable(x: Tensor, columns: Sequence[Column]) -> Tensor:
     Returns:
         A mask with shape :math:`(D)`.
     """
-    fine = [column.kind != "real" or _fine(x[:, d]) for d, column in enumerate(columns)]
+    spread = x.masked_fill(at_atom(x, atoms_of(columns)), torch.nan)  # programs that are told of atoms score them apart
+    fine = [column.kind != "real" or _fine(spread[:, d]) for d, column in enumerate(columns)]
     return torch.tensor(fine, device=x.device)
 
 

@@ -16,7 +16,7 @@ since programs that disagree cannot all be wrong in the same way, whereas draws 
 .. math:: x \mapsto m + c \, (x - m) , \qquad c = \sqrt{\frac{V - A}{V + A}} ,
 
 with one c for a table, by sums over missing entries. No truth is needed for it. Counts and levels stay as they were
-drawn.
+drawn, and columns with an atom, which pulling would move draws off.
 
 References:
     | Neural Network Ensembles, Cross Validation, and Active Learning (Krogh & Vedelsby, 1995): V - A
@@ -60,7 +60,8 @@ class Stacked:
         self.programs = list(programs.values())
         self.weights = [weights[name] for name in programs]
         self.spread = spread
-        self.real = [d for d, column in enumerate(self.programs[0].columns) if column.kind == "real"]
+        columns = self.programs[0].columns
+        self.real = [d for d, column in enumerate(columns) if column.kind == "real" and column.atom is None]
 
     def estimate_spread(self, x: Tensor, seed: int) -> float:
         """The c of draws, from what programs say of rows.
@@ -105,7 +106,7 @@ class Stacked:
             seeds: One seed for each row, int64, with shape :math:`(N)`.
 
         Returns:
-            Means, with shape :math:`(N, D)`, NaN where a column is not real.
+            Means, with shape :math:`(N, D)`, NaN where a column is not real, or has an atom.
         """
         centre = torch.full_like(x, torch.nan)
         drawn = zip(self.weights, self._by_program(x, CENTRED, mix(seeds)), strict=True)

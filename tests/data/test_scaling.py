@@ -189,3 +189,46 @@ def test_numbers_that_few_rows_share_are_no_levels():
     many = torch.arange(260.0).remainder(13).reshape(-1, 1).expand(-1, 4) + 1
     assert Scaling.fit(schema, many, levels=True).levels == ((),) * 4
     assert len(Scaling.fit(schema, many.clamp(max=12), levels=True).levels[0]) == 12
+
+
+def test_a_number_that_most_rows_have_is_an_atom_where_asked_for():
+    apart = [0.5, 1.0, 2.5, 7.0, -3.0]
+    columns = [[0.3] * 25 + apart, [0.0] * 25 + [abs(v) for v in apart], [*apart, 9.0] * 5]
+    table = torch.tensor(columns, dtype=torch.float64).T
+    schema = Schema(tuple(Column(name, "real") for name in "abc"))
+    assert all(column.atom is None for column in Scaling.fit(schema, table).columns)
+    scaling = Scaling.fit(schema, table, atoms=True)
+    x = scaling.forward(table)
+    assert scaling.columns[2].atom is None  # none of its numbers is there five times as often as the others
+    assert scaling.atoms[:2] == (0.3, 0.0) and scaling.sides == (0, 1, 0)
+    assert [column.atom for column in scaling.columns[:2]] == x[0, :2].tolist()
+    assert torch.equal(scaling.inverse(x)[:25, :2], table[:25, :2])  # to the last digit
+    below = x[:1, :2] - torch.tensor([[1.0, 1.0]])
+    assert scaling.inverse(torch.cat([below, x[:1, 2:]], 1))[0, 1] == 0.0  # no number was below
+    assert scaling.inverse(torch.cat([below, x[:1, 2:]], 1))[0, 0] < 0.3
+    slope = scaling.log_abs_det(table)
+    assert bool((slope[:25, :2] == 0).all()) and bool((slope[25:] != 0).all())  # a probability has no slope
+
+
+@pytest.mark.parametrize(
+    ("values", "atom"),
+    [
+        ([0.0] * 9 + [0.1 * k for k in range(1, 20)], None),  # too few rows
+        ([0.0] * 12 + [0.1 * k for k in range(1, 200)], None),  # less than a tenth of them
+        ([0.0] * 14 + [1.0] * 3 + [0.1 * k for k in range(1, 20)], None),  # not five times as many as another
+        ([0.0] * 15 + [1.0] * 3 + [0.1 * k + 0.01 for k in range(1, 20)], 0.0),
+        ([2.0] * 40, None),  # a constant
+    ],
+)
+def test_what_an_atom_is(values, atom):
+    scaling = Scaling.fit(Schema((Column("a", "real"),)), torch.tensor(values).double().unsqueeze(1), atoms=True)
+    assert scaling.atoms == (atom,)
+
+
+def test_the_edge_of_a_bounded_column_can_be_an_atom():
+    table = torch.tensor([0.0] * 40 + [3.0, 10.0, 20.0, 55.0, 90.0]).double().unsqueeze(1)
+    scaling = Scaling.fit(Schema((Column("share", "bounded", lower=0, upper=100),)), table, atoms=True)
+    x = scaling.forward(table)
+    assert scaling.columns[0].atom == x[0, 0].item()
+    torch.testing.assert_close(scaling.inverse(x), table)
+    assert scaling.inverse(x)[0].item() == 0.0

@@ -264,6 +264,34 @@ def test_numbers_of_a_few_values_are_drawn_from_them_and_have_means_between_them
     np.testing.assert_allclose(np.exp(density), (mean + 1.5) / 4, atol=1e-9)
 
 
+def rainy(rows: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Rain that falls where another number is high, with holes; and the chances of none in them."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=rows)
+    rain = np.where(z + 0.5 * rng.normal(size=rows) > 0.3, np.exp(z + 0.5 * rng.normal(size=rows)), 0.0)
+    x = np.column_stack([z, np.where(rng.random(rows) < 0.3, np.nan, rain)])
+    return x, norm.cdf((0.3 - z[np.isnan(x[:, 1])]) / 0.5)
+
+
+def test_a_number_that_most_rows_have_is_drawn_as_often_as_it_should_be():
+    x, chances = rainy()
+    holes = np.isnan(x[:, 1])
+    imputer = Imputer(random_state=0).fit(x)
+    assert imputer.scaling_.columns[1].atom is not None and set(imputer.weights_) <= {"copula", "mixture"}
+    assert list(imputer.info_["atoms"].values()) == [0.0]
+    drawn = np.stack([imputer.impute(x, draws=100)[k][holes, 1] for k in range(100)])
+    assert drawn.min() == 0
+    dry = (drawn == 0).mean(0)
+    assert abs(dry - chances).mean() < 0.1  # standard errors: 0.03 of 100 draws, 0.05 of what 280 rows tell
+    found = imputer.log_prob(x, np.where(holes[:, None], 0.0, x))[holes, 1]
+    assert abs(np.exp(found) - dry).mean() < 0.04
+    np.testing.assert_allclose(imputer.transform(x)[holes, 1].mean(), drawn.mean(), rtol=0.05)
+
+    blind = Imputer(method="gaussian", random_state=0).fit(x)  # the twin: it is not told
+    assert blind.scaling_.columns[1].atom is None
+    assert (blind.impute(x)[0][holes, 1] == 0).mean() == 0
+
+
 def test_numbers_stay_numbers_for_a_program_of_real_columns():
     x, _ = grouped()
     imputer = Imputer(method="gaussian", random_state=0).fit(x)

@@ -281,6 +281,12 @@ def test_wide_tables_are_cut_to_what_can_be_taken_in(tmp_path: Path) -> None:
     assert len(text) < 3_000_000
 
 
+def test_a_number_with_a_probability_of_its_own_is_named(tmp_path: Path) -> None:
+    told, _ = page_of(completed_by(mixed_table(), m=2, info=INFO | {"atoms": {"rain <mm>": 0.0}}), tmp_path)
+    assert "far more often than any other: rain <mm> (0)." in told.text
+    assert "far more often" not in page_of(completed_by(mixed_table(), m=2, info=INFO), tmp_path)[0].text
+
+
 @pytest.mark.parametrize(
     ("m", "spread", "said"),
     [(3, 5.0, True), (400, 5.0, False), (20, 0.01, False)],

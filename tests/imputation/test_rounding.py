@@ -27,6 +27,24 @@ def test_rounded_columns_alone_get_noise():
     assert torch.equal(dequantise(x, columns, seed=1)[seen], dequantise(x, columns, seed=1)[seen])
 
 
+def test_entries_at_an_atom_stay_there_and_no_noise_crosses_it():
+    x = torch.tensor([0.0] * 60 + [0.01, 0.02, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, -0.01] * 4).double().unsqueeze(1)
+    told, untold = (dequantise(x, [Column("a", "real", atom=atom)], seed=0) for atom in (0.0, None))
+    assert torch.equal(told[:60], x[:60]) and not torch.equal(untold[:60], x[:60])
+    assert torch.equal(told[60:].sign(), x[60:].sign()) and not torch.equal(untold[60:].sign(), x[60:].sign())
+    assert float((told - x)[60:].abs().max()) > 0.1  # there is noise, as wide as the median step
+
+
+def test_a_column_is_scored_beside_its_atom():
+    x = (
+        torch.cat([torch.zeros(300), torch.randn(300, generator=torch.Generator().manual_seed(0))])
+        .double()
+        .unsqueeze(1)
+    )
+    assert not bool(comparable(x, [Column("a", "real")]))
+    assert bool(comparable(x, [Column("a", "real", atom=0.0)]))
+
+
 def test_a_value_that_many_rows_share_wins_nothing():
     """A mixture scores whole numbers by their probabilities, or less; without noise it scores them by its spikes."""
     with seeded(0):

@@ -105,6 +105,18 @@ def test_draws_are_pulled_to_what_is_expected():
     assert min(p_values(even)) < 1e-6  # the twin: a mean without the weights
 
 
+def test_columns_with_an_atom_are_not_pulled():
+    x, both = rows(50), together(0.8)
+    for expert in both.programs:
+        expert.columns = (COLUMNS[0], Column("y", "real", atom=0.0), COLUMNS[2])
+    told = Stacked(dict(zip("ab", both.programs, strict=True)), {"a": 0.25, "b": 0.75}, 0.8)
+    seeds, missing = torch.arange(50), x.isnan()
+    drawn = [of.complete(x, of.centre(x, seeds)[missing], [0, 1], seeds, range(2)) for of in (told, both)]
+    plain = together().complete(x, x.new_empty(0), [0, 1], seeds, range(2))
+    assert torch.equal(drawn[0], plain) and not torch.equal(drawn[1], plain)  # the twin reads columns once, before
+    assert told.estimate_spread(x, seed=0) == 1.0
+
+
 def test_draws_are_pulled_and_scored_alike():
     c, x = 0.8, rows(1).expand(4000, -1)
     both = together(c)

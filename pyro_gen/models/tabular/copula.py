@@ -6,7 +6,8 @@ r"""The copula for mixed columns: a latent row, normal but for heavy tails, behi
 
 with one latent variable for a column whose values have an order, and one less than there are levels for a nominal one:
 
-* real: :math:`x = T^{-1}(z)`, with a smooth increasing curve :math:`T` learnt from the observed entries;
+* real: :math:`x = T^{-1}(z)`, with a smooth increasing curve :math:`T` learnt from the observed entries, which jumps
+  where many of them are equal (:mod:`pyro_gen.models.tabular.atoms`);
 * binary, ordinal: :math:`x \le k` where :math:`z \le T(k + 1/2)`, thresholds at the distribution function of the
   observed entries (cumulative probit);
 * count: :math:`x \le k` where :math:`z \le T(\log(k + 1/2))`, so that tails are log-normal;
@@ -48,12 +49,13 @@ from pyro_gen._random import seeded, uniforms
 from pyro_gen.data.column import Column
 from pyro_gen.likelihoods import observe
 from pyro_gen.models.tabular import copula_gibbs
+from pyro_gen.models.tabular.atoms import AtomCurves
 from pyro_gen.models.tabular.conditional import condition, draw_missing
 from pyro_gen.models.tabular.copula_rows import CopulaRows
 from pyro_gen.models.tabular.gibbs import Schedule, gibbs, small
 from pyro_gen.models.tabular.heavy import HeavyNormal, degrees, may_be_heavy, sample_log_df, weight_given
 from pyro_gen.models.tabular.levels import log_nominal
-from pyro_gen.models.tabular.marginals import Layout, Marginals, Rows, fit_curves
+from pyro_gen.models.tabular.marginals import Marginals, Rows
 from pyro_gen.models.tabular.normal import kept_normal, moments, sample_normal
 from pyro_gen.models.tabular.table import KeptProgram, LearningProgress
 from pyro_gen.models.tabular.warp import Warp
@@ -90,21 +92,28 @@ class TableCopula(KeptProgram):
     """
 
     KINDS: ClassVar[frozenset[str]] = frozenset({"real", "count", "binary", "nominal", "ordinal"})
+    ATOMS: ClassVar[bool] = True
 
     def __init__(self, columns: Sequence[Column]) -> None:
         super().__init__(columns)
-        self.layout = Layout.of(self.columns)
-        self.register_buffer("_top", torch.tensor(self.layout.top, dtype=torch.float64))
-        curves = len(self.layout.real) + len(self.layout.whole)
-        knots = torch.tensor([[0.0, 1.0]], dtype=torch.float64).expand(curves, -1)
-        self.register_buffer("_knots", torch.stack([knots, knots]))  # of the curves, (2, R + W, K)
+        marginals = Marginals.start(self.columns)
+        self.layout = marginals.layout
+        self.register_buffer("_top", marginals.top)
+        self._keep_curves(marginals)
         self.keep(HeavyNormal.sites([HeavyNormal.centre(torch.ones(1, self.layout.size, dtype=torch.float64))]))
 
     @property
     def marginals(self) -> Marginals:
         """The curves, as learnt."""
-        knots, split = self.get_buffer("_knots"), len(self.layout.real)
-        return Marginals(self.layout, Warp(*knots[:, :split]), Warp(*knots[:, split:]), self.get_buffer("_top"))
+        real, mixed, whole = (Warp(*self.get_buffer(f"_{kind}_knots")) for kind in ("real", "mixed", "whole"))
+        atoms = AtomCurves(mixed, self.get_buffer("_atoms"))
+        return Marginals(self.layout, real, atoms, whole, self.get_buffer("_top"))
+
+    def _keep_curves(self, marginals: Marginals) -> None:
+        self.register_buffer("_atoms", marginals.mixed.edges)
+        curves = {"real": marginals.real, "mixed": marginals.mixed.warp, "whole": marginals.whole}
+        for kind, curve in curves.items():
+            self.register_buffer(f"_{kind}_knots", torch.stack(curve))  # (2, D, K)
 
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The joint density of rows with shape :math:`(N, D)` and parameters; returns the rows completed."""
@@ -137,8 +146,7 @@ class TableCopula(KeptProgram):
         with seeded(seed), torch.no_grad():
             if len(x) > MOST_ROWS:
                 x = x[torch.randperm(len(x))[:MOST_ROWS].to(x.device)]
-            if self.layout.real or self.layout.whole:
-                self.register_buffer("_knots", torch.stack(fit_curves(x, self.layout)))
+            self._keep_curves(self.marginals.fit(x))
             rows = self.prepared(x)
             chains = 4 if small(x) else 2
             z = copula_gibbs.start(rows, chains)  # (C, N, Q)
@@ -192,7 +200,7 @@ class TableCopula(KeptProgram):
 
     def scored(self, rows: Rows, mean: Tensor, scale: Tensor, levels: list[Tensor]) -> Tensor:
         out = mean.new_empty(len(mean), len(self.columns))
-        out[:, self.layout.real + self.layout.whole] = self.marginals.log_prob(rows, mean, scale)
+        out[:, self.layout.real + self.layout.mixed + self.layout.whole] = self.marginals.log_prob(rows, mean, scale)
         codes = rows.levels.codes.nan_to_num().long()
         for m, d in enumerate(self.layout.nominal):
             out[:, d] = levels[m].gather(1, codes[:, m : m + 1]).squeeze(1)
@@ -200,5 +208,4 @@ class TableCopula(KeptProgram):
 
     def expected(self, mean: Tensor, scale: Tensor, levels: list[Tensor]) -> list[Tensor]:
         found = [*self.marginals.expected(mean, scale), *(v.exp() for v in levels)]
-        order = self.layout.real + self.layout.whole + self.layout.nominal
-        return [found[order.index(d)] for d in range(len(order))]
+        return [found[self.layout.order.index(d)] for d in range(len(found))]

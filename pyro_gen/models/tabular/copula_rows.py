@@ -50,8 +50,7 @@ class CopulaRows(dist.TorchDistribution):
         self, marginals: Marginals, loc: Tensor, covariance: Tensor, w: Tensor, u: Tensor, seen: Tensor | bool = True
     ) -> None:
         self.marginals, self.loc, self.covariance, self.w, self.u, self.seen = marginals, loc, covariance, w, u, seen
-        columns = sum(map(len, marginals.layout[:3]))
-        super().__init__(u.shape[:-1], torch.Size([columns]), validate_args=False)
+        super().__init__(u.shape[:-1], torch.Size([len(marginals.layout.order)]), validate_args=False)
 
     def _in_turn(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """Latent variables one after another given those before it: the log-density (N), and z (N, Q)."""
@@ -65,7 +64,7 @@ class CopulaRows(dist.TorchDistribution):
         density = rows.log_slope - (e.square() + math.log(2 * math.pi)) / 2 - scale.log()
         log_prob, z = draw_in_turn(rows.levels, self.u, self.loc[split:], factor[..., split:, :], e)
         real = torch.where(rows.seen[:, :split], density, 0.0).sum(-1)
-        return real + log_prob, torch.cat([rows.real.expand(*z.shape[:-1], split), z], -1)
+        return real + log_prob + rows.mixed_slope.sum(-1), torch.cat([rows.real.expand(*z.shape[:-1], split), z], -1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self._in_turn(value)[0]

@@ -2,7 +2,8 @@ r"""Normal latent variables behind levels, of which is known between which numbe
 
 A level allows its latent variable an interval: one between two thresholds where levels have an order; for a nominal
 column, whose level is :math:`\operatorname{argmax}(0, z_1, \ldots, z_{L-1})`, from the greatest of the others upwards
-if it is the level, and up to the greatest if it is not.
+if it is the level, and up to the greatest if it is not. A column with an atom allows an interval there, and one number
+elsewhere.
 
 **One after another.** With :math:`z = m + C e`, :math:`C` lower triangular, each interval of :math:`z_j` given those
 before it is one :math:`[a_j, b_j]` of :math:`e_j`, and
@@ -35,17 +36,17 @@ from torch import Tensor
 
 from pyro_gen._random import uniforms
 from pyro_gen.models.tabular.conditional import seen_factor
-from pyro_gen.models.tabular.truncated import log_interval, truncated_normal
+from pyro_gen.models.tabular.truncated import log_mass, truncated_normal
 
 __all__ = ["Levels", "draw_in_turn", "log_argmax", "log_nominal", "redraw"]
 
 
 class Levels(NamedTuple):
-    """What the levels of N rows say of q latent variables: those of W whole numbers, then of M nominal columns.
+    """What the levels of N rows say of q latent variables: those of A + W numbers, then of M nominal columns.
 
     Attributes:
-        lower: Where the latent variables of whole numbers begin, with shape :math:`(N, W)`.
-        upper: Where they end, with the same shape; both infinite where nothing was seen.
+        lower: Where the latent variables of numbers begin, with shape :math:`(N, A + W)`.
+        upper: Where they end, with the same shape: equal where a number is known, infinite where nothing was seen.
         codes: The levels of nominal columns, with shape :math:`(N, M)`, NaN where missing.
         blocks: The latent variables of each nominal column, among the q.
         seen: Which latent variables have seen entries, with shape :math:`(N, q)`.
@@ -84,8 +85,9 @@ def draw_in_turn(levels: Levels, u: Tensor, loc: Tensor, factor: Tensor, e: Tens
         e: The noise of p normal variables before them, with shape :math:`(*, p)`.
 
     Returns:
-        The log-probability of levels, an estimate for each u, with shape :math:`(*, N)` (a zero without levels), and
-        the latent variables, with shape :math:`(*, N, q)`, NaN where nothing was seen.
+        The log-probability of levels (a density where a number is known), an estimate for each u, with shape
+        :math:`(*, N)` (a zero without levels), and the latent variables, with shape :math:`(*, N, q)`, NaN where
+        nothing was seen.
     """
     before = e.shape[-1]
     # A level not drawn yet leaves the utilities before it free, and is above all of them once it is their turn.
@@ -96,8 +98,9 @@ def draw_in_turn(levels: Levels, u: Tensor, loc: Tensor, factor: Tensor, e: Tens
     for j, seen in enumerate(levels.seen.unbind(1)):
         scale = factor[..., j, before + j]
         mean = loc[..., j] + (factor[..., j, : before + j] * e).sum(-1)
-        lower, upper = ((edge - mean) / scale for edge in levels.interval(j, z))
-        log_prob = log_prob + log_interval(lower, upper)
+        edges = levels.interval(j, z)
+        log_prob = log_prob + log_mass(*edges, mean, scale)
+        lower, upper = ((edge - mean) / scale for edge in edges)
         drawn = torch.where(seen, truncated_normal(u[..., j], lower, upper), 0.0)
         z[j] = torch.where(seen, mean + scale * drawn, torch.nan)
         e = torch.cat([e.expand(*drawn.shape, before + j), drawn.unsqueeze(-1)], -1)

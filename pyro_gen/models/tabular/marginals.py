@@ -1,13 +1,14 @@
 r"""Between the columns of a table and the normal latent variables behind them.
 
 * real: :math:`z = T(x)`, with a smooth increasing curve :math:`T`, and the density :math:`p(z) \, T'(x)`;
+* real with an atom: the same, but for an interval that stands for the atom, see :mod:`pyro_gen.models.tabular.atoms`;
 * binary, ordinal: :math:`x \le k` where :math:`z \le T(k + 1/2)`;
 * count: :math:`x \le k` where :math:`z \le T(\log(k + 1/2))`;
 * nominal: :math:`x = \operatorname{argmax}(0, z_1, \ldots, z_{L-1})`.
 
 So an entry of a real column says which number its latent variable is, a level in which interval it lies. Latent
-variables have their own order: those of real columns come first, then those of whole numbers (counts, binary and
-ordinal columns), then the blocks of nominal ones.
+variables have their own order: those of real columns come first, then those of columns with an atom, of whole numbers
+(counts, binary and ordinal columns), and the blocks of nominal ones.
 """
 
 import math
@@ -20,14 +21,15 @@ import torch
 from torch import Tensor
 
 from pyro_gen.data.column import Column
+from pyro_gen.models.tabular.atoms import AtomCurves
 from pyro_gen.models.tabular.curves import fit_real, fit_whole
 from pyro_gen.models.tabular.levels import Levels
-from pyro_gen.models.tabular.truncated import log_interval
+from pyro_gen.models.tabular.truncated import log_interval, log_mass
 from pyro_gen.models.tabular.warp import Warp
 
-__all__ = ["Layout", "Marginals", "Rows", "fit_curves"]
+__all__ = ["Layout", "Marginals", "Rows"]
 
-GRID = 64  # quantiles that the expectation of a count averages over
+GRID = 64  # quantiles that the expectation of a count, or of a column with an atom, averages over
 NODES = 15  # of the rule by which the expectation of a real entry is found
 
 
@@ -35,14 +37,16 @@ class Layout(NamedTuple):
     """Where in a row the columns of each kind are, and their latent variables.
 
     Attributes:
-        real: The R real columns.
+        real: The R real columns without an atom.
+        mixed: The A real columns with one.
         whole: The W columns of whole numbers.
         nominal: The M nominal columns.
         top: The greatest value of each column of whole numbers, infinity for counts.
-        blocks: The latent variables of each nominal column, among the q behind levels.
+        blocks: The latent variables of each nominal column, among the q behind levels (and columns with an atom).
     """
 
     real: list[int]
+    mixed: list[int]
     whole: list[int]
     nominal: list[int]
     top: list[float]
@@ -54,14 +58,22 @@ class Layout(NamedTuple):
         whole = [d for d, c in enumerate(columns) if c.kind in ("count", "binary", "ordinal")]
         nominal = [d for d, c in enumerate(columns) if c.kind == "nominal"]
         top = [len(columns[d].levels) - 1.0 if columns[d].discrete else math.inf for d in whole]
-        ends = np.cumsum([len(whole), *(len(columns[d].levels) - 1 for d in nominal)]).tolist()
+        real, mixed = (
+            [d for d, c in enumerate(columns) if c.kind == "real" and (c.atom is None) is a] for a in (True, False)
+        )
+        ends = np.cumsum([len(mixed) + len(whole), *(len(columns[d].levels) - 1 for d in nominal)]).tolist()
         blocks = [range(start, end) for start, end in pairwise(ends)]
-        return Layout([d for d, c in enumerate(columns) if c.kind == "real"], whole, nominal, top, blocks)
+        return Layout(real, mixed, whole, nominal, top, blocks)
+
+    @property
+    def order(self) -> list[int]:
+        """The D columns in the order of their latent variables."""
+        return self.real + self.mixed + self.whole + self.nominal
 
     @property
     def levels(self) -> int:
         """The number q of latent variables behind levels."""
-        return len(self.whole) + sum(map(len, self.blocks))
+        return len(self.mixed) + len(self.whole) + sum(map(len, self.blocks))
 
     @property
     def size(self) -> int:
@@ -75,32 +87,16 @@ class Rows(NamedTuple):
     Attributes:
         real: Those of real columns, with shape :math:`(N, R)`, NaN where missing.
         log_slope: The logarithms of the slopes of their curves, zero where missing.
-        levels: Of the others, what levels allow.
+        mixed_slope: The same of columns with an atom, with shape :math:`(N, A)`, zero at the atom.
+        levels: Of the other latent variables, what entries allow.
         seen: Which latent variables have seen entries, with shape :math:`(N, Q)`.
     """
 
     real: Tensor
     log_slope: Tensor
+    mixed_slope: Tensor
     levels: Levels
     seen: Tensor
-
-
-def fit_curves(x: Tensor, layout: Layout) -> Warp:
-    """Learns the curves of real columns and of whole numbers.
-
-    Arguments:
-        x: Rows with shape :math:`(N, D)`, NaN where nothing was observed.
-        layout: Where which columns are; there are some of those.
-
-    Returns:
-        R + W curves.
-    """
-    curves = [fit_real(x[:, d][~torch.isnan(x[:, d])]) for d in layout.real]
-    for d, top in zip(layout.whole, layout.top, strict=True):
-        discrete = top < math.inf
-        curve = fit_whole(x[:, d][~torch.isnan(x[:, d])], int(top) + 1 if discrete else None)
-        curves.append(curve if discrete else Warp(curve.x.log(), curve.z))
-    return Warp.join(curves)
 
 
 class Marginals(NamedTuple):
@@ -108,15 +104,43 @@ class Marginals(NamedTuple):
 
     Attributes:
         layout: Where which columns are.
-        real: The curves of the real ones.
+        real: The curves of the real ones without an atom.
+        mixed: Those with one.
         whole: Those of whole numbers, of the logarithms of counts.
         top: The greatest value of each column of whole numbers, with shape :math:`(W)`.
     """
 
     layout: Layout
     real: Warp
+    mixed: AtomCurves
     whole: Warp
     top: Tensor
+
+    @staticmethod
+    def start(columns: Sequence[Column]) -> "Marginals":
+        """Lines, before anything was observed."""
+        layout = Layout.of(columns)
+        knots = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        real, whole = (Warp(*knots.expand(2, len(of), -1)) for of in (layout.real, layout.whole))
+        mixed = AtomCurves.start(torch.tensor([columns[d].atom for d in layout.mixed], dtype=torch.float64))
+        return Marginals(layout, real, mixed, whole, torch.tensor(layout.top, dtype=torch.float64))
+
+    def fit(self, x: Tensor) -> "Marginals":
+        """Learns the curves of rows with shape :math:`(N, D)`, NaN where nothing was observed."""
+        seen = [x[:, d][~torch.isnan(x[:, d])] for d in range(x.shape[1])]
+        real = [fit_real(seen[d]) for d in self.layout.real]
+        atoms = self.mixed.edges[0].tolist()
+        mixed = [AtomCurves.fit(seen[d], atom) for d, atom in zip(self.layout.mixed, atoms, strict=True)]
+        whole = []
+        for d, top in zip(self.layout.whole, self.layout.top, strict=True):
+            discrete = top < math.inf
+            curve = fit_whole(seen[d], int(top) + 1 if discrete else None)
+            whole.append(curve if discrete else Warp(curve.x.log(), curve.z))
+        return self._replace(
+            real=Warp.join(real) if real else self.real,
+            mixed=AtomCurves.join(mixed) if mixed else self.mixed,
+            whole=Warp.join(whole) if whole else self.whole,
+        )
 
     def rows(self, x: Tensor) -> Rows:
         """What rows with shape :math:`(N, D)` say of their latent variables."""
@@ -125,18 +149,22 @@ class Marginals(NamedTuple):
         edges = (torch.where(self.top < torch.inf, edge, edge.clamp(min=0.5).log()) for edge in (k - 0.5, k + 0.5))
         lower, upper = (self.whole(edge)[0] for edge in edges)
         lower, upper = torch.where(k > 0, lower, -torch.inf), torch.where(k < self.top, upper, torch.inf)
-        known = [~torch.isnan(k)]
+        begin, end, mixed_slope = self.mixed.interval(x[:, self.layout.mixed])
+        lower, upper = torch.cat([begin, lower], 1), torch.cat([end, upper], 1)
+        known = [~torch.isnan(x[:, self.layout.mixed + self.layout.whole])]
         known += [~torch.isnan(codes[:, m : m + 1]).expand(-1, len(block)) for m, block in enumerate(blocks)]
         seen = torch.cat([~torch.isnan(z), *known], 1)
-        return Rows(z, log_slope.nan_to_num(), Levels(lower, upper, codes, blocks, torch.cat(known, 1)), seen)
+        levels = Levels(lower, upper, codes, blocks, torch.cat(known, 1))
+        return Rows(z, log_slope.nan_to_num(), mixed_slope, levels, seen)
 
     def values(self, z: Tensor) -> Tensor:
         """The rows with shape :math:`(*, D)` of latent ones with shape :math:`(*, Q)`."""
-        real, whole, nominal, _, blocks = self.layout
-        out = z.new_empty(*z.shape[:-1], len(real) + len(whole) + len(nominal))
+        real, mixed, whole, nominal, _, blocks = self.layout
+        out = z.new_empty(*z.shape[:-1], len(self.layout.order))
         levels = z[..., len(real) :]
         out[..., real] = self.real.inverse(z[..., : len(real)])
-        k = self.whole.inverse(levels[..., : len(whole)])
+        out[..., mixed] = self.mixed.values(levels[..., : len(mixed)])
+        k = self.whole.inverse(levels[..., len(mixed) : len(mixed) + len(whole)])
         k = (torch.where(self.top < torch.inf, k, k.exp()) - 0.5).ceil().clamp(min=0)
         out[..., whole] = torch.minimum(k, self.top)
         for d, block in zip(nominal, blocks, strict=True):
@@ -145,7 +173,7 @@ class Marginals(NamedTuple):
         return out
 
     def log_prob(self, rows: Rows, mean: Tensor, scale: Tensor) -> Tensor:
-        """The log-densities of real columns and log-probabilities of whole numbers, each by itself.
+        """The log-densities of real columns, log-probabilities of their atoms and of whole numbers, each by itself.
 
         Arguments:
             rows: Their values.
@@ -153,13 +181,15 @@ class Marginals(NamedTuple):
             scale: Their standard deviations, with the same shape.
 
         Returns:
-            In nats, with shape :math:`(N, R + W)`.
+            In nats, with shape :math:`(N, R + A + W)`.
         """
-        split, end = len(self.layout.real), len(self.layout.real) + len(self.layout.whole)
+        split = len(self.layout.real)
+        end = split + rows.levels.lower.shape[1]
         residual = (rows.real - mean[:, :split]) / scale[:, :split]
         density = rows.log_slope - (residual.square() + math.log(2 * math.pi)) / 2 - scale[:, :split].log()
         mean, scale = mean[:, split:end], scale[:, split:end]
-        inside = log_interval((rows.levels.lower - mean) / scale, (rows.levels.upper - mean) / scale)
+        inside = log_mass(rows.levels.lower, rows.levels.upper, mean, scale)
+        inside[:, : rows.mixed_slope.shape[1]] += rows.mixed_slope
         return torch.cat([density, inside], 1)
 
     def expected(self, mean: Tensor, scale: Tensor) -> list[Tensor]:
@@ -168,6 +198,10 @@ class Marginals(NamedTuple):
         real = self.real.expected(mean[:, :split], scale[:, :split], NODES)
         out = list(real.unsqueeze(-1).unbind(1))
         even = torch.special.ndtri((torch.arange(GRID).to(mean) + 0.5) / GRID)
+        mixed = slice(split, split + len(self.layout.mixed))
+        spread = mean[:, None, mixed] + scale[:, None, mixed] * even[:, None]  # (N, GRID, A)
+        out += self.mixed.values(spread).mean(1).unsqueeze(-1).unbind(1)
+        split = mixed.stop
         for w, top in enumerate(self.layout.top):
             loc, spread = mean[:, split + w, None], scale[:, split + w, None]
             curve = Warp(self.whole.x[w : w + 1], self.whole.z[w : w + 1])

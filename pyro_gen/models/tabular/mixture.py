@@ -9,6 +9,10 @@ A row belongs to one of K components; inside it, real columns are a factor analy
     x_{nd}^{\text{level}} \mid c_n = k \sim \operatorname{Categorical}(p_{kd}), \qquad
     x_{nd}^{\text{count}} = \lfloor e^{a_d + b_d l} \rfloor, \; l \mid c_n = k \sim \mathcal{N}(m_{kd}, s_{kd}) .
 
+A real column may have an atom, one number that many rows have exactly. It has two parts: a row of component k is at the
+atom with probability :math:`q_{kd} \sim \operatorname{Beta}(1, 1)`, and where it is not, its number is as above; where
+it is, that number is as good as missing.
+
 Skewed columns would take components for their tails, so powers :math:`T_d`, learnt from the observed entries, make each
 straight before, see :mod:`pyro_gen.models.tabular.curves`. Counts are rounded log-normal variables, whose probabilities
 are those of intervals; :math:`a_d, b_d` standardise the observed ones. The stick-breaking weights of a Dirichlet
@@ -36,6 +40,8 @@ References:
     | https://doi.org/10.1198/016214501750332758
     | Bayesian Kernel Mixtures for Counts (Canale & Dunson, 2011)
     | https://doi.org/10.1198/jasa.2011.tm10552
+    | A Two-Part Random-Effects Model for Semicontinuous Longitudinal Data (Olsen & Schafer, 2001)
+    | https://doi.org/10.1198/016214501753168389
 """
 
 from collections.abc import Iterator, Sequence
@@ -70,7 +76,7 @@ class TableMixture(KeptProgram):
     r"""Creates a mixture of factor analysers for the rows of a table, with a posterior over its parameters.
 
     Arguments:
-        columns: The columns: real, count, binary, nominal or ordinal.
+        columns: The columns: real, with an atom or without, count, binary, nominal or ordinal.
         components: The most components K that it can have; left out, 12, and 24 where a thousand rows are learnt from.
 
     Attributes:
@@ -93,6 +99,7 @@ class TableMixture(KeptProgram):
     """
 
     KINDS: ClassVar[frozenset[str]] = frozenset({"real", "count", "binary", "nominal", "ordinal"})
+    ATOMS: ClassVar[bool] = True
 
     def __init__(self, columns: Sequence[Column], components: int | None = None) -> None:
         super().__init__(columns)
@@ -168,7 +175,7 @@ class TableMixture(KeptProgram):
 
     @property
     def randomness(self) -> int:
-        return 1 + self.rank + len(self.columns)
+        return 1 + self.rank + self.layout.randomness
 
     def numbers_per_row(self) -> int:
         return self.components * len(self.columns) * max(1, self.rank)

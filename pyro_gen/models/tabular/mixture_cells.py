@@ -7,8 +7,16 @@ With :math:`r_{nk}` the responsibility of component k for row n, and its factors
     p(x_{nd} \mid x_{n,o}) = \sum_k r_{nk} \, \mathcal{N}\big(T_d(x_{nd}); \; \mu_{kd} + w_{kd}^\top m, \;
     \lVert F^{-1} w_{kd} \rVert^2 + \psi_{kd}\big) \, T_d'(x_{nd}) ,
 
-or the mixture of the probabilities of its level, or of the intervals of its count. What is to be expected of it is the
-mixture of what components expect, by quadrature where a curve makes the column normal.
+or the mixture of the probabilities of its level, or of the intervals of its count. In a column with an atom
+:math:`a_d`, at which rows of component k are with probability :math:`q_{kd}`, it has a probability there and a density
+elsewhere,
+
+.. math::
+    P(x_{nd} = a_d \mid x_{n,o}) = \sum_k r_{nk} \, q_{kd} , \qquad
+    p(x_{nd} \mid x_{n,o}) = \sum_k r_{nk} \, (1 - q_{kd}) \, \mathcal{N}(\ldots) \, T_d'(x_{nd}) .
+
+What is to be expected of an entry is the mixture of what components expect, by quadrature where a curve makes the
+column normal; where there is an atom, :math:`q_{kd} \, a_d` and :math:`1 - q_{kd}` times that.
 """
 
 import math
@@ -28,7 +36,7 @@ GRID = 64  # quantiles that the expectation of a count averages over
 
 
 def score_cells(rows: Rows, p: Draw, log_share: Tensor, mean: Tensor, factor: Tensor, layout: Layout) -> Tensor:
-    """The log-densities of entries.
+    """The log-densities of entries, log-probabilities of levels, counts and atoms.
 
     Arguments:
         rows: The entries; NaN gives NaN or zero.
@@ -42,17 +50,19 @@ def score_cells(rows: Rows, p: Draw, log_share: Tensor, mean: Tensor, factor: Te
         With shape :math:`(N, D)`.
     """
     real, each = len(layout.real), log_share.unsqueeze(-1)  # (K, N, 1)
-    out = log_share.new_empty(log_share.shape[1], sum(map(len, layout[:3])))
+    out, levels = log_share.new_empty(log_share.shape[1], layout.columns), rows.by_column()
     if real:
         loc, scale = _real(p, torch.arange(len(log_share)).unsqueeze(-1), mean, factor)
         density = -((rows.real - loc) / scale).square() / 2 - (scale * math.sqrt(2 * math.pi)).log()
+        for j, i in enumerate(layout.with_atom, len(layout.levels)):  # at the atom no number is seen
+            density[..., i] = density[..., i].nan_to_num() + p[f"levels_{j}"][0].log() @ levels[j].T
         out[:, layout.real] = (each + density).logsumexp(0) + rows.log_slope
     if layout.counts:
         loc, scale = p["loc"][0, :, None, real:], p["noise"][0, :, None, real:].sqrt()
         inside = log_interval((rows.lower - loc) / scale, (rows.upper - loc) / scale)
         out[:, layout.counts] = (each + inside).logsumexp(0)
-    for j, (d, chosen) in enumerate(zip(layout.levels, rows.by_column(), strict=True)):
-        out[:, d] = (log_share + p[f"levels_{j}"][0].log() @ chosen.T).logsumexp(0)
+    for j, d in enumerate(layout.levels):
+        out[:, d] = (log_share + p[f"levels_{j}"][0].log() @ levels[j].T).logsumexp(0)
     return out
 
 
@@ -69,6 +79,8 @@ def expect_cells(
     if real:
         k, n = (share > NEGLIGIBLE).nonzero(as_tuple=True)  # few components for most rows
         own = curves.real.expected(*_real(p, k, mean[k, n], factor[k, n]), NODES)
+        for j, i in enumerate(layout.with_atom, len(layout.levels)):
+            own[:, i] = own[:, i].lerp(layout.atoms[i].to(own), p[f"levels_{j}"][0, k, 1])
         means = own.new_zeros(share.shape[1], real).index_add(0, n, share[k, n].unsqueeze(-1) * own)
         out |= zip(layout.real, means.unsqueeze(-1).unbind(1), strict=True)
     if layout.counts:

@@ -1,4 +1,13 @@
-r"""The columns of the mixture of factor analysers: where they are, how they are made straight, what is seen of rows."""
+r"""The columns of the mixture of factor analysers: where they are, how they are made straight, what is seen of rows.
+
+A real column that has one number, its atom, very often, is two: whether a row is at the atom, a column of two levels,
+and the number where it is not, a real column that says nothing of rows at the atom,
+
+.. math:: b_d = [x_d = a_d], \qquad y_d = x_d \;\; (b_d = 0), \qquad y_d \text{ missing} \;\; (b_d = 1) .
+
+Neither are curves learnt from entries at the atom. So whatever is done with levels and with real columns that have
+holes is right for both parts.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen.data.column import Column
+from pyro_gen.models.tabular.atoms import at_atom, atoms_of
 from pyro_gen.models.tabular.curves import fit_real, powers
 from pyro_gen.models.tabular.warp import Warp
 
@@ -14,18 +24,20 @@ __all__ = ["Curves", "Layout", "Rows", "prepare"]
 
 
 class Layout(NamedTuple):
-    """Where in a row the columns of each kind are.
+    r"""Where in a row the columns of each kind are.
 
     Attributes:
         real: The real columns.
         counts: The counts.
         levels: The binary, nominal and ordinal columns.
-        sizes: How many levels each of these has.
+        atoms: The atom of each real column, with shape :math:`(\cdot)`, NaN where there is none.
+        sizes: How many levels each of ``levels`` has, then two for each real column with an atom.
     """
 
     real: list[int]
     counts: list[int]
     levels: list[int]
+    atoms: Tensor
     sizes: list[int]
 
     @staticmethod
@@ -33,7 +45,24 @@ class Layout(NamedTuple):
         """That of some columns."""
         levels = [d for d, c in enumerate(columns) if c.discrete]
         real, counts = ([d for d, c in enumerate(columns) if c.kind == kind] for kind in ("real", "count"))
-        return Layout(real, counts, levels, [len(columns[d].levels) for d in levels])
+        sizes, atoms = [len(columns[d].levels) for d in levels], atoms_of([columns[d] for d in real])
+        return Layout(real, counts, levels, atoms, sizes + [2] * int((~torch.isnan(atoms)).sum()))
+
+    @property
+    def columns(self) -> int:
+        """The number D of columns."""
+        return len(self.real) + len(self.counts) + len(self.levels)
+
+    @property
+    def with_atom(self) -> list[int]:
+        """Which of the real columns have an atom; whether rows are at it, levels say that follow the others."""
+        found: list[int] = (~torch.isnan(self.atoms)).nonzero()[:, 0].tolist()
+        return found
+
+    @property
+    def randomness(self) -> int:
+        """How many uniform numbers the entries of a row take."""
+        return self.columns + len(self.with_atom)
 
 
 class Curves(NamedTuple):
@@ -53,7 +82,8 @@ class Curves(NamedTuple):
         logs = (x[:, layout.counts] + 0.5).log()
         loc = logs.nanmean(0).nan_to_num()
         scale = (logs - loc).square().nanmean(0).nan_to_num(1.0).sqrt().clamp(min=0.1)
-        curves = [fit_real(x[:, d][~torch.isnan(x[:, d])], [powers]) for d in layout.real]
+        off = ~(torch.isnan(x[:, layout.real]) | at_atom(x[:, layout.real], layout.atoms))
+        curves = [fit_real(x[off[:, i], d], [powers]) for i, d in enumerate(layout.real)]
         nothing = x.new_empty(0, 2)
         return Curves(Warp.join(curves) if curves else Warp(nothing, nothing), torch.stack([loc, scale]))
 
@@ -62,11 +92,12 @@ class Rows(NamedTuple):
     r"""What is seen of N rows.
 
     Attributes:
-        real: Real columns, straightened, with shape :math:`(N, \cdot)`, NaN where missing.
-        log_slope: The logarithms of the slopes of their curves, zero where missing.
+        real: Real columns, straightened, with shape :math:`(N, \cdot)`, NaN where missing or at the atom.
+        log_slope: The logarithms of the slopes of their curves, zero there too.
         lower: Where the latent variables of counts begin; the whole line where missing.
         upper: Where they end.
-        levels: One where a level is, for all levels of all columns, with shape :math:`(N, L)`; zeros where missing.
+        levels: One where a level is, for all levels of all columns, with shape :math:`(N, L)`; zeros where missing. Of
+            real columns with an atom the levels are: elsewhere, at the atom.
         sizes: How many levels each column has.
     """
 
@@ -90,12 +121,15 @@ def prepare(x: Tensor, layout: Layout, curves: Curves) -> Rows:
         layout: Where which columns are.
         curves: What makes them normal.
     """
-    real, log_slope = curves.real(x[:, layout.real])
+    numbers = x[:, layout.real]
+    at = at_atom(numbers, layout.atoms)
+    real, log_slope = curves.real(numbers.masked_fill(at, torch.nan))
     loc, scale = curves.log_counts
     k = x[:, layout.counts]
     lower = torch.where(torch.isnan(k), -torch.inf, (k.log() - loc) / scale)
     upper = torch.where(torch.isnan(k), torch.inf, ((k + 1).log() - loc) / scale)
+    codes = [x[:, layout.levels], at.to(x).masked_fill(torch.isnan(numbers), torch.nan)[:, layout.with_atom]]
     chosen = [x.new_zeros(len(x), 0)]
-    for d, size in zip(layout.levels, layout.sizes, strict=True):
-        chosen.append((x[:, d, None] == torch.arange(size, device=x.device)).to(x))
+    for code, size in zip(torch.cat(codes, 1).unbind(1), layout.sizes, strict=True):
+        chosen.append((code.unsqueeze(-1) == torch.arange(size, device=x.device)).to(x))
     return Rows(real, log_slope.nan_to_num(), lower, upper, torch.cat(chosen, 1), layout.sizes)

@@ -9,8 +9,8 @@ Nothing missing is ever drawn. One sweep, of all chains at once:
 4. what components share, given those that have rows: :math:`\bar W, \lambda, \tau, \bar\psi`, all conjugate;
 5. loadings and mean of each component, by a regression of each column on :math:`(z, 1)` over the rows where it was
    seen, and its noise;
-6. for counts the same without factors, their latent variables drawn from truncated normals; levels have Dirichlet
-   distributions.
+6. for counts the same without factors, their latent variables drawn from truncated normals; levels, and whether rows
+   are at atoms, have Dirichlet distributions.
 
 Empty components follow what is shared, so that a row can always go to a new one.
 

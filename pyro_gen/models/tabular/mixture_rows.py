@@ -8,7 +8,8 @@ With the factors integrated out, a component k has seen a row with the log-densi
     - \Phi\big(\tfrac{g_d - m_{kd}}{\sqrt{s_{kd}}}\big)\Big) + \sum_{d \in \text{level}} \log p_{kd}(x_d)
 
 over the entries that were seen, :math:`[g_d, h_d]` the interval of a count's latent variable, and
-:math:`x^{\text{real}}` straightened by curves, the logarithms of whose slopes come on top. The normal density costs no
+:math:`x^{\text{real}}` straightened by curves, the logarithms of whose slopes come on top. A real column with an atom
+is seen as a level everywhere, and as a number where a row is not at the atom. The normal density costs no
 covariance matrix: with the factors' precision :math:`F F^\top = I + W^\top \Psi^{-1} W` and mean :math:`z` given the
 seen entries (:func:`.factors_given`),
 
@@ -16,7 +17,8 @@ seen entries (:func:`.factors_given`),
     -2 \log \mathcal{N}(x) = \sum_d \frac{(x_d - \mu_d)^2}{\psi_d} - \lVert F^\top z \rVert^2
     + \sum_d \log(2 \pi \psi_d) + \log \lvert F F^\top \rvert .
 
-What is missing is drawn in this order: component, factors, entries.
+What is missing is drawn in this order: component, factors, entries; where the level says so, the atom takes the
+number's place.
 """
 
 import math
@@ -82,7 +84,8 @@ def draw_rows(rows: Rows, p: Draw, u: Tensor, layout: Layout, curves: Curves) ->
     Arguments:
         rows: What is seen.
         p: The parameters of one chain.
-        u: Uniform numbers, with shape :math:`(N, 1 + R + D)`, for component, factors and entries.
+        u: Uniform numbers, with shape :math:`(N, 1 + R + E)`, for component, factors and entries, of which
+            :attr:`.Layout.randomness` says how many they take.
         layout: Where which columns are.
         curves: As in :func:`.prepare`.
 
@@ -93,13 +96,16 @@ def draw_rows(rows: Rows, p: Draw, u: Tensor, layout: Layout, curves: Curves) ->
     real, rank = len(layout.real), mean.shape[-1]
     k = _invert(log_prob.T.softmax(-1), u[:, 0])  # (N,)
     noise, spare = torch.special.ndtri(u[:, 1:]).tensor_split([rank], 1)
-    out = torch.empty_like(spare)
+    out = u.new_empty(len(u), layout.columns)
     if real:
         every = torch.arange(len(k), device=k.device)
         back = torch.linalg.solve_triangular(factor[k, every].mT, noise.unsqueeze(-1), upper=True)
         z = mean[k, every].unsqueeze(-1) + back
         own = (p["loadings"][0, k] @ z).squeeze(-1) + p["loc"][0, k, :real]
         out[:, layout.real] = curves.real.inverse(own + p["noise"][0, k, :real].sqrt() * spare[:, layout.real])
+    for j, i in enumerate(layout.with_atom):
+        at = u[:, 1 + rank + layout.columns + j] < p[f"levels_{len(layout.levels) + j}"][0, k, 1]
+        out[at, layout.real[i]] = layout.atoms[i].to(u)
     if layout.counts:
         logs = p["loc"][0, k, real:] + p["noise"][0, k, real:].sqrt() * spare[:, layout.counts]
         loc, scale = curves.log_counts
@@ -130,8 +136,7 @@ class MixtureRows(dist.TorchDistribution):
 
     def __init__(self, layout: Layout, curves: Curves, p: Draw, rows: int, seen: Tensor | bool = True) -> None:
         self.layout, self.curves, self.p, self.seen = layout, curves, p, seen
-        columns = sum(map(len, layout[:3]))
-        super().__init__(torch.Size([rows]), torch.Size([columns]), validate_args=False)
+        super().__init__(torch.Size([rows]), torch.Size([layout.columns]), validate_args=False)
 
     def _prepared(self, value: Tensor) -> Rows:
         return prepare(torch.where(torch.as_tensor(self.seen), value, torch.nan), self.layout, self.curves)
@@ -145,7 +150,7 @@ class MixtureRows(dist.TorchDistribution):
         scored = MixtureRows(self.layout, self.curves, self.p, len(value), ~torch.isnan(value))
 
         def draw() -> Tensor:
-            numbers = 1 + value.shape[1] + (self.p["loadings"].shape[-1] if self.layout.real else 0)
+            numbers = 1 + self.layout.randomness + (self.p["loadings"].shape[-1] if self.layout.real else 0)
             u = torch.rand(len(value), numbers, dtype=value.dtype, device=value.device).clamp(1e-12, 1 - 1e-12)
             return draw_rows(scored._prepared(value), self.p, u, self.layout, self.curves)
 

@@ -46,6 +46,8 @@ class TableProgram(Program):
 
     Attributes:
         KINDS: The kinds of columns that the program can have.
+        ATOMS: Whether it gives the atoms of real columns probabilities of their own, see :attr:`.Column.atom`; to other
+            programs they are numbers like others.
         columns: The D columns.
 
     Raises:
@@ -53,6 +55,7 @@ class TableProgram(Program):
     """
 
     KINDS: ClassVar[frozenset[str]]
+    ATOMS: ClassVar[bool] = False
 
     def __init__(self, columns: Sequence[Column]) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["log_interval", "truncated_normal"]
+__all__ = ["log_interval", "log_mass", "truncated_normal"]
 
 _DEEPEST = -650.0  # of a log-probability whose exponential is still a number with all its digits
 
@@ -37,6 +37,24 @@ def log_interval(lower: Tensor, upper: Tensor) -> Tensor:
     """
     _, log_b, ratio = _mirrored(lower, upper)
     return log_b + torch.log(-torch.expm1(ratio))
+
+
+def log_mass(lower: Tensor, upper: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    r"""The log-probability that a normal variable lies in an interval, or its log-density where that is one number.
+
+    Arguments:
+        lower: Where the interval begins.
+        upper: Where it ends.
+        loc: The mean.
+        scale: The standard deviation.
+
+    Returns:
+        In nats, with the common shape.
+    """
+    a, b = (lower - loc) / scale, (upper - loc) / scale
+    point = lower == upper
+    density = -a.square() / 2 - scale.log() - math.log(2 * math.pi) / 2
+    return torch.where(point, density, log_interval(torch.where(point, -torch.inf, a), b))
 
 
 def truncated_normal(u: Tensor, lower: Tensor, upper: Tensor, *, branch: bool = False) -> Tensor:
