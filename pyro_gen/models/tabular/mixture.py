@@ -7,7 +7,8 @@ A row belongs to one of K components; inside it, real columns are a factor analy
     v_k \sim \operatorname{Beta}(1, \alpha) \\
     T(x_n^{\text{real}}) \mid c_n = k &\sim \mathcal{N}\big(\mu_k, \; W_k W_k^\top + \Psi_k\big) , \qquad
     x_{nd}^{\text{level}} \mid c_n = k \sim \operatorname{Categorical}(p_{kd}), \qquad
-    x_{nd}^{\text{count}} = \lfloor e^{a_d + b_d l} \rfloor, \; l \mid c_n = k \sim \mathcal{N}(m_{kd}, s_{kd}) .
+    x_{nd}^{\text{count}} = \lfloor e^{a_d + b_d l} \rfloor, \; l \mid c_n = k \sim \mathcal{N}(m_{kd}, s_{kd}) , \\
+    x_{nd}^{\text{ordinal}} &\le j \text{ where } l \le e_{dj}, \; l \mid c_n = k \sim \mathcal{N}(m_{kd}, s_{kd}) .
 
 A real column may have an atom, one number that many rows have exactly. It has two parts: a row of component k is at the
 atom with probability :math:`q_{kd} \sim \operatorname{Beta}(1, 1)`, and where it is not, its number is as above; where
@@ -15,9 +16,11 @@ it is, that number is as good as missing.
 
 Skewed columns would take components for their tails, so powers :math:`T_d`, learnt from the observed entries, make each
 straight before, see :mod:`pyro_gen.models.tabular.curves`. Counts are rounded log-normal variables, whose probabilities
-are those of intervals; :math:`a_d, b_d` standardise the observed ones. The stick-breaking weights of a Dirichlet
-process are cut off at K, of which as many stay empty as the table has no use for. Components share what they have in
-common, so that small ones can be estimated:
+are those of intervals; :math:`a_d, b_d` standardise the observed ones. So are ordinal columns of three levels or more
+rounded normal ones, a level between its neighbours also where a component has too few rows to have seen it; a standard
+normal variable would have the levels as often as observed, by :math:`e_{dj}`. The stick-breaking weights of a
+Dirichlet process are cut off at K, of which as many stay empty as the table has no use for. Components share what they
+have in common, so that small ones can be estimated:
 
 .. math::
     W_{kdj} \sim \mathcal{N}(\bar W_{dj}, \lambda_j^{-1}), \qquad
@@ -26,7 +29,7 @@ common, so that small ones can be estimated:
 
 with gamma priors on :math:`\lambda_j, \tau_j, \bar\psi_d`: factors that the table has no use for are shrunk away, and
 where :math:`\lambda` is great all components have one covariance. Means have standard normal priors, as straightened
-columns and the logarithms of counts are standardised.
+columns, the logarithms of counts and what is behind ordinal columns are standardised.
 
 **A row given the parameters** is closed: the responsibilities of components from its seen entries, then the factors and
 the missing entries inside a component, see :mod:`pyro_gen.models.tabular.mixture_rows`.
@@ -108,11 +111,7 @@ class TableMixture(KeptProgram):
         self._given = components
         self.layout = Layout.of(self.columns)
         self.rank = min(MOST_FACTORS, (len(self.layout.real) + 1) // 2)
-        # Mean and scale of the logarithms of counts.
-        counts = len(self.layout.counts)
-        self.register_buffer("_log_counts", torch.tensor([[0.0], [1.0]]).double().expand(2, counts).clone())
-        line = torch.tensor([0.0, 1.0], dtype=torch.float64)
-        self.register_buffer("_knots", line.expand(2, len(self.layout.real), -1).clone())  # (2, R, K)
+        self._keep_curves(Curves.learn(torch.empty(0, len(columns)).double(), self.layout))  # straight lines
         with seeded(0):
             nothing = self.prepared(torch.full((1, len(columns)), torch.nan, dtype=torch.float64))
             self.keep(start(nothing, components or COMPONENTS[0], self.rank, 1))
@@ -125,12 +124,17 @@ class TableMixture(KeptProgram):
     @property
     def curves(self) -> Curves:
         """What makes columns normal, or nearly so, as learnt."""
-        return Curves(Warp(*self.get_buffer("_knots")), self.get_buffer("_log_counts"))
+        return Curves(Warp(*self.get_buffer("_knots")), self.get_buffer("_log_counts"), self.get_buffer("_ends"))
+
+    def _keep_curves(self, curves: Curves) -> None:
+        self.register_buffer("_knots", torch.stack(curves.real))  # (2, R, K)
+        self.register_buffer("_log_counts", curves.log_counts)
+        self.register_buffer("_ends", curves.ends)
 
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The joint density of rows with shape :math:`(N, D)` and parameters; returns the rows completed."""
         size, real = self.components, len(self.layout.real)
-        numeric = real + len(self.layout.counts)
+        numeric = real + len(self.layout.whole)
         ones = x.new_ones(size, numeric, self.rank)
         concentration = pyro.sample("concentration", _gamma(PRIOR.concentration, x.new_ones(())))
         sticks = dist.Beta(x.new_ones(size - 1), concentration.unsqueeze(-1)).to_event(1)
@@ -161,9 +165,7 @@ class TableMixture(KeptProgram):
         with seeded(seed), torch.no_grad():
             if len(x) > MOST_ROWS:
                 x = x[torch.randperm(len(x))[:MOST_ROWS].to(x.device)]
-            real, log_counts = Curves.learn(x, self.layout)
-            self.register_buffer("_knots", torch.stack(real))
-            self.register_buffer("_log_counts", log_counts)
+            self._keep_curves(Curves.learn(x, self.layout))
             rows = self.prepared(x)
             first = start(rows, self._given or COMPONENTS[len(x) >= MANY], self.rank, CHAINS)
             schedule = SCHEDULE if small(x) else SCHEDULE._replace(kept=SCHEDULE.kept // 2)

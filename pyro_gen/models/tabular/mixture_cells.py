@@ -7,7 +7,7 @@ With :math:`r_{nk}` the responsibility of component k for row n, and its factors
     p(x_{nd} \mid x_{n,o}) = \sum_k r_{nk} \, \mathcal{N}\big(T_d(x_{nd}); \; \mu_{kd} + w_{kd}^\top m, \;
     \lVert F^{-1} w_{kd} \rVert^2 + \psi_{kd}\big) \, T_d'(x_{nd}) ,
 
-or the mixture of the probabilities of its level, or of the intervals of its count. In a column with an atom
+or the mixture of the probabilities of its level, or of the interval of its whole number. In a column with an atom
 :math:`a_d`, at which rows of component k are with probability :math:`q_{kd}`, it has a probability there and a density
 elsewhere,
 
@@ -57,10 +57,10 @@ def score_cells(rows: Rows, p: Draw, log_share: Tensor, mean: Tensor, factor: Te
         for j, i in enumerate(layout.with_atom, len(layout.levels)):  # at the atom no number is seen
             density[..., i] = density[..., i].nan_to_num() + p[f"levels_{j}"][0].log() @ levels[j].T
         out[:, layout.real] = (each + density).logsumexp(0) + rows.log_slope
-    if layout.counts:
+    if layout.whole:
         loc, scale = p["loc"][0, :, None, real:], p["noise"][0, :, None, real:].sqrt()
         inside = log_interval((rows.lower - loc) / scale, (rows.upper - loc) / scale)
-        out[:, layout.counts] = (each + inside).logsumexp(0)
+        out[:, layout.whole] = (each + inside).logsumexp(0)
     for j, d in enumerate(layout.levels):
         out[:, d] = (log_share + p[f"levels_{j}"][0].log() @ levels[j].T).logsumexp(0)
     return out
@@ -83,12 +83,16 @@ def expect_cells(
             own[:, i] = own[:, i].lerp(layout.atoms[i].to(own), p[f"levels_{j}"][0, k, 1])
         means = own.new_zeros(share.shape[1], real).index_add(0, n, share[k, n].unsqueeze(-1) * own)
         out |= zip(layout.real, means.unsqueeze(-1).unbind(1), strict=True)
-    if layout.counts:
+    if layout.whole:
+        split, loc, scale = len(layout.counts), p["loc"][0, :, real:], p["noise"][0, :, real:].sqrt()  # (K, D)
         even = torch.special.ndtri((torch.arange(GRID).to(share) + 0.5) / GRID)[:, None, None]
         middle, spread = curves.log_counts
-        logs = p["loc"][0, :, real:] + p["noise"][0, :, real:].sqrt() * even  # (GRID, K, D)
+        logs = loc[:, :split] + scale[:, :split] * even  # (GRID, K, D)
         count = (middle + spread * logs).exp().floor().mean(0)
         out |= zip(layout.counts, (share.T @ count).unsqueeze(-1).unbind(1), strict=True)
+        for i, (d, size) in enumerate(zip(layout.ordinal, layout.grades, strict=True)):
+            ends = (curves.ends[i, : size + 1] - loc[:, split + i, None]) / scale[:, split + i, None]
+            out[d] = share.T @ log_interval(ends[:, :-1], ends[:, 1:]).exp()
     out |= {d: share.T @ p[f"levels_{j}"][0] for j, d in enumerate(layout.levels)}
     return [out[d] for d in range(len(out))]
 

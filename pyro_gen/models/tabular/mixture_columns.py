@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyro_gen.data.column import Column
 from pyro_gen.models.tabular.atoms import at_atom, atoms_of
-from pyro_gen.models.tabular.curves import fit_real, powers
+from pyro_gen.models.tabular.curves import fit_real, fit_whole, powers
 from pyro_gen.models.tabular.warp import Warp
 
 __all__ = ["Curves", "Layout", "Rows", "prepare"]
@@ -29,29 +29,40 @@ class Layout(NamedTuple):
     Attributes:
         real: The real columns.
         counts: The counts.
-        levels: The binary, nominal and ordinal columns.
+        ordinal: The ordinal columns of three levels or more.
+        levels: The binary and nominal columns, and ordinal ones of two levels.
+        grades: How many levels each of ``ordinal`` has.
         atoms: The atom of each real column, with shape :math:`(\cdot)`, NaN where there is none.
         sizes: How many levels each of ``levels`` has, then two for each real column with an atom.
     """
 
     real: list[int]
     counts: list[int]
+    ordinal: list[int]
     levels: list[int]
+    grades: list[int]
     atoms: Tensor
     sizes: list[int]
 
     @staticmethod
     def of(columns: Sequence[Column]) -> "Layout":
         """That of some columns."""
-        levels = [d for d, c in enumerate(columns) if c.discrete]
+        ordinal = [d for d, c in enumerate(columns) if c.kind == "ordinal" and len(c.levels) > 2]
+        levels = [d for d, c in enumerate(columns) if c.discrete and d not in ordinal]
+        grades = [len(columns[d].levels) for d in ordinal]
         real, counts = ([d for d, c in enumerate(columns) if c.kind == kind] for kind in ("real", "count"))
         sizes, atoms = [len(columns[d].levels) for d in levels], atoms_of([columns[d] for d in real])
-        return Layout(real, counts, levels, atoms, sizes + [2] * int((~torch.isnan(atoms)).sum()))
+        return Layout(real, counts, ordinal, levels, grades, atoms, sizes + [2] * int((~torch.isnan(atoms)).sum()))
 
     @property
     def columns(self) -> int:
         """The number D of columns."""
-        return len(self.real) + len(self.counts) + len(self.levels)
+        return len(self.real) + len(self.whole) + len(self.levels)
+
+    @property
+    def whole(self) -> list[int]:
+        """The columns of whole numbers: counts, then ordinal ones."""
+        return self.counts + self.ordinal
 
     @property
     def with_atom(self) -> list[int]:
@@ -71,10 +82,13 @@ class Curves(NamedTuple):
     Attributes:
         real: The curves T of real columns.
         log_counts: Mean and scale of the logarithms of counts, with shape :math:`(2, \cdot)`.
+        ends: Where the levels of ordinal columns end on the line of a standard normal variable that would have them as
+            often as they were observed, after minus infinity, where the first begins; filled up with infinity.
     """
 
     real: Warp
     log_counts: Tensor
+    ends: Tensor
 
     @staticmethod
     def learn(x: Tensor, layout: Layout) -> "Curves":
@@ -84,8 +98,12 @@ class Curves(NamedTuple):
         scale = (logs - loc).square().nanmean(0).nan_to_num(1.0).sqrt().clamp(min=0.1)
         off = ~(torch.isnan(x[:, layout.real]) | at_atom(x[:, layout.real], layout.atoms))
         curves = [fit_real(x[off[:, i], d], [powers]) for i, d in enumerate(layout.real)]
+        ends = x.new_full((len(layout.ordinal), max(layout.grades, default=0) + 1), torch.inf)
+        ends[:, 0] = -torch.inf
+        for own, d, size in zip(ends, layout.ordinal, layout.grades, strict=True):
+            own[1:size] = fit_whole(x[~torch.isnan(x[:, d]), d], size).z[0]
         nothing = x.new_empty(0, 2)
-        return Curves(Warp.join(curves) if curves else Warp(nothing, nothing), torch.stack([loc, scale]))
+        return Curves(Warp.join(curves) if curves else Warp(nothing, nothing), torch.stack([loc, scale]), ends)
 
 
 class Rows(NamedTuple):
@@ -94,7 +112,7 @@ class Rows(NamedTuple):
     Attributes:
         real: Real columns, straightened, with shape :math:`(N, \cdot)`, NaN where missing or at the atom.
         log_slope: The logarithms of the slopes of their curves, zero there too.
-        lower: Where the latent variables of counts begin; the whole line where missing.
+        lower: Where the latent variables of whole numbers begin; the whole line where missing.
         upper: Where they end.
         levels: One where a level is, for all levels of all columns, with shape :math:`(N, L)`; zeros where missing. Of
             real columns with an atom the levels are: elsewhere, at the atom.
@@ -128,6 +146,10 @@ def prepare(x: Tensor, layout: Layout, curves: Curves) -> Rows:
     k = x[:, layout.counts]
     lower = torch.where(torch.isnan(k), -torch.inf, (k.log() - loc) / scale)
     upper = torch.where(torch.isnan(k), torch.inf, ((k + 1).log() - loc) / scale)
+    k = x[:, layout.ordinal]
+    ends = (curves.ends.T.take_along_dim(k.nan_to_num().long() + side, 0) for side in (0, 1))
+    begin, end = (torch.where(torch.isnan(k), far, v) for far, v in zip((-torch.inf, torch.inf), ends, strict=True))
+    lower, upper = torch.cat([lower, begin], 1), torch.cat([upper, end], 1)
     codes = [x[:, layout.levels], at.to(x).masked_fill(torch.isnan(numbers), torch.nan)[:, layout.with_atom]]
     chosen = [x.new_zeros(len(x), 0)]
     for code, size in zip(torch.cat(codes, 1).unbind(1), layout.sizes, strict=True):

@@ -9,8 +9,8 @@ Nothing missing is ever drawn. One sweep, of all chains at once:
 4. what components share, given those that have rows: :math:`\bar W, \lambda, \tau, \bar\psi`, all conjugate;
 5. loadings and mean of each component, by a regression of each column on :math:`(z, 1)` over the rows where it was
    seen, and its noise;
-6. for counts the same without factors, their latent variables drawn from truncated normals; levels, and whether rows
-   are at atoms, have Dirichlet distributions.
+6. for counts and ordinal columns the same without factors, their latent variables drawn from truncated normals;
+   levels, and whether rows are at atoms, have Dirichlet distributions.
 
 Empty components follow what is shared, so that a row can always go to a new one.
 
@@ -127,7 +127,7 @@ def sweep(rows: Rows, p: Draw, prior: Prior) -> Draw:
         z = mean + torch.linalg.solve_triangular(factor.mT, noise, upper=True).squeeze(-1)  # (C, N, R)
         p = _draw_loadings(rows, _draw_shared(p, members.occupied, prior), members, z, prior)
     if rows.lower.shape[1]:
-        p = _draw_counts(rows, p, members, prior)
+        p = _draw_whole(rows, p, members, prior)
     for j, levels in enumerate(rows.by_column()):
         chances = _gamma(1 + member @ levels, 1.0).clamp(min=1e-12)
         p[f"levels_{j}"] = chances / chances.sum(-1, keepdim=True)
@@ -173,20 +173,20 @@ def _draw_loadings(rows: Rows, p: Draw, members: _Members, z: Tensor, prior: Pri
     return p | {"loadings": weights[..., :rank]} | new
 
 
-def _draw_counts(rows: Rows, p: Draw, members: _Members, prior: Prior) -> Draw:
-    """Means and variances of the latent variables of counts."""
+def _draw_whole(rows: Rows, p: Draw, members: _Members, prior: Prior) -> Draw:
+    """Means and variances of the latent variables of whole numbers."""
     real, member = rows.real.shape[1], members.member
-    counts = slice(real, None)
-    seen = (rows.upper < torch.inf).to(member)
-    loc, scale = members.own(p["loc"])[..., counts], members.own(p["noise"])[..., counts].sqrt()  # (C, N, D)
+    whole = slice(real, None)
+    seen = ((rows.lower > -torch.inf) | (rows.upper < torch.inf)).to(member)
+    loc, scale = members.own(p["loc"])[..., whole], members.own(p["noise"])[..., whole].sqrt()  # (C, N, D)
     z = truncated_normal(torch.rand_like(loc), (rows.lower - loc) / scale, (rows.upper - loc) / scale)
     z = loc + scale * z
     number = member @ seen  # (C, K, D)
-    precision = 1 + number / p["noise"][..., counts]
-    loc = (member @ (seen * z)) / p["noise"][..., counts] / precision
+    precision = 1 + number / p["noise"][..., whole]
+    loc = (member @ (seen * z)) / p["noise"][..., whole] / precision
     loc = loc + torch.randn_like(loc) / precision.sqrt()
     squares = member @ (seen * (z - members.own(loc))).square()
-    common_noise, noise = _draw_noise(p, counts, members.occupied, number, squares, prior)
+    common_noise, noise = _draw_noise(p, whole, members.occupied, number, squares, prior)
     new = {"loc": loc, "common_noise": common_noise, "noise": noise}
     return p | {name: torch.cat([p[name][..., :real], value], -1) for name, value in new.items()}
 

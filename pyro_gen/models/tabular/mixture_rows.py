@@ -4,10 +4,10 @@ With the factors integrated out, a component k has seen a row with the log-densi
 
 .. math::
     \log p(x_o \mid k) = \log \mathcal{N}\big(x_o^{\text{real}}; \; \mu_k, W_k W_k^\top + \Psi_k\big)
-    + \sum_{d \in \text{count}} \log\Big(\Phi\big(\tfrac{h_d - m_{kd}}{\sqrt{s_{kd}}}\big)
+    + \sum_{d \in \text{whole}} \log\Big(\Phi\big(\tfrac{h_d - m_{kd}}{\sqrt{s_{kd}}}\big)
     - \Phi\big(\tfrac{g_d - m_{kd}}{\sqrt{s_{kd}}}\big)\Big) + \sum_{d \in \text{level}} \log p_{kd}(x_d)
 
-over the entries that were seen, :math:`[g_d, h_d]` the interval of a count's latent variable, and
+over the entries that were seen, :math:`[g_d, h_d]` the interval of a whole number's latent variable, and
 :math:`x^{\text{real}}` straightened by curves, the logarithms of whose slopes come on top. A real column with an atom
 is seen as a level everywhere, and as a number where a row is not at the atom. The normal density costs no
 covariance matrix: with the factors' precision :math:`F F^\top = I + W^\top \Psi^{-1} W` and mean :math:`z` given the
@@ -106,10 +106,12 @@ def draw_rows(rows: Rows, p: Draw, u: Tensor, layout: Layout, curves: Curves) ->
     for j, i in enumerate(layout.with_atom):
         at = u[:, 1 + rank + layout.columns + j] < p[f"levels_{len(layout.levels) + j}"][0, k, 1]
         out[at, layout.real[i]] = layout.atoms[i].to(u)
-    if layout.counts:
-        logs = p["loc"][0, k, real:] + p["noise"][0, k, real:].sqrt() * spare[:, layout.counts]
+    if layout.whole:
+        latent = p["loc"][0, k, real:] + p["noise"][0, k, real:].sqrt() * spare[:, layout.whole]
+        logs, grades = latent.tensor_split([len(layout.counts)], 1)
         loc, scale = curves.log_counts
         out[:, layout.counts] = (loc + scale * logs).exp().floor()
+        out[:, layout.ordinal] = (grades.unsqueeze(-1) > curves.ends[:, 1:]).sum(-1).to(u)
     for j, d in enumerate(layout.levels):
         out[:, d] = _invert(p[f"levels_{j}"][0, k], u[:, 1 + rank + d]).to(u)
     return out
