@@ -26,9 +26,8 @@ class Column:
         lower: A bounded column's lower edge; in other columns of numbers a hard limit of what is imputed, if given.
         upper: The same above.
         integer: Numbers that are whole: imputations are rounded. Always so for counts.
-        atom: One number that many rows have exactly, others of the column being spread out, as the 0 of rainfall or of
-            what a household spends on fuel; of real columns on the working scale of programs, see
-            :class:`pyro_gen.data.Scaling`.
+        atom: One number of a real column that many rows have exactly, others being spread out: the 0 of rainfall, or of
+            what a household spends on fuel. Left out, :class:`pyro_gen.data.Scaling` looks for one.
 
     Raises:
         TypeError: If the name is no text, or the levels are one text.
@@ -58,6 +57,8 @@ class Column:
             raise TypeError(f"column {self.name!r}: levels are a tuple of values, got the text {self.levels!r}.")
         if self.atom is not None and self.kind != "real":
             raise ValueError(f"column {self.name!r}: an atom is for real columns, not for {self.kind}.")
+        if self.atom is not None and not math.isfinite(self.atom):
+            raise ValueError(f"column {self.name!r}: atom={self.atom} is not finite; leave it out.")
         levels = tuple(level.item() if isinstance(level, np.generic) else level for level in self.levels)
         object.__setattr__(self, "levels", levels)
         for edge in ("lower", "upper"):

@@ -105,7 +105,7 @@ class Scaling:
             schema: The columns.
             encoded: The table to learn from, with shape :math:`(N, D)`, as :meth:`Schema.encode` gives it.
             levels: Whether columns of at most 12 numbers, which 5 rows or more have on average, become ordinal.
-            atoms: Whether to look for atoms.
+            atoms: Whether there are atoms, those that columns name and those that are found.
 
         Raises:
             ValueError: If the shape is another, or a column has no observed value.
@@ -124,7 +124,7 @@ class Scaling:
                 rows.append((0.0, 1.0, lower, upper, edge, least, most, tuple(values.tolist()), atom, 0))
                 continue
             if atoms:
-                atom = _atom(values, counts)
+                atom = _atom(values, counts) if column.atom is None else column.atom
             side = int(atom == seen.min()) - int(atom == seen.max())
             if column.kind == "positive":
                 edge = max(float(seen[seen > 0].min(initial=math.inf)) / 2, float(np.finfo(np.float64).tiny))

@@ -225,6 +225,17 @@ def test_what_an_atom_is(values, atom):
     assert scaling.atoms == (atom,)
 
 
+def test_an_atom_that_is_named_need_not_be_found():
+    values = torch.tensor([0.0] * 3 + [0.1 * k for k in range(1, 20)]).double().unsqueeze(1)
+    schema = Schema((Column("a", "real", atom=0.0),))
+    assert Scaling.fit(schema, values, atoms=True).atoms == (0.0,)
+    assert Scaling.fit(schema, values).atoms == (None,)
+    with pytest.raises(ValueError, match="an atom is for real columns, not for count"):
+        Column("a", "count", atom=0.0)
+    with pytest.raises(ValueError, match="atom=inf is not finite"):
+        Column("a", "real", atom=math.inf)
+
+
 def test_the_edge_of_a_bounded_column_can_be_an_atom():
     table = torch.tensor([0.0] * 40 + [3.0, 10.0, 20.0, 55.0, 90.0]).double().unsqueeze(1)
     scaling = Scaling.fit(Schema((Column("share", "bounded", lower=0, upper=100),)), table, atoms=True)

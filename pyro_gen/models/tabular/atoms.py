@@ -95,7 +95,7 @@ class AtomCurves(NamedTuple):
         """
         apart = values[~at_atom(values, values.new_tensor(atom))]
         below, above = int((apart < atom).sum()), int((apart > atom).sum())
-        total = len(values) - len(apart) + 0.5 + len(apart)  # half an observation more at the atom: it may be hidden
+        total = len(values) + 0.5  # half an observation more at the atom: all that are there may be hidden
         z_below, z_above = torch.special.ndtri(values.new_tensor([below / total, 1 - above / total]))
         curve = fit_real(apart)
         x_left, z_left = _side(Warp(-curve.x.flip(1), -curve.z.flip(1)), -atom, below, total)
