@@ -57,15 +57,13 @@ class Column:
             raise TypeError(f"column {self.name!r}: levels are a tuple of values, got the text {self.levels!r}.")
         if self.atom is not None and self.kind != "real":
             raise ValueError(f"column {self.name!r}: an atom is for real columns, not for {self.kind}.")
-        if self.atom is not None and not math.isfinite(self.atom):
-            raise ValueError(f"column {self.name!r}: atom={self.atom} is not finite; leave it out.")
         levels = tuple(level.item() if isinstance(level, np.generic) else level for level in self.levels)
         object.__setattr__(self, "levels", levels)
-        for edge in ("lower", "upper"):
-            if (value := getattr(self, edge)) is not None:
+        for given in ("lower", "upper", "atom"):
+            if (value := getattr(self, given)) is not None:
                 if not math.isfinite(value):
-                    raise ValueError(f"column {self.name!r}: {edge}={value} is not finite; leave it out.")
-                object.__setattr__(self, edge, float(value))
+                    raise ValueError(f"column {self.name!r}: {given}={value} is not finite; leave it out.")
+                object.__setattr__(self, given, float(value))
         if self.kind in DISCRETE:
             self._check_levels()
         else:

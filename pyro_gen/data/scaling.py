@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_gen.data.atoms import at_atom, atoms_of
 from pyro_gen.data.column import Column
 from pyro_gen.data.kinds import moments
 from pyro_gen.data.schema import Schema
@@ -29,7 +30,6 @@ __all__ = ["Scaling"]
 NUMBERS = ("real", "positive", "bounded")
 MOST_LEVELS, REPEATS = 12, 5  # different numbers, and rows for each on average
 ATOM_ROWS, ATOM_SHARE, ATOM_TIMES = 10, 0.1, 5  # with an atom: rows, share of all rows, times as many as any other
-ROUNDING = 1e-9  # standard deviations by which a program may miss an atom
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class Scaling:
     def inverse(self, working: Tensor) -> Tensor:
         """Brings rows on the working scale, with shape :math:`(*, D)`, back to the encoded one; NaN stays NaN."""
         x = working * working.new_tensor(self.scale) + working.new_tensor(self.loc)
-        told = _numbers([c.atom for c in self.columns], working)
+        atoms = atoms_of(self.columns).to(working)
         if logs := self._of("positive"):
             least, most = (x.new_tensor([bound[i] for i in logs]) for bound in (self.least, self.most))
             x[..., logs] = x[..., logs].clamp(least, most).exp()
@@ -189,8 +189,8 @@ class Scaling:
             x[..., logits] = torch.where(share <= edge, lower, torch.where(1 - share <= edge, upper, inside))
         for i, levels in self._with_levels(x):
             x[..., i] = torch.where(x[..., i].isnan(), torch.nan, levels[x[..., i].nan_to_num().long()])
-        beyond = (working - told) * working.new_tensor(self.sides) < 0
-        return torch.where(beyond | ((working - told).abs() <= ROUNDING), _numbers(self.atoms, x), x)
+        beyond = (working - atoms) * working.new_tensor(self.sides) < 0
+        return torch.where(beyond | at_atom(working, atoms), _numbers(self.atoms, x), x)
 
     def log_abs_det(self, encoded: Tensor) -> Tensor:
         r"""The logarithm of the slope of :meth:`forward`, which makes densities on the encoded scale of working ones.

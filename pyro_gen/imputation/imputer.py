@@ -46,9 +46,9 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Imputes missing entries of tables by generative programs, with honest uncertainty.
 
     Arguments:
-        method: ``"auto"`` scores all programs that suit the columns by hidden entries and stacks them; the name of a
-            program uses that one alone, a sequence of names stacks these. See
-            :data:`pyro_gen.models.tabular.METHODS`.
+        method: ``"auto"`` scores all programs that suit the columns by hidden entries and stacks them, those that know
+            atoms where a column has one; the name of a program uses that one alone, a sequence of names stacks these.
+            See :data:`pyro_gen.models.tabular.METHODS`.
         draws: The number of draws of :meth:`impute`.
         strategy: What :meth:`transform` puts into the holes: ``"mean"`` (posterior mean, the most probable level of a
             column of levels), ``"median"`` or ``"draw"`` (one draw).
@@ -153,6 +153,9 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         names = self._suitable(encoded)
         deadline = None if self.time_limit is None else began + self.time_limit
         self._notes: list[str] = []
+        if not take_atoms and (named := [c.name for c in self.schema_.columns if c.atom is not None]):
+            knowing = ", ".join(name for name, program in METHODS.items() if program.ATOMS)
+            self._notes.append(f"The atom of {', '.join(named)} is a number like others here: {knowing} know atoms.")
         with reporting(self.progress) as report:
             if stack is None:
                 self.scores_, self.weights_, learnt = self._weigh(names, x, scored, report, deadline)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from pyro_gen._random import seeded
+from pyro_gen.data.atoms import at_atom, atoms_of
 from pyro_gen.data.column import Column
-from pyro_gen.models.tabular.atoms import at_atom, atoms_of
 
 __all__ = ["comparable", "dequantise"]
 

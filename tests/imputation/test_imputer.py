@@ -283,12 +283,14 @@ def test_a_number_that_most_rows_have_is_drawn_as_often_as_it_should_be():
     assert drawn.min() == 0
     dry = (drawn == 0).mean(0)
     assert abs(dry - chances).mean() < 0.1  # standard errors: 0.03 of 100 draws, 0.05 of what 280 rows tell
+    assert abs(dry.mean() - chances).mean() > 0.2  # the twin: as often in all rows
     found = imputer.log_prob(x, np.where(holes[:, None], 0.0, x))[holes, 1]
     assert abs(np.exp(found) - dry).mean() < 0.04
     np.testing.assert_allclose(imputer.transform(x)[holes, 1].mean(), drawn.mean(), rtol=0.05)
 
-    blind = Imputer(method="gaussian", random_state=0).fit(x)  # the twin: it is not told
-    assert blind.scaling_.columns[1].atom is None
+    blind = Imputer(method="gaussian", schema={"x1": Column("x1", "real", atom=0.0)}, random_state=0).fit(x)
+    assert blind.info_["warnings"] == ["The atom of x1 is a number like others here: copula, mixture know atoms."]
+    assert blind.scaling_.columns[1].atom is None  # the twin: it is not told
     assert (blind.impute(x)[0][holes, 1] == 0).mean() == 0
 
 

@@ -29,28 +29,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_gen.data.column import Column
+from pyro_gen.data.atoms import ROUNDING, at_atom
 from pyro_gen.models.tabular.curves import SPACING, fit_real
 from pyro_gen.models.tabular.warp import Warp
 
-__all__ = ["AtomCurves", "at_atom", "atoms_of"]
-
-ROUNDING = 1e-9  # standard deviations that arithmetic may have moved the number by
-
-
-def atoms_of(columns: Sequence[Column]) -> Tensor:
-    """The atoms of columns, with shape :math:`(D)`, NaN where there is none."""
-    return torch.tensor([torch.nan if c.atom is None else c.atom for c in columns], dtype=torch.float64)
-
-
-def at_atom(x: Tensor, atoms: Tensor) -> Tensor:
-    """Which entries :math:`(*, D)` are at the atoms :math:`(D)` of their columns.
-
-    Example:
-        >>> at_atom(torch.tensor([[0.0, 0.0], [torch.nan, 1.0]]), torch.tensor([0.0, torch.nan])).tolist()
-        [[True, False], [False, False]]
-    """
-    return (x - atoms.to(x)).abs() <= ROUNDING
+__all__ = ["AtomCurves"]
 
 
 class AtomCurves(NamedTuple):

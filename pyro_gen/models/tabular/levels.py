@@ -98,9 +98,8 @@ def draw_in_turn(levels: Levels, u: Tensor, loc: Tensor, factor: Tensor, e: Tens
     for j, seen in enumerate(levels.seen.unbind(1)):
         scale = factor[..., j, before + j]
         mean = loc[..., j] + (factor[..., j, : before + j] * e).sum(-1)
-        edges = levels.interval(j, z)
-        log_prob = log_prob + log_mass(*edges, mean, scale)
-        lower, upper = ((edge - mean) / scale for edge in edges)
+        lower, upper = ((edge - mean) / scale for edge in levels.interval(j, z))
+        log_prob = log_prob + log_mass(lower, upper, scale)
         drawn = torch.where(seen, truncated_normal(u[..., j], lower, upper), 0.0)
         z[j] = torch.where(seen, mean + scale * drawn, torch.nan)
         e = torch.cat([e.expand(*drawn.shape, before + j), drawn.unsqueeze(-1)], -1)

@@ -58,9 +58,8 @@ class Layout(NamedTuple):
         whole = [d for d, c in enumerate(columns) if c.kind in ("count", "binary", "ordinal")]
         nominal = [d for d, c in enumerate(columns) if c.kind == "nominal"]
         top = [len(columns[d].levels) - 1.0 if columns[d].discrete else math.inf for d in whole]
-        real, mixed = (
-            [d for d, c in enumerate(columns) if c.kind == "real" and (c.atom is None) is a] for a in (True, False)
-        )
+        real = [d for d, c in enumerate(columns) if c.kind == "real" and c.atom is None]
+        mixed = [d for d, c in enumerate(columns) if c.kind == "real" and c.atom is not None]
         ends = np.cumsum([len(mixed) + len(whole), *(len(columns[d].levels) - 1 for d in nominal)]).tolist()
         blocks = [range(start, end) for start, end in pairwise(ends)]
         return Layout(real, mixed, whole, nominal, top, blocks)
@@ -188,7 +187,7 @@ class Marginals(NamedTuple):
         residual = (rows.real - mean[:, :split]) / scale[:, :split]
         density = rows.log_slope - (residual.square() + math.log(2 * math.pi)) / 2 - scale[:, :split].log()
         mean, scale = mean[:, split:end], scale[:, split:end]
-        inside = log_mass(rows.levels.lower, rows.levels.upper, mean, scale)
+        inside = log_mass((rows.levels.lower - mean) / scale, (rows.levels.upper - mean) / scale, scale)
         inside[:, : rows.mixed_slope.shape[1]] += rows.mixed_slope
         return torch.cat([density, inside], 1)
 

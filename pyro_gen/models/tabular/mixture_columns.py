@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_gen.data.atoms import at_atom, atoms_of
 from pyro_gen.data.column import Column
-from pyro_gen.models.tabular.atoms import at_atom, atoms_of
 from pyro_gen.models.tabular.curves import fit_real, fit_whole, powers
 from pyro_gen.models.tabular.warp import Warp
 

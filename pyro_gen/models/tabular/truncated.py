@@ -39,22 +39,20 @@ def log_interval(lower: Tensor, upper: Tensor) -> Tensor:
     return log_b + torch.log(-torch.expm1(ratio))
 
 
-def log_mass(lower: Tensor, upper: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+def log_mass(lower: Tensor, upper: Tensor, scale: Tensor) -> Tensor:
     r"""The log-probability that a normal variable lies in an interval, or its log-density where that is one number.
 
     Arguments:
-        lower: Where the interval begins.
-        upper: Where it ends.
-        loc: The mean.
+        lower: Where the interval begins, standardised.
+        upper: Where it ends, standardised.
         scale: The standard deviation.
 
     Returns:
         In nats, with the common shape.
     """
-    a, b = (lower - loc) / scale, (upper - loc) / scale
     point = lower == upper
-    density = -a.square() / 2 - scale.log() - math.log(2 * math.pi) / 2
-    return torch.where(point, density, log_interval(torch.where(point, -torch.inf, a), b))
+    density = -lower.square() / 2 - scale.log() - math.log(2 * math.pi) / 2
+    return torch.where(point, density, log_interval(torch.where(point, -torch.inf, lower), upper))
 
 
 def truncated_normal(u: Tensor, lower: Tensor, upper: Tensor, *, branch: bool = False) -> Tensor:

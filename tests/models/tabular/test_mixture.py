@@ -11,10 +11,10 @@ from scipy import stats
 from torch.distributions import Categorical, MultivariateNormal, Normal
 
 from pyro_gen._random import seeded
+from pyro_gen.data.atoms import atoms_of
 from pyro_gen.data.column import Column
 from pyro_gen.evaluation.conformance import check_program
 from pyro_gen.models.tabular import mixture, mixture_cells
-from pyro_gen.models.tabular.atoms import atoms_of
 from pyro_gen.models.tabular.curves import fit_real, powers
 from pyro_gen.models.tabular.gaussian import TableGaussian
 from pyro_gen.models.tabular.mixture import PRIOR, TableMixture
