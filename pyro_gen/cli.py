@@ -300,7 +300,7 @@ def _read_array(path: Path, drop_empty: bool, to_train: bool) -> Tensor:
         array = torch.load(path, weights_only=True) if path.suffix == ".pt" else np.load(path, allow_pickle=False)
     except Exception as error:
         raise ValueError(f"{path}: not an array of numbers ({type(error).__name__}).") from error
-    x = as_tensor(array, str(path))
+    x = as_tensor(array, str(path), torch.float64)
     empty = x.isnan().reshape(len(x), -1).all(1)
     if empty.all():
         raise ValueError(f"{path}: no value is observed in the whole array.")
@@ -313,7 +313,9 @@ def _read_array(path: Path, drop_empty: bool, to_train: bool) -> Tensor:
 
 
 def _through(transform: Transform | None, x: Tensor, seed: int) -> Tensor:
-    return x if transform is None else transform(x, torch.Generator().manual_seed(seed))
+    """Data as a program takes it: transformed with all the digits of the file, and then in torch's default dtype."""
+    made = x if transform is None else transform(x, torch.Generator().manual_seed(seed))
+    return made.to(torch.get_default_dtype())
 
 
 def _aligned(saved: SavedProgram, data: _Data) -> _Data:
@@ -711,7 +713,7 @@ def _sample(
     scale = "the data's"
     if saved.transform is not None:
         try:
-            drawn = saved.transform.inverse(drawn)
+            drawn = saved.transform.inverse(drawn.double())
         except TypeError:  # binarisation cannot be undone
             scale = f"after {saved.transform}"
     picture = pictures.is_image(drawn.shape[1:])
@@ -778,6 +780,7 @@ def _evaluate(
     options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     x, jacobian = (read.x, None) if saved.transform is None else transform_with_ladj(saved.transform, read.x, seed)
     with zoo.progress_bar(f"log-likelihood ({method.value})", progress) as report:
+        x = x.to(torch.get_default_dtype())
         found = log_likelihood(saved.program, x, method=method.value, seed=seed, progress=report, **options)
     result = found.to_dict() | {"data_set": read.name, "seed": seed, "transform": saved.description["transform"]}
     note = ""

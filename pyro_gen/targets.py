@@ -343,7 +343,11 @@ def restore_transform(described: Sequence[Mapping[str, Any]]) -> Transform | Non
     made: list[Transform] = []
     for one in described:
         cls: Any = TRANSFORMS[one["name"]]
-        values = {key: torch.tensor(v) if isinstance(v, list) else v for key, v in one.items() if key != "name"}
+        values = {
+            key: torch.tensor(v, dtype=torch.float64) if isinstance(v, list) else v
+            for key, v in one.items()
+            if key != "name"
+        }
         made.append(cls(**values))
     return Compose(made) if len(made) > 1 else next(iter(made), None)
 

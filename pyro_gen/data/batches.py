@@ -35,6 +35,8 @@ class Batches:
         batch_size: Number of data in a global batch, all ranks together.
         seed: Seed of the order and of the transform's draws.
         transform: Applied to the ``x`` of each batch. Its draws come from (seed, epoch, step, rank).
+        dtype: Of ``x`` after the transform, which sees all digits of the data: in single precision the hours of a year
+            as Unix times are hardly two different numbers. Left out, that of the data.
         rank: Which of the processes this one is.
         world_size: Number of processes.
 
@@ -66,6 +68,7 @@ class Batches:
         *,
         seed: int,
         transform: Callable[[Tensor], Tensor] | None = None,
+        dtype: torch.dtype | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -95,6 +98,7 @@ class Batches:
         self.batch_size = batch_size
         self.seed = seed
         self.transform = transform
+        self.dtype = dtype
         self.rank = rank
         self.world_size = world_size
 
@@ -128,6 +132,7 @@ class Batches:
             x, *context = self._fetch(batch)
             if self.transform is not None:
                 x = self._transformed(self.transform, x, _mix_seed(self.seed, epoch, step, self.rank))
+                x = x.to(self.dtype or x.dtype)
             yield x, *context
 
     @staticmethod

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pyro_gen._random import seeded
-from pyro_gen.data import Batches
+from pyro_gen.data import Batches, as_tensor
 from pyro_gen.density import as_inputs
 from pyro_gen.inference.graph import GradientStep, LossModule, NotTraceableError, compiler_available
 from pyro_gen.inference.objectives import ELBO, Objective, resolve_objective
@@ -195,15 +195,15 @@ def fit(
     if kl_warmup and not objective.anneals:
         raise ValueError(f"{type(objective).__name__} has no KL weight to warm up: use kl_warmup=0.")
 
-    data, validation = _typed(program, data), _typed(program, validation)
+    data, validation = (_typed(program, part, wide=transform is not None) for part in (data, validation))
+    dtype = next((p.dtype for p in program.parameters() if p.is_floating_point()), None)
     fabric = _launch(program, data, accelerator, devices, num_nodes, strategy, log_dir, logger)
     with seeded(seed):
-        batches = Batches(
-            data, batch_size, seed=seed, transform=transform, rank=fabric.global_rank, world_size=fabric.world_size
-        )
+        drawn: dict[str, Any] = {"seed": seed, "transform": transform, "dtype": dtype}
+        batches = Batches(data, batch_size, rank=fabric.global_rank, world_size=fabric.world_size, **drawn)
         held_out = None
         if validation is not None:
-            held_out = Batches(validation, batch_size, seed=seed, transform=transform)
+            held_out = Batches(validation, batch_size, **drawn)
             if held_out.event_shape != batches.event_shape:
                 raise ValueError(
                     f"Validation data of shape {tuple(held_out.event_shape)} per datum, training data of "
@@ -213,7 +213,7 @@ def fit(
         if held_out is not None and (parts := len(next(held_out.epoch(0)))) != len(first):
             raise ValueError(f"Validation data of {parts} parts (x, *context), training data of {len(first)}.")
         # All rows, not this rank's: each epoch deals them anew, and all ranks start at the same parameters.
-        everything = Batches(data, batch_size, seed=seed, transform=transform)
+        everything = Batches(data, batch_size, **drawn)
         missing = _any_missing(everything, held_out)
         if isinstance(getattr(program, "_guide", None), AutoGuide) and batches.batch_size < batches.size:
             _refuse_local_latents(program, first)  # an autoguide has parameters for each datum, and does not read x
@@ -573,11 +573,13 @@ def _refuse_local_latents(program: Program, batch: Sequence[Tensor]) -> None:
         )
 
 
-def _typed(program: Program, data: Any) -> Any:
-    """Data in memory in the dtype of the program."""
+def _typed(program: Program, data: Any, wide: bool) -> Any:
+    """Data in memory in the dtype of the program; where it is still to be transformed, ``x`` with all its digits."""
     if data is None or isinstance(data, Dataset):
         return data
-    return as_inputs(program, *data) if isinstance(data, tuple) and data else as_inputs(program, data)
+    x, *context = data if isinstance(data, tuple) and data else (data,)
+    inputs = as_inputs(program, x, *context)
+    return (as_tensor(x, "data", torch.float64), *inputs[1:]) if wide else inputs
 
 
 def _rows(batches: Batches, count: int) -> list[Tensor]:

@@ -8,7 +8,7 @@ import torch
 from pyro_gen.data import as_tensor, read_table
 
 NAN = float("nan")
-EXPECTED = torch.tensor([[1.5, 2.0], [NAN, -3e2], [4.0, NAN]])
+EXPECTED = torch.tensor([[1.5, 2.0], [NAN, -3e2], [4.0, NAN]], dtype=torch.float64)
 
 
 def same(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -35,7 +35,7 @@ def test_text_is_sniffed(text: str, tmp_path: Path) -> None:
     path.write_bytes(text.encode())
     table = read_table(path)
     assert table.columns == ("a", "b") and table.dropped == ()
-    assert table.values.dtype == torch.float32 and same(table.values, EXPECTED)
+    assert table.values.dtype == torch.float64 and same(table.values, EXPECTED)
     assert repr(table) == "Table(3 rows, 2 columns, 33.3% missing)"
 
 
@@ -73,9 +73,9 @@ def test_empty_rows_and_columns_are_taken_where_that_is_asked_for(tmp_path: Path
     path = tmp_path / "new.csv"
     path.write_text("a,b\n1,\n,\n3,\n")
     table = read_table(path, allow_all_missing=True)
-    assert same(table.values, torch.tensor([[1.0, NAN], [NAN, NAN], [3.0, NAN]])) and table.dropped == ()
+    assert same(table.values, torch.tensor([[1.0, NAN], [NAN, NAN], [3.0, NAN]]).double()) and table.dropped == ()
     table = read_table(path, allow_all_missing=True, drop_all_missing=True)
-    assert same(table.values, torch.tensor([[1.0, NAN], [3.0, NAN]])) and table.dropped == (2,)
+    assert same(table.values, torch.tensor([[1.0, NAN], [3.0, NAN]]).double()) and table.dropped == (2,)
     path.write_text("a,b\n,\n,\n")
     with pytest.raises(ValueError, match="no value is observed in the whole table"):
         read_table(path, allow_all_missing=True)
