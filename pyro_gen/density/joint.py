@@ -25,6 +25,7 @@ from pyro_gen.density.inputs import (
     largest_tensor,
     local_site,
 )
+from pyro_gen.density.shapes import check_broadcasts
 from pyro_gen.density.sites import (
     Constrained,
     HeldSite,
@@ -490,6 +491,8 @@ def density(
                 program(*first)
         prototype = tape.trace
         local = _check_structure(program, prototype, hold)
+        prototype.compute_log_prob()
+        check_broadcasts(prototype)
         if per_datum and (stacked or hold or not local):
             raise ValueError(_NOT_PER_DATUM.format(_name(program), _first_global(prototype) or (*hold, "the stack")[0]))
         rows = local if per_datum is None else per_datum

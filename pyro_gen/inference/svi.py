@@ -36,6 +36,7 @@ from torch.utils.data import Dataset
 from pyro_gen._random import seeded
 from pyro_gen.data import Batches, as_tensor
 from pyro_gen.density import as_inputs
+from pyro_gen.density.shapes import check_broadcasts
 from pyro_gen.inference.graph import GradientStep, LossModule, NotTraceableError, compiler_available
 from pyro_gen.inference.objectives import ELBO, Objective, resolve_objective
 from pyro_gen.inference.progress import new_bar
@@ -603,6 +604,7 @@ def _preflight(program: Program, batch: Sequence[Tensor], size: int) -> None:
                     check_site_shape(site, max_plate_nesting=1000)
                 except ValueError as error:
                     raise ValueError(f"{where} of {type(program).__name__}, {str(error).strip()}") from None
+            check_broadcasts(trace)
 
 
 def _non_finite(
