@@ -10,6 +10,7 @@ Example:
 """
 
 from pyro_gen import data, evaluation, imputation, inference, models, zoo
+from pyro_gen._version import __version__
 from pyro_gen.evaluation.conformance import check_program
 from pyro_gen.imputation import Imputer
 from pyro_gen.inference import (
@@ -32,13 +33,12 @@ from pyro_gen.likelihoods import observe
 from pyro_gen.program import Program, plate
 from pyro_gen.targets import load
 
-__version__ = "0.1.0"
-
 __all__ = [
     "FitResult",
     "Imputer",
     "LogLikelihood",
     "Program",
+    "__version__",
     "bdmc",
     "check_guide",
     "check_program",

@@ -28,18 +28,18 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from pyro_gen import __version__, zoo
+from pyro_gen import zoo
+from pyro_gen._version import __version__
 from pyro_gen.data import DataSet, Transform, as_tensor, read_table
 from pyro_gen.data import load as load_data
 from pyro_gen.data.column import KINDS, Column
-from pyro_gen.data.datasets import FROM_FOLDER
-from pyro_gen.data.datasets import NAMES as DATA_SETS
 from pyro_gen.data.schema import Schema
 from pyro_gen.inference.objectives import Objective
+from pyro_gen.inference.progress import progress_bar
 from pyro_gen.inference.svi import fit as train
 from pyro_gen.program import Program
+from pyro_gen.registry import DATA_SETS, MODELS
 from pyro_gen.targets import (
-    MODELS,
     SavedProgram,
     build,
     load_program,
@@ -273,7 +273,7 @@ class _Data:
 def _read(name: str, part: Part, data_root: Path | None, drop_empty: bool, to_train: bool = True) -> _Data:
     """Reads data; that to train on needs a value in each column and row, other data may have empty ones."""
     if name in DATA_SETS:
-        if name in FROM_FOLDER and data_root is None:
+        if DATA_SETS[name].from_folder and data_root is None:
             raise ValueError(
                 f"{name} does not come with the package: name its folder by --data-root (or PYRO_GEN_DATA)."
             )
@@ -637,6 +637,7 @@ def _fit(
         name, given, columns, source = entry.model, entry.options, prepared.columns, entry.data
         kept = prepared.transform
     else:
+        _refuse_tabular(target, data)
         if data is None:
             raise ValueError(f"say what to train {target} on, by --data.")
         name, given = target, _options(options or [])
@@ -676,6 +677,18 @@ def _fit(
         return
     print(result)
     print(f"Saved: {path.resolve()}")
+
+
+def _refuse_tabular(target: str, data: str | None) -> None:
+    """Programs for tables with holes learn by their own samplers, not by fit."""
+    if target in MODELS and MODELS[target].command == "impute":
+        from pyro_gen.models.tabular import METHODS
+
+        method = next(name for name, cls in METHODS.items() if cls is MODELS[target].cls)
+        raise ValueError(
+            f"{target} is not trained by fit: type pyro-gen impute {data or 'TABLE.csv'} --method {method}, which "
+            "learns it and fills the holes of the table."
+        )
 
 
 def _objective(name: ObjectiveName | None, particles: int | None) -> Objective | None:
@@ -779,7 +792,7 @@ def _evaluate(
     chosen = {"num_particles": num_particles, several: chains, "temperatures": temperatures}
     options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     x, jacobian = (read.x, None) if saved.transform is None else transform_with_ladj(saved.transform, read.x, seed)
-    with zoo.progress_bar(f"log-likelihood ({method.value})", progress) as report:
+    with progress_bar(f"log-likelihood ({method.value})", progress) as report:
         x = x.to(torch.get_default_dtype())
         found = log_likelihood(saved.program, x, method=method.value, seed=seed, progress=report, **options)
     result = found.to_dict() | {"data_set": read.name, "seed": seed, "transform": saved.description["transform"]}
@@ -1064,7 +1077,7 @@ def _impute(
     if report is not None:
         found = over_impute(imputer.set_params(time_limit=limits[1]), used, seed=seed)
         completed.info = {**completed.info, "calibration": found}
-        with zoo.progress_bar("report", progress) as tick:
+        with progress_bar("report", progress) as tick:
             told["report"] = str(write_report(completed, report, title=f"Imputation of {data.name}", progress=tick))
     info = completed.info
     if as_json:

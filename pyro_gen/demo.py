@@ -20,6 +20,7 @@ from pyro_gen.inference.ais import bdmc
 from pyro_gen.inference.importance import log_likelihood
 from pyro_gen.inference.likelihood import LogLikelihood
 from pyro_gen.inference.predictive import impute, reconstruct, sample
+from pyro_gen.inference.progress import progress_bar
 from pyro_gen.models import VAE
 from pyro_gen.pictures import Row, image_rows, write
 
@@ -88,7 +89,7 @@ def _run(
     trained = time.perf_counter()
 
     def step(text: str, work: Callable[..., LogLikelihood]) -> LogLikelihood:
-        with zoo.progress_bar(text, progress) as report:
+        with progress_bar(text, progress) as report:
             return work(progress=report)
 
     found = {

@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_gen import data, models
+from pyro_gen import data
 from pyro_gen._random import seeded
 from pyro_gen.data import Compose, Standardize, Transform
 from pyro_gen.program import Program
+from pyro_gen.registry import MODELS
 
 __all__ = [
-    "MODELS",
     "TRANSFORMS",
     "SavedProgram",
     "build",
@@ -36,9 +36,6 @@ __all__ = [
     "save_program",
     "transform_with_ladj",
 ]
-
-#: The models of the zoo by name.
-MODELS: dict[str, type[Program]] = {name: getattr(models, name) for name in models.__all__}
 
 #: The transforms of data by name.
 TRANSFORMS: dict[str, type[Transform]] = {
@@ -66,8 +63,9 @@ def build(
     as it is.
 
     Arguments:
-        target: A name in :data:`MODELS`; or ``file.py:Name`` for a :class:`~pyro_gen.Program` class or instance in a
-            file; or ``file.py`` alone where it holds one of these, or one instance with the name ``program``.
+        target: A name in :data:`pyro_gen.registry.MODELS`; or ``file.py:Name`` for a :class:`~pyro_gen.Program` class
+            or instance in a file; or ``file.py`` alone where it holds one of these, or one instance with the name
+            ``program``.
         event_shape: The shape of one datum, where it is known.
         options: Arguments of the class by name.
         seed: Seeds the initial parameters; the caller's generators are left alone.
@@ -116,7 +114,7 @@ def find(target: str) -> "type[Program] | Program":
     if path is not None:
         return _find_in_file(path, name)
     if target in MODELS:
-        return MODELS[target]
+        return MODELS[target].cls
     raise ValueError(
         f"there is no model {target!r}: choose one of {', '.join(MODELS)}, or name a file of yours as "
         "my_file.py:MyProgram."
@@ -130,8 +128,8 @@ def _file_and_name(target: str) -> tuple[Path | None, str]:
 
 
 def check_options(model: str, options: Mapping[str, Any]) -> None:
-    """Checks names of arguments of a model in :data:`MODELS` without building it."""
-    signature = inspect.signature(MODELS[model])
+    """Checks names of arguments of a model in :data:`pyro_gen.registry.MODELS` without building it."""
+    signature = inspect.signature(MODELS[model].cls)
     open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     if not open_ended and (unknown := [name for name in options if name not in signature.parameters]):
         known = [name for name in signature.parameters if name not in ("event_shape", "features")]

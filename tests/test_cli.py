@@ -16,6 +16,7 @@ from pyro_gen import cli, data, log_likelihood, pictures, zoo
 from pyro_gen.inference import ELBO, IWAE, DReG, FitResult, fit, svi
 from pyro_gen.inference.objectives import Objective
 from pyro_gen.program import Program
+from pyro_gen.registry import DATA_SETS
 from pyro_gen.targets import load_program
 
 OWN = """
@@ -268,7 +269,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return fit(program, x, **arguments)
 
     monkeypatch.setattr(cli, "train", record)
-    monkeypatch.setattr(zoo, "fit", record)
+    monkeypatch.setattr("pyro_gen.zoo.training.fit", record)
     return calls
 
 
@@ -364,7 +365,7 @@ def test_a_figure_that_does_not_hold_is_exit_code_1(
     entry = zoo.load("gaussian-iris")
     assert run(capsys, "zoo", "reproduce", "gaussian-iris", "--no-progress")[0] == 0
     text = entry.text.replace("equals = -3.68", "equals = -3.5")
-    monkeypatch.setattr(zoo, "load", lambda name: zoo.Entry.parse(name, text))
+    monkeypatch.setattr("pyro_gen.zoo.reproduction.load", lambda name: zoo.Entry.parse(name, text))
     code, out, _ = run(capsys, "zoo", "reproduce", "gaussian-iris", "--no-progress")
     assert code == 1 and "DOES NOT HOLD" in out
 
@@ -607,6 +608,8 @@ def test_check_says_what_is_wrong_with_a_program(here: Path, capsys: pytest.Capt
         ),
         (("fit", "VAE", "--data", "iris", "--set", "latent=two"), "VAE(latent): a width is a positive integer"),
         (("fit", "vae-digits", "--data", "iris"), "an entry of the zoo"),
+        (("fit", "TableStudent", "--data", "t.csv"), "type pyro-gen impute t.csv --method student"),
+        (("fit", "tabular", "--data", "t.csv"), "there is no model 'tabular': choose one of "),
         (("evaluate", "nothing.pt", "--data", "iris"), "nothing.pt: no such file"),
         (("evaluate", "junk.pt", "--data", "iris"), "junk.pt: not a program saved by pyro-gen fit"),
         (("evaluate", "other.pt", "--data", "iris"), "other.pt: not a program saved by pyro-gen fit"),
@@ -717,4 +720,4 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_data_sets_in_the_help_are_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     out = " ".join(run(capsys, "fit", "--help")[1].split())
-    assert all(name in out for name in data.datasets.NAMES)
+    assert all(name in out for name in DATA_SETS)

@@ -2,16 +2,18 @@
 
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 
 import pytest
 import torch
 
-import pyro_gen
+import pyro_gen as pg
 from pyro_gen import data, zoo
 from pyro_gen.evaluation.baselines import full_gaussian, independent_categorical
 from pyro_gen.models import FactorAnalysis, ProbabilisticPCA
+from pyro_gen.registry import MEASURES
 from pyro_gen.targets import (
     SavedProgram,
     build,
@@ -40,8 +42,8 @@ transform = ["binarize=8"]
 epochs = 1
 objective = { name = "IWAE", num_particles = 2 }
 [figure]
-method = "ais"
-unit = "nats"
+measure = "log_likelihood"
+options = { method = "ais" }
 at_least = -30.0
 source = "b"
 """
@@ -65,8 +67,8 @@ def test_every_entry_is_read_and_tested_somewhere() -> None:
         ('title = "a"', 'title = "a"\ncolour = "red"', "no key 'colour'"),
         ('title = "a"', "", "needs the key 'title'"),
         ('title = "a"', "title = ", "recipe x: "),
-        ('"VAE"', '"VEA"', "program.model is 'VEA'"),
-        ('"digits"', '"didgits"', "data.name is 'didgits'"),
+        ('"VAE"', '"VEA"', "no model 'VEA'"),
+        ('"digits"', '"didgits"', "no data set 'didgits'"),
         ("binarize=8", "binarise=8", "no transform 'binarise'"),
         ("binarize=8", "binarize=eight", "arguments are numbers"),
         ("epochs = 1", "epoch = 1", "no key 'epoch'"),
@@ -74,8 +76,8 @@ def test_every_entry_is_read_and_tested_somewhere() -> None:
         ('"IWAE"', '"IWEA"', "no objective 'IWEA'"),
         ("num_particles = 2", "num_particles = 0", "num_particles=0"),
         ("num_particles = 2", "particles = 2", "particles"),
-        ('"ais"', '"ias"', "figure.method is 'ias'"),
-        ('"nats"', '"bats"', "figure.unit is 'bats'"),
+        ('"log_likelihood"', '"log_likelyhood"', "no measure 'log_likelyhood'"),
+        ("at_least = -30.0", "at_most = -30.0", "wrong side: higher log_likelihood is better"),
         ("at_least = -30.0", "", "one of at_least"),
         ("at_least = -30.0", "at_least = -30.0\nat_most = 0.0", "one of at_least"),
         ("at_least = -30.0", "equals = -30.0", "positive tolerance"),
@@ -105,16 +107,16 @@ def test_unknown_entries_and_missing_data_are_named(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("bound", "inside", "outside"),
+    ("measure", "bound", "inside", "outside"),
     [
-        ({"at_least": -3.0}, -2.9, -3.1),
-        ({"at_most": 2.0}, 1.9, 2.1),
-        ({"equals": 1.0, "tolerance": 0.1}, 1.09, 1.11),
-        ({"equals": 1.0, "tolerance": 0.1}, 0.91, 0.89),
+        ("log_likelihood", {"at_least": -3.0}, -2.9, -3.1),
+        ("bits_per_dim", {"at_most": 2.0}, 1.9, 2.1),
+        ("log_likelihood", {"equals": 1.0, "tolerance": 0.1}, 1.09, 1.11),
+        ("perplexity", {"equals": 1.0, "tolerance": 0.1}, 0.91, 0.89),
     ],
 )
-def test_a_figure_holds_on_its_side_only(bound: dict[str, float], inside: float, outside: float) -> None:
-    figure = zoo.Figure("exact", "nats", "s", **bound)
+def test_a_figure_holds_on_its_side_only(measure: str, bound: dict[str, float], inside: float, outside: float) -> None:
+    figure = zoo.Figure(measure, "s", **bound)
     assert figure.holds(inside) and not figure.holds(outside) and not figure.holds(float("nan"))
 
 
@@ -189,7 +191,7 @@ def test_the_figures_that_have_a_closed_form_are_its() -> None:
             exact = full_gaussian(prepared.train, prepared.test).mean().item()
         else:
             program = ProbabilisticPCA.from_data(prepared.train, closed)
-            exact = zoo.measure(entry, program, prepared.test).mean()
+            exact = zoo.measure(entry, program, prepared).value
         assert entry.figure.equals == pytest.approx(exact, abs=0.007)
     grey = data.load("digits")
     nats = independent_categorical(grey.train, grey.test, 17).mean().item()
@@ -202,16 +204,31 @@ def test_bits_per_dim_are_those_of_the_data_before_dequantisation() -> None:
     text = RECIPE.replace('"binarize=8"', '"dequantize"').replace(
         '"VAE"\nlatent = 2', '"Gaussian"\ncovariance = "diagonal"'
     )
-    text = text.replace('"ais"', '"exact"').replace('"nats"', '"bits/dim"').replace("at_least = -30.0", "at_most = 9.0")
+    text = text.replace('"log_likelihood"', '"bits_per_dim"').replace("at_least = -30.0", "at_most = 9.0")
     entry = zoo.Entry.parse("x", text.replace('objective = { name = "IWAE", num_particles = 2 }', ""))
     prepared = zoo.prepare(entry)
     assert prepared.log_abs_det_jacobian is not None
-    found = zoo.measure(entry, build("Gaussian", (64,)), prepared.test.flatten(1))
+    flat = prepared._replace(test=prepared.test.flatten(1))
+    found = zoo.measure(entry, build("Gaussian", (64,)), flat, method="exact")
     by_hand = (
         0.5 * prepared.test.double().square().sum((1, 2)).mean() / 64 + 0.5 * torch.tensor(2 * torch.pi).log()
     ).item()
     expected = (by_hand + torch.tensor(17.0).log().item()) / torch.tensor(2.0).log().item()
-    assert found.bits_per_dim(prepared.log_abs_det_jacobian) == pytest.approx(expected, rel=1e-5)
+    assert found.value == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="recipe x: the transform throws information away"):
+        zoo.measure(entry, build("Gaussian", (64,)), flat._replace(log_abs_det_jacobian=None), method="exact")
+
+
+def test_the_measures_agree_with_the_likelihood_they_come_from() -> None:
+    data = zoo.prepare(zoo.load("gaussian-iris"))
+    program = build("Gaussian", (4,))
+    nats = pg.log_likelihood(program, data.test)
+    found = {name: MEASURES[name].function(program, data) for name in MEASURES}
+    assert found["log_likelihood"].value == nats.mean()
+    assert found["perplexity"].value == pytest.approx(math.exp(-nats.mean() / 4))
+    error = found["perplexity"].value * nats.sampling_error() / 4  # d exp(u) = exp(u) du
+    assert found["perplexity"].sampling_error == pytest.approx(error)
+    assert found["bits_per_dim"].sampling_error == pytest.approx(nats.sampling_error() / (4 * math.log(2)))
 
 
 @pytest.mark.slow
@@ -343,12 +360,12 @@ def test_a_file_that_holds_code_is_refused(tmp_path: Path) -> None:
 def test_load_gives_the_program_that_was_saved(tmp_path: Path) -> None:
     program = build("FactorAnalysis", (3,), {"rank": 2}, seed=4)
     save_program(tmp_path / "p.pt", program, "FactorAnalysis", options={"rank": 2})
-    loaded = pyro_gen.load(tmp_path / "p.pt")
+    loaded = pg.load(tmp_path / "p.pt")
     assert isinstance(loaded, FactorAnalysis) and not loaded.training and loaded.event_shape == (3,)
     assert torch.equal(loaded.loadings, program.loadings)
     assert not torch.equal(build("FactorAnalysis", (3,), {"rank": 2}, seed=5).loadings, program.loadings)
     with pytest.raises(ValueError, match="no such file"):
-        pyro_gen.load(tmp_path / "q.pt")
+        pg.load(tmp_path / "q.pt")
 
 
 def test_standardize_names_the_columns_that_do_not_vary() -> None:

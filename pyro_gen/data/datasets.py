@@ -7,6 +7,7 @@ and Fashion-MNIST are read through torchvision from a folder that the user names
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.data.tables import as_tensor
 from pyro_gen.data.transforms import Transform
+from pyro_gen.registry import DATA_SETS, Source
 
-__all__ = ["FROM_FOLDER", "NAMES", "DataSet", "load"]
+__all__ = ["DataSet", "load"]
 
 # How scikit-learn is asked for each set. Its own scaling of diabetes uses the moments of all data, test data included.
 _SCIKIT_LEARN: dict[str, dict[str, Any]] = {
@@ -28,12 +30,6 @@ _SCIKIT_LEARN: dict[str, dict[str, Any]] = {
     "wine": {},
 }
 _TORCHVISION = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST"}
-
-#: The names of those that do not come with scikit-learn: :func:`load` needs ``root`` for them.
-FROM_FOLDER: tuple[str, ...] = tuple(_TORCHVISION)
-
-#: The names :func:`load` knows.
-NAMES: tuple[str, ...] = tuple(sorted([*_SCIKIT_LEARN, *_TORCHVISION]))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -144,12 +140,7 @@ def load(
         >>> round(binary.train.mean().item(), 3)
         0.323
     """
-    if name in _SCIKIT_LEARN:
-        data = _load_scikit_learn(name)
-    elif name in _TORCHVISION:
-        data = _load_torchvision(name, root)
-    else:
-        raise ValueError(f"unknown data set {name!r}; there are: {', '.join(NAMES)}.")
+    data = DATA_SETS.find(name).load(root)
     if transform is None:
         return data
     with seeded(0):
@@ -165,7 +156,7 @@ def load(
     )
 
 
-def _load_scikit_learn(name: str) -> DataSet:
+def _load_scikit_learn(name: str, root: str | os.PathLike[str] | None) -> DataSet:
     import sklearn.datasets
 
     bunch = getattr(sklearn.datasets, f"load_{name}")(**_SCIKIT_LEARN[name])
@@ -202,3 +193,9 @@ def _load_torchvision(name: str, root: str | os.PathLike[str] | None) -> DataSet
         ) from None
     dtype = torch.get_default_dtype()
     return DataSet(name, train.data.to(dtype), test.data.to(dtype), train.targets, test.targets, levels=256)
+
+
+for _name in _SCIKIT_LEARN:
+    DATA_SETS.add(_name, Source(partial(_load_scikit_learn, _name), from_folder=False))
+for _name in _TORCHVISION:
+    DATA_SETS.add(_name, Source(partial(_load_torchvision, _name), from_folder=True))

@@ -37,6 +37,7 @@ from pyro_gen.program import (
     site_log_prob,
     trace_pair,
 )
+from pyro_gen.registry import objective
 
 __all__ = ["ELBO", "IWAE", "DReG", "EnumELBO", "Objective", "Renyi", "ScoreFunctionELBO"]
 
@@ -137,6 +138,7 @@ def _require_reparameterised(guide_trace: Trace) -> None:
             )
 
 
+@objective
 class ELBO(Objective):
     r"""The evidence lower bound, :math:`\mathbb{E}_q[\log p(x \mid z)] - \mathrm{KL}(q(z \mid x) \,\|\, p(z))`.
 
@@ -223,6 +225,7 @@ def _same(a: Any, b: Any) -> bool:
 # Bounds from several particles
 
 
+@objective
 class Renyi(Objective):
     r"""The Renyi (:math:`\alpha`) bound: the ELBO at :math:`\alpha \to 1`, IWAE at :math:`\alpha = 0`.
 
@@ -257,6 +260,7 @@ class Renyi(Objective):
         return -data_scale(x) * bound.sum()
 
 
+@objective
 class IWAE(Renyi):
     r"""The importance-weighted bound; it rises with :math:`K` to :math:`\log p(x)`.
 
@@ -272,6 +276,7 @@ class IWAE(Renyi):
         super().__init__(0.0, num_particles)
 
 
+@objective
 class DReG(Objective):
     r"""The IWAE bound with the doubly reparameterised gradient, whose guide signal does not vanish as K grows.
 
@@ -378,6 +383,7 @@ def _global_latent_error(name: str) -> ValueError:
 # Discrete latent variables
 
 
+@objective
 class ScoreFunctionELBO(Objective):
     r"""The ELBO with score-function gradients where a guide's site cannot be reparameterised.
 
@@ -465,6 +471,7 @@ class ScoreFunctionELBO(Objective):
         self.started.fill_(True)
 
 
+@objective
 class EnumELBO(Objective):
     """The ELBO with discrete latent variables summed out exactly, by Pyro's parallel enumeration.
 

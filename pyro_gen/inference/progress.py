@@ -3,14 +3,20 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["new_bar", "progress_bar"]
+__all__ = ["Report", "new_bar", "progress_bar"]
 
 PATIENCE = 2.0  # seconds before a bar shows
+
+
+class Report(Protocol):
+    """What is called with the fraction done, and a few words where there are some."""
+
+    def __call__(self, fraction: float, words: str = "") -> None: ...
 
 
 def new_bar() -> "Progress":
@@ -32,7 +38,7 @@ def _silent(fraction: float, words: str = "") -> None:
 
 
 @contextmanager
-def progress_bar(text: str, progress: bool | Callable[[float], None]) -> Iterator[Callable[[float, str], None]]:
+def progress_bar(text: str, progress: bool | Callable[[float], None]) -> Iterator[Report]:
     """Yields what to call with the fraction done and a few words; a bar shows once it has taken a while.
 
     Arguments:

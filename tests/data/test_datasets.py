@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen.data import Binarize, DataSet, Dequantize, DynamicBinarize, StochasticBinarize, load
-from pyro_gen.data.datasets import NAMES
+from pyro_gen.registry import DATA_SETS
 
 SHAPES = {
     "breast_cancer": (569, (30,)),
@@ -65,9 +65,9 @@ def test_images_that_are_not_there(name: str, kind: str, tmp_path: Path) -> None
 
 
 def test_unknown_name_lists_the_names() -> None:
-    with pytest.raises(ValueError, match=r"unknown data set 'cifar'.*breast_cancer, diabetes, digits.*wine"):
+    with pytest.raises(ValueError, match=r"no data set 'cifar'.*breast_cancer, diabetes, digits.*wine"):
         load("cifar")
-    assert set(NAMES) == {*SHAPES, "mnist", "fashion_mnist"}
+    assert set(DATA_SETS) == {*SHAPES, "mnist", "fashion_mnist"}
 
 
 def test_transform_is_drawn_once(untouched_rng: None) -> None:

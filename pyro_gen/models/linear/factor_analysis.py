@@ -35,9 +35,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_gen.data.small import normal_rows
 from pyro_gen.likelihoods import observe
 from pyro_gen.nets import MissingInput
 from pyro_gen.program import Program
+from pyro_gen.registry import model
 
 __all__ = ["FactorAnalysis", "ProbabilisticPCA"]
 
@@ -103,6 +105,15 @@ class _Marginal(Program):
             return observe("x", dist.LowRankMultivariateNormal(self.loc, self.loadings, variance), x)
 
 
+@model(
+    "factor analysis",
+    paper="Rubin & Thayer (1982)",
+    small={
+        "exact guide": lambda: (FactorAnalysis(5, 2), normal_rows(9, 5)),
+        "amortised guide": lambda: (FactorAnalysis(5, 2, guide="amortised"), normal_rows(9, 5)),
+        "marginal": lambda: (FactorAnalysis(5, 2).marginal(), normal_rows(9, 5)),
+    },
+)
 class FactorAnalysis(_LinearFactors):
     r"""Creates a factor analysis model, :math:`\Psi = \operatorname{diag}(\sigma_1^2, \ldots, \sigma_D^2)`.
 
@@ -128,6 +139,15 @@ class FactorAnalysis(_LinearFactors):
         super().__init__(features, rank, guide, noise_shape=(features,))
 
 
+@model(
+    "probabilistic principal components",
+    paper="Tipping & Bishop (1999)",
+    small={
+        "exact guide": lambda: (ProbabilisticPCA(5, 2), normal_rows(9, 5)),
+        "amortised guide": lambda: (ProbabilisticPCA(5, 2, guide="amortised"), normal_rows(9, 5)),
+        "marginal": lambda: (ProbabilisticPCA(5, 2).marginal(), normal_rows(9, 5)),
+    },
+)
 class ProbabilisticPCA(_LinearFactors):
     r"""Creates a probabilistic PCA model, :math:`\Psi = \sigma^2 I`.
 

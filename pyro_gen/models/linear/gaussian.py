@@ -25,12 +25,22 @@ from pyro.nn import PyroParam
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_gen.data.small import normal_rows
 from pyro_gen.likelihoods import observe
 from pyro_gen.program import Program
+from pyro_gen.registry import model
 
 __all__ = ["Gaussian"]
 
 
+@model(
+    "Gaussian, full or diagonal covariance",
+    small={
+        "full": lambda: (Gaussian(4), normal_rows(9, 4)),
+        "full, images": lambda: (Gaussian((2, 3)), normal_rows(9, 2, 3)),
+        "diagonal": lambda: (Gaussian(4, covariance="diagonal"), normal_rows(9, 4)),
+    },
+)
 class Gaussian(Program):
     r"""Creates a Gaussian; it starts at :math:`\mathcal{N}(0, I)`.
 

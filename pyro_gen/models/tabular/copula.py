@@ -57,7 +57,7 @@ from pyro_gen.models.tabular.heavy import HeavyNormal, degrees, may_be_heavy, sa
 from pyro_gen.models.tabular.levels import log_nominal
 from pyro_gen.models.tabular.marginals import Marginals, Rows
 from pyro_gen.models.tabular.normal import kept_normal, moments, sample_normal
-from pyro_gen.models.tabular.table import KeptProgram, LearningProgress
+from pyro_gen.models.tabular.table import KeptProgram, LearningProgress, table_model
 from pyro_gen.models.tabular.warp import Warp
 
 __all__ = ["TableCopula"]
@@ -67,6 +67,7 @@ MOST_ROWS = 4000  # of a longer table as many are drawn to learn from
 GOLDEN = 0.6180339887498949  # multiples of it, without whole parts, fill [0, 1] evenly
 
 
+@table_model("Gaussian and t copula of mixed columns", paper="Hoff (2007)")
 class TableCopula(KeptProgram):
     r"""Creates a copula for the rows of a table, with a posterior over its parameters.
 

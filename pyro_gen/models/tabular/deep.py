@@ -38,12 +38,14 @@ from pyro_gen.models.tabular.features import Features
 from pyro_gen.models.tabular.latent import LatentTable
 from pyro_gen.models.tabular.latent_training import STEPS
 from pyro_gen.models.tabular.mixed_columns import MixedColumns, cut_points, level_logits, marginal_cuts
+from pyro_gen.models.tabular.table import table_model
 
 __all__ = ["LEAST_SCALE", "DeepLatentTable"]
 
 LEAST_SCALE = 0.05  # of a real column's noise, on the working scale
 
 
+@table_model("ensemble of deep latent-variable models", paper="Mattei & Frellsen (2019)")
 class DeepLatentTable(LatentTable):
     r"""Creates a deep latent-variable model of mixed columns.
 

@@ -36,7 +36,7 @@ from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
 from pyro_gen.likelihoods import observe
 from pyro_gen.models.tabular.gibbs import Schedule, gibbs, join
-from pyro_gen.models.tabular.table import KeptProgram, LearningProgress
+from pyro_gen.models.tabular.table import KeptProgram, LearningProgress, table_model
 
 __all__ = ["TableFactors", "factors_given"]
 
@@ -57,6 +57,7 @@ class _State(NamedTuple):
     growth: Tensor
 
 
+@table_model("Bayesian factor analysis, number of factors learnt", paper="Bhattacharya & Dunson (2011)")
 class TableFactors(KeptProgram):
     r"""Creates a Bayesian factor analysis for the rows of a table.
 

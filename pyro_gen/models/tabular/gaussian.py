@@ -47,13 +47,14 @@ from pyro_gen.likelihoods import observe
 from pyro_gen.models.tabular.conditional import condition, draw_missing
 from pyro_gen.models.tabular.gibbs import Schedule, gibbs
 from pyro_gen.models.tabular.normal import WEAK, Normal, draw_normal, kept_normal, sample_normal
-from pyro_gen.models.tabular.table import KeptProgram, LearningProgress
+from pyro_gen.models.tabular.table import KeptProgram, LearningProgress, table_model
 
 __all__ = ["TableGaussian"]
 
 CHAINS, SCHEDULE = 2, Schedule(burn_in=50, kept=25, thin=3)
 
 
+@table_model("multivariate normal, parameters with a posterior", paper="Schafer (1997)")
 class TableGaussian(KeptProgram):
     r"""Creates a multivariate normal for the rows of a table, with a posterior over its parameters.
 

@@ -63,7 +63,7 @@ from pyro_gen.models.tabular.mixture_cells import expect_cells, score_cells
 from pyro_gen.models.tabular.mixture_columns import Curves, Layout, Rows, prepare
 from pyro_gen.models.tabular.mixture_learning import Prior, start, sweep
 from pyro_gen.models.tabular.mixture_rows import Draw, MixtureRows, draw_rows, fit
-from pyro_gen.models.tabular.table import KeptProgram, LearningProgress
+from pyro_gen.models.tabular.table import KeptProgram, LearningProgress, table_model
 from pyro_gen.models.tabular.warp import Warp
 
 __all__ = ["TableMixture"]
@@ -75,6 +75,7 @@ COMPONENTS, MANY = (12, 24), 1000  # of a table with fewer rows than so many, an
 PRIOR = Prior(concentration=(2.0, 2.0), use=(1.0, 0.5), alike=(2.0, 0.2), common_noise=(2.0, 4.0), noise=4.0)
 
 
+@table_model("Dirichlet-process mixture of mixed columns", paper="Ishwaran & James (2001)")
 class TableMixture(KeptProgram):
     r"""Creates a mixture of factor analysers for the rows of a table, with a posterior over its parameters.
 

@@ -49,12 +49,14 @@ from pyro_gen.models.tabular.deep import LEAST_SCALE
 from pyro_gen.models.tabular.latent import LatentTable
 from pyro_gen.models.tabular.latent_training import STEPS
 from pyro_gen.models.tabular.selected import SelectedNormal, known_signs
+from pyro_gen.models.tabular.table import table_model
 
 __all__ = ["NotMIWAE"]
 
 INTERCEPTS = 10.0  # the scale of the prior of the intercepts, in logits
 
 
+@table_model("deep latent-variable model of values missing not at random", paper="Ipsen, Mattei & Frellsen (2021)")
 class NotMIWAE(LatentTable):
     r"""Creates a latent-variable model of real columns, each of which may mask itself (missing not at random).
 

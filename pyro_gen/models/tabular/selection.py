@@ -52,7 +52,7 @@ from pyro_gen.models.tabular.mechanism import THRESHOLD_SCALE, Mechanism, signed
 from pyro_gen.models.tabular.normal import Normal, draw_normal, kept_normal, sample_normal
 from pyro_gen.models.tabular.selected import SelectedNormal, known_signs
 from pyro_gen.models.tabular.slices import elliptical_slices, given_seen, slice_randomness
-from pyro_gen.models.tabular.table import KeptProgram, LearningProgress
+from pyro_gen.models.tabular.table import KeptProgram, LearningProgress, table_model
 
 __all__ = ["TableSelection"]
 
@@ -69,6 +69,7 @@ class _State(NamedTuple):
     mechanism: Mechanism
 
 
+@table_model("multivariate normal whose columns mask themselves", paper="Heckman (1979)")
 class TableSelection(KeptProgram):
     r"""Creates a multivariate normal whose columns may mask themselves (missing not at random).
 

@@ -48,13 +48,14 @@ from pyro_gen.models.tabular.heavy import (
     weight_quantile,
 )
 from pyro_gen.models.tabular.normal import draw_normal, moments, sample_normal
-from pyro_gen.models.tabular.table import KeptProgram, LearningProgress
+from pyro_gen.models.tabular.table import KeptProgram, LearningProgress, table_model
 
 __all__ = ["TableStudent"]
 
 CHAINS, SCHEDULE = 2, Schedule(burn_in=60, kept=25, thin=3)
 
 
+@table_model("multivariate Student-t", paper="Lange, Little & Taylor (1989)")
 class TableStudent(KeptProgram):
     r"""Creates a multivariate Student-t for the rows of a table, with a posterior over its parameters.
 

@@ -18,7 +18,7 @@ References:
 import abc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import pyro
 import pyro.distributions as dist
@@ -27,13 +27,29 @@ from torch import Tensor
 
 from pyro_gen._random import uniforms
 from pyro_gen.data.column import Column
+from pyro_gen.data.small import normal_rows
 from pyro_gen.program import Program
+from pyro_gen.registry import model
 
-__all__ = ["KeptProgram", "LearningProgress", "TableProgram"]
+__all__ = ["KeptProgram", "LearningProgress", "TableProgram", "table_model"]
 
 NUMBERS = 2**22  # in the largest tensor of rows at a time
 
 LearningProgress = Callable[[float, str], None]  # takes the share that is done, and words
+
+
+T = TypeVar("T", bound="type[TableProgram]")
+
+
+def table_model(title: str, *, paper: str) -> Callable[[T], T]:
+    """Class decorator: registers a program for tables, see :func:`pyro_gen.registry.model`."""
+
+    def register(cls: T) -> T:
+        columns = [Column(name, "real") for name in "abcd"]
+        small = {"real columns": lambda: (cls(columns), normal_rows(9, 4, dtype=torch.float64))}
+        return model(title, paper=paper, small=small, command="impute")(cls)
+
+    return register
 
 
 class TableProgram(Program):

@@ -34,13 +34,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_gen.data.small import binary_rows, level_rows, normal_rows
 from pyro_gen.likelihoods import Head, make_head, observe
 from pyro_gen.nets import MLP, ConvDecoder, ConvEncoder
 from pyro_gen.program import Program
+from pyro_gen.registry import model
 
 __all__ = ["VAE"]
 
 
+@model(
+    "variational autoencoder",
+    paper="Kingma & Welling (2014)",
+    small={
+        "dense, bernoulli": lambda: (VAE(6, 3, (10,)), binary_rows(9, 6)),
+        "conv, categorical": lambda: (
+            VAE((8, 8), 3, (4, 6), "categorical", "conv", levels=5),
+            level_rows(5, 9, 8, 8),
+        ),
+        "conv, normal": lambda: (VAE((8, 8), 3, (4, 6), "normal", "conv", scale="entry"), normal_rows(9, 8, 8)),
+    },
+)
 class VAE(Program):
     r"""Creates a variational autoencoder.
 

@@ -1,0 +1,26 @@
+"""A few rows of made-up data to try a program on; the same ones at every call."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["binary_rows", "level_rows", "normal_rows"]
+
+
+def normal_rows(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal numbers of a shape.
+
+    Example:
+        >>> normal_rows(9, 4).shape
+        torch.Size([9, 4])
+    """
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def binary_rows(*shape: int) -> Tensor:
+    """Fair coins, 0.0 or 1.0, of a shape."""
+    return (normal_rows(*shape) > 0).float()
+
+
+def level_rows(levels: int, *shape: int) -> Tensor:
+    """Levels 0.0, 1.0, ..., ``levels - 1``, all as likely, of a shape."""
+    return torch.randint(0, levels, shape, generator=torch.Generator().manual_seed(0)).float()

@@ -1,0 +1,64 @@
+"""What a recipe of the zoo can assert of a trained program: measurements with their unit and their error.
+
+Each is registered by :func:`pyro_gen.registry.measure`; ``[figure] measure = "log_likelihood"`` in a recipe names one.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from pyro_gen.data.prepared import Prepared
+from pyro_gen.inference.importance import log_likelihood
+from pyro_gen.inference.likelihood import LogLikelihood
+from pyro_gen.program import Program
+from pyro_gen.registry import Measured, measure
+
+__all__ = ["bits_per_dim", "log_likelihood_per_datum", "perplexity"]
+
+Progress = Callable[[float], None] | None
+
+
+def _test_likelihood(
+    program: Program, data: Prepared, seed: int, progress: Progress, options: dict[str, Any]
+) -> LogLikelihood:
+    device = next(program.parameters()).device
+    return log_likelihood(program, data.test.to(device), seed=seed, progress=progress, **options)
+
+
+@measure("log_likelihood", unit="nats", better="higher")
+def log_likelihood_per_datum(
+    program: Program, data: Prepared, *, seed: int = 0, progress: Progress = None, **options: Any
+) -> Measured:
+    """The mean log-likelihood of a test datum, in nats; the options are those of :func:`pyro_gen.log_likelihood`."""
+    found = _test_likelihood(program, data, seed, progress, options)
+    return Measured(found.mean(), found.mean_standard_error(), found.sampling_error(), found.kind, found.method)
+
+
+@measure("bits_per_dim", unit="bits/dim", better="lower")
+def bits_per_dim(
+    program: Program, data: Prepared, *, seed: int = 0, progress: Progress = None, **options: Any
+) -> Measured:
+    """The negative log-likelihood of the test data before their transform, in bits per number.
+
+    Raises:
+        ValueError: The transform throws information away.
+    """
+    if data.log_abs_det_jacobian is None:
+        raise ValueError("the transform throws information away, so there are no bits/dim of the data.")
+    found = _test_likelihood(program, data, seed, progress, options)
+    scale = 1 / (found.event_dims * math.log(2))
+    value = found.bits_per_dim(data.log_abs_det_jacobian)
+    errors = (scale * found.mean_standard_error(), scale * found.sampling_error())
+    return Measured(value, *errors, found.kind, found.method)
+
+
+@measure("perplexity", unit="", better="lower")
+def perplexity(
+    program: Program, data: Prepared, *, seed: int = 0, progress: Progress = None, **options: Any
+) -> Measured:
+    """The exponential of the negative log-likelihood per number of the test data, per token of text say."""
+    found = _test_likelihood(program, data, seed, progress, options)
+    value = found.perplexity()
+    scale = value / found.event_dims  # of the exponential, by the delta method
+    errors = (scale * found.mean_standard_error(), scale * found.sampling_error())
+    return Measured(value, *errors, found.kind, found.method)

@@ -1,0 +1,96 @@
+"""The registries, and what a model costs: a toy one is added the way CONTRIBUTING says, and everything knows it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyro_gen.registry import DATA_SETS, MODELS, OBJECTIVES, Registry
+
+ROOT = Path(__file__).resolve().parents[1]
+
+MODEL = '''"""A toy: independent normal entries."""
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_gen.data.small import normal_rows
+from pyro_gen.likelihoods import observe
+from pyro_gen.program import Program
+from pyro_gen.registry import model
+
+
+@model("a toy", paper="Nobody (2026)", small={"": lambda: (Toy(3), normal_rows(9, 3))})
+class Toy(Program):
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.event_shape = torch.Size([features])
+        self.loc = nn.Parameter(torch.zeros(features))
+
+    def model(self, x: Tensor) -> Tensor:
+        with self.plate(x):
+            return observe("x", dist.Normal(self.loc, 1.0).to_event(1), x)
+'''
+RECIPE = """
+title = "The toy"
+[program]
+model = "Toy"
+[data]
+name = "iris"
+[figure]
+measure = "log_likelihood"
+at_least = -1e3
+source = "nowhere"
+"""
+
+
+def test_a_new_model_is_one_file_a_line_and_a_recipe(tmp_path: Path) -> None:
+    package = tmp_path / "pyro_gen"
+    shutil.copytree(ROOT / "pyro_gen", package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "models" / "linear" / "toy.py").write_text(MODEL, encoding="utf-8")
+    with (package / "models" / "linear" / "__init__.py").open("a", encoding="utf-8") as file:
+        file.write("from pyro_gen.models.linear.toy import Toy  # noqa\n")
+    (package / "recipes" / "toy.toml").write_text(RECIPE, encoding="utf-8")
+
+    def run(*words: str) -> str:
+        env = os.environ | {"PYTHONPATH": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, *words], capture_output=True, text=True, cwd=tmp_path, env=env, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    listed = json.loads(run("-m", "pyro_gen", "zoo", "list", "--json"))
+    assert "toy" in [entry["name"] for entry in listed]
+    fitted = json.loads(run("-m", "pyro_gen", "fit", "Toy", "--data", "iris", "--epochs", "1", "--json"))
+    assert fitted["epochs"] == 1
+    checked = run(
+        "-c",
+        "from pyro_gen.registry import MODELS\n"
+        "from pyro_gen.evaluation.conformance import check_program\n"
+        "card = MODELS['Toy']\n"
+        "check_program(*card.small['']()).raise_for_failures()\n"
+        "print(card.family)",
+    )
+    assert checked == "linear\n"
+
+
+def test_a_registry_names_what_it_has() -> None:
+    assert {"ELBO", "IWAE", "DReG", "Renyi", "ScoreFunctionELBO", "EnumELBO"} <= set(OBJECTIVES)
+    assert {"VAE", "Gaussian", "TableStudent"} <= set(MODELS)
+    assert DATA_SETS["mnist"].from_folder and not DATA_SETS["iris"].from_folder
+    with pytest.raises(ValueError, match=r"there is no objective 'ELBOW': choose one of DReG, ELBO, "):
+        OBJECTIVES.find("ELBOW")
+
+
+def test_a_name_is_given_once() -> None:
+    registry: Registry[int] = Registry("number")
+    registry.add("one", 1)
+    with pytest.raises(ValueError, match="there is a number 'one' already"):
+        registry.add("one", 2)
+    assert dict(registry) == {"one": 1}
