@@ -9,7 +9,7 @@ Example:
     torch.Size([3, 8, 8])
 """
 
-from pyro_gen import data, evaluation, imputation, inference, models, zoo
+from pyro_gen import data, distributions, evaluation, imputation, inference, models, zoo
 from pyro_gen._version import __version__
 from pyro_gen.evaluation.conformance import check_program
 from pyro_gen.imputation import Imputer
@@ -44,6 +44,7 @@ __all__ = [
     "check_program",
     "data",
     "diagnose",
+    "distributions",
     "evaluation",
     "fit",
     "imputation",

@@ -25,10 +25,13 @@ from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 from torch.distributions.utils import broadcast_all
 
+from pyro_gen.distributions import Censored
+
 __all__ = [
     "HEADS",
     "BernoulliHead",
     "CategoricalHead",
+    "CensoredHead",
     "DiscretizedLogistic",
     "DiscretizedLogisticHead",
     "Head",
@@ -528,6 +531,49 @@ class DiscretizedLogisticHead(Head):
         return torch.stack([mean / half - 1, torch.log(scale * math.sqrt(3) / math.pi / (half / 2))])
 
 
+class CensoredHead(Head):
+    """Entries of another head seen between two limits: values beyond a limit are seen as the limit (Tobin, 1958).
+
+    Arguments:
+        event_shape: The shape of one datum.
+        likelihood: The head of what is censored: a name in :data:`HEADS`, or a head, with independent entries whose
+            distribution function is known, see :class:`pyro_gen.distributions.Censored`.
+        low: The least value that is seen, or one for each entry, with shape ``event_shape``.
+        high: The greatest, likewise.
+        options: Passed to the head of that name.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        event_shape: torch.Size | tuple[int, ...],
+        likelihood: "str | Head" = "normal",
+        low: Tensor | float = -math.inf,
+        high: Tensor | float = math.inf,
+        **options: Any,
+    ) -> None:
+        super().__init__(event_shape)
+        self.head = make_head(likelihood, event_shape, **options)
+        self.register_buffer("low", torch.as_tensor(low, dtype=torch.get_default_dtype()))
+        self.register_buffer("high", torch.as_tensor(high, dtype=torch.get_default_dtype()))
+
+    @property
+    def features(self) -> torch.Size:
+        return self.head.features
+
+    def forward(self, h: Tensor) -> Any:
+        inner = self.head(h)
+        return self._to_event(Censored(inner.base_dist if self.event_shape else inner, self.low, self.high))
+
+    def normalise(self, x: Tensor) -> Tensor:
+        return self.head.normalise(x)
+
+    def marginal_features(self, x: Tensor) -> Tensor:
+        return self.head.marginal_features(x)
+
+
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (at least a hundredth of the greatest) of each entry's seen values."""
     mean = x.nanmean(0).nan_to_num()
@@ -545,6 +591,7 @@ HEADS: dict[str, type[Head]] = {
     "student_t": StudentTHead,
     "categorical": CategoricalHead,
     "discretized_logistic": DiscretizedLogisticHead,
+    "censored": CensoredHead,
 }
 
 

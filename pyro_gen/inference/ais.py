@@ -43,6 +43,7 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.density import Density, ProgramDensity, density, evaluation, rows_of
 from pyro_gen.inference.annealing import CHAINS, Options, Rows, Runs, Single, backward
+from pyro_gen.inference.factors import refuse_factors
 from pyro_gen.inference.importance import entries_seen
 from pyro_gen.inference.likelihood import LogLikelihood
 from pyro_gen.inference.paths import Hamiltonian, Particles, Path, as_target, resample, unit_of
@@ -267,6 +268,8 @@ class _Simulated(NamedTuple):
 def _simulate(program: Program, n: int, sets: int, context: tuple[Any, ...], missing: Tensor | None) -> _Simulated:
     from pyro_gen.inference.predictive import given_site, simulate, simulate_sets
 
+    if program.event_shape is not None:
+        refuse_factors(program, *_nothing(program, n, context), verb="bdmc")
     if program.event_shape is None or not structure(program, *_nothing(program, 1, context)).global_:
         x, values, dims = simulate(program, n, context)  # which says so where the shape of a datum is not known
         stacked = False

@@ -45,6 +45,7 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.density import Density, ProgramDensity, as_inputs, density, evaluation
+from pyro_gen.inference.factors import refuse_factors
 from pyro_gen.inference.mcmc.driver import run
 from pyro_gen.inference.mcmc.sampler import Sampler
 from pyro_gen.inference.predictive import given_site, simulate_sets
@@ -431,6 +432,7 @@ def _simulate(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Draws latent variables and data together: data (S, N, *) with the holes of x, and values (S, *) by name."""
     nothing = torch.full_like(x, math.nan)
+    refuse_factors(program, nothing, *context, verb="sbc")
     if (name := given_site(program, nothing, *context)) is not None:  # which says more of the latent variables
         raise ValueError(
             f"The model of {type(program).__name__} observes '{name}', which is given and not simulated: observe only "

@@ -18,6 +18,7 @@ from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity, as_arguments, density, evaluation
 from pyro_gen.inference.ais import anneal, evidence_with_gap
 from pyro_gen.inference.bridge import bridge_evidence
+from pyro_gen.inference.factors import energy_of
 from pyro_gen.inference.importance import draws_for, log_likelihood
 from pyro_gen.inference.likelihood import LogLikelihood
 from pyro_gen.inference.paths import unit_of
@@ -59,7 +60,8 @@ def log_evidence(
         One number with its error, in nats. Its bits per dim are those of the whole data set over all numbers seen.
 
     Raises:
-        ValueError: The method does not exist or does not apply; a prior is improper; the model has a factor.
+        ValueError: The method does not exist or does not apply; a prior is improper; the model has a factor that
+            is no likelihood of censored data, as far as its gradients tell.
 
     Example:
         >>> import pyro, torch
@@ -118,10 +120,12 @@ def _require_evidence(target: ProgramDensity) -> None:
             f"The prior of '{target.improper[0]}' is improper, so there is no evidence: the integral carries a "
             "constant that the prior leaves open. Give it a proper prior."
         )
-    if target.unnormalised:
+    if name := energy_of(target):
         raise ValueError(
-            "The model has a factor, so the integral of its joint density is no evidence but the normalising constant "
-            "of an unnormalised density, which no other model's compares with. If that is the number you want: "
+            f"The model has a factor, '{name}', that is no likelihood of data which no observed site scores, so "
+            "the integral of its joint density is no evidence but the normalising constant "
+            "of an unnormalised density, which no other model's compares with. Write censored data by "
+            "pg.distributions.Censored. If that constant is the number you want: "
             "pyro_gen.inference.smc.smc(pyro_gen.density.density(program, x)).evidence."
         )
 

@@ -132,7 +132,11 @@ def log_likelihood(
         kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
         if kinds.kind in ("unnormalised", "implicit"):
             what = "a factor" if kinds.kind == "unnormalised" else "an observed site without a density"
-            raise ValueError(f"{type(program).__name__} has {what}: its likelihood is not known by any method here.")
+            raise ValueError(
+                f"{type(program).__name__} has {what}, so the data have no likelihood one by one that is known by any "
+                "method here: where latent variables are global, pg.log_evidence takes a factor of censored data, and "
+                "pg.distributions.Censored says the same without one."
+            )
         closed = type(program).marginal is not Program.marginal
         discrete = is_enumerable(program, x, *context)
         if method == "auto":

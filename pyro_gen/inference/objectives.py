@@ -49,10 +49,13 @@ class Objective(nn.Module):
         traceable: Whether the loss is a pure function of parameters and data, so that :func:`pyro_gen.fit` may turn
             it into a graph.
         anneals: Whether ``kl_weight`` means something to this objective.
+        kinds: The kinds of density that it is right for, see :class:`~pyro_gen.program.Structure`: of an
+            ``"unnormalised"`` or an ``"implicit"`` one a bound is none.
     """
 
     traceable = True
     anneals = True
+    kinds: tuple[str, ...] = ("exact", "bound")
 
     def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:
         r"""Computes the loss.

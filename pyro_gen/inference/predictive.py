@@ -19,6 +19,7 @@ from pyro_gen.data import as_tensor
 from pyro_gen.density import as_inputs, evaluation, row_chunks, rows_of
 from pyro_gen.inference.ais import posterior_draws
 from pyro_gen.inference.diagnose import diagnose
+from pyro_gen.inference.factors import refuse_data_factors
 from pyro_gen.inference.importance import (
     effective_sample_size,
     enumerated,
@@ -96,7 +97,10 @@ def simulate(program: Program, n: int, context: tuple[Any, ...]) -> tuple[Tensor
     with pyro.validation_enabled(False):
         few = (x[:ROWS], *rows_of(x, context, slice(ROWS)))
         shared: dict[str, Tensor] = {}
-        if structure(program, *few).global_:
+        kinds = structure(program, *few)
+        if kinds.kind == "unnormalised":
+            refuse_data_factors(program, *few, verb="sample")
+        if kinds.global_:
             sites = sample_sites(pyro.poutine.trace(program.guide).get_trace(*few))
             shared = {name: s["value"] for name, s in sites.items() if not is_local(s)}
         data, values, dims = [], [], {}
@@ -176,6 +180,8 @@ def reconstruct(program: Program, x: Tensor, *context: Any, draws: int = 1, seed
     context = tuple(rest)
     out = []
     with seeded(seed), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
+        if structure(program, x[:ROWS], *rows_of(x, context, slice(ROWS))).kind == "unnormalised":
+            refuse_data_factors(program, x, *context, verb="reconstruct")
         for rows in row_chunks(len(x), ROWS):
             data = (x[rows], *rows_of(x, context, rows))
             total = torch.zeros_like(data[0])
@@ -277,13 +283,15 @@ def impute(
         return data.expand(draws, *data.shape).clone()
     with seeded(seed), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
         kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
+        if kinds.kind == "unnormalised":
+            refuse_data_factors(program, x, *context, verb="impute")
         if method == "hmc" or (method == "auto" and _leaves_out(program, kinds, x, context)):
             out[:, holes] = _by_hmc(program, kinds, x, context, draws, {"seed": seed, **(options or {})})[:, holes]
             return torch.where(torch.isnan(data), out.to(data.dtype), data)
         if options:
             raise ValueError('impute(options=...): this program is imputed without Markov chains; give method="hmc".')
         obstacle = guide_obstacle(program, x, *context) if kinds.kind == "bound" else None
-        if obstacle == "rows":
+        if obstacle == "rows" or kinds.global_:  # a guide of global variables may read all rows
             holes = torch.arange(len(x), device=x.device)
         y, context = x[holes], rows_of(x, context, holes)
         start = "guide" if obstacle is None else "prior"

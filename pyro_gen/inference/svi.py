@@ -38,7 +38,7 @@ from pyro_gen.data import Batches, as_tensor
 from pyro_gen.density import as_inputs
 from pyro_gen.density.shapes import check_broadcasts
 from pyro_gen.inference.graph import GradientStep, LossModule, NotTraceableError, compiler_available
-from pyro_gen.inference.objectives import ELBO, Objective, resolve_objective
+from pyro_gen.inference.objectives import Objective, resolve_objective
 from pyro_gen.inference.progress import new_bar
 from pyro_gen.program import Program, data_size, sample_sites, site_log_prob, structure, trace_pair
 
@@ -50,7 +50,12 @@ __all__ = ["FitResult", "NonFiniteLossError", "fit"]
 
 # Steps after which the half a minute of torch.compile has paid for itself, at about half a millisecond a step.
 STEPS_WORTH_COMPILING = 60_000
-_WHY = {"unnormalised": "a factor site", "implicit": "an observed site that is a Delta"}
+_WHY = {
+    "exact": "no latent variable",
+    "bound": "latent variables",
+    "unnormalised": "a factor site",
+    "implicit": "an observed site that is a Delta",
+}
 # Rows that a program sees before training, to create its parameters and to start them near the data.
 ROWS_TO_INITIALISE = 4096
 
@@ -224,10 +229,11 @@ def fit(
         for rows in (first, *(() if held_out is None else (next(held_out.epoch(0)),))):
             _preflight(program, [b.to(fabric.device) for b in rows], batches.size)
         kind = structure(program, *(b.to(fabric.device) for b in first)).kind
-        if kind in ("unnormalised", "implicit") and type(objective).__module__ == ELBO.__module__:
+        if kind not in objective.kinds:
             raise ValueError(
-                f"{type(program).__name__} is {kind} ({_WHY[kind]}), so {type(objective).__name__} is no bound on its "
-                "log-likelihood: give an objective= made for such models."
+                f"{type(program).__name__} is {kind} ({_WHY[kind]}), and {type(objective).__name__} is right for what "
+                f"is {' or '.join(objective.kinds)}: give an objective= made for such models (kinds: {kind!r}) "
+                "(censored data need no factor, see pg.distributions.Censored; pg.posterior needs no objective)."
             )
         if program.event_shape is None:
             program.event_shape = torch.Size(first[0].shape[1:])
