@@ -538,7 +538,9 @@ def _zoo_reproduce(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Written after each epoch; a run that finds it goes on from there.")
     ] = None,
-    store: Annotated[bool, typer.Option("--store", help="Keep the result for the README's table.")] = False,
+    store: Annotated[
+        bool, typer.Option("--store", help="Keep the result for the tables of the documentation.")
+    ] = False,
     progress: Progress = True,
     as_json: Json = False,
 ) -> None:
@@ -559,13 +561,15 @@ def _zoo_reproduce(
 
 @zoo_app.command("table")
 def _zoo_table(
-    write: Annotated[Path | None, typer.Option(help="A README to put the table into, between its marks.")] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="A Markdown page to put the tables into, between their marks.")
+    ] = None,
 ) -> None:
     """Print the table of the stored results as Markdown."""
     if write is None:
         print(zoo.table())
         return
-    print(f"{write}: {'updated' if zoo.write_table(write) else 'up to date'}")
+    print(f"{write}: {'updated' if zoo.write_tables(write) else 'up to date'}")
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from pyro_gen.zoo.entries import Entry, Figure, load, make_objective, names
 from pyro_gen.zoo.reproduction import Reproduction, measure, reproduce, versions
-from pyro_gen.zoo.results import clock, store, stored, table, write_table
+from pyro_gen.zoo.results import clock, models_table, store, stored, table, write_tables
 from pyro_gen.zoo.training import prepare, train
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "load",
     "make_objective",
     "measure",
+    "models_table",
     "names",
     "prepare",
     "reproduce",
@@ -21,5 +22,5 @@ __all__ = [
     "table",
     "train",
     "versions",
-    "write_table",
+    "write_tables",
 ]

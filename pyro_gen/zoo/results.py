@@ -1,20 +1,22 @@
-"""The stored results of the recipes, and the table that the README shows of them."""
+"""The stored results of the recipes, and the tables that README and documentation show of them."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from pyro_gen.program import structure
+from pyro_gen.registry import MODELS
 from pyro_gen.zoo.entries import load, names
 from pyro_gen.zoo.reproduction import Reproduction
 
-__all__ = ["RESULTS", "clock", "store", "stored", "table", "write_table"]
+__all__ = ["RESULTS", "clock", "models_table", "store", "stored", "table", "write_tables"]
 
 #: The folder of the stored results, in a checkout.
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "zoo"
 
 
 def store(reproduction: Reproduction) -> Path:
-    """Writes a result to :data:`RESULTS`, for the table of the README.
+    """Writes a result to :data:`RESULTS`, for the tables of the documentation.
 
     Raises:
         ValueError: The package does not run from a checkout.
@@ -64,16 +66,39 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def write_table(readme: Path) -> bool:
-    """Puts :func:`table` between the marks of a README; returns whether that changed it.
+def models_table() -> str:
+    """The models as a Markdown table: class, paper, kind of density, recipes with their figures."""
+    results, recipes = stored(), [load(name) for name in names()]
+    lines = ["| model | what | paper | kind | recipes and their figures |", "|---|---|---|---|---|"]
+    for name, card in MODELS.items():
+        program, x = next(iter(card.small.values()))()
+        found = []
+        for entry in (e for e in recipes if e.model == name):
+            value = (
+                f"{results[entry.name]['value']:.2f} {entry.figure.unit}" if entry.name in results else "not run yet"
+            )
+            found.append(f"`{entry.name}`: {value.strip()}")
+        if card.command == "impute":
+            found.append("`pyro-gen impute`")
+        row = (f"`{name}`", card.title, card.paper, structure(program, x).kind, "; ".join(found))
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def write_tables(page: Path) -> bool:
+    """Puts :func:`table` and :func:`models_table` between the marks of a Markdown page; returns whether it changed.
 
     Raises:
-        ValueError: The file has no marks.
+        ValueError: The page has no marks.
     """
-    text = readme.read_text(encoding="utf-8")
-    start, end = "<!-- zoo-table:start -->\n", "<!-- zoo-table:end -->"
-    if start not in text or end not in text:
-        raise ValueError(f"{readme} has no lines {start.strip()} and {end} to put the table between.")
-    new = text.split(start)[0] + start + table() + "\n" + end + text.split(end, 1)[1]
-    readme.write_text(new, encoding="utf-8")
+    text = new = page.read_text(encoding="utf-8")
+    for name, make in (("zoo", table), ("models", models_table)):
+        start, end = f"<!-- {name}-table:start -->\n", f"<!-- {name}-table:end -->"
+        if start in new and end in new:
+            new = new.split(start)[0] + start + make() + "\n" + end + new.split(end, 1)[1]
+    if "-table:start -->\n" not in text:
+        raise ValueError(
+            f"{page} has no lines <!-- zoo-table:start --> and <!-- zoo-table:end --> to put a table between."
+        )
+    page.write_text(new, encoding="utf-8")
     return new != text
