@@ -9,29 +9,50 @@ Example:
     torch.Size([3, 8, 8])
 """
 
-from pyro_gen import data, distributions, evaluation, imputation, inference, models, zoo
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from pyro_gen._version import __version__
-from pyro_gen.evaluation.conformance import check_program
-from pyro_gen.imputation import Imputer
-from pyro_gen.inference import (
-    FitResult,
-    LogLikelihood,
-    bdmc,
-    check_guide,
-    diagnose,
-    fit,
-    impute,
-    log_evidence,
-    log_likelihood,
-    posterior,
-    reconstruct,
-    sample,
-    sbc,
-    with_guide,
-)
-from pyro_gen.likelihoods import observe
-from pyro_gen.program import Program, plate
-from pyro_gen.targets import load
+
+if TYPE_CHECKING:
+    from pyro_gen import data, evaluation, imputation, inference, models, zoo
+    from pyro_gen.evaluation.conformance import check_program
+    from pyro_gen.imputation import Imputer
+    from pyro_gen.inference import (
+        FitResult,
+        LogLikelihood,
+        bdmc,
+        check_guide,
+        diagnose,
+        fit,
+        impute,
+        log_evidence,
+        log_likelihood,
+        posterior,
+        reconstruct,
+        sample,
+        sbc,
+        with_guide,
+    )
+    from pyro_gen.likelihoods import observe
+    from pyro_gen.program import Program, plate
+    from pyro_gen.targets import load
+
+# Where each name lives. It is imported when it is first asked for, so that a script which only trains does not wait for
+# pandas, scikit-learn and matplotlib.
+_MODULES = {
+    "pyro_gen.evaluation.conformance": ("check_program",),
+    "pyro_gen.imputation": ("Imputer",),
+    "pyro_gen.inference": (
+        *("FitResult", "LogLikelihood", "bdmc", "check_guide", "diagnose", "fit", "impute", "log_evidence"),
+        *("log_likelihood", "posterior", "reconstruct", "sample", "sbc", "with_guide"),
+    ),
+    "pyro_gen.likelihoods": ("observe",),
+    "pyro_gen.program": ("Program", "plate"),
+    "pyro_gen.targets": ("load",),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+_PACKAGES = ("data", "evaluation", "imputation", "inference", "models", "zoo")
 
 __all__ = [
     "FitResult",
@@ -44,7 +65,6 @@ __all__ = [
     "check_program",
     "data",
     "diagnose",
-    "distributions",
     "evaluation",
     "fit",
     "imputation",
@@ -63,3 +83,16 @@ __all__ = [
     "with_guide",
     "zoo",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"pyro_gen.{name}")
+    if name in _HOMES:
+        value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+        return value
+    raise AttributeError(f"module 'pyro_gen' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

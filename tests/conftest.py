@@ -16,6 +16,16 @@ ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="Where tests/test_devices.py computes: cpu, cuda, cuda:1, ...")
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The device of `--device`."""
+    return torch.device(request.config.getoption("--device"))
+
+
 @pytest.fixture(autouse=True)
 def seed() -> int:
     """Seeds torch, NumPy and random before each test, so that no result depends on the order of the tests."""
