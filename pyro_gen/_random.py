@@ -1,6 +1,12 @@
-"""Reproducible randomness that leaves the caller's generators alone, and randomness under ``vmap``."""
+"""Reproducible randomness that leaves the caller's generators alone, and randomness under ``vmap``.
+
+Torch's generators, Pyro's stack of effect handlers and the mode of a module belong to the whole process: while a thread
+uses them, others wait.
+"""
 
 import math
+import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +17,24 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 T = TypeVar("T")
+
+_LOCK = threading.RLock()
+
+
+@contextmanager
+def exclusive() -> Iterator[None]:
+    """Holds what belongs to the whole process for this thread, which may enter again; another one waits at its door."""
+    with _LOCK:
+        yield
+
+
+def _after_fork() -> None:
+    """In a forked process the lock is free, unless the thread that forked holds it: the others are gone."""
+    if not _LOCK._is_owned():  # type: ignore[attr-defined]
+        _LOCK._at_fork_reinit()  # type: ignore[attr-defined]
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager
@@ -33,7 +57,7 @@ def seeded(seed: int) -> Iterator[None]:
     # CUDA is forked only once it is in use: asking for its state would initialise it, and torch.manual_seed would
     # note its seed for later, with a stack trace that takes milliseconds.
     cuda = torch.cuda.is_initialized()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if cuda else ()):
+    with exclusive(), torch.random.fork_rng(devices=range(torch.cuda.device_count()) if cuda else ()):
         (torch.manual_seed if cuda else torch.default_generator.manual_seed)(seed)
         yield
 

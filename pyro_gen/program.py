@@ -32,7 +32,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
-from pyro_gen._random import seeded
+from pyro_gen._random import exclusive, seeded
 
 if TYPE_CHECKING:
     from pyro_gen.inference.objectives import Objective
@@ -128,7 +128,7 @@ def plate(x: Tensor, dim: int = -1) -> Any:
 
 @contextmanager
 def _local_parameters() -> Iterator[None]:
-    with pyro.settings.context(module_local_params=True):
+    with exclusive(), pyro.settings.context(module_local_params=True):
         yield
 
 
@@ -368,6 +368,11 @@ def trace_pair(program: Program, x: Tensor, *context: Any) -> tuple[Trace, Trace
     Returns:
         The traces of model and guide.
     """
+    with exclusive():
+        return _trace_pair(program, x, *context)
+
+
+def _trace_pair(program: Program, x: Tensor, *context: Any) -> tuple[Trace, Trace]:
     guide_trace = pyro.poutine.trace(program.guide).get_trace(x, *context)
     for name in [n for n, s in guide_trace.nodes.items() if s["type"] == "sample" and is_subsample(s)]:
         # Replaying an autoguide's plate would impose the batch size of its first run on the model.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pyro_gen._random import vmap_draws
+from pyro_gen._random import exclusive, vmap_draws
 from pyro_gen.density.graphs import compile_graph, compiler_available, nan_on_failure, record
 from pyro_gen.density.inputs import first_line, rows_per_chunk
 
@@ -489,14 +489,15 @@ def _no_validation() -> Iterator[None]:
 
     A distribution that was made outside of the model remembers that it is to check its samples.
     """
-    cls: Any = torch.distributions.Distribution
-    check = cls._validate_sample
-    cls._validate_sample = lambda self, value: None
-    try:
-        with pyro.validation_enabled(False):
-            yield
-    finally:
-        cls._validate_sample = check
+    with exclusive():
+        cls: Any = torch.distributions.Distribution
+        check = cls._validate_sample
+        cls._validate_sample = lambda self, value: None
+        try:
+            with pyro.validation_enabled(False):
+                yield
+        finally:
+            cls._validate_sample = check
 
 
 def generator_states(device: torch.device) -> list[Any]:

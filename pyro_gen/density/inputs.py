@@ -10,6 +10,7 @@ import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
+from pyro_gen._random import exclusive
 from pyro_gen.data import as_tensor
 from pyro_gen.program import Program, data_frame, is_local, sample_sites
 
@@ -60,17 +61,16 @@ def evaluation(program: Program | Callable[..., Any]) -> Iterator[None]:
 
     A plain model function has modules where it is one, or a method of one.
     """
-    module = getattr(program, "__self__", program)
-    if not isinstance(module, nn.Module):
-        yield
-        return
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
+    module: Any = getattr(program, "__self__", program)
+    with exclusive():  # modes are those of all threads
+        training = [part for part in module.modules() if part.training] if isinstance(module, nn.Module) else []
+        if training:
+            module.eval()
+        try:
+            yield
+        finally:
+            for part in training:
+                part.training = True
 
 
 def constants_of(program: Program | Callable[..., Any]) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_gen._random import seeded
+from pyro_gen._random import exclusive, seeded
 from pyro_gen.density import any_missing, as_inputs
 from pyro_gen.likelihoods import assume_missing, completions, no_completion
 from pyro_gen.program import (
@@ -411,7 +411,7 @@ def _register(purpose: str) -> Callable[[Callable[[Case], str | None]], Callable
 @contextmanager
 def _calm() -> Iterator[None]:
     """Own parameter store, so that the caller's stays as it is, and no validation but where it is the check."""
-    with pyro.get_param_store().scope(), pyro.validation_enabled(False):
+    with exclusive(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
         yield
 
 
