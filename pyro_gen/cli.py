@@ -29,6 +29,7 @@ from rich.text import Text
 from torch import Tensor
 
 from pyro_gen import zoo
+from pyro_gen._files import atomic
 from pyro_gen._version import __version__
 from pyro_gen.data import DataSet, Transform, as_tensor, read_table
 from pyro_gen.data import load as load_data
@@ -735,16 +736,17 @@ def _sample(
             scale = f"after {saved.transform}"
     picture = pictures.is_image(drawn.shape[1:])
     path = out or Path(f"{weights.stem}_samples.{'png' if picture else 'csv'}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     match path.suffix:
         case ".csv":
             _write_csv(path, drawn, saved.description["columns"])
         case ".npy":
             import numpy as np
 
-            np.save(path, drawn.numpy())
+            with atomic(path) as partial:
+                np.save(partial, drawn.numpy())
         case ".pt":
-            torch.save(drawn, path)
+            with atomic(path) as partial, partial.open("wb") as file:
+                torch.save(drawn, file)
         case ".png" | ".pdf" | ".svg" if picture:
             pictures.write(pictures.image_grid(drawn, f"{n} samples of {weights.name}"), path)
         case _:
@@ -759,10 +761,10 @@ def _sample(
 def _write_csv(path: Path, x: Tensor, columns: Sequence[str] | None) -> None:
     import pandas as pd
 
+    from pyro_gen.imputation.files import write_table
+
     flat = x.flatten(1)
-    pd.DataFrame(flat.numpy(), columns=pd.Index(columns or [f"x{i}" for i in range(flat.shape[1])])).to_csv(
-        path, index=False
-    )
+    write_table(pd.DataFrame(flat.numpy(), columns=pd.Index(columns or [f"x{i}" for i in range(flat.shape[1])])), path)
 
 
 @app.command("evaluate")
@@ -1056,7 +1058,6 @@ def _impute(
         "seed": seed,
         "versions": zoo.versions(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     if known is None:
         files.write_table(frame.drop(columns=dropped), path)
         if as_json:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_gen._files import save_figure
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -168,9 +170,8 @@ def posterior_pictures(idata: Any, folder: str | Path, seed: int = 0) -> list[Pa
             if name in ("trace", "rank"):
                 figure.tight_layout()
             path = folder / f"{name}.png"
-            figure.savefig(path, dpi=110, bbox_inches="tight")
+            written.append(save_figure(figure, path, dpi=110, bbox_inches="tight"))
             plt.close(figure)
-            written.append(path.resolve())
     return written
 
 
@@ -213,7 +214,4 @@ def _resampled(values: Any, log_weights: Any, rng: np.random.Generator) -> Any:
 
 def write(figure: "Figure", path: str | Path) -> Path:
     """Writes a picture; the name's ending says the format."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160)
-    return path.resolve()
+    return save_figure(figure, path, dpi=160)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen import data
+from pyro_gen._files import atomic
 from pyro_gen._random import seeded
 from pyro_gen.data import Compose, Standardize, Transform
 from pyro_gen.program import Program
@@ -406,8 +407,8 @@ def save_program(
         "columns": None if columns is None else list(columns),
         "data": data,
     }
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": program.state_dict(), "description": json.dumps(description)}, path)
+    with atomic(path) as partial, partial.open("wb") as opened:
+        torch.save({"state_dict": program.state_dict(), "description": json.dumps(description)}, opened)
 
 
 def load_program(path: str | Path, target: str | None = None) -> SavedProgram:

@@ -21,10 +21,8 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -33,6 +31,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from pyro_gen._files import atomic
 from pyro_gen.data.column import Column
 from pyro_gen.data.schema import Schema
 from pyro_gen.imputation import sensitivity
@@ -379,7 +378,7 @@ class Completed:
 
     def to_csv(self, path: str | os.PathLike[str], *, original: bool = False) -> None:
         """Writes :meth:`long` as CSV, one draw at a time."""
-        with _replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+        with atomic(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
             for number, part in enumerate(self._long_parts(original)):
                 part.to_csv(file, index=False, header=number == 0)
 
@@ -396,7 +395,7 @@ class Completed:
         columns = pa.Schema.from_pandas(head[-1], preserve_index=False)  # types are those of completed tables
         repeated = [column.name for column in columns if not pa.types.is_floating(column.type)]
         with (
-            _replacing(path) as partial,
+            atomic(path) as partial,
             pq.ParquetWriter(partial, columns, use_dictionary=repeated) as writer,
         ):
             for part in itertools.chain(head, parts):
@@ -647,18 +646,3 @@ def _half_sample_mode(draws: Array) -> Array:
         return np.asarray(x.mean(0))
     left, right = x[1] - x[0], x[2] - x[1]
     return np.asarray(np.where(left < right, x[:2].mean(0), np.where(left > right, x[1:].mean(0), x[1])))
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Files
-
-
-@contextmanager
-def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a file to write that takes the place of ``path`` at the end, so that there is never half a file."""
-    partial = Path(path).with_name(Path(path).name + ".partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

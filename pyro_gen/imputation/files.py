@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyro_gen._files import atomic
 from pyro_gen.data.tables import decode, frame_of, is_parquet, parsed
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ def write_table(frame: "pd.DataFrame", path: str | os.PathLike[str]) -> None:
     """
     import pandas as pd
 
-    if Path(path).suffix == ".parquet":
-        frame.to_parquet(path)
-    else:
-        frame.to_csv(path, index=not isinstance(frame.index, pd.RangeIndex))
+    with atomic(path) as partial:
+        if partial.suffix == ".parquet":
+            frame.to_parquet(partial)
+        else:
+            frame.to_csv(partial, index=not isinstance(frame.index, pd.RangeIndex))

@@ -17,7 +17,6 @@ import hashlib
 import os
 import pickle
 import threading
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from sklearn.base import clone
 
+from pyro_gen._files import atomic, open_claimed, remove_abandoned
 from pyro_gen.data.column import Column
 from pyro_gen.data.schema import Schema
 from pyro_gen.imputation.imputer import Imputer
@@ -133,17 +133,15 @@ def impute_partitions(
         if not fitted:
             imputer = _fit(imputer, source, partitions, schema, aside)
         target.mkdir(parents=True, exist_ok=True)
-        kept = target / f".{KEPT}.{uuid.uuid4().hex}.partial"
-        kept.write_bytes(pickle.dumps({"asked": asked, "imputer": imputer}))
-        os.replace(kept, target / KEPT)
+        with atomic(target / KEPT) as kept:
+            kept.write_bytes(pickle.dumps({"asked": asked, "imputer": imputer}))
     with progress_bar("imputing", progress) as tick:
         # Workers may have another current folder.
         where = source.absolute(), target.absolute()
         tasks = [(*where, p, schema, draws, aside) for p in partitions if not (target / p.name).exists()]
         for done, _ in enumerate(_completed(tasks, client), start=len(partitions) - len(tasks) + 1):
             tick(done / len(partitions), "")
-    for leftover in target.rglob(".*.partial"):  # of workers that died
-        leftover.unlink(missing_ok=True)
+    remove_abandoned(target)  # by workers that died
     return [target / partition.name for partition in partitions]
 
 
@@ -354,14 +352,12 @@ def _impute_file(
     fields = [schema.field(name) for name in schema.names if name not in aside]
     fields += [schema.field(name) for name in aside]
     written = pa.schema([(".imp", pa.int64()), (".id", pa.int64()), *fields])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     with _ONE, contextlib.ExitStack() as stack:
-        stack.callback(partial.unlink, missing_ok=True)
+        whole_file = stack.enter_context(open_claimed(stack.enter_context(atomic(path))))
         imputer = imputer_of(target)
         file = stack.enter_context(pq.ParquetFile(source / partition.name))
         first = partition.first
-        with pq.ParquetWriter(partial, written) as writer:
+        with pq.ParquetWriter(whole_file, written) as writer:
             for number, batch in enumerate(file.iter_batches(batch_size=BATCH)):
                 frame = _frame(pa.Table.from_batches([batch]), schema, source / partition.name)
                 frame.index = pd.RangeIndex(first, first + len(frame))
@@ -375,5 +371,4 @@ def _impute_file(
                 whole = completed.derive(**{name: lambda _, name=name, frame=frame: frame[name] for name in aside})
                 for long in whole._long_parts(original=False):
                     writer.write_table(pa.Table.from_pandas(long, schema=written, preserve_index=False))
-        os.replace(partial, path)
     return partition.name

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pyro_gen._files import write_text
 from pyro_gen.data.column import Column
 from pyro_gen.data.schema import Schema
 from pyro_gen.imputation import plots
@@ -84,11 +85,10 @@ def report(
     path = Path(path)
     if path.suffix not in (".html", ".htm"):
         raise ValueError(f"{path}: the name of the report's file ends in .html.")
-    path.parent.mkdir(parents=True, exist_ok=True)
     matter = _gather(completed, progress)
     if calibration is not None:
         matter = replace(matter, info={**matter.info, "calibration": calibration})
-    path.write_text(_page(matter, title, progress), encoding="utf-8")
+    write_text(path, _page(matter, title, progress))
     return path.resolve()
 
 

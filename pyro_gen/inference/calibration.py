@@ -43,6 +43,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from pyro_gen._files import save_figure
 from pyro_gen._random import seeded
 from pyro_gen.density import Density, ProgramDensity, as_inputs, density, evaluation
 from pyro_gen.inference.factors import refuse_factors
@@ -309,7 +310,7 @@ class Calibration:
         verdict = "passed" if self.passed else "FAILED"
         figure.suptitle(f"{self.method}: {verdict} at level {1 - self.alpha:g}", fontsize=10)
         if path is not None:
-            figure.savefig(path, dpi=150)
+            save_figure(figure, path, dpi=150)
         return figure
 
 

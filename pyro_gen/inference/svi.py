@@ -17,7 +17,6 @@ References:
 import copy
 import csv
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from pyro.util import check_site_shape
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pyro_gen._files import atomic
 from pyro_gen._random import seeded
 from pyro_gen.data import Batches, as_tensor
 from pyro_gen.density import as_inputs
@@ -400,8 +400,7 @@ class _Training:
 
     def _write_history(self, path: Path) -> None:
         """Writes the whole history: a resumed run has its first epochs in it too, an interrupted one all it did."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="") as file:
+        with atomic(path) as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(self.result.history[0]))
             writer.writeheader()
             writer.writerows(self.result.history)
@@ -417,10 +416,8 @@ class _Training:
             "seconds": self.result.seconds,
             "identity": self._identity(),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(path.suffix + ".partial")
-        torch.save(state, partial)
-        os.replace(partial, path)  # an interrupted write leaves the old checkpoint
+        with atomic(path) as partial, partial.open("wb") as file:
+            torch.save(state, file)
 
     def load(self, path: Path) -> None:
         try:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pyro_gen._files import write_text
 from pyro_gen.program import structure
 from pyro_gen.registry import MODELS
 from pyro_gen.zoo.entries import load, names
@@ -25,7 +26,7 @@ def store(reproduction: Reproduction) -> Path:
         raise ValueError("results are stored in a checkout of the repository, and this is an installed package.")
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{reproduction.name}.json"
-    path.write_text(json.dumps(reproduction.to_dict(), indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(reproduction.to_dict(), indent=2) + "\n")
     return path
 
 
@@ -100,5 +101,5 @@ def write_tables(page: Path) -> bool:
         raise ValueError(
             f"{page} has no lines <!-- zoo-table:start --> and <!-- zoo-table:end --> to put a table between."
         )
-    page.write_text(new, encoding="utf-8")
+    write_text(page, new)
     return new != text
