@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
 
+from pyro_gen._identity import digest
 from pyro_gen._random import seeded
 from pyro_gen.data.tables import as_tensor
 from pyro_gen.data.transforms import Transform
@@ -109,6 +110,18 @@ class Batches:
 
     def __repr__(self) -> str:
         return f"Batches({self.size} data of shape {tuple(self.event_shape)}, {len(self)} steps of {self.batch_size})"
+
+    def fingerprint(self) -> str:
+        """A short text that differs where the data do; of a ``Dataset`` some of its items, if they are not random."""
+        if isinstance(self._fetch, _DatasetRows):
+            rows = torch.linspace(0, self.size - 1, min(self.size, 64)).long()
+            first, again = (digest(self._fetch(rows)) for _ in range(2))
+            return first if first == again else digest((self.size, [*self.event_shape]))
+        step = max(1, 2**22 // max(1, self.event_shape.numel()))  # rows at a time: another device's come by copies
+        starts = range(0, self.size, step)
+        return digest(
+            [digest(self._fetch(torch.arange(s, min(s + step, self.size), device=self._device))) for s in starts]
+        )
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
         r"""Goes once through the data.

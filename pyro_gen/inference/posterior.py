@@ -5,7 +5,6 @@ trained guide or sequential Monte Carlo draws from it; :mod:`pyro_gen.inference.
 in memory or, a block at a time, on disk; :func:`pyro_gen.diagnose` says whether to believe them.
 """
 
-import hashlib
 import inspect
 import json
 import math
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_gen._identity import digest as _digest
 from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity, as_arguments, density, evaluation
 from pyro_gen.density.inputs import constants_of
@@ -377,38 +377,6 @@ def _fingerprint(
     }
     parts |= {name: value for name, value in sorted(options.items()) if isinstance(value, bool | int | float | str)}
     return {name: str(value) for name, value in parts.items()}
-
-
-def _digest(value: Any) -> str:
-    """A short text that differs where tensors, arrays, tables, numbers or texts in nested containers do.
-
-    Of anything else, a function say, it knows the type alone: what it prints may differ from one process to the next.
-    """
-    found = hashlib.blake2b(digest_size=8)
-
-    def add(part: Any) -> None:
-        found.update(type(part).__qualname__.encode())
-        if isinstance(part, Tensor):
-            dense = part.detach().cpu().to_dense() if part.layout != torch.strided else part.detach().cpu()
-            found.update(f"{part.dtype} {tuple(part.shape)}".encode())
-            found.update(dense.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-        elif hasattr(part, "columns"):
-            add([(name, np.asarray(part[name])) for name in part.columns])
-        elif hasattr(part, "__array__"):
-            array = np.asarray(part)
-            objects = array.dtype == object
-            add(array.tolist()) if objects else found.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
-        elif isinstance(part, Mapping):
-            add(list(part.items()))
-        elif isinstance(part, list | tuple):
-            for entry in part:
-                add(entry)
-            found.update(b";")  # the end: [[1], 2] is not [[1, 2]]
-        elif isinstance(part, bool | int | float | complex | str | bytes):
-            found.update(repr(part).encode())
-
-    add(value)
-    return found.hexdigest()
 
 
 class _State:

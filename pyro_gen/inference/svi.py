@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pyro_gen._files import atomic
+from pyro_gen._identity import digest, settings_of
 from pyro_gen._random import seeded
 from pyro_gen.data import Batches, as_tensor
 from pyro_gen.density import as_inputs
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FitResult", "NonFiniteLossError", "fit"]
 
+# Parts of the identity of a run that are hashes, of which a reader learns nothing.
+HASHED = ("learning rates", "settings of the objective", "data", "validation data", "transform", "program")
 # Steps after which the half a minute of torch.compile has paid for itself, at about half a millisecond a step.
 STEPS_WORTH_COMPILING = 60_000
 _WHY = {
@@ -237,6 +240,18 @@ def fit(
             )
         if program.event_shape is None:
             program.event_shape = torch.Size(first[0].shape[1:])
+        identity: dict[str, Any] = {}
+        if checkpoint is not None:
+            identity = {
+                "weight_decay": weight_decay,
+                "clip_norm": clip_norm,
+                "patience": patience,
+                "processes": fabric.world_size,
+                "data": everything.fingerprint(),
+                "validation data": None if held_out is None else held_out.fingerprint(),
+                "transform": digest(settings_of(transform)),
+                "program": digest(settings_of(program)),
+            }
         module = LossModule(program, objective, batches.size, missing)
         parameters = [p for p in module.parameters() if p.requires_grad]
         if not parameters:
@@ -253,6 +268,8 @@ def fit(
             step, mode, reason = _make_step(fabric, module, optimizer, clip_norm, compile, epochs * len(batches), first)
             training = _Training(fabric, module, optimizer, step, batches, held_out, settings)
             training.result.mode, training.result.mode_reason = mode, reason
+            if checkpoint is not None:
+                training.identity |= identity
             if checkpoint is not None and resume and Path(checkpoint).exists():
                 training.load(Path(checkpoint))
             with _progress_bar(progress and fabric.is_global_zero, epochs * len(batches)) as bar:
@@ -309,6 +326,7 @@ class _Training:
         self.fabric, self.module, self.optimizer, self.step = fabric, module, optimizer, step
         self.batches, self.held_out, self.settings = batches, held_out, settings
         self.result = FitResult(module.program)
+        self.identity = self._identity()
         self.best: dict[str, Tensor] | None = None
         self.last_good = copy.deepcopy(module.state_dict())
 
@@ -414,7 +432,7 @@ class _Training:
             "best_epoch": self.result.best_epoch,
             "steps": self.result.steps,
             "seconds": self.result.seconds,
-            "identity": self._identity(),
+            "identity": self.identity,
         }
         with atomic(path) as partial, partial.open("wb") as file:
             torch.save(state, file)
@@ -425,11 +443,12 @@ class _Training:
             identity = state["identity"]
         except Exception as error:  # a file of any content: torch raises what it meets
             raise ValueError(f"{path} is not a checkpoint of pg.fit: remove it, or give another file.") from error
-        for what, value in self._identity().items():
-            if identity[what] != value:
+        for what, value in self.identity.items():
+            if (was := identity.get(what, "not in it")) != value:
+                hashed = what in HASHED and was is not None and value is not None
+                differs = f"the {what} differs" if hashed else f"its {what} is {was}, not {value}"
                 raise ValueError(
-                    f"The checkpoint {path} is of another run: its {what} is {identity[what]}, not {value}. "
-                    "Remove it, or give another file."
+                    f"The checkpoint {path} is of another run: {differs}. Remove it, or give another file."
                 )
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -447,7 +466,11 @@ class _Training:
             "lr": settings.lr,
             "kl_warmup": settings.kl_warmup,
             "schedule": settings.schedule if isinstance(settings.schedule, str) else "a function",
+            # A schedule goes by the share of all epochs; without one a run may go on for more of them.
+            "epochs": None if settings.schedule == "constant" else settings.epochs,
+            "learning rates": digest([settings.lr_at(share / 16) for share in range(17)]),
             "objective": type(self.module.objective).__name__,
+            "settings of the objective": digest(settings_of(self.module.objective)),
             "rows of data": self.batches.size,
         }
 

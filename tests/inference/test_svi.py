@@ -261,6 +261,13 @@ def test_an_interrupted_run_ends_where_the_uninterrupted_one_does(
         ({"lr": 0.5}, "lr is"),
         ({"objective": IWAE(3)}, "objective is ELBO, not IWAE"),
         ({"batch_size": 30}, "batch_size is 20"),
+        ({"weight_decay": 0.1}, "weight_decay is 0.0, not 0.1"),
+        ({"clip_norm": 1.0}, "clip_norm is None, not 1.0"),
+        ({"patience": 2, "validation": binary()}, "patience is None, not 2"),
+        ({"validation": binary()}, "validation data is None"),
+        ({"objective": ELBO(free_bits=0.5)}, "settings of the objective differs"),
+        ({"schedule": lambda share: 1 - share}, "schedule is constant, not a function"),
+        ({"transform": lambda x: x.clone()}, "transform differs"),
     ],
 )
 def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path, options: dict[str, Any], what: str) -> None:
@@ -268,6 +275,82 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path, options: dict[
     quiet(vae(), binary(), epochs=1, checkpoint=file)
     with pytest.raises(ValueError, match=what):
         quiet(vae(), binary(), epochs=2, checkpoint=file, resume=True, **options)
+
+
+class Halved(pg.models.Gaussian):
+    """Another model with the same parameters."""
+
+    def model(self, x: Tensor) -> Tensor:
+        with self.plate(x):
+            return pg.observe("x", dist.Normal(self.loc / 2, 1.0).to_event(1), x)
+
+
+def switched(x: Tensor) -> Tensor:
+    other = x.clone()
+    other[[0, 7]] = other[[7, 0]]  # of the same rows, in another order
+    return other
+
+
+class Items(torch.utils.data.Dataset[Tensor]):
+    def __init__(self, x: Tensor, noise: float = 0.0) -> None:
+        self.x, self.noise = x, noise
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return self.x[i] + self.noise * torch.randn(3)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "what"),
+    [
+        ((pg.models.Gaussian, lambda x: x), (pg.models.Gaussian, lambda x: x + 0.5), "data differs"),
+        ((pg.models.Gaussian, lambda x: x), (pg.models.Gaussian, switched), "data differs"),
+        ((pg.models.Gaussian, lambda x: x), (Halved, lambda x: x), "program differs"),
+        ((pg.models.Gaussian, Items), (pg.models.Gaussian, lambda x: Items(x + 0.5)), "data differs"),
+        ((pg.models.Gaussian, lambda x: Items(x, 0.1)), (pg.models.Gaussian, lambda x: Items(x, 0.1)), None),
+    ],
+    ids=["other numbers", "another order", "another model", "a data set of other numbers", "items at random"],
+)
+def test_a_checkpoint_knows_its_data_and_its_program(
+    first: tuple[Any, Any], second: tuple[Any, Any], what: str | None, tmp_path: Path
+) -> None:
+    file, x = tmp_path / "checkpoint.pt", correlated()
+    quiet(first[0](3), first[1](x), epochs=1, checkpoint=file)
+    assert quiet(first[0](3), first[1](x), epochs=2, checkpoint=file, resume=True).history[-1]["epoch"] == 2
+    if what is None:
+        assert quiet(second[0](3), second[1](x), epochs=2, checkpoint=file, resume=True).steps > 0
+        return
+    with pytest.raises(ValueError, match=f"is of another run: the {what}"):
+        quiet(second[0](3), second[1](x), epochs=2, checkpoint=file, resume=True)
+
+
+def model_of(scale: float) -> Any:
+    def model(x: Tensor) -> Tensor:
+        loc = pyro.param("loc", torch.zeros(3))
+        with pg.plate(x):
+            return pg.observe("x", dist.Normal(loc, scale).to_event(1), x)
+
+    return model
+
+
+def test_a_checkpoint_knows_what_a_function_encloses(tmp_path: Path) -> None:
+    file, x = tmp_path / "checkpoint.pt", correlated()
+    quiet(Program.from_functions(model_of(1.0)), x, epochs=1, checkpoint=file)
+    quiet(Program.from_functions(model_of(1.0)), x, epochs=2, checkpoint=file, resume=True)
+    with pytest.raises(ValueError, match="the program differs"):
+        quiet(Program.from_functions(model_of(2.0)), x, epochs=2, checkpoint=file, resume=True)
+
+
+def test_a_schedule_goes_by_the_share_of_all_epochs(tmp_path: Path) -> None:
+    file, x = tmp_path / "checkpoint.pt", correlated()
+    for schedule in ("cosine", lambda share: 1 - share / 2):
+        quiet(pg.models.Gaussian(3), x, epochs=2, schedule=schedule, checkpoint=file)
+        with pytest.raises(ValueError, match="epochs is 2, not 3"):
+            quiet(pg.models.Gaussian(3), x, epochs=3, schedule=schedule, checkpoint=file, resume=True)
+    with pytest.raises(ValueError, match="the learning rates differs"):
+        quiet(pg.models.Gaussian(3), x, epochs=2, schedule=lambda share: 1 - share, checkpoint=file, resume=True)
 
 
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
@@ -301,15 +384,16 @@ def test_what_is_not_a_program_or_an_objective_is_named() -> None:
         quiet(vae(), binary(), epochs=1, objective="elbo")
 
 
-def test_after_a_resume_the_last_good_weights_are_those_of_the_checkpoint(tmp_path: Path) -> None:
+def test_after_a_resume_the_last_good_weights_are_those_of_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file, x = tmp_path / "checkpoint.pt", correlated()
     trained = pg.models.Gaussian(3)
     quiet(trained, x, epochs=3, lr=0.1, checkpoint=file)
     fresh = pg.models.Gaussian(3)
-    spoiled = x.clone()
-    spoiled[:, 0] = 1e30
+    monkeypatch.setattr(pg.inference.svi.GradientStep, "__call__", lambda *_: (torch.nan, torch.nan))
     with pytest.raises(NonFiniteLossError):
-        quiet(fresh, spoiled, epochs=4, lr=0.1, checkpoint=file, resume=True)
+        quiet(fresh, x, epochs=4, lr=0.1, checkpoint=file, resume=True)
     assert same(fresh, trained)
 
 
