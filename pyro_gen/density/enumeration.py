@@ -84,10 +84,10 @@ def mark_discrete(model: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _ordinals(trace: Trace) -> dict[str, frozenset[str]]:
-    """The plates of each site, by symbol."""
+    """The plates of each site, by symbol. Those of size 1 are none to Pyro, which packs tensors without them."""
     symbols = trace.plate_to_symbol
     return {
-        name: frozenset(symbols[f.name] for f in site["cond_indep_stack"] if f.vectorized)
+        name: frozenset(symbols[f.name] for f in site["cond_indep_stack"] if f.vectorized and f.size > 1)
         for name, site in sample_sites(trace).items()
     }
 
@@ -136,14 +136,14 @@ def contract(trace: Trace, names: list[str], per_datum: bool = False, plates_of:
     discrete = set(trace.symbol_to_dim) - set(trace.plate_to_symbol.values())
     target: frozenset[str] = frozenset()
     if per_datum:
-        target = frozenset({trace.plate_to_symbol[DATA_PLATE]})
+        target = frozenset({trace.plate_to_symbol[DATA_PLATE]}).intersection(*(ordinals[name] for name in names))
     if plates_of is not None:
         target = ordinals[plates_of]
     with _vmappable_log():
         total: Any = contract_to_tensor(factors, discrete, target_ordinal=target)
     dims: str = total._pyro_dims
     if plates_of is None:
-        return total  # type: ignore[no-any-return]
+        return total.reshape(-1) if per_datum else total  # type: ignore[no-any-return]
     site: Any = trace.nodes[plates_of]
     frames = sorted((f.dim, trace.plate_to_symbol[f.name], f.size) for f in site["cond_indep_stack"] if f.vectorized)
     kept = total.permute([dims.index(s) for _, s, _ in frames if s in dims])

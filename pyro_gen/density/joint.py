@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -25,6 +25,7 @@ from pyro_gen.density.inputs import (
     largest_tensor,
     local_site,
 )
+from pyro_gen.density.masks import along, flat_sites, masked_out
 from pyro_gen.density.shapes import check_broadcasts
 from pyro_gen.density.sites import (
     Constrained,
@@ -34,6 +35,8 @@ from pyro_gen.density.sites import (
     Slot,
     Unconstrained,
     connected,
+    drawn_anew,
+    flat_where,
     frames,
     held_site,
     is_data,
@@ -153,6 +156,12 @@ class ProgramDensity(Density):
         feed = Unconstrained(self._sites, z)
         trace = self._trace(data, feed, HeldValues(held), enumerate_discrete=bool(self._discrete))
         trace.compute_log_prob()
+        for name in self._discrete:  # masked out, it is uniform: K times 1 would be no probability
+            site: Any = trace.nodes[name]
+            if (out := masked_out(site)) is not None:
+                values = len(site["fn"].enumerate_support(expand=False))
+                out = along(out, site["log_prob"].dim(), site["fn"].event_dim)
+                site["log_prob"] = torch.where(out, -math.log(values), site["log_prob"])
         return trace, feed
 
     def _scored(self, trace: Trace) -> tuple[dict[str, Any], dict[str, frozenset[str]]]:
@@ -171,7 +180,7 @@ class ProgramDensity(Density):
         sites, over = self._scored(trace)
         prior = likelihood = z.new_zeros(z.shape[:-1])
         for name, log_abs_det in feed.log_abs_det.items():
-            prior = prior + self._sites[name].rows(log_abs_det).sum(-1)
+            prior = prior + self._sites[name].total(log_abs_det)
         for name, site in sites.items():
             if over.get(name):
                 continue
@@ -264,12 +273,9 @@ class ProgramDensity(Density):
         return self._drawn(one_set, self._empty(chains), {})  # type: ignore[no-any-return]
 
     def _rows_of(self, values: Mapping[str, Tensor], data: tuple[Any, ...]) -> Tensor:
-        handler = Constrained(values, self.hold)
+        handler = Constrained(values, self.hold, [n for n, site in self._sites.items() if site.flat])
         self._trace(data, handler)
-        rows = [self._sites[name].rows(handler.unconstrained[name]) for name in self.names]
-        if not rows:
-            return torch.zeros(0, dtype=self.dtype, device=self.device)
-        return torch.cat(rows, -1).to(self.dtype)
+        return _point(self, {name: handler.unconstrained[name] for name in self.names})
 
     def _drawn(self, one_set: Callable[..., Any], z: Tensor, held: Held) -> Any:
         """Runs a random function of one data set for all chains, each with draws of its own."""
@@ -501,29 +507,38 @@ def density(
             for site in sample_sites(prototype).values():
                 if is_data(site):
                     local_site(site)
-        sites, offset = {}, 0
-        for name, u in handler.unconstrained.items():
-            dim = data_dim(prototype.nodes[name]) if rows else None
-            shape = u.shape if dim is None else u.movedim(dim, 0).shape
-            size = math.prod(shape if dim is None else shape[1:])
-            sites[name] = Slot(offset, size, tuple(shape), dim)
-            offset += size
-        target = ProgramDensity(
-            program,
-            data,
-            prototype,
-            sites,
-            hold=tuple(hold),
-            improper=tuple(handler.improper),
-            per_datum=rows,
-            stacked=sets,
-            missing=missing,
-            compile=compile,
-        )
-        parts = [sites[n].rows(u) for n, u in handler.unconstrained.items()]
-        z = torch.cat(parts, -1).to(target.dtype) if parts else torch.zeros(0, dtype=target.dtype, device=target.device)
+        unconstrained = handler.unconstrained
+
+        def make(flat: Collection[str], improper: tuple[str, ...]) -> tuple[ProgramDensity, Tensor]:
+            hole = not rows and not stacked
+            sites = _slots(prototype, unconstrained, rows, {n: _unmasked(prototype, n, hole) for n in flat})
+            target = ProgramDensity(
+                program,
+                data,
+                prototype,
+                sites,
+                hold=tuple(hold),
+                improper=improper,
+                per_datum=rows,
+                stacked=sets,
+                missing=missing,
+                compile=compile,
+            )
+            return target, _point(target, unconstrained)
+
         nodes: dict[str, Any] = dict(prototype.nodes)
         held = {name: nodes[name]["value"] for name in hold}
+        target, z = make((), tuple(handler.improper))
+        masked = [n for n in target.names if (out := masked_out(nodes[n])) is not None and bool(out.any())]
+        if masked:
+
+            def run(names: Collection[str]) -> tuple[Trace, dict[str, Tensor]]:
+                moved = {n: drawn_anew(u, nodes[n]) if n in names else u for n, u in unconstrained.items()}
+                trace, feed = target._fed(_point(target, moved), held, first)
+                return trace, {n: value for n, value in feed.log_abs_det.items() if n not in masked}
+
+            flat = flat_sites(masked, run)
+            target, z = make(flat, (*handler.improper, *(n for n in masked if n not in flat)))
         before = generator_states(target.device)
         terms = target._one_set(z, held, first)
         if generator_states(target.device) != before:
@@ -553,6 +568,34 @@ def _rows_are_coupled(target: ProgramDensity, z: Tensor, terms: tuple[Tensor, Te
                     if not torch.allclose(old[~change], new[~change], rtol=tolerance, atol=0.0, equal_nan=True):
                         return True
     return False
+
+
+def _unmasked(prototype: Trace, name: str, hole: bool) -> Tensor | None:
+    """Which of the unconstrained values of a flat site are a target's, where the others are to be left out of it."""
+    site: Any = prototype.nodes[name]
+    return ~flat_where(site) if hole else None
+
+
+def _slots(
+    prototype: Trace, unconstrained: Mapping[str, Tensor], rows: bool, flat: Mapping[str, Tensor | None]
+) -> dict[str, Slot]:
+    """Where unconstrained values lie in a point; of flat sites, those that ``flat`` names, or all."""
+    sites, offset = {}, 0
+    for name, u in unconstrained.items():
+        dim = data_dim(prototype.nodes[name]) if rows else None
+        shape = u.shape if dim is None else u.movedim(dim, 0).shape
+        kept = None if (mask := flat.get(name)) is None else mask.expand(u.shape).reshape(-1)
+        fill = None if kept is None else u.reshape(-1)
+        size = math.prod(shape if dim is None else shape[1:]) if kept is None else int(kept.sum())
+        sites[name] = Slot(offset, size, tuple(shape), dim, name in flat, kept, fill)
+        offset += size
+    return sites
+
+
+def _point(target: ProgramDensity, unconstrained: Mapping[str, Tensor]) -> Tensor:
+    """Unconstrained values by name as a point of one chain, with shape (*batch, D)."""
+    parts = [target._sites[n].rows(u) for n, u in unconstrained.items()]
+    return torch.cat(parts, -1).to(target.dtype) if parts else torch.zeros(0, dtype=target.dtype, device=target.device)
 
 
 _NOT_PER_DATUM = (

@@ -10,7 +10,9 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to, constraints
+from torch.distributions.transforms import IndependentTransform
 
+from pyro_gen.density.masks import along, masked_out
 from pyro_gen.program import innermost, is_subsample
 
 
@@ -22,17 +24,34 @@ class Slot:
     size: int
     shape: tuple[int, ...]  # of the unconstrained value; per datum: the data dimension first
     data_dim: int | None  # counted from the left; None in a joint target
+    flat: bool = False  # whether masked values are no part of the target, see pyro_gen.density.masks
+    kept: Tensor | None = None  # which of the unconstrained values are in z, where not all are; in a joint target
+    fill: Tensor | None = None  # unconstrained values, which those that are not in z keep
 
     def read(self, z: Tensor) -> Tensor:
         """One chain -> the unconstrained value."""
-        part = z[..., self.offset : self.offset + self.size].reshape(self.shape)
+        part = z[..., self.offset : self.offset + self.size]
+        if self.kept is not None:
+            assert self.fill is not None
+            order = self.kept.long().cumsum(0) - 1
+            order = torch.where(self.kept, order, self.size + torch.arange(len(order), device=order.device))
+            part = torch.cat([part, self.fill.to(part)])[order]
+        part = part.reshape(self.shape)
         return part if self.data_dim is None else part.movedim(0, self.data_dim)
 
     def rows(self, value: Tensor) -> Tensor:
-        """The unconstrained value, or anything with its batch dimensions -> (N, -1) per datum, (-1,) in a joint one."""
+        """The unconstrained value -> (N, -1) per datum, (-1,) in a joint target."""
+        if self.kept is not None:
+            return value.reshape(-1)[self.kept.nonzero().squeeze(1)]
+        return (
+            value.reshape(-1) if self.data_dim is None else value.movedim(self.data_dim, 0).reshape(self.shape[0], -1)
+        )
+
+    def total(self, log_abs_det: Tensor) -> Tensor:
+        """The sum over all but the data: (N,) per datum, a scalar in a joint target."""
         if self.data_dim is None:
-            return value.reshape(-1)
-        return value.movedim(self.data_dim, 0).reshape(self.shape[0], -1)
+            return log_abs_det.sum()
+        return log_abs_det.movedim(self.data_dim, 0).reshape(self.shape[0], -1).sum(-1)
 
 
 class HeldSite(NamedTuple):
@@ -75,15 +94,35 @@ class Unconstrained(Messenger):
                 f"The support of '{msg['name']}' depends on a discrete latent variable that is summed out: it would be "
                 "another variable for each of its values."
             )
-        self.log_abs_det[msg["name"]] = transform.log_abs_det_jacobian(u, msg["value"])
+        self.log_abs_det[msg["name"]] = (
+            _masked_log_abs_det(transform, u, msg, site.kept is None)
+            if site.flat
+            else transform.log_abs_det_jacobian(u, msg["value"])
+        )
+
+
+def _masked_log_abs_det(transform: Any, u: Tensor, msg: Any, normal: bool) -> Tensor:
+    """The log-Jacobian of what is not masked out; of the rest, the density of a standard normal, or 0."""
+    while isinstance(transform, IndependentTransform):  # whose sum over an event would mix both
+        transform = transform.base_transform
+    log_abs_det = transform.log_abs_det_jacobian(u, msg["value"])
+    out = along(masked_out(msg), log_abs_det.dim(), transform.codomain.event_dim)
+    events = tuple(range(log_abs_det.dim(), u.dim()))
+    base = torch.distributions.Normal(0.0, 1.0, validate_args=False).log_prob(u) if normal else torch.zeros_like(u)
+    return torch.where(out, base.sum(events) if events else base, log_abs_det)
 
 
 class Constrained(Messenger):
-    """Effect handler: gives the latent sites these values, or else a draw, and collects u = T^{-1}(value)."""
+    """Effect handler: gives the latent sites these values, or else a draw, and collects u = T^{-1}(value).
 
-    def __init__(self, values: Mapping[str, Tensor], leave_out: Collection[str] = ()) -> None:
+    What is masked out of the sites in ``flat`` is drawn from a standard normal in unconstrained space.
+    """
+
+    def __init__(
+        self, values: Mapping[str, Tensor], leave_out: Collection[str] = (), flat: Collection[str] = ()
+    ) -> None:
         super().__init__()
-        self.values, self.leave_out = values, leave_out
+        self.values, self.leave_out, self.flat = values, leave_out, flat
         self.unconstrained: dict[str, Tensor] = {}
         self.improper: list[str] = []
 
@@ -103,7 +142,26 @@ class Constrained(Messenger):
     def _pyro_post_sample(self, msg: Any) -> None:
         latent = not msg["is_observed"] and not is_subsample(msg)
         if latent and msg["name"] not in self.leave_out and not msg["fn"].support.is_discrete:
-            self.unconstrained[msg["name"]] = bijection(msg["fn"].support).inv(msg["value"])
+            u = bijection(msg["fn"].support).inv(msg["value"])
+            self.unconstrained[msg["name"]] = drawn_anew(u, msg) if msg["name"] in self.flat else u
+
+
+def flat_where(site: Any) -> Tensor | None:
+    """Where unconstrained values of a site are masked out, in a shape that broadcasts to theirs."""
+    out = masked_out(site)
+    if out is None:
+        return None
+    transform = bijection(site["fn"].support)
+    shape = transform.inverse_shape(site["value"].shape)
+    if shape == out.shape:
+        return out
+    return along(out, len(shape), transform.codomain.event_dim)  # a simplex, say, whose events are masked as wholes
+
+
+def drawn_anew(u: Tensor, site: Any) -> Tensor:
+    """Unconstrained values of a site with standard normal draws where it is masked out."""
+    out = flat_where(site)
+    return u if out is None else torch.where(out, torch.randn_like(u), u)
 
 
 class HeldValues(Messenger):

@@ -123,10 +123,15 @@ def plain(model: Callable[..., Any], data: tuple[Any, ...], names: tuple[str, ..
 
 
 def plain_and_grad(probe: "Probe", names: tuple[str, ...], z: Tensor) -> tuple[Tensor, Tensor]:
-    """The same for chains, a loop over them, and its gradient."""
-    z = z.detach().requires_grad_()
-    value = torch.stack([plain(probe.model, probe.data, names, row) for row in z])
-    return value.detach(), torch.autograd.grad(value.sum(), z)[0]
+    """The same for chains, a loop over them, and its gradient; coordinates that the density leaves out are drawn."""
+    rows = draws(len(z), z.shape[1] + len(probe.left_out))
+    kept = [i for i in range(rows.shape[1]) if i not in probe.left_out]
+    rows[:, kept] = z
+    rows.requires_grad_()
+    value = torch.stack([plain(probe.model, probe.data, names, row) for row in rows])
+    (grad,) = torch.autograd.grad(value.sum(), rows)
+    assert bool((grad[:, list(probe.left_out)] == 0).all())
+    return value.detach(), grad[:, kept]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -404,11 +409,13 @@ class Probe:
     Attributes:
         outcome: ``"vectorised"`` (no warning), ``"loop"`` (exact, with a warning that names the line marked in the
             model), ``"either"``, by the version of PyTorch, or what the refusal says.
+        left_out: The unconstrained values that are masked out, so that the density is flat along them.
     """
 
     model: Callable[..., None]
     data: tuple[Tensor, ...]
     outcome: str = "vectorised"
+    left_out: tuple[int, ...] = ()
 
 
 SCHOOLS = (torch.tensor(SCHOOLS_Y).double(), torch.tensor(SCHOOLS_SIGMA).double())
@@ -444,7 +451,7 @@ PROBES = (
     Probe(latent_mixture, (Y,)),
     Probe(support_of_a_latent, (Y,)),
     Probe(numpy_randomness, (Y,), "random"),
-    Probe(partly_observed, (Y, KNOWN)),
+    Probe(partly_observed, (Y, KNOWN), left_out=(1, 3, 4, 6)),
     Probe(reparametrised, (Y,)),
     Probe(bayesian_network, (draws(6, 2).double(), Y)),
     Probe(sequential_plate, (Y[:3],)),
