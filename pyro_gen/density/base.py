@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from pyro_gen._random import exclusive, vmap_draws
 from pyro_gen.density.graphs import compile_graph, compiler_available, nan_on_failure, record
 from pyro_gen.density.inputs import first_line, rows_per_chunk
+from pyro_gen.density.vectorised import vmappable
 
 Held = Mapping[str, Tensor]
 
@@ -145,7 +146,7 @@ class Density(abc.ABC):
     @contextmanager
     def _ready(self) -> Iterator[None]:
         """What holds during an evaluation."""
-        with _no_validation(), nan_on_failure():  # type: ignore[no-untyped-call]
+        with _no_validation(), vmappable(), nan_on_failure():  # type: ignore[no-untyped-call]
             yield
 
     # Chains.

@@ -1,8 +1,8 @@
 r"""Discrete latent variables summed out of a density, in a form that ``torch.func.vmap`` can carry.
 
 Pyro's parallel enumeration gives each discrete site a tensor dimension of its own that runs over its values, and
-contracts the log-densities of all sites by message passing. Two spots of it do not survive ``vmap``: an autograd
-function of the old style, and a look at ``tensor.data``. Both are mended here for the time of a trace.
+contracts the log-densities of all sites by message passing. One spot of it does not survive ``vmap``, a look at
+``tensor.data``, and is mended here; for others see :mod:`pyro_gen.density.vectorised`.
 """
 
 from collections import OrderedDict
@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pyro.ops.einsum.torch_log
-import pyro.ops.special
 import torch
 from pyro.infer import config_enumerate
 from pyro.ops.contract import contract_to_tensor
@@ -19,28 +17,10 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyro_gen.density.vectorised import vmappable
 from pyro_gen.program import DATA_PLATE, sample_sites
 
 __all__ = ["contract", "enumerated_components", "enumerating", "mark_discrete"]
-
-
-class _SafeLog(torch.autograd.Function):
-    """The logarithm, its gradient at 0 bounded by 1 / eps: Pyro's own, with a rule for vmap."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x.log()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return grad / x.clamp(min=torch.finfo(x.dtype).eps)  # type: ignore[no-any-return]
 
 
 class _Enumerate(EnumMessenger):
@@ -63,19 +43,6 @@ def enumerating(max_plate_nesting: int) -> Iterator[None]:
     """
     with _Enumerate(-1 - max_plate_nesting):
         yield
-
-
-@contextmanager
-def _vmappable_log() -> Iterator[None]:
-    modules: tuple[Any, ...] = (pyro.ops.special, pyro.ops.einsum.torch_log)
-    before = [module.safe_log for module in modules]
-    for module in modules:
-        module.safe_log = _SafeLog.apply
-    try:
-        yield
-    finally:
-        for module, function in zip(modules, before, strict=True):
-            module.safe_log = function
 
 
 def mark_discrete(model: Callable[..., Any]) -> Callable[..., Any]:
@@ -139,7 +106,7 @@ def contract(trace: Trace, names: list[str], per_datum: bool = False, plates_of:
         target = frozenset({trace.plate_to_symbol[DATA_PLATE]}).intersection(*(ordinals[name] for name in names))
     if plates_of is not None:
         target = ordinals[plates_of]
-    with _vmappable_log():
+    with vmappable():
         total: Any = contract_to_tensor(factors, discrete, target_ordinal=target)
     dims: str = total._pyro_dims
     if plates_of is None:

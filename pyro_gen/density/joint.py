@@ -572,8 +572,8 @@ def _rows_are_coupled(target: ProgramDensity, z: Tensor, terms: tuple[Tensor, Te
 
 def _unmasked(prototype: Trace, name: str, hole: bool) -> Tensor | None:
     """Which of the unconstrained values of a flat site are a target's, where the others are to be left out of it."""
-    site: Any = prototype.nodes[name]
-    return ~flat_where(site) if hole else None
+    out = flat_where(prototype.nodes[name]) if hole else None
+    return None if out is None else ~out
 
 
 def _slots(

@@ -1,10 +1,10 @@
 """Latent variables that are masked out: they have no density.
 
 A mask takes the log-density of a variable away and leaves the variable where it is: the steps after the end of a
-sequence, or what Pyro's ``obs_mask`` makes for entries that were observed. As long as nothing depends on them, the joint
-density is flat along their coordinates, without an integral, and what is meant is the density of the others. Such
-coordinates are held in a joint target. Where targets lie side by side, each has as many, and they are standard normal
-in unconstrained space: their integral is 1, and they cancel. What something does depend on is an improper prior.
+sequence, or what Pyro's ``obs_mask`` makes for entries that were observed. As long as nothing depends on them, the
+joint density is flat along their coordinates, its integral is infinite, and what is meant is the density of the others.
+Such coordinates are held in a joint target. Where targets lie side by side, each has as many, and they are standard
+normal in unconstrained space: their integral is 1, and they cancel. What something does depend on is an improper prior.
 """
 
 from collections.abc import Callable, Collection
@@ -43,7 +43,8 @@ def masked_out(site: Any) -> Tensor | None:
 
 def along(out: Tensor, dims: int, event_dim: int) -> Tensor:
     """What :func:`masked_out` found, for a tensor of ``dims`` dimensions that sums over the last ``event_dim``."""
-    out = out[(..., *(0 for _ in range(event_dim)))] if event_dim else out
+    for _ in range(event_dim):
+        out = out[..., 0]
     return out.reshape(out.shape + (1,) * (dims - out.dim())) if dims > out.dim() else out
 
 

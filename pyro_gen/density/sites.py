@@ -106,7 +106,9 @@ def _masked_log_abs_det(transform: Any, u: Tensor, msg: Any, normal: bool) -> Te
     while isinstance(transform, IndependentTransform):  # whose sum over an event would mix both
         transform = transform.base_transform
     log_abs_det = transform.log_abs_det_jacobian(u, msg["value"])
-    out = along(masked_out(msg), log_abs_det.dim(), transform.codomain.event_dim)
+    out = masked_out(msg)
+    assert out is not None
+    out = along(out, log_abs_det.dim(), transform.codomain.event_dim)
     events = tuple(range(log_abs_det.dim(), u.dim()))
     base = torch.distributions.Normal(0.0, 1.0, validate_args=False).log_prob(u) if normal else torch.zeros_like(u)
     return torch.where(out, base.sum(events) if events else base, log_abs_det)

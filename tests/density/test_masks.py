@@ -57,7 +57,7 @@ def exact(x):
 @pytest.mark.parametrize(("method", "start"), [("ais", "prior"), ("ais", "guide"), ("smc", "prior")])
 def test_likelihoods_of_ragged_sequences(method, start, monkeypatch):
     x = sequences()
-    options = {"chains": 64} if method == "ais" else {"islands": 8}
+    options = {"chains": 32, "temperatures": 50} if method == "ais" else {"islands": 8}
 
     def estimate():
         return pg.log_likelihood(Ragged(), x, LENGTHS, method=method, start=start, seed=1, **options)
@@ -83,7 +83,7 @@ def test_what_the_data_do_not_depend_on_changes_nothing():
     program, x, mask = Beside(), torch.zeros(3), torch.tensor([True, False, False])
     found = pg.log_likelihood(program, x, mask, method="ais", start="prior", seed=2)
     assert float((found.value + 0.9189).abs().max()) < 5 * float(found.standard_error.max()) + 1e-3
-    idata = pg.posterior(program, x, mask, draws=50, warmup=200, progress=False, seed=0)
+    idata = pg.posterior(program, x, mask, draws=50, warmup=120, progress=False, seed=0)
     assert bool(np.isfinite(idata.posterior["v"]).all())
     # Of 64 x 50 draws, an effective sample size of a quarter at the least: false-alarm rate 1e-6 at five errors.
     assert abs(float(idata.posterior["z"][..., 0].mean()) - 3.0) < 5 / math.sqrt(800)

@@ -19,6 +19,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.distributions import constraints
+from pyro.distributions.transforms import OrderedTransform
 from pyro.infer.reparam import LocScaleReparam, TransformReparam
 from pyro.nn import PyroModule, PyroSample
 from pyro.poutine.messenger import Messenger
@@ -271,6 +272,36 @@ def multinomial(counts: Tensor) -> None:
         pyro.sample("counts", dist.Multinomial(10, p), obs=counts)
 
 
+def multinomial_with_an_impossible_class(counts: Tensor) -> None:
+    a = pyro.sample("a", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(counts)):
+        logits = torch.stack([a, -a, torch.tensor(-torch.inf)])
+        pyro.sample("counts", dist.Multinomial(10, logits=logits), obs=counts)
+
+
+def ordinal(x: Tensor, y: Tensor) -> None:
+    slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+    cuts = pyro.sample(
+        "cuts", dist.TransformedDistribution(dist.Normal(torch.zeros(3), 1.0).to_event(1), OrderedTransform())
+    )
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.OrderedLogistic(slope * x, cuts), obs=y)
+
+
+def ordinal_with_cuts_of_its_own(x: Tensor, y: Tensor) -> None:
+    slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+    with pyro.plate("item", 2, dim=-2), pyro.plate("data", len(y)):
+        cuts = pyro.sample("cuts", dist.Normal(0.0, 1.0).expand([2, len(y), 2]).to_event(1))
+        cuts = torch.stack([cuts[..., 0], cuts[..., 0] + cuts[..., 1].exp()], -1)
+        pyro.sample("y", dist.OrderedLogistic(slope * x, cuts), obs=y.expand(2, len(y)))
+
+
+def markov_distribution(y: Tensor) -> None:
+    loc = pyro.sample("loc", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    move = pyro.sample("move", dist.Dirichlet(torch.ones(2, 2)).to_event(1))
+    pyro.sample("y", dist.DiscreteHMM(torch.zeros(2), move.log(), dist.Normal(loc, 1.0)), obs=y)
+
+
 def branch(y: Tensor) -> None:
     a = pyro.sample("a", dist.Normal(0.0, 2.0))
     scale = 1.0 if a > 0 else 3.0  # the line
@@ -441,6 +472,10 @@ PROBES = (
     Probe(gaussian_mixture, (Y,)),
     Probe(hidden_markov, (Y[:4],)),
     Probe(multinomial, (COUNTS,)),
+    Probe(multinomial_with_an_impossible_class, (COUNTS * torch.tensor([1.0, 1.0, 0.0]),)),
+    Probe(ordinal, (Y, torch.tensor([0, 1, 2, 3, 3, 0]))),
+    Probe(ordinal_with_cuts_of_its_own, (Y, torch.tensor([0, 1, 2, 2, 1, 0]))),
+    Probe(markov_distribution, (Y,)),
     Probe(branch, (Y,), "loop"),
     Probe(to_float, (Y,), "out of the graph"),
     Probe(to_tensor, (Y,), "out of the graph"),

@@ -1,0 +1,89 @@
+"""Distributions of Pyro and PyTorch in a form that ``torch.func.vmap`` can carry.
+
+What writes into a tensor of fewer dimensions, looks at values, or is an autograd function of the old style would have
+the chains evaluated one by one. Each function here computes the same numbers otherwise, and stands in the place of the
+original for the time of an evaluation.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro.distributions as dist
+import pyro.distributions.coalescent
+import pyro.distributions.hmm
+import pyro.ops.einsum.torch_log
+import pyro.ops.special
+import torch
+from torch import Tensor
+from torch.distributions.utils import broadcast_all
+
+
+class _SafeLog(torch.autograd.Function):
+    """The logarithm, its gradient at 0 bounded by 1 / eps: Pyro's own, with a rule for vmap."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.log()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad / x.clamp(min=torch.finfo(x.dtype).eps)  # type: ignore[no-any-return]
+
+
+def _ordered_logistic(self: Any, predictor: Tensor, cutpoints: Tensor, validate_args: bool | None = None) -> None:
+    """``OrderedLogistic``: its probabilities are put together, not written into zeros."""
+    below = torch.sigmoid(cutpoints - predictor.unsqueeze(-1))
+    self.predictor = predictor.expand(below.shape[:-1])
+    self.cutpoints = cutpoints.expand(below.shape)
+    probs = torch.cat([below[..., :1], below.diff(dim=-1), 1 - below[..., -1:]], -1)
+    dist.Categorical.__init__(self, probs, validate_args=validate_args)
+
+
+def _multinomial_log_prob(self: Any, value: Tensor) -> Tensor:
+    """``Multinomial.log_prob``: 0 times -inf is replaced, not written over."""
+    if self._validate_args:
+        self._validate_sample(value)
+    logits, value = broadcast_all(self.logits, value)
+    logits = torch.where((value == 0) & (logits == -torch.inf), 0.0, logits)
+    ways = torch.lgamma(value.sum(-1) + 1) - torch.lgamma(value + 1).sum(-1)
+    return ways + (logits * value).sum(-1)
+
+
+def _logmatmulexp(x: Tensor, y: Tensor) -> Tensor:
+    """``log(exp(x) @ exp(y))`` of hidden Markov models, without clamping in place."""
+    least = torch.finfo(x.dtype).min  # avoid nan due to -inf - -inf
+    x_shift = x.detach().amax(-1, keepdim=True).clamp(min=least)
+    y_shift = y.detach().amax(-2, keepdim=True).clamp(min=least)
+    xy: Tensor = _SafeLog.apply((x - x_shift).exp() @ (y - y_shift).exp())
+    return xy + x_shift + y_shift
+
+
+PLACES: tuple[tuple[Any, str, Any], ...] = (
+    (pyro.ops.special, "safe_log", _SafeLog.apply),
+    (pyro.ops.einsum.torch_log, "safe_log", _SafeLog.apply),
+    (pyro.distributions.hmm, "_logmatmulexp", _logmatmulexp),
+    (pyro.distributions.coalescent, "safe_log", _SafeLog.apply),
+    (dist.OrderedLogistic, "__init__", _ordered_logistic),
+    (torch.distributions.Multinomial, "log_prob", _multinomial_log_prob),
+)
+
+
+@contextmanager
+def vmappable() -> Iterator[None]:
+    """Puts these functions in the place of the originals."""
+    before = [getattr(owner, name) for owner, name, _ in PLACES]
+    for owner, name, function in PLACES:
+        setattr(owner, name, function)
+    try:
+        yield
+    finally:
+        for (owner, name, _), function in zip(PLACES, before, strict=True):
+            setattr(owner, name, function)
