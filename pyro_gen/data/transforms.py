@@ -316,7 +316,8 @@ class Dequantize(Transform):
             )
         uniform = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         # x + u may round up to x + 1, which belongs to the next level, or at the top lies outside [0, 1).
-        return torch.minimum(x + uniform, torch.nextafter(x + 1, x)) / self.levels
+        top = torch.nextafter(x.detach() + 1, x.detach())  # detached: torch 2.8 has no derivative of nextafter
+        return torch.minimum(x + uniform, top) / self.levels
 
     def log_abs_det_jacobian(self, x: Tensor) -> Tensor:
         return -math.log(self.levels) * (~torch.isnan(_rows(x))).sum(1).double()
