@@ -13,7 +13,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -29,8 +29,10 @@ from rich.text import Text
 from torch import Tensor
 
 from pyro_gen import zoo
+from pyro_gen._errors import AdviceError, said
 from pyro_gen._files import atomic
 from pyro_gen._version import __version__
+from pyro_gen.console import Shell, print_json, results_alone
 from pyro_gen.data import DataSet, Transform, as_tensor, read_table
 from pyro_gen.data import load as load_data
 from pyro_gen.data.column import KINDS, Column
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(
+app = Shell(
     name="pyro-gen",
     help="Generative models as Pyro programs: train, measure and use them.",
     epilog="Every command takes --help, and --debug, which shows the traceback of an error.",
@@ -64,7 +66,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-zoo_app = typer.Typer(help="Programs with their recipes and the figures these must reproduce.", no_args_is_help=True)
+zoo_app = Shell(help="Programs with their recipes and the figures these must reproduce.", no_args_is_help=True)
 app.add_typer(zoo_app, name="zoo")
 
 
@@ -173,27 +175,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    try:
-        with warnings.catch_warnings():
-            # Pyro warns of NaN where an error that names the site follows.
-            warnings.filterwarnings("ignore", "Encountered (NaN|[+-]?inf)", UserWarning)
-            app([w for w in words if w != "--debug"], prog_name="pyro-gen")
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if debug:
-            raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 2
-    return 0
+    with results_alone(to_the_end=arguments is None) if "--json" in words else nullcontext():
+        try:
+            with warnings.catch_warnings():
+                # Pyro warns of NaN where an error that names the site follows.
+                warnings.filterwarnings("ignore", "Encountered (NaN|[+-]?inf)", UserWarning)
+                return app([w for w in words if w != "--debug"], prog_name="pyro-gen", standalone_mode=False) or 0
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        except Exception as error:
+            if type(error).__name__ == "NoArgsIsHelpError":
+                error.show()  # type: ignore[attr-defined]
+                return 2
+            if debug and not hasattr(error, "format_message"):
+                raise
+            print(f"error: {_one_line(error)}", file=sys.stderr)
+            return 2
 
 
 def _one_line(error: Exception) -> str:
     """What an exception says, without the tensors that torch and Pyro print into their messages."""
-    text = " ".join(str(error).split("tensor(")[0].split())
+    if hasattr(error, "format_message"):  # of typer, about the words of the command
+        context = getattr(error, "ctx", None)
+        where = "pyro-gen" if context is None else context.command_path
+        return f"{' '.join(error.format_message().split()).rstrip('.')} (see {where} --help)."
+    if isinstance(error, AdviceError):
+        return error.on_the_command_line()
+    text = said(error).partition(": ")[2].split("tensor(")[0].strip()
     if text.endswith("but found invalid values:"):
         text = _about_invalid_values(text.removesuffix(":"), error)
     text = _in_words_of_the_shell(text)
@@ -251,10 +260,6 @@ def _in_words_of_the_shell(text: str) -> str:
 
     pattern = rf"(?<![\w.(/-])(?<!--set )(?P<name>{'|'.join(_ARGUMENTS)})=(?P<value>(\"[^\"]*\"|'[^']*'|[-\w.+]*\w)?)"
     return re.sub(pattern, option, text).replace("Try a smaller lr", "Try a smaller --lr")
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -449,7 +454,7 @@ def _demo(
     _check_writable(out, "--out")
     found = run(out, seed=seed, progress=progress)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     table = Table(title="Test log-likelihood, nats per image", title_justify="left", caption_justify="left")
     for name in ("", "nats", "± estimate", "± test data", "kind"):
@@ -487,7 +492,7 @@ def _zoo_list(as_json: Json = False) -> None:
     """List the entries, with the time they took where there is a stored result."""
     entries = [zoo.load(name) for name in zoo.names()]
     if as_json:
-        _print_json([_described(entry) for entry in entries])
+        print_json([_described(entry) for entry in entries])
         return
     table, results = Table("entry", "what", "must reproduce", "takes"), zoo.stored()
     for e in entries:
@@ -523,7 +528,7 @@ def _zoo_show(name: Name, as_json: Json = False) -> None:
     """Show the recipe of an entry and its stored result."""
     entry, result = zoo.load(name), zoo.stored().get(name)
     if as_json:
-        _print_json(_described(entry) | {"result": result})
+        print_json(_described(entry) | {"result": result})
         return
     print(entry.text.strip())
     if result is not None:
@@ -544,7 +549,7 @@ def _zoo_reproduce(
     ] = False,
     progress: Progress = True,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Train an entry, measure it, and say whether its figure holds (exit code 1 if not)."""
     _check_writable(checkpoint, "--checkpoint")
     kept: dict[str, Any] = {} if checkpoint is None else {"checkpoint": checkpoint, "resume": True}
@@ -553,11 +558,10 @@ def _zoo_reproduce(
     if store:
         print(f"stored in {zoo.store(found)}", file=sys.stderr)
     if as_json:
-        _print_json(found.to_dict())
+        print_json(found.to_dict())
     else:
         print(found)
-    if not found.holds:
-        raise typer.Exit(1)
+    return 0 if found.holds else 1
 
 
 @zoo_app.command("table")
@@ -663,7 +667,7 @@ def _fit(
     save_program(path, result.program, name, options=given, transform=kept, columns=columns, data=source)
     last = result.history[-1]
     if as_json:
-        _print_json(
+        print_json(
             {
                 "weights": str(path.resolve()),
                 "train_loss": last["train_loss"],
@@ -753,7 +757,7 @@ def _sample(
             kinds = ".csv, .npy, .pt, .png, .pdf or .svg" if picture else ".csv, .npy or .pt (no picture: no images)"
             raise ValueError(f"{path}: the name of the samples' file ends in {kinds}.")
     if as_json:
-        _print_json({"samples": str(path.resolve()), "shape": list(drawn.shape), "scale": scale, "seed": seed})
+        print_json({"samples": str(path.resolve()), "shape": list(drawn.shape), "scale": scale, "seed": seed})
         return
     print(f"{n} samples of shape {tuple(drawn.shape[1:])}, scale: {scale}. Saved: {path.resolve()}")
 
@@ -810,7 +814,7 @@ def _evaluate(
             result["bits_per_dim"] = found.bits_per_dim(jacobian)
             note += f"; {result['mean_on_the_scale_of_the_data']:.3f} on the scale of the data"
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     print(found)
     if note:
@@ -894,7 +898,7 @@ def _posterior(
         matplotlib.use("Agg")
         written = posterior_pictures(idata, plot, seed)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "posterior": str(path.resolve()),
                 "method": idata.posterior.attrs["method"],
@@ -1061,7 +1065,7 @@ def _impute(
     if known is None:
         files.write_table(frame.drop(columns=dropped), path)
         if as_json:
-            _print_json(told | {"draws": 0})
+            print_json(told | {"draws": 0})
             return
         print(f"No value is missing: nothing to do. Saved as it was: {path.resolve()}")
         return
@@ -1095,7 +1099,7 @@ def _impute(
             "weights": info["weights"],
         }
         told |= {"scores": scores, "coverage95": coverage, "seconds": info["seconds"], "warnings": info["warnings"]}
-        _print_json(told | {"schema": known.to_dict()})
+        print_json(told | {"schema": known.to_dict()})
         return
     _print_imputation(told, info, draws)
 
@@ -1124,7 +1128,7 @@ def _impute_folder(
     info: Mapping[str, Any] = imputer_of(out).info_
     if as_json:
         told = {"imputed": [str(path.resolve()) for path in written], "draws": imputer.draws}
-        _print_json(told | {key: info[key] for key in ("method", "weights", "seconds", "warnings", "seed", "versions")})
+        print_json(told | {key: info[key] for key in ("method", "weights", "seconds", "warnings", "seed", "versions")})
         return
     for text in info["warnings"]:
         print(f"warning: {text}", file=sys.stderr)
@@ -1251,19 +1255,18 @@ def _check(
     data_root: DataRoot = None,
     seed: Seed = 0,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Put a program through the conformance suite (exit code 1 if a check fails)."""
     from pyro_gen.evaluation.conformance import Report, check_program
 
     program, x = _program_and_data(target, data, transform or [], _options(options or []), drop_empty, data_root, seed)
     report = check_program(program, x, seed=seed)
     if as_json:
-        _print_json(report.to_dict())
+        print_json(report.to_dict())
     else:
         # What failed last: the end of a long table is what is in view.
         print(Report(report.program, tuple(sorted(report, key=lambda result: result.status == "failed"))))
-    if not report.ok:
-        raise typer.Exit(1)
+    return 0 if report.ok else 1
 
 
 def _program_and_data(

@@ -6,6 +6,7 @@ A target names a program: a model of the zoo (``VAE``), or a file of the user's 
 a datum, transform of the data. It holds no code; that of a user's program stays in its file.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import inspect
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen import data
+from pyro_gen._errors import said
 from pyro_gen._files import atomic
 from pyro_gen._random import seeded
 from pyro_gen.data import Compose, Standardize, Transform
@@ -101,9 +103,7 @@ def _create(cls: type[Program], target: str, arguments: dict[str, Any], options:
         if "Module.__init__() call" in str(error):  # torch's, of a layer or parameter that comes too early
             raise ValueError(no_super) from error
         given = ", ".join(f"{name}={value!r}" for name, value in options.items())
-        raise ValueError(
-            f"{target} cannot be built{f' with {given}' if given else ''}: {type(error).__name__}: {error}"
-        ) from error
+        raise ValueError(f"{target} cannot be built{f' with {given}' if given else ''}: {said(error)}") from error
     if "_parameters" not in vars(program):
         raise ValueError(no_super)
     return program
@@ -212,10 +212,17 @@ def _run_file(path: Path) -> Any:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise ValueError(f"{path}, line {error.lineno}: {error.msg}.") from error
+    except KeyboardInterrupt:
+        raise
     except Exception as error:
-        raise ValueError(f"{path} does not run: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{path} does not run: {said(error)}") from error
+    except BaseException as error:  # SystemExit, and what else is no Exception
+        raise ValueError(
+            f'{path} ends by {said(error)} before its program is there: put what exits under if __name__ == "__main__".'
+        ) from error
     finally:
-        sys.path.remove(str(path.resolve().parent))
+        with contextlib.suppress(ValueError):
+            sys.path.remove(str(path.resolve().parent))
     return module
 
 
