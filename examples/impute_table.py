@@ -27,9 +27,8 @@ def main() -> dict[str, float]:
     complete = load()
     from statsmodels.formula.api import ols
 
-    holes = pg.imputation.ampute(
-        complete, "mar", 0.3, columns=["selfLR", "income", "vote"], given=["PID"], strength=2.0, seed=0
-    )
+    by_party = pg.imputation.MAR(0.3, columns=["selfLR", "income", "vote"], given=["PID"], strength=2.0)
+    holes = pg.imputation.ampute(complete, by_party, seed=0)
     imputer = pg.Imputer(draws=50, schema=dict.fromkeys(ANSWERS, "ordinal"), random_state=0).fit(holes)
     print("stacked, by weight:", {name: round(weight, 2) for name, weight in imputer.weights_.items()})
     completed = imputer.impute(holes)

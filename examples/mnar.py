@@ -23,7 +23,7 @@ def mean(table):
 def main() -> dict[str, float]:
     complete = load_breast_cancer(as_frame=True).data[[*MASKED, *(f"worst {name}" for name in MEASURED)]]
     complete = (complete - complete.mean()) / complete.std(ddof=0)  # so that the true means are 0
-    holes = pg.imputation.ampute(complete, "self_hard", columns=MASKED)
+    holes = pg.imputation.ampute(complete, pg.imputation.HardSelfMasking(columns=MASKED))
     options = {"sign": "high", "members": 2, "particles": 100, "steps": 1000}  # less than by default, to be quick
     random = pg.Imputer("gaussian", schema=dict.fromkeys(complete, "real"), random_state=0).fit(holes)
     selection = pg.Imputer("not_miwae", schema=random.schema_, options=options, random_state=0).fit(holes)

@@ -1,6 +1,19 @@
 """Multiple imputation of tables: draws from generative programs, analyses pooled, answers checked."""
 
-from pyro_gen.imputation.amputation import ampute
+from pyro_gen.imputation.amputation import (
+    MAR,
+    MCAR,
+    MNAR,
+    Censoring,
+    Dropout,
+    Gaps,
+    HardSelfMasking,
+    HolesOf,
+    Mechanism,
+    Patterns,
+    SelfMasking,
+    ampute,
+)
 from pyro_gen.imputation.completed import Analyses, Completed
 from pyro_gen.imputation.evaluation import Evaluation, evaluate_imputer
 from pyro_gen.imputation.imputer import Imputer
@@ -13,11 +26,22 @@ from pyro_gen.imputation.report import over_impute, report
 from pyro_gen.imputation.sensitivity import TippingPoint
 
 __all__ = [
+    "MAR",
+    "MCAR",
+    "MNAR",
     "Analyses",
+    "Censoring",
     "Completed",
+    "Dropout",
     "Evaluation",
+    "Gaps",
+    "HardSelfMasking",
+    "HolesOf",
     "Imputer",
+    "Mechanism",
+    "Patterns",
     "Pooled",
+    "SelfMasking",
     "TippingPoint",
     "ampute",
     "draws_needed",

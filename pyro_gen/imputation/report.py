@@ -18,7 +18,7 @@ from pyro_gen._files import write_text
 from pyro_gen.data.column import Column
 from pyro_gen.data.schema import Schema
 from pyro_gen.imputation import plots
-from pyro_gen.imputation.amputation import ampute
+from pyro_gen.imputation.amputation import MCAR, ampute
 from pyro_gen.imputation.pooling import pool
 from pyro_gen.imputation.scores import pit
 
@@ -124,7 +124,7 @@ def over_impute(
         True
     """
     schema = imputer.schema_
-    hollow = ampute(table, "mcar", share, seed=seed)
+    hollow = ampute(table, MCAR(share), seed=seed)
     learner = imputer.learnt_anew(hollow)
     truth, seen = schema.encode(table), ~schema.encode(hollow).isnan()
     rows = _some((~seen & ~truth.isnan()).any(1).nonzero()[:, 0].numpy(), OVER_IMPUTED)

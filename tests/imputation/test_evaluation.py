@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pyro_gen.data.schema import Schema
-from pyro_gen.imputation.amputation import ampute
+from pyro_gen.imputation.amputation import MAR, MCAR, Censoring, HardSelfMasking, ampute
 from pyro_gen.imputation.evaluation import evaluate_imputer
 from pyro_gen.imputation.imputer import Imputer
 from pyro_gen.imputation.scores import crps, rmse
@@ -109,7 +109,7 @@ def test_standard_errors_are_those_of_repetitions():
 def test_prints_and_exports(evaluations):
     evaluation = evaluations[1.0]
     text = str(evaluation)
-    assert "3 x 20% of the observed cells hidden (mcar), 100 draws; 2700 cells" in text
+    assert "3 x observed cells hidden by MCAR(share=0.2), 100 draws; 2700 cells" in text
     for words in ("RMSE mean", "RMSE draws", "in 95%", "PIT p", "energy score"):
         assert words in text
     assert "log-loss" not in text and max(map(len, text.splitlines())) <= 120
@@ -131,7 +131,7 @@ def test_the_same_seed_gives_the_same_and_nothing_is_disturbed(untouched_rng):
 
 def test_a_truth_takes_the_place_of_hidden_cells():
     truth = gaussian_table(400)
-    holes = ampute(truth, "mar", 0.3, seed=5)
+    holes = ampute(truth, MAR(0.3), seed=5)
     evaluation = evaluate_imputer(Gaussian(MEAN, COV), holes, truth=truth, draws=50)
     assert evaluation.info["cells"] == np.isnan(holes).sum() and evaluation.info["mechanism"] is None
     assert "the truth of its missing cells" in str(evaluation)
@@ -151,17 +151,13 @@ def test_a_truth_takes_the_place_of_hidden_cells():
 def test_only_observed_cells_are_hidden():
     x = gaussian_table(300)
     x[:150, 0] = np.nan
-    evaluation = evaluate_imputer(Gaussian(MEAN, COV), x, draws=10, repeats=2, proportion=0.1)
+    evaluation = evaluate_imputer(Gaussian(MEAN, COV), x, draws=10, repeats=2, mechanism=MCAR(0.1))
     assert evaluation.info["cells"] == 2 * 75
-    evaluation = evaluate_imputer(Gaussian(MEAN, COV), x, draws=10, repeats=1, mechanism="self_hard")
+    evaluation = evaluate_imputer(Gaussian(MEAN, COV), x, draws=10, repeats=1, mechanism=HardSelfMasking())
     assert len(evaluation.to_frame()) == 2  # one column, and all
-    assert evaluation.info["proportion"] is None
-
-    def last_column(table, seed):
-        return ampute(table, "quantile", 0.3, columns=[2], seed=seed)
-
+    last_column = Censoring(0.3, columns=[2])
     evaluation = evaluate_imputer(Gaussian(MEAN, COV), x, draws=10, repeats=1, mechanism=last_column)
-    assert evaluation.info["cells"] == 90 and evaluation.info["mechanism"] == "last_column"
+    assert evaluation.info["cells"] == 90 and evaluation.info["mechanism"] == "Censoring(share=0.3, columns=[2])"
 
 
 class HotDeck(BaseEstimator):
@@ -239,7 +235,7 @@ class Dense(Gaussian):
 
 def test_the_log_score_is_the_mean_log_density():
     x = gaussian_table(400)
-    holed = pd.DataFrame(ampute(x, "mcar", 0.2), columns=list("abc"))
+    holed = pd.DataFrame(ampute(x, MCAR(0.2)), columns=list("abc"))
     truth = pd.DataFrame(x, columns=list("abc"))
     evaluation = evaluate_imputer(Dense(MEAN, COV), holed, truth=truth, draws=20)
     frame = evaluation.to_frame()
@@ -305,10 +301,10 @@ def test_scikit_learn_imputes_once_and_is_scored_as_a_point():
 
 def test_numbers_in_columns_of_levels_go_to_the_next_level():
     table = pd.DataFrame({"a": gaussian_table(200)[:, 0], "b": np.tile([0, 1, 1, 1], 50)})
-    frame = evaluate_imputer(SimpleImputer(), table, proportion=0.3).to_frame()  # the mean, some 0.75, becomes 1
+    frame = evaluate_imputer(SimpleImputer(), table, mechanism=MCAR(0.3)).to_frame()  # the mean, some 0.75, becomes 1
     assert frame.loc["b", "kind"] == "binary"
     assert abs(frame.loc["b", "error_mode"] - 0.25) < 4 * frame.loc["b", "error_mode_se"]
-    named = evaluate_imputer(SimpleImputer(), table, proportion=0.3, schema={"b": "count"}).to_frame()
+    named = evaluate_imputer(SimpleImputer(), table, mechanism=MCAR(0.3), schema={"b": "count"}).to_frame()
     assert named.loc["b", "kind"] == "count" and named.loc["b", "rmse_mean"] > 0
 
 
@@ -328,14 +324,13 @@ def test_what_an_imputer_or_a_user_does_wrong_is_said():
         evaluate_imputer(Broken("rows"), x)
     with pytest.raises(TypeError, match="neither"):
         evaluate_imputer(object(), x)
+    with pytest.raises(TypeError, match="expected a mechanism"):
+        evaluate_imputer(Gaussian(MEAN, COV), x, mechanism="mcar")
     for options, words in (
-        ({"truth": x, "proportion": 0.2}, "leave mechanism, proportion and repeats out"),
+        ({"truth": x, "mechanism": MCAR(0.2)}, "leave mechanism and repeats out"),
         ({"truth": x}, "nothing can be scored"),
         ({"truth": x[:10]}, "shape of the table"),
         ({"repeats": 0}, "positive"),
-        ({"mechanism": "self_hard", "proportion": 0.2}, "takes no proportion"),
-        ({"mechanism": ampute, "proportion": 0.2}, "share of its own"),
-        ({"mechanism": "nope"}, "unknown"),
     ):
         with pytest.raises(ValueError, match=words):
             evaluate_imputer(Gaussian(MEAN, COV), x, **options)

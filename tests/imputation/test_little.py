@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from pyro_gen.imputation.amputation import ampute
+from pyro_gen.imputation.amputation import MAR, MCAR, ampute
 from pyro_gen.imputation.little import little_test
 
 # Daily air quality in New York, May to September 1973 (R's data set airquality): ozone, solar radiation, wind,
@@ -70,9 +70,9 @@ def test_littles_test_is_calibrated_under_mcar_and_sees_mar():
     results, found = [], 0
     for seed in range(160):
         x = rng.normal(size=(200, 3)) @ [[1.0, 0.6, 0.2], [0.0, 0.8, 0.3], [0.0, 0.0, 1.0]]
-        results.append(little_test(ampute(x, "mcar", 0.25, seed=seed)))
+        results.append(little_test(ampute(x, MCAR(0.25), seed=seed)))
         if seed < 20:
-            found += little_test(ampute(x, "mar", 0.4, columns=[1, 2], strength=2.0, seed=seed)).p_value < 0.01
+            found += little_test(ampute(x, MAR(0.4, columns=[1, 2], strength=2.0), seed=seed)).p_value < 0.01
     # False alarms: 1e-4, by the Kolmogorov-Smirnov test.
     assert scipy.stats.kstest([r.p_value for r in results], "uniform").pvalue > 1e-4
     # The twin: means known instead of estimated, three degrees of freedom more.
@@ -90,10 +90,10 @@ def test_littles_test_of_levels():
             "smokes": rng.random(800) < 0.3,
         }
     )
-    assert little_test(ampute(table, "mcar", 0.2)).p_value > 1e-4
-    assert little_test(ampute(table, "mar", 0.3, columns=["age"], given=["city"])).p_value < 1e-4
+    assert little_test(ampute(table, MCAR(0.2))).p_value > 1e-4
+    assert little_test(ampute(table, MAR(0.3, columns=["age"], given=["city"]))).p_value < 1e-4
     table["constant"] = 1
-    assert little_test(ampute(table, "mcar", 0.2, columns=["age"])).df == 3  # two levels of three, one of two, less age
+    assert little_test(ampute(table, MCAR(0.2, columns=["age"]))).df == 3  # two levels of three, one of two, less age
 
 
 def test_littles_test_says_what_it_cannot_do():

@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator, clone
 from pyro_gen.data.column import Column
 from pyro_gen.data.schema import Schema
 from pyro_gen.imputation import plots
-from pyro_gen.imputation.amputation import ampute
+from pyro_gen.imputation.amputation import MCAR, ampute
 from pyro_gen.imputation.completed import Completed
 from pyro_gen.imputation.imputer import Imputer
 from pyro_gen.imputation.pooling import pool
@@ -443,7 +443,7 @@ def test_over_imputation_learns_once_what_was_kept_and_sees_no_hidden_cell(monke
     monkeypatch.setattr(Imputer, "impute", lambda self, *a, **k: mixed.append(self) or IMPUTE(self, *a, **k))
     found = over_impute(imputer, x, seed=3)
     assert sorted(name for name, _ in learnt) == ["TableGaussian", "TableStudent"]
-    hidden = np.isnan(ampute(x, "mcar", 0.1, seed=3)) & ~np.isnan(x)
+    hidden = np.isnan(ampute(x, MCAR(0.1), seed=3)) & ~np.isnan(x)
     assert all(holes[hidden].all() and (holes == np.isnan(x) | hidden).all() for _, holes in learnt)
     assert sum(len(f["pit"]) for f in found.values()) == hidden.sum() > 50
     # Both make draws, with the weights of before; the imputer that was given stays as it was.

@@ -8,7 +8,6 @@ import pytest
 import scipy.stats
 import torch
 
-from pyro_gen.imputation import scores
 from pyro_gen.imputation.scores import (
     brier,
     crps,
@@ -21,6 +20,7 @@ from pyro_gen.imputation.scores import (
     pit_test,
     ranked_probability_score,
     rmse,
+    rows,
     variogram_score,
 )
 
@@ -88,7 +88,7 @@ def test_energy_score_by_brute_force():
 def test_rows_in_parts_score_the_same(monkeypatch):
     x, y = torch.randn(6, 50, 3), torch.randn(50, 3)
     whole = energy_score(x, y), variogram_score(x, y)
-    monkeypatch.setattr(scores, "CHUNK", 700)
+    monkeypatch.setattr(rows, "NUMBERS_AT_A_TIME", 700)
     parts = energy_score(x, y), variogram_score(x, y)
     assert all(torch.allclose(a, b) for a, b in zip(whole, parts, strict=True))
 
