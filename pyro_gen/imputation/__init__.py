@@ -17,10 +17,16 @@ from pyro_gen.imputation.amputation import (
 from pyro_gen.imputation.completed import Analyses, Completed
 from pyro_gen.imputation.evaluation import Evaluation, evaluate_imputer
 from pyro_gen.imputation.imputer import Imputer
-from pyro_gen.imputation.likelihood_ratio import likelihood_ratio_test
 from pyro_gen.imputation.little import little_test
 from pyro_gen.imputation.partitions import impute_partitions
-from pyro_gen.imputation.pooling import Pooled, draws_needed, pool, pool_correlations, stack_posteriors
+from pyro_gen.imputation.pooling import (
+    Pooled,
+    draws_needed,
+    likelihood_ratio_test,
+    pool,
+    pool_correlations,
+    stack_posteriors,
+)
 from pyro_gen.imputation.reference_based import impute_by_reference
 from pyro_gen.imputation.report import over_impute, report
 from pyro_gen.imputation.sensitivity import TippingPoint

@@ -35,7 +35,7 @@ from pyro_gen._files import atomic
 from pyro_gen.data.column import Column
 from pyro_gen.data.schema import Schema
 from pyro_gen.imputation import sensitivity
-from pyro_gen.imputation.pooling import Pooled, pool
+from pyro_gen.imputation.pooling.rubin import Pooled, pool
 
 if TYPE_CHECKING:
     import pandas as pd

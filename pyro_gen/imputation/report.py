@@ -19,7 +19,7 @@ from pyro_gen.data.column import Column
 from pyro_gen.data.schema import Schema
 from pyro_gen.imputation import plots
 from pyro_gen.imputation.amputation import MCAR, ampute
-from pyro_gen.imputation.pooling import pool
+from pyro_gen.imputation.pooling.rubin import pool
 from pyro_gen.imputation.scores import pit
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from pyro_gen.imputation.completed import Completed
     from pyro_gen.imputation.imputer import Imputer
-    from pyro_gen.imputation.pooling import Pooled
+    from pyro_gen.imputation.pooling.rubin import Pooled
 
 __all__ = ["over_impute", "report"]
 

@@ -8,8 +8,7 @@ import pytest
 import statsmodels.formula.api as smf
 from scipy import stats
 
-from pyro_gen.imputation.likelihood_ratio import d3, d4, likelihood_ratio_test
-from pyro_gen.imputation.pooling import d1
+from pyro_gen.imputation.pooling import d1, d3, d4, likelihood_ratio_test
 
 OWN, AT_MEAN = [8.0, 10.5, 12.2, 9.1, 7.7], [7.0, 9.9, 11.0, 8.8, 6.1]
 

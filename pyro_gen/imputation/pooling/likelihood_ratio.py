@@ -35,13 +35,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyro_gen.imputation.pooling import PooledTest, df_of_li
+from pyro_gen.imputation.pooling.degrees_of_freedom import Array, df_of_li
+from pyro_gen.imputation.pooling.wald import PooledTest
 
 __all__ = ["d3", "d4", "likelihood_ratio_test"]
 
-Array = npt.NDArray[np.float64]
-
-NESTED = 1e-6  # how far below 0 rounding, and the ends of two optimisations, bring a likelihood ratio
+OPTIMISATION_ERROR = (
+    1e-6  # relative: how far below 0 rounding, and the ends of two optimisations, bring a likelihood ratio
+)
 
 
 def likelihood_ratio_test(
@@ -198,7 +199,7 @@ def _fitted(model: Callable[[Any], Any], table: Any) -> _Fit:
     # Of several equations, as in a multinomial regression, statsmodels' functions take the parameters one by one.
     fit = _Fit(np.asarray(result.params, dtype=np.float64).ravel(order="F"), log_likelihood)
     known = float(result.llf)
-    if not abs(fit.value - known) <= NESTED * (1 + abs(known)):
+    if not abs(fit.value - known) <= OPTIMISATION_ERROR * (1 + abs(known)):
         raise ValueError(
             f"The result's log-likelihood is {known:.6g}, and model.loglike(params) {fit.value:.6g}: it has parameters "
             "besides these; return (params, log_likelihood) of all of them."
@@ -218,7 +219,7 @@ def _size(fits: Iterable[_Fit], name: str) -> int:
 
 def _ratio(full: float, null: float) -> float:
     statistic = 2 * (full - null)
-    if statistic < -NESTED * (1 + abs(full)):
+    if statistic < -OPTIMISATION_ERROR * (1 + abs(full)):
         raise ValueError(
             f"likelihood_ratio_test: the null model has a log-likelihood of {null:.6g}, the full model one of "
             f"{full:.6g}: they are not nested, or an optimisation has not converged."
