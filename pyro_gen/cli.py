@@ -35,8 +35,8 @@ from pyro_gen._version import __version__
 from pyro_gen.console import Shell, print_json, results_alone
 from pyro_gen.data import DataSet, Transform, as_tensor, read_table
 from pyro_gen.data import load as load_data
-from pyro_gen.data.column import KINDS, Column
-from pyro_gen.data.schema import Schema
+from pyro_gen.data.column import DISCRETE, KINDS, Column
+from pyro_gen.data.problems import Problems, problems
 from pyro_gen.inference.objectives import Objective
 from pyro_gen.inference.progress import progress_bar
 from pyro_gen.inference.svi import fit as train
@@ -91,6 +91,9 @@ Progress = Annotated[bool, typer.Option(help="Show progress bars.")]
 DataRoot = Annotated[
     Path | None,
     typer.Option(envvar="PYRO_GEN_DATA", help="The folder that holds MNIST in torchvision's layout."),
+]
+Decimal = Annotated[
+    str | None, typer.Option(help="The decimal mark in a text file, . or a comma; by default its numbers say it.")
 ]
 Saved = Annotated[Path, typer.Argument(metavar="WEIGHTS", help="A file written by pyro-gen fit.")]
 Moved = Annotated[str | None, typer.Option("--target", help="Where the program's class is now, if it has moved.")]
@@ -209,7 +212,8 @@ def _one_line(error: Exception) -> str:
     # Messages of this package are whole sentences; others may be a word, or nothing.
     if not isinstance(error, ValueError | TypeError | ArithmeticError) or " " not in text:
         text = f"{type(error).__name__}: {text} (--debug shows where)"
-    return text if len(text) <= 700 else text[:700] + " ..."
+    limit = 3000 if isinstance(error, Problems) else 700
+    return text if len(text) <= limit else text[:limit] + " ..."
 
 
 def _about_invalid_values(text: str, error: Exception) -> str:
@@ -276,7 +280,9 @@ class _Data:
     levels: int | None
 
 
-def _read(name: str, part: Part, data_root: Path | None, drop_empty: bool, to_train: bool = True) -> _Data:
+def _read(
+    name: str, part: Part, data_root: Path | None, drop_empty: bool, decimal: str | None, to_train: bool = True
+) -> _Data:
     """Reads data; that to train on needs a value in each column and row, other data may have empty ones."""
     if name in DATA_SETS:
         if DATA_SETS[name].from_folder and data_root is None:
@@ -291,9 +297,12 @@ def _read(name: str, part: Part, data_root: Path | None, drop_empty: bool, to_tr
     if not path.exists() and not path.suffix:
         raise ValueError(f"there is no data set {name!r}, nor a file: the data sets are {', '.join(DATA_SETS)}.")
     try:
-        table = read_table(path, drop_all_missing=drop_empty, allow_all_missing=not to_train)
+        table = read_table(path, drop_all_missing=drop_empty, allow_all_missing=not to_train, decimal=decimal)
     except ValueError as error:
-        raise ValueError(str(error).replace("drop_all_missing=True", "--drop-empty")) from error
+        text = str(error).replace("drop_all_missing=True", "--drop-empty").replace("decimal='.'", "--decimal .")
+        raise ValueError(text) from error
+    for note in table.notes:
+        print(f"note: {note}", file=sys.stderr)
     return _Data(str(path), table.values, table.columns, None)
 
 
@@ -617,6 +626,7 @@ def _fit(
         Device | None, typer.Option(help="By default the CPU; for an entry of the zoo a GPU if there is one.")
     ] = None,
     drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without any value.")] = False,
+    decimal: Decimal = None,
     data_root: DataRoot = None,
     seed: Seed = 0,
     progress: Progress = True,
@@ -650,7 +660,7 @@ def _fit(
         if data is None:
             raise ValueError(f"say what to train {target} on, by --data.")
         name, given = target, _options(options or [])
-        read = _read(data, Part.train, data_root, drop_empty)
+        read = _read(data, Part.train, data_root, drop_empty, decimal)
         x, held_out = read.x, None
         if validation is not None:
             x, held_out = DataSet(read.name, read.x, read.x[:0]).split(validation, seed)
@@ -781,6 +791,7 @@ def _evaluate(
     chains: Annotated[int | None, typer.Option(min=1, help="Chains per datum (16), or islands of smc (4).")] = None,
     temperatures: Annotated[int | None, typer.Option(min=1, help="Temperatures, for ais and bdmc.")] = None,
     drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without any value.")] = False,
+    decimal: Decimal = None,
     target: Moved = None,
     data_root: DataRoot = None,
     seed: Seed = 0,
@@ -791,7 +802,7 @@ def _evaluate(
     from pyro_gen.inference.importance import log_likelihood
 
     saved = load_program(weights, target)
-    read = _aligned(saved, _read(data, part, data_root, drop_empty, to_train=False))
+    read = _aligned(saved, _read(data, part, data_root, drop_empty, decimal, to_train=False))
     if empty := int(read.x.isnan().reshape(len(read.x), -1).all(1).sum()):
         print(
             f"note: {empty} of {len(read.x)} rows without any observed value count as log-likelihood 0; --drop-empty "
@@ -847,6 +858,7 @@ def _posterior(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in --out.")] = False,
     plot: Annotated[Path | None, typer.Option(help="A folder for pictures: traces, ranks, pairs, intervals.")] = None,
     drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without any value.")] = False,
+    decimal: Decimal = None,
     moved: Moved = None,
     data_root: DataRoot = None,
     seed: Seed = 0,
@@ -867,12 +879,12 @@ def _posterior(
         if transform or options:
             raise ValueError(f"{target} has its own transform and arguments: leave --transform and --set out.")
         saved = load_program(target, moved)
-        read = _aligned(saved, _read(data, part, data_root, drop_empty, to_train=False))
+        read = _aligned(saved, _read(data, part, data_root, drop_empty, decimal, to_train=False))
         program, x = saved.program, _through(saved.transform, read.x, seed)
     else:
         if moved is not None:
             raise ValueError("--target is for a file written by pyro-gen fit.")
-        read = _read(data, part, data_root, drop_empty)
+        read = _read(data, part, data_root, drop_empty, decimal)
         program, x = _built(target, read, transform or [], _options(options or []), seed)
     idata: Any = posterior(
         program,
@@ -994,6 +1006,10 @@ def _impute(
     time_limit: Annotated[float | None, typer.Option(help="Seconds to learn for at most, about.")] = None,
     encoding: Annotated[str | None, typer.Option(help="Of a text file: cp1250, say; by default guessed.")] = None,
     separator: Annotated[str | None, typer.Option(help="Of columns in a text file; by default guessed.")] = None,
+    decimal: Decimal = None,
+    marks: Annotated[
+        list[str] | None, typer.Option("--missing", help="What stands for missing: -999, unknown; repeatable.")
+    ] = None,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes that impute the files of a folder; more than one need Dask.")
     ] = 1,
@@ -1019,6 +1035,8 @@ def _impute(
             "--drop-empty": drop_empty,
             "--encoding": encoding,
             "--separator": separator,
+            "--decimal": decimal,
+            "--missing": marks,
         }.items():
             if given:
                 raise ValueError(f"{option}: is for a file, and {data} is a folder; leave it out.")
@@ -1033,21 +1051,25 @@ def _impute(
     path = out or Path(f"{data.stem}_imputed.parquet")
     _check_file(path, "--out", (".parquet", ".csv"))
     _check_file(report, "--report", (".html",))
-    frame = files.read_mixed_table(data, encoding=encoding, separator=separator)
+    numeric = [
+        name for name, kind in overrides.items() if (kind if isinstance(kind, str) else kind.kind) not in DISCRETE
+    ]
+    how: dict[str, Any] = {"encoding": encoding, "separator": separator, "decimal": decimal, "missing": marks or []}
+    table = files.read_file(data, numbers=numeric, **how)
+    frame = table.frame
     aside = list(dict.fromkeys(ignore or []))
     _check_columns("--ignore", aside, frame)
     _check_columns("--type" if schema is None else "--type or --schema", overrides, frame)
-    used = frame.drop(columns=aside)
     try:
-        used = files.with_observed_columns(used, drop_empty=drop_empty)
-        missing = used.isna().to_numpy()
-        known = (
-            Schema.infer(used, {c: kind for c, kind in overrides.items() if c in used.columns})
-            if missing.any()
-            else None
-        )
+        used, known = files.usable(table, overrides, ignore=aside, drop_empty=drop_empty)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{data}: {_in_words_for_tables(str(error))}") from error
+        each = error.each if isinstance(error, Problems) else [str(error)]
+        raise problems([_in_words_for_tables(text) for text in each], f"{data}: ") from error
+    missing, written = used.isna().to_numpy(), files.as_written(table)
+    if table.cells is not None:  # dates that are handed on stay as they are
+        frame = frame.assign(**{c: table.cells[c].where(frame[c].notna()) for c in aside if c in table.dates})
+    for note in table.notes:
+        print(f"note: {note}", file=sys.stderr)
     dropped = [name for name in frame.columns if name not in used.columns and name not in aside]
     if dropped:
         print(f"note: left out, without any observed value: {_names(dropped)}.", file=sys.stderr)
@@ -1059,11 +1081,13 @@ def _impute(
         "missing": int(missing.sum()),
         "dropped": dropped,
         "ignored": aside,
+        "notes": list(table.notes),
         "seed": seed,
         "versions": zoo.versions(),
     }
     if known is None:
-        files.write_table(frame.drop(columns=dropped), path)
+        kept = frame.drop(columns=dropped)
+        files.write_table(written(kept) if path.suffix == ".csv" else kept, path)
         if as_json:
             print_json(told | {"draws": 0})
             return
@@ -1078,14 +1102,18 @@ def _impute(
         # The rows of each table are those of the file.
         whole = completed.derive(**{name: lambda _, name=name: frame[name] for name in aside})
         if single is not None:
-            files.write_table(getattr(whole, single.value)(), path)
+            one = getattr(whole, single.value)()
+            files.write_table(written(one) if path.suffix == ".csv" else one, path)
         elif path.suffix == ".csv":
-            whole.to_csv(path)
+            whole.to_csv(path, written=written)
         else:
             whole.to_parquet(path)
     if report is not None:
         found = over_impute(imputer.set_params(time_limit=limits[1]), used, seed=seed)
         completed.info = {**completed.info, "calibration": found}
+        if not found:
+            why = "no cell of a column of numbers or ordered levels was hidden"
+            print(f"note: {why}: the report does not say how far to trust the draws.", file=sys.stderr)
         with progress_bar("report", progress) as tick:
             told["report"] = str(write_report(completed, report, title=f"Imputation of {data.name}", progress=tick))
     info = completed.info
@@ -1199,12 +1227,15 @@ def _in_words_for_tables(text: str) -> str:
     name = "" if found is None else found[2]
     advice = {
         "drop_empty=True": "--drop-empty",
+        "(decimal='.' or ',')": "(--decimal . or --decimal ,)",
+        "or make all of it levels (nominal)": f"or make all of it levels (--type {shlex.quote(name + '=nominal')})",
         "leave the column out": f"leave the column out (--ignore {shlex.quote(name)})",
         "leave it out": f"leave it out (--ignore {shlex.quote(name)})",
         f"(overrides={{{name!r}: 'nominal'}})": f"(--type {shlex.quote(name + '=nominal')})",
     }
     for python, shell in advice.items():
         text = text.replace(python, shell)
+    text = re.sub(r"\(missing=\[(.*)\]\)", lambda mark: f"(--missing {shlex.quote(mark[1][1:-1])})", text)
     says = {"bounded": '"lower": 0, "upper": 1', "ordinal": '"levels": ["the lowest", "..."]'}
     before, sign, after = text.partition("Give Column(")
     for kind, what in says.items():
@@ -1252,6 +1283,7 @@ def _check(
     transform: Annotated[list[str] | None, typer.Option(help="As for fit.")] = None,
     options: Annotated[list[str] | None, typer.Option("--set", help="As for fit.")] = None,
     drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without any value.")] = False,
+    decimal: Decimal = None,
     data_root: DataRoot = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -1259,7 +1291,8 @@ def _check(
     """Put a program through the conformance suite (exit code 1 if a check fails)."""
     from pyro_gen.evaluation.conformance import Report, check_program
 
-    program, x = _program_and_data(target, data, transform or [], _options(options or []), drop_empty, data_root, seed)
+    read = (drop_empty, decimal, data_root)
+    program, x = _program_and_data(target, data, transform or [], _options(options or []), *read, seed)
     report = check_program(program, x, seed=seed)
     if as_json:
         print_json(report.to_dict())
@@ -1275,6 +1308,7 @@ def _program_and_data(
     transform: Sequence[str],
     options: dict[str, Any],
     drop_empty: bool,
+    decimal: str | None,
     data_root: Path | None,
     seed: int,
 ) -> tuple[Program, Tensor]:
@@ -1285,7 +1319,7 @@ def _program_and_data(
         prepared = zoo.prepare(entry, data_root)
         return build(entry.model, prepared.test.shape[1:], entry.options, seed=seed), prepared.test
     if data is not None:
-        return _built(target, _read(data, Part.train, data_root, drop_empty), transform, options, seed)
+        return _built(target, _read(data, Part.train, data_root, drop_empty, decimal), transform, options, seed)
     if target in MODELS:
         raise ValueError(f"{target} takes the shape of its data: say which, by --data.")
     program = build(target, None, options, seed=seed)

@@ -37,7 +37,7 @@ class Cells:
 
         self.name, self.series = name, series
         dtype: Any = series.dtype
-        if dtype.kind in "mM" or isinstance(dtype, pd.PeriodDtype):
+        if dtype.kind == "m" or isinstance(dtype, pd.PeriodDtype):
             raise ValueError(_dates(name))
         if dtype.kind == "c":
             raise TypeError(f"column {name!r} holds complex numbers, expected real ones.")
@@ -49,7 +49,7 @@ class Cells:
 
     @functools.cached_property
     def content(self) -> str:
-        """What is in the cells: category, boolean, number, text, mixed (text and numbers) or nothing."""
+        """What is in the cells: category, boolean, number, date, text, mixed (text and numbers) or nothing."""
         import pandas as pd
 
         dtype: Any = self.series.dtype
@@ -61,6 +61,8 @@ class Cells:
             return "boolean"
         if dtype.kind in "iuf":
             return "number"
+        if dtype.kind == "M":
+            return "date"
         if _is_text(dtype):
             return "text"
         types = {type(value) for value in self._seen()}
@@ -90,7 +92,11 @@ class Cells:
         return int(np.flatnonzero(~self.missing)[place]) + 1, seen[place]
 
     def numbers(self) -> npt.NDArray[np.float64]:
-        """The observed numbers, in float64, all finite."""
+        """The observed numbers, in float64, all finite; of dates the days since 1970."""
+        if self.content == "date":
+            from pyro_gen.data.dates import as_days
+
+            return as_days(self.series)[~self.missing]
         if isinstance(self.series.dtype, np.dtype) and self.series.dtype.kind == "O":
             values = self._seen().astype(np.float64)
         else:
@@ -128,10 +134,15 @@ class Cells:
         encoded = np.full(len(self.series), np.nan)
         if self.content == "nothing":
             return encoded
+        if (self.content == "date") != column.dates:
+            raise ValueError(
+                f"column {column.name!r} is {'one of dates' if column.dates else column.kind} and holds "
+                f"{'dates' if self.content == 'date' else self.content}; make it alike, or leave it out."
+            )
         if column.discrete:
             encoded[~self.missing] = self._codes(column)
             return encoded
-        if self.content != "number":
+        if self.content not in ("number", "date"):
             held = {"category": "categories", "boolean": "booleans"}.get(self.content, "text")
             row, value = self.first(lambda value: self.content != "mixed" or isinstance(value, str))
             raise ValueError(
@@ -186,6 +197,8 @@ class Cells:
             return self._fill_category(column, values)
         if not self.missing.any():
             return None
+        if column.dates:
+            return self._fill_dates(column, values)
         holds = _holds(dtype, column)
         # The dtype of the numbers in an array, a nullable column or one of pyarrow's.
         inner = np.dtype(getattr(dtype, "numpy_dtype", dtype) if holds and dtype.kind in "iufb" else np.float64)
@@ -202,6 +215,15 @@ class Cells:
         array[self.missing] = new
         filled: pd.Series[Any] = pd.Series(array, index=series.index, dtype=dtype)
         return filled
+
+    def _fill_dates(self, column: Column, values: npt.NDArray[np.float64]) -> "pd.Series[Any]":
+        from pyro_gen.data.dates import from_days
+
+        dtype: Any = self.series.dtype
+        whole: pd.Series[Any] = self.series.astype(dtype if dtype.kind == "M" else "datetime64[us]").copy()
+        new: Any = from_days(_within(column, values, np.dtype(np.float64)), whole.dtype)
+        whole.iloc[np.flatnonzero(self.missing)] = new.array
+        return whole
 
     def _fill_category(self, column: Column, values: npt.NDArray[np.float64]) -> "pd.Series[Any]":
         import pandas as pd

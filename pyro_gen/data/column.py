@@ -1,7 +1,7 @@
 """What a column of a table holds: its kind, its levels, its limits."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Column:
         integer: Numbers that are whole: imputations are rounded. Always so for counts.
         atom: One number of a real column that many rows have exactly, others being spread out: the 0 of rainfall, or of
             what a household spends on fuel. Left out, :class:`pyro_gen.data.Scaling` looks for one.
+        dates: Dates of a real column, encoded as days since 1970.
 
     Raises:
         TypeError: If the name is no text, or the levels are one text.
@@ -47,6 +48,7 @@ class Column:
     upper: float | None = None
     integer: bool = False
     atom: float | None = None
+    dates: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -57,6 +59,8 @@ class Column:
             raise TypeError(f"column {self.name!r}: levels are a tuple of values, got the text {self.levels!r}.")
         if self.atom is not None and self.kind != "real":
             raise ValueError(f"column {self.name!r}: an atom is for real columns, not for {self.kind}.")
+        if self.dates and self.kind != "real":
+            raise ValueError(f"column {self.name!r}: dates are real, days since 1970, not {self.kind}.")
         levels = tuple(level.item() if isinstance(level, np.generic) else level for level in self.levels)
         object.__setattr__(self, "levels", levels)
         for given in ("lower", "upper", "atom"):

@@ -1,5 +1,6 @@
 """How the kind of a column is found: as the user says, or by the rules of :meth:`~pyro_gen.data.Schema.infer`."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,11 @@ def given_kind(cells: Cells, given: str | Column) -> Column:
     if isinstance(given, Column):
         if given.name != name:
             raise ValueError(f"the override for column {name!r} is a column called {given.name!r}.")
-        return given
+        return replace(given, dates=True) if cells.content == "date" and given.kind == "real" else given
+    if cells.content == "date":
+        if given != "real":
+            raise ValueError(f"column {name!r} holds dates, which are real, days since 1970, not {given}; say nothing.")
+        return inferred_kind(cells)[0]
     if given == "bounded":
         raise ValueError(f"column {name!r}: 'bounded' by what? Give Column({name!r}, 'bounded', lower=..., upper=...).")
     if given not in DISCRETE:
@@ -48,6 +53,9 @@ def inferred_kind(cells: Cells) -> tuple[Column, str]:
     name = cells.name
     if cells.content == "number":
         return _infer_numbers(cells)
+    if cells.content == "date":
+        days = cells.numbers()
+        return Column(name, "real", integer=bool((days == np.rint(days)).all()), dates=True), "days since 1970"
     if cells.content == "mixed":
         row, value = cells.first(lambda value: isinstance(value, str))
         raise ValueError(

@@ -21,6 +21,7 @@ from torch import Tensor
 from pyro_gen.data.cells import Cells, check_names, columns_of, listed
 from pyro_gen.data.column import Column
 from pyro_gen.data.kinds import given_kind, inferred_kind
+from pyro_gen.data.problems import Problems
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,6 +91,7 @@ class Schema:
         text: 5 rows or more, all different; or more than 20 different texts,   an error: an identifier, or free text
         in fewer than 2 rows each on average
         any other text with 3 levels or more; with 2 (or 1)                     nominal, by the alphabet; binary
+        dates                                                                   real: days since 1970
         one number, always the same                                             real, with that number as its limits
         0 and 1; any other two whole numbers, in 5 rows or more                 binary
         whole numbers from 0 to at most 1000, at least three different ones,    count
@@ -116,36 +118,48 @@ class Schema:
 
         Raises:
             TypeError: If the table is of another type, or a column holds complex numbers or objects.
-            ValueError: If columns have the same name, one has no observed value, infinite numbers, dates, text and
-                numbers together or the look of an identifier; or if it does not go with its override.
+            ValueError: If columns have the same name, one has no observed value, infinite numbers, spans of time, text
+                and numbers together or the look of an identifier; or if it does not go with its override. All that is
+                wrong is said at once.
         """
         columns = columns_of(table)
         overrides = {str(name): given for name, given in (overrides or {}).items()}
         if unknown := [name for name in overrides if name not in columns]:
             raise ValueError(f"overrides for {listed(unknown)}: the table has no such column, but {listed(columns)}.")
-        cells = [Cells(name, series) for name, series in columns.items()]
-        if empty := [c.name for c in cells if c.missing.all()]:
-            raise ValueError(f"no observed value in column {listed(empty)}; leave it out, nothing can be learnt of it.")
         found: list[Column] = []
         notes: dict[str, str] = {}
-        for c in cells:
-            if (given := overrides.get(c.name)) is None:
-                column, notes[c.name] = inferred_kind(c)
-            else:
-                column, notes[c.name] = given_kind(c, given), "as you said"
-                c.encode(column)  # says what does not go with it
-            found.append(column)
+        empty: list[str] = []
+        wrong: list[Exception] = []
+        for name, series in columns.items():
+            try:
+                cells = Cells(name, series)
+                if cells.missing.all():
+                    empty.append(name)
+                elif (given := overrides.get(name)) is None:
+                    column, notes[name] = inferred_kind(cells)
+                    found.append(column)
+                else:
+                    column, notes[name] = given_kind(cells, given), "as you said"
+                    cells.encode(column)  # says what does not go with it
+                    found.append(column)
+            except (TypeError, ValueError) as error:
+                wrong.append(error)
+        if empty:
+            what = f"no observed value in column {listed(empty)}; leave it out, nothing can be learnt of it."
+            wrong.insert(0, ValueError(what))
+        if wrong:
+            raise wrong[0] if len(wrong) == 1 else Problems([str(error) for error in wrong])
         return cls(tuple(found), notes)
 
     def describe(self) -> str:
         """Says in words what each column is, and why; one line for each."""
         lines = []
         for column in self.columns:
-            words = column.kind
+            words = "dates" if column.dates else column.kind
             if column.discrete:
                 order = " < " if column.kind == "ordinal" else " / "
                 words += ", " + order.join([*map(str, column.levels[:12]), "..."][: len(column.levels)])
-            elif column.integer and column.kind != "count":
+            elif column.integer and column.kind != "count" and not column.dates:
                 words += ", whole numbers"
             if column.lower is not None:
                 words += f", at least {column.lower:g}"

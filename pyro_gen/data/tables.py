@@ -4,15 +4,11 @@ Errors here are for the person who has the file open in another window: they nam
 below the header) and the value.
 """
 
-import csv
 import io
 import os
-import re
 import sys
-import warnings
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,15 +17,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pyro_gen.data.problems import problems
+
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Table", "as_tensor", "read_table"]
 
 T = TypeVar("T")
-
-# What pandas reads as missing besides NA, NaN, null, N/A and the like; "?" is the mark of the UCI repository.
-_MISSING = ("?",)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -42,11 +37,13 @@ class Table:
         columns: The D column names.
         dropped: Numbers of the rows that were left out because nothing was observed in them, counted from 1 below the
             header of the file.
+        notes: What was assumed in reading the file, in sentences.
     """
 
     values: Tensor
     columns: tuple[str, ...]
     dropped: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         rows, columns = self.values.shape
@@ -56,14 +53,21 @@ class Table:
 
 
 def read_table(
-    path: str | os.PathLike[str], *, drop_all_missing: bool = False, allow_all_missing: bool = False
+    path: str | os.PathLike[str],
+    *,
+    drop_all_missing: bool = False,
+    allow_all_missing: bool = False,
+    decimal: str | None = None,
+    missing: Sequence[str] = (),
 ) -> Table:
     r"""Reads a table of numbers from a CSV, TSV or Parquet file.
 
     Parquet is known by its first bytes. Anything else is text with a header line: the separator is the one of ``,``
-    ``;`` tab ``|`` that cuts the header into most pieces (with ``;``, decimal commas are understood), the encoding is
-    UTF-8 or, by its mark, UTF-16, and Latin-1 where the bytes are neither. Empty fields, ``NA``, ``NaN``, ``null``,
-    ``?`` and the like are missing; True and False are 1 and 0.
+    ``;`` tab ``|`` that cuts the header into most pieces, the encoding is UTF-8 or, by its mark, UTF-16, and Latin-1
+    where the bytes are neither. Empty fields, ``NA``, ``NaN``, ``null``, ``?`` and the like are missing, and ``-`` and
+    ``.`` beside numbers; True and False are 1 and 0. Decimal commas, thousands separators (``1.234,56``, ``1,250``,
+    ``1'234``), percent signs and currencies are understood, as far as the file tells what they mean. A first column
+    without a name is an index, and left out. What was assumed stands in :attr:`Table.notes`.
 
     Arguments:
         path: The file.
@@ -72,11 +76,13 @@ def read_table(
         allow_all_missing: Take columns, and rows that are not left out, in which nothing was observed as they are:
             for data to be measured by a trained program, where a column may happen to be empty. Data to train on needs
             some values in each.
+        decimal: The decimal mark, ``"."`` or ``","``; left out, the numbers say it.
+        missing: What stands for missing besides the usual marks: ``["999", "unknown"]``.
 
     Raises:
         ValueError: If the file is missing, empty, without rows or no table; if a column has no name, the name of
-            another, text in it, infinite numbers or no observed value; if a row has no observed value; if the whole
-            table has none.
+            another, text in it, infinite numbers, numbers that can be read in two ways, or no observed value; if a row
+            has no observed value; if the whole table has none. All that is wrong with columns is said at once.
 
     Example:
         >>> import tempfile
@@ -89,20 +95,29 @@ def read_table(
         tensor([[1.5000, 2.0000],
                 [   nan, 4.0000]], dtype=torch.float64)
     """
-
-    def parse(raw: bytes) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:
-        frame = frame_of(raw)
-        return tuple(map(str, frame.columns)), _frame_to_array(frame)
-
     path = Path(path)
-    columns, numbers = parsed(path, parse)
-    missing = np.isnan(numbers)
-    empty = (np.flatnonzero(missing.all(1)) + 1).tolist()
-    if len(empty) == len(numbers):
+    table = parsed(path, lambda raw: file_table(raw, decimal=decimal, missing=missing))
+    columns = tuple(map(str, table.frame.columns))
+    numbers = np.full((len(table.frame), len(columns)), np.nan)
+    wrong: list[str] = []
+    for i, name in enumerate(columns):
+        try:
+            if name in table.problems:
+                raise ValueError(table.problems[name].rstrip("."))
+            series = table.frame.iloc[:, i]
+            if table.cells is not None and name in table.dates:
+                series = table.cells.iloc[:, i].where(series.notna())
+            numbers[:, i] = _column_to_array(name, series)
+            if not allow_all_missing and np.isnan(numbers[:, i]).all():
+                raise ValueError(f"column {name!r} has no observed value; leave it out")
+        except (TypeError, ValueError) as error:
+            wrong.append(str(error))
+    observed = ~np.isnan(numbers)
+    if table.frame.isna().to_numpy().all():
         raise ValueError(f"{path}: no value is observed in the whole table.")
-    if not allow_all_missing:
-        for i in np.flatnonzero(missing.all(0)):
-            raise ValueError(f"{path}: column {columns[i]!r} has no observed value; leave it out.")
+    if wrong:
+        raise problems(wrong, f"{path}: ")
+    empty = (np.flatnonzero(~observed.any(1)) + 1).tolist()
     if empty and not (drop_all_missing or allow_all_missing):
         shown = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
         raise ValueError(
@@ -112,7 +127,7 @@ def read_table(
     if not drop_all_missing:
         empty = []
     values = torch.from_numpy(np.delete(numbers, [row - 1 for row in empty], 0))
-    return Table(values, columns, tuple(empty))
+    return Table(values, columns, tuple(empty), table.notes)
 
 
 def as_tensor(x: Any, name: str = "x", dtype: torch.dtype | None = None) -> Tensor:
@@ -201,105 +216,92 @@ def is_parquet(raw: bytes) -> bool:
     return raw[:4] == b"PAR1"
 
 
-def decode(raw: bytes) -> str:
-    """The text in a file: UTF-8 or, by its mark, UTF-16, and Latin-1 where the bytes are neither."""
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return raw.decode("utf-16")
-    if b"\0" in raw:
-        raise ValueError("neither a text file nor Parquet")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
+@dataclass(frozen=True)
+class FileTable:
+    """A table of numbers, words, dates and booleans from a file.
+
+    Attributes:
+        frame: The table.
+        notes: What was assumed in reading it, in sentences.
+        problems: By name of the column, why it cannot be read as what it seems to be, a sentence each; such columns are
+            text in ``frame``.
+        cells: The cells as they stand in the file, where that is text.
+        dates: By name of the column, how its dates stand in the file, as for ``strftime``.
+        plain: The columns of which numbers and words stand in the file as they are written here.
+    """
+
+    frame: "pd.DataFrame"
+    notes: tuple[str, ...] = ()
+    problems: Mapping[str, str] = field(default_factory=dict)
+    cells: "pd.DataFrame | None" = None
+    dates: Mapping[str, str] = field(default_factory=dict)
+    plain: frozenset[str] = frozenset()
 
 
-def frame_of(raw: bytes, text: Callable[[bytes], str] = decode, separator: str | None = None) -> "pd.DataFrame":
+def file_table(
+    raw: bytes,
+    *,
+    encoding: str | None = None,
+    separator: str | None = None,
+    decimal: str | None = None,
+    missing: Sequence[str] = (),
+    numbers: Collection[str] = (),
+) -> FileTable:
     """The table in the bytes of a file, Parquet or text.
 
     Arguments:
         raw: The bytes.
-        text: What makes text of them.
-        separator: What separates columns, a regular expression where it is longer than one character; left out, the
-            one of ``,`` ``;`` tab ``|`` that cuts the header into most pieces.
+        encoding: Of text; left out, see :func:`~pyro_gen.data.delimited.decode`.
+        separator: What separates columns, see :func:`~pyro_gen.data.delimited.read_cells`.
+        decimal: The decimal mark, ``"."`` or ``","``; left out, the numbers say it.
+        missing: What stands for missing besides the usual marks.
+        numbers: Columns that are numbers even if they look like codes, with zeros in front.
     """
-    frame = _read_parquet(raw) if is_parquet(raw) else _read_text(text(raw), separator)
-    if len(frame) == 0:
-        raise ValueError("the table has column names but no rows")
-    return frame
-
-
-def _read_text(text: str, separator: str | None = None) -> "pd.DataFrame":
-    """A table in text; a separator of more than one character is a regular expression, as to pandas."""
     import pandas as pd
 
-    # Blank lines around the table mean nothing; inside, they are rows of a one-column table.
-    text = text.strip("\r\n")
-    start = text[:1_000_000]
-    headers = {s: _fields(start, s) for s in (",;\t|" if separator is None else [separator])}
-    separator = max(headers, key=lambda s: len(headers[s]))
-    names = [name.strip() for name in headers[separator]]
-    _check_names(names)
-    if all(_is_number(name) for name in names):
-        raise ValueError("the first line holds only numbers: it should hold the column names")
-    decimal = "," if separator == ";" and "," in start and "." not in start.split("\n", 1)[-1] else "."
-    by_c = len(separator) == 1 or separator == r"\s+"
-    engine: dict[str, Any] = {"engine": "c", "low_memory": False} if by_c else {"engine": "python"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        try:
-            frame: pd.DataFrame = pd.read_csv(
-                io.StringIO(text),
-                sep=separator,
-                decimal=decimal,
-                na_values=_MISSING,
-                index_col=False,
-                skip_blank_lines=False,
-                skipinitialspace=True,
-                **engine,
-            )
-        except pd.errors.ParserWarning:  # pandas would cut the rows
-            raise ValueError(f"rows have more fields than the header, which has {len(names)}") from None
-    frame.columns = pd.Index(names)
-    return frame
+    from pyro_gen.data import delimited
+    from pyro_gen.data.notation import in_words, read_columns
 
-
-def _fields(text: str, separator: str) -> list[str]:
-    """The fields of the first line."""
-    if len(separator) == 1:
-        return next(csv.reader(io.StringIO(text), delimiter=separator))
-    return re.split(separator, text.splitlines()[0].strip())
+    if decimal not in (None, ".", ","):
+        raise ValueError(f"the decimal mark is . or a comma, got {decimal!r}")
+    if is_parquet(raw):
+        frame = _read_parquet(raw)
+        if len(frame) == 0:
+            raise ValueError("the table has column names but no rows")
+        marks = [*missing, *(float(mark) for mark in missing if delimited.is_number(mark))]
+        return FileTable(frame.mask(frame.isin(marks)) if marks else frame)
+    text = delimited.decode(raw, encoding)
+    cells, separator, notes = delimited.read_cells(text, separator)
+    readings = read_columns(cells, separator=separator, decimal=decimal, missing=missing, numbers=numbers)
+    frame = pd.DataFrame({name: reading.values for name, reading in readings.items()})
+    frame.index = cells.index
+    return FileTable(
+        frame,
+        (*notes, *in_words(readings)),
+        {name: reading.problem for name, reading in readings.items() if reading.problem is not None},
+        cells,
+        {name: reading.format for name, reading in readings.items() if reading.format is not None},
+        frozenset(name for name, reading in readings.items() if reading.plain or reading.kind == "text"),
+    )
 
 
 def _read_parquet(raw: bytes) -> "pd.DataFrame":
     import pyarrow.parquet
 
+    from pyro_gen.data.delimited import check_names
+
     table = pyarrow.parquet.read_table(io.BytesIO(raw))
-    _check_names(table.column_names)
+    check_names(table.column_names)
     frame: pd.DataFrame = table.to_pandas()  # without the index, where pandas wrote one
-    _check_names([str(column) for column in frame.columns])
+    check_names([str(column) for column in frame.columns])
     return frame
-
-
-def _check_names(names: Sequence[str]) -> None:
-    unnamed = [i for i, name in enumerate(names, 1) if not name]
-    if unnamed:
-        raise ValueError(f"column {unnamed[0]} of {len(names)} has no name (a row index saved with the table?)")
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise ValueError(f"duplicate column name {repeated[0]!r}")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _frame_to_array(frame: "pd.DataFrame") -> npt.NDArray[np.float64]:
     """The numbers of a DataFrame, with shape (N, D), NaN where missing; errors name the column."""
-    _check_names([str(column) for column in frame.columns])
+    from pyro_gen.data.delimited import check_names
+
+    check_names([str(column) for column in frame.columns])
     columns = [_column_to_array(str(name), series) for name, series in frame.items()]
     return np.stack(columns, 1) if columns else np.empty((len(frame), 0))
 

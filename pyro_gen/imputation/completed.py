@@ -376,11 +376,24 @@ class Completed:
 
         return pd.concat(list(self._long_parts(original)), ignore_index=True)
 
-    def to_csv(self, path: str | os.PathLike[str], *, original: bool = False) -> None:
-        """Writes :meth:`long` as CSV, one draw at a time."""
+    def to_csv(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        original: bool = False,
+        written: "Callable[[pd.DataFrame], pd.DataFrame] | None" = None,
+    ) -> None:
+        """Writes :meth:`long` as CSV, one draw at a time.
+
+        Arguments:
+            path: The file.
+            original: As in :meth:`long`.
+            written: Makes of each draw what is to stand in the file, such as numbers with the digits that they came
+                with.
+        """
         with atomic(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
             for number, part in enumerate(self._long_parts(original)):
-                part.to_csv(file, index=False, header=number == 0)
+                (part if written is None else written(part)).to_csv(file, index=False, header=number == 0)
 
     def to_parquet(self, path: str | os.PathLike[str], *, original: bool = False) -> None:
         """Writes :meth:`long` as Parquet, one draw at a time and each in row groups of its own.

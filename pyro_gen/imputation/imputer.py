@@ -423,7 +423,10 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         from sklearn.utils.validation import validate_data
 
         if hasattr(X, "columns"):  # a data frame: the schema reads it, scikit-learn notes its names
-            validate_data(self, X, reset=reset, skip_check_array=True)
+            names = [] if reset else list(getattr(self, "feature_names_in_", []))
+            alike = len(X.columns) == len(names) and set(X.columns) == set(names)
+            # Columns are known by their names: their order is the affair of whoever wrote the file.
+            validate_data(self, X[names] if alike else X, reset=reset, skip_check_array=True)
             if len(X) == 0:
                 raise ValueError("Imputer: the table has no rows.")
             return X

@@ -113,6 +113,7 @@ def over_impute(
         see :func:`pyro_gen.imputation.scores.pit`, and ``coverage95``, the share of them that lie in the central 95%:
         what :func:`report` takes as ``calibration``. Among draws that are the same as it a cell lies anywhere, at
         random. So 95% is right for levels and counts too, whose intervals, ends included, hold more than they promise.
+        Empty where the table is too small to hide a cell and learn from the others.
 
     Example:
         >>> import numpy as np
@@ -125,9 +126,11 @@ def over_impute(
     """
     schema = imputer.schema_
     hollow = ampute(table, MCAR(share), seed=seed)
-    learner = imputer.learnt_anew(hollow)
     truth, seen = schema.encode(table), ~schema.encode(hollow).isnan()
     rows = _some((~seen & ~truth.isnan()).any(1).nonzero()[:, 0].numpy(), OVER_IMPUTED)
+    if len(rows) == 0 or bool((seen.sum(0) == 0).any()):
+        return {}
+    learner = imputer.learnt_anew(hollow)
     part = hollow.iloc[rows] if hasattr(hollow, "iloc") else hollow[rows]
     completed = learner.impute(part, draws=draws)
     holes = torch.as_tensor(completed.missing)
@@ -496,7 +499,10 @@ def _calibration(matter: _Matter) -> str:
     if not found:
         why = "Not measured in this run: no observed cells were hidden to see where they fall."
         if "calibration" in matter.info:
-            why = "Not measured: it takes columns of numbers or of ordered levels."
+            why = (
+                "Not measured: it takes columns of numbers or of ordered levels, and a table from which some cells can "
+                "be hidden."
+            )
         return _section("Calibration", f"<p>{why}</p>\n")
     sizes = np.array([len(f.get("pit", ())) for f in found.values()])
     coverage = np.array([float(f["coverage95"]) for f in found.values()])
