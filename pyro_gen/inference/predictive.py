@@ -30,6 +30,7 @@ from pyro_gen.inference.importance import (
 )
 from pyro_gen.inference.paths import resample
 from pyro_gen.inference.posterior import posterior
+from pyro_gen.inference.returned import require_completed
 from pyro_gen.likelihoods import assume_missing, completions, no_completion
 from pyro_gen.program import Program, Structure, data_dim, fixed, is_local, sample_sites, structure
 
@@ -100,6 +101,7 @@ def simulate(program: Program, n: int, context: tuple[Any, ...]) -> tuple[Tensor
         kinds = structure(program, *few)
         if kinds.kind == "unnormalised":
             refuse_data_factors(program, *few, verb="sample")
+        require_completed(program, few[0], few[1:])
         if kinds.global_:
             sites = sample_sites(pyro.poutine.trace(program.guide).get_trace(*few))
             shared = {name: s["value"] for name, s in sites.items() if not is_local(s)}
@@ -124,7 +126,13 @@ def complete(program: Program, x: Tensor, context: tuple[Any, ...]) -> Tensor:
             f"The model of {type(program).__name__} must return the completed data, of shape {tuple(x.shape)} here: "
             "return what observe(...) returns."
         )
-    return torch.where(torch.isnan(x), out.to(x.dtype), x)
+    whole = torch.where(torch.isnan(x), out.to(x.dtype), x)
+    if bool(torch.isnan(whole).any()):
+        raise ValueError(
+            f"The model of {type(program).__name__} returns NaN for entries that were not observed: observe the data "
+            "with pg.observe, which draws them, and return what it returns, not x."
+        )
+    return whole
 
 
 def simulate_sets(program: Program, sets: int, nothing: Tensor, *context: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -285,6 +293,7 @@ def impute(
         kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
         if kinds.kind == "unnormalised":
             refuse_data_factors(program, x, *context, verb="impute")
+        require_completed(program, x[holes], rows_of(x, context, holes))
         if method == "hmc" or (method == "auto" and _leaves_out(program, kinds, x, context)):
             out[:, holes] = _by_hmc(program, kinds, x, context, draws, {"seed": seed, **(options or {})})[:, holes]
             return torch.where(torch.isnan(data), out.to(data.dtype), data)

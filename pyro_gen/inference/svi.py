@@ -18,6 +18,7 @@ import copy
 import csv
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ import numpy as np
 import pyro
 import torch
 from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.trace_struct import Trace
 from pyro.util import check_site_shape
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -41,7 +43,7 @@ from pyro_gen.density.shapes import check_broadcasts
 from pyro_gen.inference.graph import GradientStep, LossModule, NotTraceableError, compiler_available
 from pyro_gen.inference.objectives import Objective, resolve_objective
 from pyro_gen.inference.progress import new_bar
-from pyro_gen.program import Program, data_size, sample_sites, site_log_prob, structure, trace_pair
+from pyro_gen.program import Program, data_size, is_local, sample_sites, site_log_prob, structure, trace_pair
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -631,6 +633,25 @@ def _preflight(program: Program, batch: Sequence[Tensor], size: int) -> None:
                 except ValueError as error:
                     raise ValueError(f"{where} of {type(program).__name__}, {str(error).strip()}") from None
             check_broadcasts(trace)
+        _say_what_is_not_scaled(program, model_trace, guide_trace, size / len(batch[0]))
+
+
+def _say_what_is_not_scaled(program: Program, model: Trace, guide: Trace, scale: float) -> None:
+    """Warns where a minibatch stands for itself alone, and not for all of the data."""
+    if scale == 1:
+        return
+    observed = [s for s in sample_sites(model).values() if s["is_observed"] and not s["infer"].get("_deterministic")]
+    sites = [s for t in (model, guide) for s in sample_sites(t).values() if is_local(s)]
+    sites += [] if any(is_local(s) for s in observed) else observed[:1]
+    plain = [s["name"] for s in sites if not isinstance(s["scale"], Tensor) and s["scale"] == 1.0]
+    if plain:
+        warnings.warn(
+            f"fit: site '{plain[0]}' of {type(program).__name__} counts a minibatch of 1 / {scale:.3g} of the data as "
+            "if it were all of them, so the loss is not that of a datum, and global latent variables weigh too much "
+            "against the data: open the data plate by self.plate(x), pg.plate(x) in a function, which scales to the "
+            "data size.",
+            stacklevel=4,
+        )
 
 
 def _non_finite(

@@ -317,3 +317,64 @@ def test_what_hmc_sums_out_is_said():
 
     with pytest.raises(ValueError, match="'k' is discrete"):
         impute(mixture, torch.tensor([-2.0, 2.1, math.nan]), draws=2)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What the model returns
+
+
+class Returning(Program):
+    """Returns what ``out`` makes of the means, the completed data and x."""
+
+    event_shape = torch.Size([2])
+
+    def __init__(self, out):
+        super().__init__()
+        self.out = out
+
+    def model(self, x):
+        with self.plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            return self.out(z, observe("x", dist.Normal(z, 0.1).to_event(1), x), x)
+
+    def guide(self, x):
+        with self.plate(x):
+            pyro.sample("z", dist.Normal(x.nan_to_num(), 0.1).to_event(1))
+
+
+HOLES = torch.tensor([[0.3, torch.nan], [1.0, 2.0]])
+
+
+@pytest.mark.parametrize(
+    "verb", [lambda p: sample(p, 3), lambda p: impute(p, HOLES, draws=2)], ids=["sample", "impute"]
+)
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (lambda mean, y, x: mean, "returns something else than the data"),
+        (lambda mean, y, x: mean + 0 * y, "returns something else than the data"),
+        (lambda mean, y, x: x, "returns NaN for entries"),
+        (lambda mean, y, x: torch.where(x.isnan(), y, x), None),
+        (lambda mean, y, x: (2 * y) / 2, None),
+    ],
+    ids=["means", "means, disguised", "x", "completed", "completed, in other units between"],
+)
+def test_what_is_not_the_completed_data_is_refused(verb, out, message):
+    if message is None:
+        assert verb(Returning(out)).isfinite().all()
+        return
+    with pytest.raises(ValueError, match=message):
+        verb(Returning(out))
+
+
+def test_a_model_without_noise_returns_its_means():
+    class Plain(Program):
+        event_shape = torch.Size([2])
+
+        def model(self, x):
+            with self.plate(x):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                observe("x", dist.Delta(z).to_event(1), x)
+                return z
+
+    assert sample(Plain(), 3).unique().numel() == 6

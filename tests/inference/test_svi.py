@@ -709,3 +709,40 @@ def test_misuse_is_one_clear_line(program: Any, data: Any, options: dict[str, An
     with pytest.raises(ValueError, match=message) as caught:
         quiet(pg.models.Gaussian(3) if program is None else program(), data, **({"epochs": 1} | options))
     assert "\n" not in str(caught.value)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# A data plate that is not scaled
+
+
+class Plated(Program):
+    def __init__(self, plate: Any) -> None:
+        super().__init__()
+        self.open, self.loc = plate, nn.Parameter(torch.zeros(3))
+
+    def model(self, x: Tensor) -> Tensor:
+        with self.open(x):
+            return pg.observe("x", dist.Normal(self.loc, 1.0).to_event(1), x)
+
+
+@pytest.mark.parametrize(
+    ("plate", "scaled"),
+    [
+        (lambda x: pyro.plate("data", len(x)), False),
+        (lambda x: pyro.plate("rows", len(x)), False),
+        (pg.plate, True),
+        (lambda x: pyro.plate("data", 60, subsample=torch.arange(len(x))), True),
+    ],
+    ids=["data", "rows", "pg.plate", "a subsample of Pyro's"],
+)
+def test_a_data_plate_that_is_not_scaled_is_named(plate: Any, scaled: bool) -> None:
+    x = correlated()[:60]
+    quiet(Plated(plate), x, epochs=1, batch_size=60)  # all data at once: there is nothing to scale
+    if scaled:
+        one, other = (
+            quiet(Plated(plate), x, epochs=1, batch_size=b, lr=1e-12).history[0]["train_loss"] for b in (60, 20)
+        )
+        assert abs(one - other) < 1e-4 * one
+        return
+    with pytest.warns(UserWarning, match=r"fit: site 'x' of Plated counts a minibatch of 1 / 3 of the data"):
+        quiet(Plated(plate), x, epochs=1, batch_size=20)
