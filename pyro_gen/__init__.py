@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     )
     from pyro_gen.likelihoods import observe
     from pyro_gen.program import Program, plate
-    from pyro_gen.targets import load
+    from pyro_gen.saving import load
 
 # Where each name lives. It is imported when it is first asked for, so that a script which only trains does not wait for
 # pandas, scikit-learn and matplotlib.
@@ -49,7 +49,7 @@ _MODULES = {
     ),
     "pyro_gen.likelihoods": ("observe",),
     "pyro_gen.program": ("Program", "plate"),
-    "pyro_gen.targets": ("load",),
+    "pyro_gen.saving": ("load",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _PACKAGES = ("data", "evaluation", "imputation", "inference", "models", "zoo")

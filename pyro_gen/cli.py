@@ -29,6 +29,7 @@ from rich.text import Text
 from torch import Tensor
 
 from pyro_gen import zoo
+from pyro_gen._archives import read_archive
 from pyro_gen._errors import AdviceError, said
 from pyro_gen._files import atomic
 from pyro_gen._version import __version__
@@ -42,14 +43,8 @@ from pyro_gen.inference.progress import progress_bar
 from pyro_gen.inference.svi import fit as train
 from pyro_gen.program import Program
 from pyro_gen.registry import DATA_SETS, MODELS
-from pyro_gen.targets import (
-    SavedProgram,
-    build,
-    load_program,
-    make_transform,
-    save_program,
-    transform_with_ladj,
-)
+from pyro_gen.saving import SavedProgram, load_program, save_program
+from pyro_gen.targets import build, make_transform, transform_with_ladj
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +91,10 @@ Decimal = Annotated[
     str | None, typer.Option(help="The decimal mark in a text file, . or a comma; by default its numbers say it.")
 ]
 Saved = Annotated[Path, typer.Argument(metavar="WEIGHTS", help="A file written by pyro-gen fit.")]
-Moved = Annotated[str | None, typer.Option("--target", help="Where the program's class is now, if it has moved.")]
+Moved = Annotated[str | None, typer.Option("--target", help="Where the program's class is, my_file.py:MyProgram.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run the Python file that the program came from, if it is what it was.")
+]
 TARGET = (
     "A model of the zoo (VAE), an entry of it (vae-digits), or a file of yours: my_file.py:MyProgram, a class or an "
     "instance. A class is given event_shape (or features) if its __init__ takes it, and --set."
@@ -312,7 +310,7 @@ def _read_array(path: Path, drop_empty: bool, to_train: bool) -> Tensor:
     if not path.is_file():
         raise ValueError(f"{path}: no such file.")
     try:
-        array = torch.load(path, weights_only=True) if path.suffix == ".pt" else np.load(path, allow_pickle=False)
+        array = read_archive(path) if path.suffix == ".pt" else np.array(np.load(path, "r", allow_pickle=False))
     except Exception as error:
         raise ValueError(f"{path}: not an array of numbers ({type(error).__name__}).") from error
     x = as_tensor(array, str(path), torch.float64)
@@ -733,6 +731,7 @@ def _sample(
         Path | None, typer.Option(help="A .csv, .npy or .pt file, or for images a .png, .pdf or .svg picture.")
     ] = None,
     target: Moved = None,
+    trust: Trust = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -740,7 +739,7 @@ def _sample(
     from pyro_gen import pictures
     from pyro_gen.inference.predictive import sample
 
-    saved = load_program(weights, target)
+    saved = load_program(weights, target, trust)
     drawn = sample(saved.program, n, seed=seed)
     scale = "the data's"
     if saved.transform is not None:
@@ -793,6 +792,7 @@ def _evaluate(
     drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without any value.")] = False,
     decimal: Decimal = None,
     target: Moved = None,
+    trust: Trust = False,
     data_root: DataRoot = None,
     seed: Seed = 0,
     progress: Progress = True,
@@ -801,7 +801,7 @@ def _evaluate(
     """Estimate the log-likelihood of data under a trained program."""
     from pyro_gen.inference.importance import log_likelihood
 
-    saved = load_program(weights, target)
+    saved = load_program(weights, target, trust)
     read = _aligned(saved, _read(data, part, data_root, drop_empty, decimal, to_train=False))
     if empty := int(read.x.isnan().reshape(len(read.x), -1).all(1).sum()):
         print(
@@ -860,6 +860,7 @@ def _posterior(
     drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without any value.")] = False,
     decimal: Decimal = None,
     moved: Moved = None,
+    trust: Trust = False,
     data_root: DataRoot = None,
     seed: Seed = 0,
     progress: Progress = True,
@@ -878,7 +879,7 @@ def _posterior(
     if target.endswith(".pt"):
         if transform or options:
             raise ValueError(f"{target} has its own transform and arguments: leave --transform and --set out.")
-        saved = load_program(target, moved)
+        saved = load_program(target, moved, trust)
         read = _aligned(saved, _read(data, part, data_root, drop_empty, decimal, to_train=False))
         program, x = saved.program, _through(saved.transform, read.x, seed)
     else:

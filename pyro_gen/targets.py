@@ -1,9 +1,7 @@
-"""Programs and transforms by name, and trained programs as one file.
+"""Programs and transforms by name.
 
 A target names a program: a model of the zoo (``VAE``), or a file of the user's and what to take from it
-(``my_file.py:MyProgram``). A saved program is a file for ``torch.load(..., weights_only=True)`` with two entries:
-``state_dict``, and ``description``, a text (JSON) that says how to build the program again: target, arguments, shape of
-a datum, transform of the data. It holds no code; that of a user's program stays in its file.
+(``my_file.py:MyProgram``).
 """
 
 import contextlib
@@ -14,14 +12,13 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_gen import data
 from pyro_gen._errors import said
-from pyro_gen._files import atomic
 from pyro_gen._random import seeded
 from pyro_gen.data import Compose, Standardize, Transform
 from pyro_gen.program import Program
@@ -29,14 +26,10 @@ from pyro_gen.registry import MODELS
 
 __all__ = [
     "TRANSFORMS",
-    "SavedProgram",
     "build",
     "describe_transform",
-    "load",
-    "load_program",
     "make_transform",
     "restore_transform",
-    "save_program",
     "transform_with_ladj",
 ]
 
@@ -57,7 +50,10 @@ TRANSFORMS: dict[str, type[Transform]] = {
 
 
 def build(
-    target: str, event_shape: Sequence[int] | None = None, options: Mapping[str, Any] | None = None, seed: int = 0
+    target: str | type[Program] | Program,
+    event_shape: Sequence[int] | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> Program:
     """Creates a program by name.
 
@@ -82,7 +78,8 @@ def build(
     """
     options = dict(options or {})
     with seeded(seed):
-        found = find(target)
+        found = find(target) if isinstance(target, str) else target
+        target = target if isinstance(target, str) else getattr(target, "__name__", type(target).__name__)
         if isinstance(found, Program):
             if options:
                 raise ValueError(f"{target} is a program already, so it takes no options ({', '.join(options)}).")
@@ -111,7 +108,7 @@ def _create(cls: type[Program], target: str, arguments: dict[str, Any], options:
 
 def find(target: str) -> "type[Program] | Program":
     """Finds what a target names, see :func:`build`."""
-    path, name = _file_and_name(target)
+    path, name = file_and_name(target)
     if path is not None:
         return _find_in_file(path, name)
     if target in MODELS:
@@ -122,7 +119,7 @@ def find(target: str) -> "type[Program] | Program":
     )
 
 
-def _file_and_name(target: str) -> tuple[Path | None, str]:
+def file_and_name(target: str) -> tuple[Path | None, str]:
     """The file that a target names and what to take from it; no file for a model of the zoo."""
     path, _, name = target.rpartition(":") if ".py:" in target else (target, "", "")
     return (Path(path), name) if path.endswith(".py") else (None, target)
@@ -356,131 +353,3 @@ def restore_transform(described: Sequence[Mapping[str, Any]]) -> Transform | Non
         }
         made.append(cls(**values))
     return Compose(made) if len(made) > 1 else next(iter(made), None)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Saved programs
-
-
-class SavedProgram(NamedTuple):
-    """A program and what was kept with it.
-
-    Attributes:
-        program: The program, in evaluation mode.
-        transform: What data must go through before the program, or ``None``.
-        description: How the program is built: ``target``, ``options``, ``event_shape``, ``transform``, ``columns``,
-            ``data``.
-    """
-
-    program: Program
-    transform: Transform | None
-    description: dict[str, Any]
-
-
-def save_program(
-    path: str | Path,
-    program: Program,
-    target: str,
-    *,
-    options: Mapping[str, Any] | None = None,
-    transform: Transform | None = None,
-    columns: Sequence[str] | None = None,
-    data: str | None = None,
-) -> None:
-    """Saves a trained program as one file; the code of a user's program stays where it is, its path is kept.
-
-    Arguments:
-        path: The file to write.
-        program: The program.
-        target: What it was built from, as in :func:`build`.
-        options: The arguments that it was built with.
-        transform: What its data went through.
-        columns: Names of the columns, for tables.
-        data: What it was trained on, to be read by people.
-
-    Raises:
-        ValueError: The program does not know the shape of one datum.
-    """
-    if program.event_shape is None:
-        raise ValueError(f"{type(program).__name__} does not know the shape of one datum: train it first.")
-    file, name = _file_and_name(target)
-    if file is not None:
-        target = f"{file.resolve()}:{name}" if name else str(file.resolve())
-    description = {
-        "target": target,
-        "options": dict(options or {}),
-        "event_shape": list(program.event_shape),
-        "transform": describe_transform(transform),
-        "columns": None if columns is None else list(columns),
-        "data": data,
-    }
-    with atomic(path) as partial, partial.open("wb") as opened:
-        torch.save({"state_dict": program.state_dict(), "description": json.dumps(description)}, opened)
-
-
-def load_program(path: str | Path, target: str | None = None) -> SavedProgram:
-    """Loads what :func:`save_program` saved; nothing in the file is run as code.
-
-    Arguments:
-        path: The file.
-        target: Where the program's class is now, if it has moved.
-
-    Raises:
-        ValueError: The file is missing or no saved program, or its weights do not fit the program.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file.")
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        state, description = saved["state_dict"], json.loads(saved["description"])
-    except Exception as error:  # what torch raises on a file that is no file of its own is not listed anywhere
-        raise ValueError(f"{path}: not a program saved by pyro-gen fit ({type(error).__name__}).") from error
-    shape = torch.Size(description["event_shape"])
-    file, _ = _file_and_name(description["target"])
-    if target is None and file is not None and not file.is_file():
-        raise ValueError(f"{path}: its program is in {file}, which is not there now: say where it is, by target=.")
-    program = build(target or description["target"], shape, description["options"])
-    program.event_shape = shape
-    # Parameters that a first run creates (plain functions, autoguides) must exist before they can be filled.
-    if program.state_dict().keys() != state.keys():
-        program.initialise(torch.zeros(2, *shape))
-    try:
-        program.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path}: its weights do not fit {description['target']}, which has changed since: {error}"
-        ) from None
-    return SavedProgram(program.eval(), restore_transform(description["transform"]), description)
-
-
-def load(path: str | Path, target: str | None = None) -> Program:
-    """Loads a program trained by ``pyro-gen fit``, on the CPU and in evaluation mode.
-
-    The program is for data as it was trained on: where that went through a transform (``--transform``),
-    :func:`load_program` gives the transform too. Nothing in the file is run as code; a program of the user's is built
-    by the Python file that it came from.
-
-    Arguments:
-        path: The file.
-        target: Where the program's class is now (``"my_file.py:MyProgram"``), if it has moved.
-
-    Returns:
-        The program.
-
-    Raises:
-        ValueError: The file is missing or no saved program, the program's class is not where it was, or the weights do
-            not fit it.
-
-    Example:
-        >>> import contextlib, os, tempfile
-        >>> import pyro_gen as pg
-        >>> from pyro_gen.cli import main
-        >>> path = os.path.join(tempfile.mkdtemp(), "gaussian.pt")
-        >>> with contextlib.redirect_stdout(None):  # pyro-gen fit Gaussian --data iris --out gaussian.pt
-        ...     code = main(["fit", "Gaussian", "--data", "iris", "--out", path, "--epochs", "2", "--no-progress"])
-        >>> program = pg.load(path)
-        >>> pg.sample(program, 3).shape
-        torch.Size([3, 4])
-    """
-    return load_program(path, target).program

@@ -12,13 +12,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pyro_gen"
 
 # From the ground up. A module or a package belongs to the floor that names it, with all that it contains.
 FLOORS = [
-    {"_errors", "_files", "_identity", "_random", "_version", "registry"},
+    {"_archives", "_errors", "_files", "_identity", "_random", "_version", "registry"},
     {"program", "likelihoods", "distributions", "nets", "data"},
     {"density"},
     {"inference"},
     {"models"},
     {"imputation", "structure", "evaluation", "lightning"},
-    {"zoo", "cli", "console", "demo", "targets", "pictures", "__init__", "__main__"},
+    {"zoo", "cli", "console", "demo", "targets", "pictures", "saving", "__init__", "__main__"},
 ]
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 

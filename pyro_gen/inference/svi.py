@@ -34,6 +34,7 @@ from pyro.util import check_site_shape
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pyro_gen._archives import read_archive
 from pyro_gen._files import atomic
 from pyro_gen._identity import digest, settings_of
 from pyro_gen._random import seeded
@@ -441,7 +442,7 @@ class _Training:
 
     def load(self, path: Path) -> None:
         try:
-            state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+            state = read_archive(path, self.fabric.device)
             identity = state["identity"]
         except Exception as error:  # a file of any content: torch raises what it meets
             raise ValueError(f"{path} is not a checkpoint of pg.fit: remove it, or give another file.") from error

@@ -14,7 +14,8 @@ import torch
 import pyro_gen as pg
 from pyro_gen import cli
 from pyro_gen.data import Batches, Standardize, as_tensor, read_table
-from pyro_gen.targets import describe_transform, load_program, restore_transform, save_program
+from pyro_gen.saving import load_program, save_program
+from pyro_gen.targets import describe_transform, restore_transform
 
 OFFSETS = [1e7, 1e8, 1.7e9, -4e12]  # the third: seconds since 1970
 ROWS = 60
