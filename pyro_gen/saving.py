@@ -33,7 +33,7 @@ class SavedProgram(NamedTuple):
     Attributes:
         program: The program, in evaluation mode.
         transform: What data must go through before the program, or ``None``.
-        description: How the program is built: ``target``, ``sha256`` (of the user's file), ``options``,
+        description: How the program is built: ``target``, ``digest`` (SHA-256 of the user's file), ``options``,
             ``event_shape``, ``transform``, ``columns``, ``data``.
     """
 
@@ -73,7 +73,7 @@ def save_program(
         target = f"{file.resolve()}:{name}" if name else str(file.resolve())
     description = {
         "target": target,
-        "sha256": None if file is None else _sha256(file),
+        "digest": None if file is None else _sha256(file),
         "options": dict(options or {}),
         "event_shape": list(program.event_shape),
         "transform": describe_transform(transform),
@@ -203,7 +203,7 @@ def _check_trust(path: Path, description: Mapping[str, Any], trust: bool) -> Non
     file, _ = file_and_name(description["target"])
     if file is None:
         return
-    target, kept = description["target"], description.get("sha256")
+    target, kept = description["target"], description.get("digest")
     if not file.is_absolute():  # save_program writes none: it would be another file in each folder
         raise ValueError(f"{path}: its program is in {file}, a path without a folder: say where it is, by target=.")
     if not file.is_file():
