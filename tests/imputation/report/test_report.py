@@ -16,12 +16,11 @@ from sklearn.base import BaseEstimator, clone
 
 from pyro_gen.data.column import Column
 from pyro_gen.data.schema import Schema
-from pyro_gen.imputation import plots
 from pyro_gen.imputation.amputation import MCAR, ampute
 from pyro_gen.imputation.completed import Completed
 from pyro_gen.imputation.imputer import Imputer
 from pyro_gen.imputation.pooling import pool
-from pyro_gen.imputation.report import over_impute, report
+from pyro_gen.imputation.report import over_impute, plots, report
 from pyro_gen.imputation.scores import interval_coverage, pit_test
 from pyro_gen.models.tabular import TableGaussian, TableStudent
 
