@@ -12,9 +12,11 @@ __all__ = ["missingness"]
 COLUMNS, PATTERNS = 30, 12
 
 
-def missingness(summary: Summary) -> dict[str, Any]:
-    """The section on holes: their columns, and pictures of how they lie together."""
+def missingness(summary: Summary) -> dict[str, Any] | None:
+    """The section on holes: their columns, and pictures of how they lie together; None where there are none."""
     filled = summary.filled
+    if not filled:
+        return None
     shown = sorted(filled[:COLUMNS], key=lambda f: f.index)
     names = [f.column.name for f in shown]
     holes = summary.missing[:, [f.index for f in shown]]

@@ -260,6 +260,12 @@ def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:
         report(completed_by(mixed_table(), m=2), tmp_path / "out.txt")
 
 
+def test_a_table_without_holes_has_a_page_without_pictures(tmp_path: Path) -> None:
+    page, _ = page_of(completed_by(mixed_table()[["whole"]], m=3), tmp_path)
+    assert "missing: 0 of 120 cells" in page.text and "120 rows without a hole (100%)" in page.text
+    assert "Observed against imputed" not in page.text and "img" not in {tag for tag, _ in page.tags}
+
+
 def test_derived_columns_do_not_stand_in_the_way(tmp_path: Path) -> None:
     completed = completed_by(mixed_table(), m=3)
     derived = completed.derive(metres=lambda t: t.height / 100, height=lambda t: 100 + 10 * t.whole)
