@@ -39,6 +39,7 @@ __all__ = [
     "NormalHead",
     "StudentTHead",
     "assume_missing",
+    "called_with",
     "completions",
     "make_head",
     "no_completion",
@@ -55,9 +56,20 @@ def _any_missing(value: Tensor) -> bool:
     return value.is_floating_point() and bool(torch.isnan(value).any())
 
 
+@effectful(type="missing_law")
+def _law_of_missing(distribution: Any, value: Tensor) -> Any:
+    """``None``: what is missing is drawn; a distribution: it is a latent variable; ``"filled"``: any value will do."""
+    return None
+
+
 @effectful(type="completion")
 def _complete(value: Tensor, draw: Callable[[], Tensor] | None = None) -> Tensor:
-    return value if draw is None else torch.where(torch.isnan(value), draw().to(value.dtype), value)
+    if draw is None:
+        return value
+    drawn = draw()
+    # Beside a discrete variable that is summed out there is a draw for each of its values: any one has the right shape.
+    drawn = drawn[(0,) * (drawn.dim() - value.dim())]
+    return torch.where(torch.isnan(value), drawn.to(value.dtype), value)
 
 
 class assume_missing(Messenger):
@@ -67,15 +79,35 @@ class assume_missing(Messenger):
 
     Arguments:
         missing: Whether any observed value may have missing entries.
+        of: The data that this is known of. A program that is called with any other, to generate in a loss say, may
+            have missing entries.
     """
 
-    def __init__(self, missing: bool) -> None:
+    def __init__(self, missing: bool, of: Sequence[Tensor] | None = None) -> None:
         super().__init__()
-        self.missing = missing
+        self.missing, self.of = missing, of
 
     def _pyro_missing(self, msg: Any) -> None:
-        msg["value"] = self.missing
-        msg["done"] = True
+        if not msg["done"]:  # the innermost handler answers
+            inputs = [i for i in msg["infer"].get("inputs", ()) if isinstance(i, Tensor)]
+            other = self.of is not None and any(all(i is not known for known in self.of) for i in inputs)
+            msg["value"] = self.missing or other
+            msg["done"] = True
+
+
+class called_with(Messenger):
+    """Effect handler: notes for other handlers what a program was called with.
+
+    Arguments:
+        inputs: The data and its context.
+    """
+
+    def __init__(self, inputs: Sequence[Any]) -> None:
+        super().__init__()
+        self.inputs = inputs
+
+    def _pyro_missing(self, msg: Any) -> None:
+        msg["infer"].setdefault("inputs", self.inputs)
 
 
 class completions(Messenger):
@@ -142,18 +174,26 @@ def observe(name: str, distribution: Any, value: Tensor | None = None) -> Tensor
     if value is None:
         return pyro.sample(name, distribution)
     _check_shape(name, distribution, value)
-    if not _any_missing(value):
+    if not _any_missing(value, name=name):
         return _complete(pyro.sample(name, distribution, obs=value), name=name)
     try:
-        scored, filled, draw = _marginalise(distribution, value)
+        scored, filled, draw = marginalise(distribution, value)
     except _CannotMarginaliseError as error:
         raise ValueError(
             f"observe('{name}'): {error} cannot be marginalised over part of an event. Treat the missing entries as "
             "latent variables (sample them in model and guide and observe the completed value), or use an elementwise, "
             "Gaussian or mixture distribution."
         ) from None
+    law = _law_of_missing(distribution, value, name=name)
+    if law is None or isinstance(law, str):
+        pyro.sample(name, scored, obs=filled)
+        completed = _complete(value, draw, name=name)
+        return completed if law is None else torch.where(torch.isnan(completed), filled.to(value.dtype), completed)
+    infer: Any = {"missing_of": name}
+    latent = pyro.sample(f"{name}.missing", law, infer=infer)
     pyro.sample(name, scored, obs=filled)
-    return _complete(value, draw, name=name)
+    _complete(value, lambda: latent, name=name)  # for handlers that listen
+    return torch.where(torch.isnan(value), latent.to(value.dtype), value)
 
 
 class _CannotMarginaliseError(Exception):
@@ -181,7 +221,7 @@ def _check_shape(name: str, distribution: Any, value: Tensor) -> None:
         )
 
 
-def _marginalise(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor]]:
+def marginalise(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor]]:
     """Splits a distribution at the missing entries of ``value``.
 
     Returns a distribution and a NaN-free value whose log-density is the marginal one of the seen entries, and a
@@ -192,7 +232,7 @@ def _marginalise(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tenso
         return d.marginalise(value)  # type: ignore[no-any-return]
     missing = torch.isnan(value)
     if isinstance(d, torch.distributions.Independent):
-        scored, filled, draw = _marginalise(d.base_dist, value)
+        scored, filled, draw = marginalise(d.base_dist, value)
         return scored.to_event(d.reinterpreted_batch_ndims), filled, draw
     if isinstance(d, torch.distributions.MixtureSameFamily):
         return _marginalise_mixture(d, value)
@@ -226,7 +266,7 @@ def _marginalise(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tenso
 
 def _marginalise_mixture(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor]]:
     k_dim = -1 - d.event_dim  # the components' dimension
-    components, filled, draw_components = _marginalise(d.component_distribution, value.unsqueeze(k_dim))
+    components, filled, draw_components = marginalise(d.component_distribution, value.unsqueeze(k_dim))
     if filled.shape[k_dim] > 1:  # the support's fill value may depend on the component
         if not bool((filled == filled.narrow(k_dim, 0, 1)).all()):
             raise _CannotMarginaliseError(f"A mixture of {type(d.component_distribution).__name__} of unequal supports")

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from pyro_gen._random import exclusive, seeded
+from pyro_gen.likelihoods import called_with
 
 if TYPE_CHECKING:
     from pyro_gen.inference.objectives import Objective
@@ -137,7 +138,7 @@ def _in_module_context(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def wrapper(self: "Program", *args: Any, **kwargs: Any) -> Any:
-        with _local_parameters(), self._pyro_context:
+        with _local_parameters(), self._pyro_context, called_with(args):
             return method(self, *args, **kwargs)
 
     return wrapper

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from pyro_gen._random import seeded
 from pyro_gen.density.base import RANDOM, Density, Held, generator_states, looped, vmap_or_loop
 from pyro_gen.density.enumeration import contract, enumerated_components, enumerating, mark_discrete
+from pyro_gen.density.finite import MAX_SUMMED, assignments, finite_sites, joint_values, present_units
 from pyro_gen.density.inputs import (
     any_missing,
     as_inputs,
@@ -26,6 +27,7 @@ from pyro_gen.density.inputs import (
     local_site,
 )
 from pyro_gen.density.masks import along, flat_sites, masked_out
+from pyro_gen.density.missing import LatentMissing, active, find_latent_missing, latent_missing, missing_site
 from pyro_gen.density.shapes import check_broadcasts
 from pyro_gen.density.sites import (
     Constrained,
@@ -81,6 +83,7 @@ class ProgramDensity(Density):
         per_datum: bool,
         stacked: int | None,
         missing: bool,
+        latent_missing: LatentMissing,
         compile: str,
     ) -> None:
         batch = next(iter(sites.values())).shape[:1] if per_datum else () if stacked is None else (stacked,)
@@ -104,9 +107,42 @@ class ProgramDensity(Density):
         self._sites = sites
         self._missing = missing
         self._constants = constants
-        self._discrete = [n for n, s in latent.items() if n not in hold and s["fn"].support.is_discrete]
+        self._summed, self._counts, self._latent_missing = self._joint_values(latent_missing)
+        discrete = [n for n, s in latent.items() if n not in hold and s["fn"].support.is_discrete]
+        self._discrete = [n for n in discrete if n not in self._summed]
         self._plate_dims = max((-f.dim for s in prototype.nodes.values() for f in frames(s)), default=0)
         self.held_sites = self._with_fixed_supports()
+
+    def _joint_values(self, handler: LatentMissing) -> tuple[dict[str, Tensor], Tensor, LatentMissing]:
+        """Joint values of the discrete variables of a datum, (A, *site), where some are missing entries that feed more.
+
+        How the model is written is then its own affair: it runs for each of them. Also which of them count in which
+        row, booleans (A, N), and the handler that makes missing entries latent.
+        """
+        nothing: tuple[dict[str, Tensor], Tensor] = {}, torch.zeros(0, 0, dtype=torch.bool)
+        finite = finite_sites(self.prototype, self.hold)
+        summed = [n for n in handler.names if f"{n}.missing" in finite]
+        if not summed:
+            return *nothing, handler
+        if self.stacked is None:
+            handler = handler.with_masked(summed)
+            present = present_units(finite, self.program, *self.data)
+        else:  # each data set has holes of its own: all entries of all rows are summed over
+            rows = {n: f.shape[f.data_dim] for n, f in finite.items()}
+            present = {n: torch.ones(rows[n], f.units, dtype=torch.bool, device=self.device) for n, f in finite.items()}
+        most = int(joint_values(finite, present).max())
+        if most > MAX_SUMMED:
+            raise ValueError(
+                f"The discrete latent variables of a datum of {_name(self.program)}, the missing entries of "
+                f"'{summed[0]}' among them, have {most} joint values, more than the {MAX_SUMMED} that are summed over "
+                'beside continuous ones: use method="iwae".'
+            )
+        return *assignments(finite, present), handler
+
+    @property
+    def first_values(self) -> dict[str, Tensor]:
+        """Some values of the variables that are summed over by running the model for each."""
+        return {name: values[0] for name, values in self._summed.items()}
 
     def _with_fixed_supports(self) -> dict[str, HeldSite]:
         """The held sites; those whose possible values depend on other variables, as some draws show, without them."""
@@ -128,7 +164,7 @@ class ProgramDensity(Density):
 
     @contextmanager
     def _ready(self) -> Iterator[None]:
-        with super()._ready(), evaluation(self.program):
+        with super()._ready(), evaluation(self.program), self._latent_missing.again():
             yield
 
     # The program, run by handlers, for one chain and one data set: everything else is built on these.
@@ -156,7 +192,8 @@ class ProgramDensity(Density):
         feed = Unconstrained(self._sites, z)
         trace = self._trace(data, feed, HeldValues(held), enumerate_discrete=bool(self._discrete))
         trace.compute_log_prob()
-        for name in self._discrete:  # masked out, it is uniform: K times 1 would be no probability
+        summed = [n for n in self._summed if not missing_site(self.prototype.nodes[n])]
+        for name in (*self._discrete, *summed):  # masked out, it is uniform: K times 1 would be no probability
             site: Any = trace.nodes[name]
             if (out := masked_out(site)) is not None:
                 values = len(site["fn"].enumerate_support(expand=False))
@@ -175,7 +212,36 @@ class ProgramDensity(Density):
     def _site_sum(self, site: Any) -> Tensor:
         return per_datum_log_prob(site) if self.per_datum else site["log_prob_sum"]
 
+    def _by_rows(self, z: Tensor, held: Held, data: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The two terms of each datum, (N,), and what does not belong to one, with :attr:`_summed` summed over."""
+
+        def terms(values: Held) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            trace, feed = self._fed(z, {**held, **values}, data)
+            rows: list[Tensor] = [z.new_zeros(self._counts.shape[1]) for _ in range(2)]
+            rest: list[Tensor] = [z.new_zeros(()) for _ in range(2)]
+            for name, log_abs_det in feed.log_abs_det.items():
+                into = rows if self.per_datum else rest
+                into[0] = into[0] + self._sites[name].total(log_abs_det)
+            for site in self._scored(trace)[0].values():
+                term = int(site["is_observed"])
+                if is_local(site):
+                    rows[term] = rows[term] + per_datum_log_prob(site)
+                else:
+                    rest[term] = rest[term] + site["log_prob_sum"]
+            return rows[0], rows[1], rest[0], rest[1]
+
+        prior, likelihood, *rest = torch.vmap(terms)(self._summed)
+        impossible = torch.where(self._counts, 0.0, -math.inf).to(prior.dtype)
+        log_prior = (prior + impossible).logsumexp(0)
+        log_joint = (prior + likelihood + impossible).logsumexp(0)
+        return log_prior, log_joint - log_prior, rest[0][0], rest[1][0]
+
     def _one_set(self, z: Tensor, held: Held, data: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+        if self._summed:
+            prior, likelihood, prior_rest, likelihood_rest = self._by_rows(z, held, data)
+            if self.per_datum:
+                return prior, likelihood
+            return prior.sum() + prior_rest, likelihood.sum() + likelihood_rest
         trace, feed = self._fed(z, held, data)
         sites, over = self._scored(trace)
         prior = likelihood = z.new_zeros(z.shape[:-1])
@@ -233,11 +299,14 @@ class ProgramDensity(Density):
 
         def one_set(z: Tensor, held: Held, data: tuple[Any, ...]) -> dict[str, Tensor]:
             feed = Unconstrained(self._sites, z)
+            held = {**held, **self.first_values}
             trace = self._trace(data, feed, HeldValues(held), enumerate_discrete=bool(self._discrete))
             return {
                 n: s["value"]
                 for n, s in sample_sites(trace).items()
-                if n in self._sites or n in self.hold or (is_deterministic(s) and has_a_value(n, s))
+                if n in self._sites
+                or n in self.hold
+                or (is_deterministic(s) and not self._summed and has_a_value(n, s))
             }
 
         return self._over_sets(one_set)(z, held)  # type: ignore[no-any-return]
@@ -328,6 +397,9 @@ class ProgramDensity(Density):
         """
 
         def one_set(z: Tensor, held: Held, data: tuple[Any, ...]) -> dict[str, Tensor]:
+            if self._summed:
+                seen = [n for n, s in sample_sites(self.prototype).items() if is_data(s)]
+                return {seen[0] if len(seen) == 1 else f"{seen[0]}+...+{seen[-1]}": self._by_rows(z, held, data)[1]}
             trace, _ = self._fed(z, held, data)
             sites, over = self._scored(trace)
             out = {n: s["log_prob"] for n, s in sites.items() if is_data(s) and not over.get(n)}
@@ -359,10 +431,10 @@ class ProgramDensity(Density):
         Raises:
             ValueError: Discrete latent variables are summed out, so that sites have no log-density of their own.
         """
-        if self._discrete:
+        if summed := [*self._discrete, *self._summed]:
             raise ValueError(
-                f"The discrete latent variable '{self._discrete[0]}' is summed out, so sites have no log-density of "
-                f"their own: hold it, density(..., hold=({self._discrete[0]!r},))."
+                f"The discrete latent variable '{summed[0]}' is summed out, so sites have no log-density of "
+                f"their own: hold it, density(..., hold=({summed[0]!r},))."
             )
 
         def one_set(z: Tensor, held: Held, data: tuple[Any, ...]) -> dict[str, Tensor]:
@@ -487,10 +559,10 @@ def density(
         sets = len(tensors[0])
         first = tuple(d[0] if isinstance(d, Tensor) else d for d in data)
     missing = bool(tensors) and any_missing(*tensors)
-    with evaluation(program), seeded(0), torch.no_grad():
+    with evaluation(program), _latent_missing(program, data, sets) as latent, seeded(0), torch.no_grad():
         # Validation is on here as the user set it, so that errors of the model itself are Pyro's own.
         handler = Constrained({}, hold)
-        with pyro.poutine.trace() as tape, no_completion(), assume_missing(missing), handler:
+        with pyro.poutine.trace() as tape, no_completion(), assume_missing(missing or bool(latent.names)), handler:
             if isinstance(program, Program):
                 program.model(*first)
             else:
@@ -521,7 +593,8 @@ def density(
                 improper=improper,
                 per_datum=rows,
                 stacked=sets,
-                missing=missing,
+                missing=missing or bool(latent.names),
+                latent_missing=latent,
                 compile=compile,
             )
             return target, _point(target, unconstrained)
@@ -534,13 +607,14 @@ def density(
 
             def run(names: Collection[str]) -> tuple[Trace, dict[str, Tensor]]:
                 moved = {n: drawn_anew(u, nodes[n]) if n in names else u for n, u in unconstrained.items()}
-                trace, feed = target._fed(_point(target, moved), held, first)
+                trace, feed = target._fed(_point(target, moved), held | target.first_values, first)
                 return trace, {n: value for n, value in feed.log_abs_det.items() if n not in masked}
 
             flat = flat_sites(masked, run)
             target, z = make(flat, (*handler.improper, *(n for n in masked if n not in flat)))
         before = generator_states(target.device)
-        terms = target._one_set(z, held, first)
+        with target._ready() if target._summed else target._latent_missing.again():  # vmap cannot validate
+            terms = target._one_set(z, held, first)
         if generator_states(target.device) != before:
             raise ValueError(RANDOM)
         # A program promises that its plate holds; evaluation.check_program looks whether it does.
@@ -548,6 +622,24 @@ def density(
     if coupled and per_datum:
         raise ValueError(_COUPLED.format(_name(program)))
     return density(program, *data, per_datum=False, compile=compile) if coupled else target
+
+
+@contextmanager
+def _latent_missing(
+    program: Program | Callable[..., Any], data: tuple[Any, ...], sets: int | None
+) -> Iterator[LatentMissing]:
+    """What is missing and feeds a later density, in any of the stacked data sets."""
+    if sets is None:
+        with latent_missing(program, *data) as handler:
+            yield handler
+        return
+    if (known := active(program)) is not None:
+        yield known
+        return
+    found = [find_latent_missing(program, *(d[i] if isinstance(d, Tensor) else d for d in data)) for i in range(sets)]
+    handler = LatentMissing.union(program, found)
+    with handler:
+        yield handler
 
 
 def _rows_are_coupled(target: ProgramDensity, z: Tensor, terms: tuple[Tensor, Tensor]) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from pyro_gen._random import seeded
 from pyro_gen.density import first_line
 from pyro_gen.density.graphs import compile_graph, compiler_available, record
+from pyro_gen.density.missing import LatentMissing
 from pyro_gen.inference.objectives import Objective
 from pyro_gen.likelihoods import assume_missing
 from pyro_gen.program import Program, data_size
@@ -35,11 +36,15 @@ class LossModule(nn.Module):
         objective: The objective.
         size: The number of rows of the full data set.
         missing: Whether the data may have missing entries.
+        latent: What of that is latent variables; by default nothing.
     """
 
-    def __init__(self, program: Program, objective: Objective, size: int, missing: bool) -> None:
+    def __init__(
+        self, program: Program, objective: Objective, size: int, missing: bool, latent: LatentMissing | None = None
+    ) -> None:
         super().__init__()
         self.program, self.objective, self.size, self.missing = program, objective, size, missing
+        self.latent = LatentMissing(program, (), {}) if latent is None else latent
 
     def forward(self, batch: Sequence[Tensor], kl_weight: Tensor) -> Tensor:
         """Computes the loss per datum.
@@ -52,7 +57,8 @@ class LossModule(nn.Module):
             A scalar, the negative bound in nats per datum.
         """
         options = {"kl_weight": kl_weight} if self.objective.anneals else {}
-        with data_size(self.size), assume_missing(self.missing):
+        known = assume_missing(self.missing, of=batch)
+        with data_size(self.size), known, self.latent.again():
             return self.objective.loss(self.program, *batch, **options) / self.size
 
 

@@ -12,11 +12,8 @@ References:
     | https://arxiv.org/abs/1509.00519
 """
 
-import itertools
-import math
-import warnings
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -32,21 +29,23 @@ from pyro_gen.density import (
     as_inputs,
     entries_per_datum,
     evaluation,
-    first_line,
     local_site,
     row_chunks,
     rows_of,
     rows_per_chunk,
 )
 from pyro_gen.density.base import vmap_or_loop
+from pyro_gen.density.finite import MAX_SUMMED, FiniteSite, finite_sites, joint_values, present_units
+from pyro_gen.density.missing import latent_missing, missing_site, propose_missing
+from pyro_gen.inference.finite import GuideDraws, Summed, enumerated, is_enumerable, probe
 from pyro_gen.inference.likelihood import LogLikelihood
+from pyro_gen.inference.model_log_prob import ModelLogProb
 from pyro_gen.inference.weights import effective_sample_size, log_mean_exp, psis_khat
-from pyro_gen.likelihoods import assume_missing, no_completion
+from pyro_gen.likelihoods import no_completion
 from pyro_gen.program import (
     Program,
     data_dim,
     data_frame,
-    fixed,
     per_datum_log_prob,
     sample_sites,
     site_log_prob,
@@ -61,6 +60,7 @@ __all__ = [
     "enumerated",
     "guide_draws",
     "guide_obstacle",
+    "guide_trace",
     "is_enumerable",
     "joint_guide_draws",
     "log_likelihood",
@@ -68,7 +68,6 @@ __all__ = [
     "psis_khat",
 ]
 
-MAX_ASSIGNMENTS = 2**14  # joint values of the discrete latent variables of a datum that are summed over
 METHODS = ("auto", "exact", "elbo", "iwae", "ais", "bdmc", "smc")
 
 
@@ -128,7 +127,7 @@ def log_likelihood(
         raise ValueError(f'log_likelihood(method="{method}") has no particles: num_particles is for "elbo" and "iwae".')
     x, *parts = as_inputs(program, x, *context)
     context = tuple(parts)
-    with evaluation(program):
+    with evaluation(program), latent_missing(program, x, *context):
         kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
         if kinds.kind in ("unnormalised", "implicit"):
             what = "a factor" if kinds.kind == "unnormalised" else "an observed site without a density"
@@ -137,15 +136,16 @@ def log_likelihood(
                 "method here: where latent variables are global, pg.log_evidence takes a factor of censored data, and "
                 "pg.distributions.Censored says the same without one."
             )
-        closed = type(program).marginal is not Program.marginal
+        if kinds.kind == "exact" and method in ("auto", "exact"):
+            return _exact(program, x, context)
+        if type(program).marginal is not Program.marginal and method in ("auto", "exact"):
+            known = {"method": method, "num_particles": num_particles, "seed": seed, "progress": progress}
+            return log_likelihood(program.marginal(), x, *context, **known, **options)  # type: ignore[arg-type]
         discrete = is_enumerable(program, x, *context)
+        if discrete and method in ("auto", "exact"):
+            return _by_enumeration(program, x, context, progress)
         if method == "auto":
-            method = "exact" if kinds.kind == "exact" or closed or discrete else "ais"
-        if method == "exact":
-            if kinds.kind == "exact" or closed:
-                return _exact(program if kinds.kind == "exact" else program.marginal(), x, context)
-            if discrete:
-                return _by_enumeration(program, x, context, progress)
+            method = "ais" if _is_annealed(program, x, context) else "iwae"
         if kinds.global_:
             raise ValueError(
                 f"{type(program).__name__} has the global latent variable '{kinds.global_[0]}', shared by all data, so "
@@ -173,9 +173,9 @@ def log_likelihood(
 
 def _exact(program: Program, x: Tensor, context: tuple[Any, ...]) -> LogLikelihood:
     with torch.no_grad(), evaluation(program), no_completion():
-        probe = pyro.poutine.trace(program.model).get_trace(x[:1], *rows_of(x, context, slice(1)))
+        first = pyro.poutine.trace(program.model).get_trace(x[:1], *rows_of(x, context, slice(1)))
         values = []
-        for rows in row_chunks(len(x), rows_per_chunk(entries_per_datum(probe), x.device)):
+        for rows in row_chunks(len(x), rows_per_chunk(entries_per_datum(first), x.device)):
             trace = pyro.poutine.trace(program.model).get_trace(x[rows], *rows_of(x, context, rows))
             trace.compute_log_prob()
             sites = [s for s in sample_sites(trace).values() if not s["infer"].get("_deterministic")]
@@ -193,109 +193,31 @@ def entries_seen(x: Tensor) -> float:
 # Sums over discrete latent variables
 
 
-def is_enumerable(program: Program, x: Tensor, *context: Any) -> bool:
-    """Whether all latent variables of a program are local and discrete, with finitely many values."""
-    with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
-        sites = _latent(pyro.poutine.trace(program.model).get_trace(x[:1], *rows_of(x, context, slice(1))))
-    return bool(sites) and all(data_frame(s) is not None and s["fn"].has_enumerate_support for s in sites.values())
-
-
-def enumerated(program: Program, x: Tensor, *context: Any) -> Iterator["GuideDraws"]:
-    r"""All joint values of the discrete latent variables in the place of draws of a guide, chunk by chunk of the data.
-
-    The log-weights are :math:`\log p(x_n, z_k)`: their logsumexp is :math:`\log p(x_n)`, and draws in proportion to the
-    weights are exact draws of the posterior.
-
-    Arguments:
-        program: A program for which :func:`is_enumerable` holds, in evaluation mode.
-        x: The data, with shape :math:`(N, *)`.
-        context: What the model conditions on.
-
-    Yields:
-        The values, for consecutive rows of the data.
-
-    Raises:
-        ValueError: There are too many joint values, or which values there are depends on other latent variables.
-    """
-    with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
-        probe = pyro.poutine.trace(program.model).get_trace(x[:1], *rows_of(x, context, slice(1)))
-        sites = _latent(probe)
-        supports = {n: s["fn"].enumerate_support(expand=False) for n, s in sites.items()}
-        # What one datum has of each site: one value, or several in plates of its own.
-        counts = {n: s["value"].numel() // max(1, s["fn"].event_shape.numel()) for n, s in sites.items()}
-        total = math.prod(len(supports[n]) ** counts[n] for n in sites)
-        if total > MAX_ASSIGNMENTS:
-            raise ValueError(
-                f"The discrete latent variables of a datum of {type(program).__name__} have {total} joint values, more "
-                f'than the {MAX_ASSIGNMENTS} that are summed over: use method="iwae" with a guide that samples them.'
-            )
-        choices = itertools.product(*(range(len(supports[n])) for n in sites for _ in range(counts[n])))
-        index = torch.tensor(list(choices), device=x.device)
-        values, dims = {}, {n: data_dim(s) for n, s in sites.items()}
-        for (name, site), columns in zip(sites.items(), index.split(list(counts.values()), 1), strict=True):
-            support = supports[name].reshape(-1, *site["fn"].event_shape)
-            values[name] = support[columns].reshape(total, *site["value"].shape)
-
-        entries = entries_per_datum(probe)
-        model = _ModelLogProb(program, any_missing(x, *context))
-        for chunk in row_chunks(len(x), max(1, rows_per_chunk(entries, x.device) // min(total, 64))):
-            data = (x[chunk], *rows_of(x, context, chunk))
-            n = len(data[0])
-            of_rows = {
-                name: v.expand(*(n if i == dims[name] + 1 else s for i, s in enumerate(v.shape)))
-                for name, v in values.items()
-            }
-            size = max(1, rows_per_chunk(entries, x.device) // n)
-            parts = [{m: v[i : i + size] for m, v in of_rows.items()} for i in range(0, total, size)]
-            prior, likelihood = torch.cat([model(data, part).double() for part in parts]).unbind(1)
-            if not bool((prior.logsumexp(0).abs() < 1e-3).all()):
-                raise ValueError(
-                    f"The joint values of the discrete latent variables of {type(program).__name__} do not sum to "
-                    "probability 1: which values there are depends on other variables, so they cannot be enumerated. "
-                    'Use method="iwae" with a guide that samples them.'
-                )
-            yield GuideDraws(chunk, prior + likelihood, of_rows, dims)
+def _is_annealed(program: Program, x: Tensor, context: tuple[Any, ...]) -> bool:
+    """Whether annealed importance sampling takes the missing entries that are latent variables, or there are none."""
+    latent = _latent(probe(program, x, *context))
+    missing = {n: s for n, s in latent.items() if missing_site(s)}
+    discrete = [n for n, s in missing.items() if s["fn"].support.is_discrete]
+    finite = {n: f for n, f in finite_sites(probe(program, x, *context)).items() if n in discrete}
+    if len(finite) < len(discrete) or (missing and all(s["fn"].support.is_discrete for s in latent.values())):
+        return False
+    return not finite or bool((joint_values(finite, present_units(finite, program, x, *context)) <= MAX_SUMMED).all())
 
 
 def _by_enumeration(
     program: Program, x: Tensor, context: tuple[Any, ...], progress: Callable[[float], None] | None
 ) -> LogLikelihood:
-    values = []
+    value, done = torch.zeros(len(x), dtype=torch.float64, device=x.device), 0
     for sums in enumerated(program, x, *context):
-        values.append(sums.log_weights.logsumexp(0))
+        value[sums.rows] = sums.log_weights.logsumexp(0)
+        done += sums.log_weights.shape[1]
         if progress is not None:
-            progress(sums.rows.stop / len(x))
-    value = torch.cat(values)
+            progress(done / len(x))
     return LogLikelihood(value, torch.zeros_like(value), "exact", "exact", entries_seen(x))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Importance sampling from the guide
-
-
-class GuideDraws(NamedTuple):
-    """Draws of the guide for some rows of the data.
-
-    Attributes:
-        rows: The rows.
-        log_weights: In float64, with shape :math:`(K, n)`.
-        values: The draws by name of the site, with shape :math:`(K, *)`.
-        data_dims: Where the data dimension lies in each of ``values[name][0]``, counted from the left.
-    """
-
-    rows: slice
-    log_weights: Tensor
-    values: dict[str, Tensor]
-    data_dims: dict[str, int]
-
-    def select(self, index: Tensor) -> dict[str, Tensor]:
-        """Picks draws per datum: an index of shape (S, n) into the K draws gives values of shape (S, *)."""
-        out = {}
-        for name, value in self.values.items():
-            dim = self.data_dims[name]
-            picked = value.movedim(dim + 1, 1)[index, torch.arange(index.shape[1], device=index.device)]
-            out[name] = picked.movedim(1, dim + 1)
-        return out
 
 
 def guide_draws(program: Program, x: Tensor, *context: Any, num_particles: int) -> Iterator[GuideDraws]:
@@ -316,18 +238,18 @@ def guide_draws(program: Program, x: Tensor, *context: Any, num_particles: int) 
         ValueError: Model and guide do not have the same latent sites, the guide is a point, or it has parameters for
             another number of data.
     """
-    missing = any_missing(x, *context)
     with torch.no_grad():
         rows, entries = _plan(program, x, context, num_particles)
-        model = _ModelLogProb(program, missing)
+        summed = _left_to_sums(program, x, context)
         for chunk in row_chunks(len(x), rows):
             data = (x[chunk], *rows_of(x, context, chunk))
-            guide = _Guide(program, data)
+            guide = _Guide(program, data, summed)
+            model = Summed(program, summed, data)
             size = max(1, rows_per_chunk(entries, x.device) // len(data[0]))
             weights, draws = [], []
             for start in range(0, num_particles, size):
                 values, log_q = guide.draw(min(size, num_particles - start))
-                weights.append(model(data, values).double().sum(1) - log_q.double())
+                weights.append(model.log_prob(values) - log_q.double())
                 draws.append(values)
             yield GuideDraws(
                 chunk,
@@ -343,9 +265,10 @@ def _plan(program: Program, x: Tensor, context: tuple[Any, ...], num_particles: 
     entries = entries_per_datum(model)
     # Rows for which many particles fit, since the guide's network runs once per chunk.
     rows = min(len(x), max(1, rows_per_chunk(entries, x.device) // min(num_particles, 64)))
-    guide = pyro.poutine.trace(program.guide).get_trace(x[:rows], *rows_of(x, context, slice(rows)))
+    summed = _left_to_sums(program, x, context)
+    guide = guide_trace(program, x[:rows], *rows_of(x, context, slice(rows)), leave_out=summed)
     latent, guided = _latent(model), _latent(guide)
-    if absent := sorted(set(latent) - set(guided)):
+    if absent := sorted(set(latent) - set(guided) - set(summed)):
         other = "exact" if is_enumerable(program, x, *context) else 'ais", start="prior'
         raise ValueError(
             f"The guide of {type(program).__name__} does not sample the latent variable '{absent[0]}': give it a guide "
@@ -376,6 +299,32 @@ def _plan(program: Program, x: Tensor, context: tuple[Any, ...], num_particles: 
     return rows, entries
 
 
+def guide_trace(program: Program, *data: Any, leave_out: Collection[str] = ()) -> Trace:
+    """A trace of the guide, in which missing entries that are latent variables and that it knows nothing of are draws
+    of the model given the rest.
+
+    Arguments:
+        program: The program.
+        data: What it is called with.
+        leave_out: Latent variables for which no proposal is made.
+    """
+    trace = pyro.poutine.trace(program.guide).get_trace(*data)
+    return propose_missing(program, trace, data, leave_out)
+
+
+def _left_to_sums(program: Program, x: Tensor, context: tuple[Any, ...]) -> dict[str, FiniteSite]:
+    """The discrete latent variables that the guide leaves out, where they are few enough to be summed over."""
+    data = (x[:1], *rows_of(x, context, slice(1)))
+    with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
+        guided = _latent(pyro.poutine.trace(program.guide).get_trace(*data))
+    trace = probe(program, x, *context)
+    finite = finite_sites(trace, guided)
+    if not finite or len(finite) == len(_latent(trace)):
+        return {}
+    few = joint_values(finite, present_units(finite, program, x, *context)) <= MAX_SUMMED
+    return finite if bool(few.all()) else {}
+
+
 def joint_guide_draws(
     program: Program, x: Tensor, *context: Any, num_particles: int
 ) -> tuple[dict[str, Tensor], Tensor]:
@@ -399,16 +348,16 @@ def joint_guide_draws(
     data = (x, *context)
 
     def one(_: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        trace = pyro.poutine.trace(program.guide).get_trace(*data)
+        trace = guide_trace(program, *data)
         sites = _latent(trace)
         return {n: s["value"] for n, s in sites.items()}, torch.stack(
             [site_log_prob(s).sum() for s in sites.values()]
         ).sum(0)
 
     with torch.no_grad(), pyro.validation_enabled(False):
-        probe = pyro.poutine.trace(program.model).get_trace(*data)
-        guide = pyro.poutine.trace(program.guide).get_trace(*data)
-        model, guided = _latent(probe), _latent(guide)
+        prototype = pyro.poutine.trace(program.model).get_trace(*data)
+        guide = guide_trace(program, *data)
+        model, guided = _latent(prototype), _latent(guide)
         name = type(program).__name__
         if absent := [n for n in model if n not in guided]:
             raise ValueError(
@@ -424,8 +373,8 @@ def joint_guide_draws(
             if n not in model and not site["infer"].get("is_auxiliary"):
                 raise ValueError(f"The guide of {name} samples '{n}', which the model does not have.")
         parts = []
-        log_p = _ModelLogProb(program, any_missing(x, *context), joint=True)
-        entries = max([1, *(s["value"].numel() for s in sample_sites(probe).values())])
+        log_p = ModelLogProb(program, any_missing(x, *context), joint=True)
+        entries = max([1, *(s["value"].numel() for s in sample_sites(prototype).values())])
         size = rows_per_chunk(entries, x.device)
         for start in range(0, num_particles, size):
             count = min(size, num_particles - start)
@@ -496,8 +445,8 @@ def guide_obstacle(program: Program, x: Tensor, *context: Any) -> str | None:
 class _Guide:
     """The guide for some rows of the data, as a sampler."""
 
-    def __init__(self, program: Program, data: tuple[Any, ...]) -> None:
-        self.program, self.data = program, data
+    def __init__(self, program: Program, data: tuple[Any, ...], leave_out: Collection[str] = ()) -> None:
+        self.program, self.data, self.leave_out = program, data, leave_out
         trace = self._trace()
         sites = _latent(trace)
         self.single = next(iter(sites.values())) if len(sites) == 1 else None
@@ -505,7 +454,7 @@ class _Guide:
 
     def _trace(self) -> Trace:
         with pyro.validation_enabled(False):
-            return pyro.poutine.trace(self.program.guide).get_trace(*self.data)
+            return guide_trace(self.program, *self.data, leave_out=self.leave_out)
 
     def draw(self, size: int) -> tuple[dict[str, Tensor], Tensor]:
         """Draws values of shape (size, *) with their log-densities, of shape (size, n)."""
@@ -529,44 +478,6 @@ class _Guide:
 
 def _latent(trace: Trace) -> dict[str, Any]:
     return {n: s for n, s in sample_sites(trace).items() if not s["is_observed"]}
-
-
-class _ModelLogProb:
-    """log p(z_n) and log p(x_n | z_n) of K draws, (K, 2, n): vectorised over them where the model allows it.
-
-    ``joint``: summed over all sites and data, (K, 2).
-    """
-
-    def __init__(self, program: Program, missing: bool, joint: bool = False) -> None:
-        self.program, self.missing, self.joint = program, missing, joint
-        self.vectorised = True
-
-    def __call__(self, data: tuple[Any, ...], values: dict[str, Tensor]) -> Tensor:
-        def one(values: dict[str, Tensor]) -> Tensor:
-            with pyro.poutine.trace() as tape, no_completion(), assume_missing(self.missing), fixed(values):
-                self.program.model(*data)
-            tape.trace.compute_log_prob()
-            terms: list[list[Tensor]] = [[], []]
-            for site in sample_sites(tape.trace).values():
-                if not site["infer"].get("_deterministic"):
-                    log_prob = site["log_prob"].sum() if self.joint else per_datum_log_prob(local_site(site))
-                    terms[bool(site["is_observed"])].append(log_prob)
-            return torch.stack([torch.stack(t).sum(0) for t in terms])
-
-        with pyro.validation_enabled(False):
-            if self.vectorised:
-                try:
-                    return torch.vmap(one)(values)
-                except Exception as error:
-                    one({n: v[0] for n, v in values.items()})  # an error of the model itself comes out here
-                    self.vectorised = False
-                    warnings.warn(
-                        "The model cannot be vectorised by torch.vmap, so particles are evaluated one after another. "
-                        f"{first_line(error)}",
-                        stacklevel=2,
-                    )
-            size = len(next(iter(values.values())))
-            return torch.stack([one({n: v[k] for n, v in values.items()}) for k in range(size)])
 
 
 def _by_guide(
@@ -594,7 +505,7 @@ def _by_guide(
             columns["ess"].append(effective_sample_size(log_w))
             columns["khat"].append(psis_khat(log_w))
             if progress is not None:
-                progress(draws.rows.stop / len(x))
+                progress(sum(map(len, columns["value"])) / len(x))
     value, error, ess, khat = (torch.cat(columns[name]).cpu() for name in ("value", "error", "ess", "khat"))
     diagnostics = {"ess": ess, "khat": khat, "num_particles": torch.tensor(num_particles)}
     return LogLikelihood(

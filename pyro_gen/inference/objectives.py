@@ -12,6 +12,7 @@ program's guide, then its model with the guide's latent variables. On a minibatc
 :class:`~pyro_gen.program.data_size`, the loss is an unbiased estimate of that of the full data set.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,9 @@ from torch.distributions import kl_divergence
 from torch.utils._pytree import tree_map
 
 from pyro_gen._random import vmap_draws
+from pyro_gen.density.finite import finite_sites
+from pyro_gen.density.missing import active, latent_missing
+from pyro_gen.inference.traces import proposed_by_model, trace_model, trace_pair
 from pyro_gen.program import (
     Program,
     data_scale,
@@ -35,11 +39,19 @@ from pyro_gen.program import (
     per_datum_log_prob,
     sample_sites,
     site_log_prob,
-    trace_pair,
 )
 from pyro_gen.registry import objective
 
 __all__ = ["ELBO", "IWAE", "DReG", "EnumELBO", "Objective", "Renyi", "ScoreFunctionELBO"]
+
+
+def _with_latent_missing(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(loss)
+    def wrapper(self: "Objective", program: Program, x: Tensor, *context: Any, **options: Any) -> Tensor:
+        with latent_missing(program, x, *context):
+            return loss(self, program, x, *context, **options)
+
+    return wrapper
 
 
 class Objective(nn.Module):
@@ -57,8 +69,16 @@ class Objective(nn.Module):
     anneals = True
     kinds: tuple[str, ...] = ("exact", "bound")
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "loss" in cls.__dict__:
+            cls.loss = _with_latent_missing(cls.__dict__["loss"])  # type: ignore[method-assign]
+
     def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:
         r"""Computes the loss.
+
+        In a subclass it runs with missing entries that feed a later density as latent variables, see
+        :mod:`pyro_gen.density.missing`.
 
         Arguments:
             program: The program.
@@ -132,6 +152,17 @@ def _observed_sites(model_trace: Trace) -> list[Any]:
     return [s for s in sites if s["is_observed"] and not s["infer"].get("_deterministic")]
 
 
+def _require_proposals(guide_trace: Trace) -> None:
+    """Refuses draws of the model in the place of a guide's: the bound of one draw is too loose to train by."""
+    if name := proposed_by_model(guide_trace):
+        raise ValueError(
+            f"observe('{name}'): its completed value feeds a later density, so its missing entries are latent "
+            f"variables, which the guide has to sample: sample '{name}.missing' in the guide, inside the data plate, "
+            "with the shape of the value; or use IWAE(50), for which many draws of the model itself do; or leave out "
+            f"rows without '{name}'."
+        )
+
+
 def _require_reparameterised(guide_trace: Trace) -> None:
     for name, site in sample_sites(guide_trace).items():
         if not site["is_observed"] and not site["fn"].has_rsample:
@@ -162,13 +193,16 @@ class ELBO(Objective):
             dimensions of a site share their nats.
     """
 
+    everything = False  # whether all discrete latent variables that the guide does not sample are summed out
+
     def __init__(self, num_particles: int = 1, analytic_kl: bool = True, free_bits: float = 0.0) -> None:
         super().__init__()
         self.num_particles, self.analytic_kl, self.free_bits = _positive(num_particles), analytic_kl, free_bits
 
     def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:
         def particle() -> Tensor:
-            model_trace, guide_trace = trace_pair(program, x, *context)
+            model_trace, guide_trace = trace_pair(program, x, *context, everything=self.everything)
+            _require_proposals(guide_trace)
             _require_reparameterised(guide_trace)
             divergence = self._divergence(model_trace, guide_trace)
             log_likelihood = torch.stack([site_log_prob(s).sum() for s in _observed_sites(model_trace)]).sum()
@@ -254,6 +288,8 @@ class Renyi(Objective):
         def particle() -> Tensor:
             with data_size(len(x)):
                 model_trace, guide_trace = trace_pair(program, x, *context)
+            if self.alpha != 0 or self.num_particles == 1:
+                _require_proposals(guide_trace)
             _require_reparameterised(guide_trace)
             return _log_weight(model_trace, guide_trace, kl_weight)
 
@@ -311,7 +347,8 @@ class DReG(Objective):
         frames: dict[str, int] = {}  # name -> dimension of the data in the site's value, counted from the right
 
         def draw() -> dict[str, Tensor]:
-            guide_trace = pyro.poutine.trace(program.guide).get_trace(x, *context)
+            _, guide_trace = trace_pair(program, x, *context)
+            _require_proposals(guide_trace)
             _require_reparameterised(guide_trace)
             sites = {n: s for n, s in sample_sites(guide_trace).items() if not s["is_observed"]}
             for name, site in sites.items():
@@ -324,7 +361,7 @@ class DReG(Objective):
         def weigh(z: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
             with data_size(len(x)), fixed(z):
                 guide_trace = pyro.poutine.trace(program.guide).get_trace(x, *context)
-                model_trace = pyro.poutine.trace(program.model).get_trace(x, *context)
+                model_trace = trace_model(program, guide_trace, x, *context)
             joint = [s for s in sample_sites(model_trace).values() if not s["infer"].get("_deterministic")]
             log_p = torch.stack([per_datum_log_prob(s) for s in joint]).sum(0)
             return _log_weight(model_trace, guide_trace, 1.0), log_p
@@ -429,6 +466,7 @@ class ScoreFunctionELBO(Objective):
         scale = data_scale(x)
         with data_size(len(x)):
             model_trace, guide_trace = trace_pair(program, x, *context)
+        _require_proposals(guide_trace)
         latents = latent_sites(model_trace, guide_trace)
         local: Tensor = x.new_zeros(len(x))
         global_ = x.new_zeros(())
@@ -475,6 +513,10 @@ class ScoreFunctionELBO(Objective):
 
 
 @objective
+class _SummedELBO(ELBO):
+    everything = True
+
+
 class EnumELBO(Objective):
     """The ELBO with discrete latent variables summed out exactly, by Pyro's parallel enumeration.
 
@@ -487,17 +529,27 @@ class EnumELBO(Objective):
     Arguments:
         max_plate_nesting: The number of nested plates of the model, 1 for the data plate alone.
         num_particles: Draws of the sites that are not enumerated.
+        expand: Whether the values of an enumerated site have the full shape of its plates, for models that need it.
     """
 
     traceable = False
     anneals = False
 
-    def __init__(self, max_plate_nesting: int = 1, num_particles: int = 1) -> None:
+    def __init__(self, max_plate_nesting: int = 1, num_particles: int = 1, expand: bool = False) -> None:
         super().__init__()
+        self.expand = expand
+        self._by_runs = _SummedELBO(num_particles, analytic_kl=False)
         self._elbo = TraceEnum_ELBO(max_plate_nesting=max_plate_nesting, num_particles=_positive(num_particles))
 
     def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:
-        model, guide = config_enumerate(program.model), config_enumerate(program.guide)
+        handler = active(program)
+        if handler is not None and handler.names:
+            with torch.no_grad():
+                guide = pyro.poutine.trace(program.guide).get_trace(x, *context)
+            if not finite_sites(guide):
+                # Completed values go into what the model returns, which is not written for values side by side.
+                return self._by_runs.loss(program, x, *context)
+        model, guide = (config_enumerate(f, expand=self.expand) for f in (program.model, program.guide))
         return self._elbo.differentiable_loss(model, guide, x, *context)  # type: ignore[no-any-return]
 
 

@@ -17,17 +17,13 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.data import as_tensor
 from pyro_gen.density import as_inputs, evaluation, row_chunks, rows_of
+from pyro_gen.density.finite import finite_sites
+from pyro_gen.density.missing import latent_missing, missing_site
 from pyro_gen.inference.ais import posterior_draws
 from pyro_gen.inference.diagnose import diagnose
 from pyro_gen.inference.factors import refuse_data_factors
-from pyro_gen.inference.importance import (
-    effective_sample_size,
-    enumerated,
-    guide_draws,
-    guide_obstacle,
-    is_enumerable,
-    psis_khat,
-)
+from pyro_gen.inference.finite import Summed, enumerated, is_enumerable, probe
+from pyro_gen.inference.importance import effective_sample_size, guide_draws, guide_obstacle, psis_khat
 from pyro_gen.inference.paths import resample
 from pyro_gen.inference.posterior import posterior
 from pyro_gen.inference.returned import require_completed
@@ -187,21 +183,41 @@ def reconstruct(program: Program, x: Tensor, *context: Any, draws: int = 1, seed
     x, *rest = as_inputs(program, x, *context)
     context = tuple(rest)
     out = []
-    with seeded(seed), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
+    with (
+        seeded(seed),
+        torch.no_grad(),
+        evaluation(program),
+        pyro.validation_enabled(False),
+        latent_missing(program, x, *context) as handler,
+    ):
         if structure(program, x[:ROWS], *rows_of(x, context, slice(ROWS))).kind == "unnormalised":
             refuse_data_factors(program, x, *context, verb="reconstruct")
         for rows in row_chunks(len(x), ROWS):
             data = (x[rows], *rows_of(x, context, rows))
             total = torch.zeros_like(data[0])
-            for _ in range(draws):
-                sites = sample_sites(pyro.poutine.trace(program.guide).get_trace(*data))
-                latent = {name: s["value"] for name, s in sites.items() if not s["is_observed"]}
+            known = _weighed(program, data, draws) if handler.names else {}
+            for s in range(draws):
+                latent = {name: v[s] for name, v in known.items()}
+                if not known:
+                    sites = sample_sites(pyro.poutine.trace(program.guide).get_trace(*data))
+                    latent = {name: s["value"] for name, s in sites.items() if not s["is_observed"]}
                 # The observed distribution as the model wrote it, not marginalised over what is missing.
-                with pyro.poutine.trace() as tape, fixed(latent), assume_missing(False):
+                with pyro.poutine.trace() as tape, fixed(latent), assume_missing(False), handler.again():
                     program.model(*data)
                 total += _mean_of(program, tape.trace, data[0])
             out.append(total / draws)
     return torch.cat(out)
+
+
+def _weighed(program: Program, data: tuple[Any, ...], draws: int) -> dict[str, Tensor]:
+    """Draws of all latent variables of some rows, missing entries among them, weighed by what was seen, (S, *site)."""
+    if is_enumerable(program, *data):
+        return Summed(program, finite_sites(probe(program, *data)), data).draw({}, draws)
+    parts = [p.select(resample(p.log_weights, draws)) for p in guide_draws(program, *data, num_particles=PROPOSALS)]
+    sites = sample_sites(pyro.poutine.trace(program.model).get_trace(*data))
+    drawn = {n: torch.cat([p[n] for p in parts], data_dim(sites[n]) + 1) for n in parts[0] if n in sites}
+    left = finite_sites(probe(program, *data), drawn)
+    return drawn | (Summed(program, left, data).draw(drawn, draws) if left else {})
 
 
 def _mean_of(program: Program, trace: Any, x: Tensor) -> Tensor:
@@ -289,7 +305,13 @@ def impute(
     holes = torch.isnan(x).reshape(len(x), -1).any(1).nonzero()[:, 0]
     if len(holes) == 0:
         return data.expand(draws, *data.shape).clone()
-    with seeded(seed), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
+    with (
+        seeded(seed),
+        torch.no_grad(),
+        evaluation(program),
+        pyro.validation_enabled(False),
+        latent_missing(program, x, *context),
+    ):
         kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
         if kinds.kind == "unnormalised":
             refuse_data_factors(program, x, *context, verb="impute")
@@ -307,7 +329,7 @@ def impute(
         if kinds.kind == "exact":
             completed = _by_rows(program, y, context, draws)
         elif kinds.global_ and method != "ais":
-            completed = torch.stack([_by_one_draw(program, y, context) for _ in range(draws)])
+            completed = _by_guide_alone(program, y, context, draws)
         elif method == "auto" and is_enumerable(program, y, *context):
             completed = _by_enumeration(program, y, context, draws)
         elif method == "ais" or (method == "auto" and obstacle == "point"):
@@ -335,10 +357,11 @@ def _by_rows(program: Program, x: Tensor, context: tuple[Any, ...], draws: int) 
 def _leaves_out(program: Program, kinds: Structure, x: Tensor, context: tuple[Any, ...]) -> bool:
     """Whether the guide leaves latent variables of the model out."""
     few = (x[:1], *rows_of(x, context, slice(1)))
-    if is_enumerable(program, *few):  # these are drawn from their posterior itself
-        return False
-    guide = pyro.poutine.trace(program.guide).get_trace(*few)
-    return not {*kinds.local, *kinds.global_} <= sample_sites(guide).keys()
+    model = sample_sites(probe(program, *few))
+    guide = sample_sites(pyro.poutine.trace(program.guide).get_trace(*few))
+    left = {*kinds.local, *kinds.global_} - guide.keys() - finite_sites(probe(program, *few)).keys()
+    # Missing entries are proposed by the model itself, where nothing but the datum is to be known for that.
+    return any(kinds.global_ or missing_site(model[n]) is None for n in left)
 
 
 def _by_hmc(
@@ -347,7 +370,8 @@ def _by_hmc(
     enough = max(HMC_DRAWS, math.ceil(draws / (options.get("chains") or 64)))
     plain: dict[str, Any] = {"draws": enough, "log_likelihood": False, "predictive": False, "progress": False}
     found: Any = posterior(program, x, *context, **(plain | dict(options)))
-    latent = (*kinds.local, *kinds.global_)
+    finite = finite_sites(probe(program, x, *context))
+    latent = [name for name in (*kinds.local, *kinds.global_) if name in found.posterior or name not in finite]
     if summed := [name for name in latent if name not in found.posterior]:
         raise ValueError(
             f"impute: '{summed[0]}' is discrete, and a posterior by Hamiltonian Monte Carlo sums it out: write a guide "
@@ -365,16 +389,25 @@ def _by_hmc(
     return _with_latents(program, x, context, {name: v[spread] for name, v in values.items()})
 
 
-def _by_one_draw(program: Program, x: Tensor, context: tuple[Any, ...]) -> Tensor:
-    sites = sample_sites(pyro.poutine.trace(program.guide).get_trace(x, *context))
-    with fixed({name: s["value"] for name, s in sites.items() if not s["is_observed"]}):
-        return complete(program, x, context)
+def _by_guide_alone(program: Program, x: Tensor, context: tuple[Any, ...], draws: int) -> Tensor:
+    """Takes the guide's draws for draws of the posterior."""
+    drawn: list[dict[str, Tensor]] = []
+    for _ in range(draws):
+        sites = sample_sites(pyro.poutine.trace(program.guide).get_trace(x, *context))
+        drawn.append({name: s["value"] for name, s in sites.items() if not s["is_observed"]})
+    return _with_latents(program, x, context, {name: torch.stack([d[name] for d in drawn]) for name in drawn[0]})
 
 
 def _with_latents(program: Program, x: Tensor, context: tuple[Any, ...], values: dict[str, Tensor]) -> Tensor:
+    """Completes the data given each of S values of the latent variables; discrete ones without a value are drawn."""
+    sites = sample_sites(probe(program, x, *context))
+    latent = {name: v for name, v in values.items() if name in sites}  # and not what an autoguide draws besides
+    if left := finite_sites(probe(program, x, *context), latent):
+        shared = [name for name in latent if not is_local(sites[name])]
+        latent |= Summed(program, left, (x, *context), without=shared).draw(latent, len(next(iter(latent.values()))))
     completed = []
-    for s in range(len(next(iter(values.values())))):
-        with fixed({name: v[s] for name, v in values.items()}):
+    for s in range(len(next(iter(latent.values())))):
+        with fixed({name: v[s] for name, v in latent.items()}):
             completed.append(complete(program, x, context))
     return torch.stack(completed)
 
@@ -395,14 +428,14 @@ def _by_guide(
 
 
 def _by_enumeration(program: Program, x: Tensor, context: tuple[Any, ...], draws: int) -> Tensor:
-    completed = []
+    completed = x.expand(draws, *x.shape).clone()
     for sums in enumerated(program, x, *context):
         # Independent draws: a posterior of few values is no place for resampling that spreads them evenly.
         chances = sums.log_weights.softmax(0).T
         index = torch.multinomial(chances, draws, replacement=True).T
         latents = sums.select(index)
-        completed.append(_with_latents(program, x[sums.rows], rows_of(x, context, sums.rows), latents))
-    return torch.cat(completed, 1)
+        completed[:, sums.rows] = _with_latents(program, x[sums.rows], rows_of(x, context, sums.rows), latents)
+    return completed
 
 
 def _by_ais(program: Program, x: Tensor, context: tuple[Any, ...], draws: int, start: str) -> Tensor:

@@ -40,6 +40,7 @@ from pyro_gen._identity import digest, settings_of
 from pyro_gen._random import seeded
 from pyro_gen.data import Batches, as_tensor
 from pyro_gen.density import as_inputs
+from pyro_gen.density.missing import LatentMissing, find_latent_missing
 from pyro_gen.density.shapes import check_broadcasts
 from pyro_gen.inference.graph import GradientStep, LossModule, NotTraceableError, compiler_available
 from pyro_gen.inference.objectives import Objective, resolve_objective
@@ -255,7 +256,8 @@ def fit(
                 "transform": digest(settings_of(transform)),
                 "program": digest(settings_of(program)),
             }
-        module = LossModule(program, objective, batches.size, missing)
+        latent = _latent_missing(program, data, validation, transform, fabric.device) if missing else None
+        module = LossModule(program, objective, batches.size, missing, latent)
         parameters = [p for p in module.parameters() if p.requires_grad]
         if not parameters:
             raise ValueError(f"{type(program).__name__} has no parameters to train.")
@@ -586,6 +588,19 @@ def _any_missing(batches: Batches, held_out: Batches | None) -> bool:
         for batch in source.epoch(0)
         for part in batch
     )
+
+
+def _latent_missing(
+    program: Program, data: Any, validation: Any, transform: Callable[[Tensor], Tensor] | None, device: torch.device
+) -> LatentMissing:
+    """Which missing values of all data feed a later density, so that no step need find that out."""
+    found = [
+        find_latent_missing(program, *(b.to(device) for b in rows))
+        for part in (data, validation)
+        if part is not None
+        for rows in Batches(part, ROWS_TO_INITIALISE, seed=0, transform=transform).epoch(0)
+    ]
+    return LatentMissing.union(program, found)
 
 
 def _device(program: Program, data: Any = None) -> torch.device:

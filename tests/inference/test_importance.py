@@ -3,7 +3,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_gen.inference import importance
+from pyro_gen.inference import finite, importance
 from pyro_gen.inference.importance import log_likelihood
 from pyro_gen.likelihoods import observe
 from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
@@ -283,7 +283,7 @@ def test_joint_values_of_several_sites_against_loops(monkeypatch):
                 terms.append(prior + dist.Normal(loc, Chain.scale[b]).log_prob(x).sum(-1))
     expected = torch.stack(terms).logsumexp(0).double()
     torch.testing.assert_close(log_likelihood(Chain(), x).value, expected, rtol=1e-5, atol=1e-5)
-    monkeypatch.setattr(importance, "MAX_ASSIGNMENTS", 23)
+    monkeypatch.setattr(finite, "MAX_ASSIGNMENTS", 23)
     with pytest.raises(ValueError, match="24 joint values"):
         log_likelihood(Chain(), x)
 

@@ -1,0 +1,125 @@
+"""Discrete latent variables of a datum by their values: which there are, and all joint values of them."""
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyro_gen._random import seeded
+from pyro_gen.density.inputs import row_chunks, rows_of
+from pyro_gen.density.missing import MissingEntries, active, missing_site, run_model, unit_law
+from pyro_gen.program import Program, data_dim, data_frame, sample_sites
+
+__all__ = ["MAX_SUMMED", "FiniteSite", "assignments", "finite_sites", "joint_values", "present_units"]
+
+MAX_SUMMED = 256  # joint values of discrete latent variables that are summed over beside draws of others
+
+
+class FiniteSite(NamedTuple):
+    """A local latent site with finitely many values, seen as units: variables that are independent given the rest.
+
+    Attributes:
+        support: The values of a unit, with shape :math:`(K, *event)`.
+        units: How many units a datum has.
+        shape: The shape of the value of some data.
+        data_dim: Where the data dimension lies in it, counted from the left.
+    """
+
+    support: Tensor
+    units: int
+    shape: torch.Size
+    data_dim: int
+
+    def rows_of_units(self, value: Tensor) -> Tensor:
+        """(*site) -> (N, units, *event)."""
+        n = value.shape[self.data_dim - len(self.shape)]
+        full = value.expand(*self.shape[: self.data_dim], n, *self.shape[self.data_dim + 1 :])
+        return full.movedim(self.data_dim, 0).reshape(n, self.units, *self.support.shape[1:])
+
+    def value(self, units: Tensor) -> Tensor:
+        """(K, n, units, *event) -> (K, *site)."""
+        rest = [s for i, s in enumerate(self.shape) if i != self.data_dim]
+        return units.reshape(*units.shape[:2], *rest).movedim(1, self.data_dim + 1)
+
+
+def finite_sites(trace: Trace, leave_out: Collection[str] = ()) -> dict[str, FiniteSite]:
+    """The latent sites of a trace that are local and have finitely many values.
+
+    Arguments:
+        trace: A trace of the model.
+        leave_out: Sites not to look at.
+    """
+    found = {}
+    for name, site in sample_sites(trace).items():
+        if site["is_observed"] or name in leave_out or data_frame(site) is None:
+            continue
+        fn = unit_law(site["fn"]) if missing_site(site) else site["fn"]
+        if not getattr(fn, "has_enumerate_support", False):
+            continue
+        support = fn.enumerate_support(expand=False)
+        units = site["value"].numel() // max(1, fn.event_shape.numel() * data_frame(site).size)
+        shape = site["value"].shape
+        found[name] = FiniteSite(support.reshape(len(support), *fn.event_shape), units, shape, data_dim(site))
+    return found
+
+
+def present_units(
+    sites: Mapping[str, FiniteSite], program: Program | Callable[..., Any], *data: Any
+) -> dict[str, Tensor]:
+    """Which units of each site there are in each row: all, or those that are missing; booleans (N, units).
+
+    Arguments:
+        sites: The sites.
+        program: The program, or a plain model function.
+        data: What it is called with.
+    """
+    by_rows = isinstance(program, Program)
+    present = {}
+    for name, site in sites.items():
+        n = len(data[0]) if by_rows else site.shape[site.data_dim]
+        present[name] = torch.ones(n, site.units, dtype=torch.bool, device=site.support.device)
+    handler = active(program)
+    if handler is None or not handler.names:
+        return present
+    parts: dict[str, list[Tensor]] = {n: [] for n in sites}
+    with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
+        for rows in row_chunks(len(data[0]), 4096) if by_rows else [slice(0)]:
+            with MissingEntries() as entries:
+                run_model(program, *((data[0][rows], *rows_of(data[0], data[1:], rows)) if by_rows else data))
+            for statement, missing in entries.items():
+                if (name := f"{statement}.missing") in sites and statement in handler.names:
+                    units = sites[name].rows_of_units(missing)
+                    parts[name].append(units.reshape(*units.shape[:2], -1).any(2))
+    return present | {n: torch.cat(p) for n, p in parts.items() if p}
+
+
+def joint_values(sites: Mapping[str, FiniteSite], present: Mapping[str, Tensor]) -> Tensor:
+    """How many joint values the units that are present have in each row, (N,)."""
+    logs = [present[n].sum(1) * math.log(len(f.support)) for n, f in sites.items()]
+    return torch.stack(logs).sum(0).double().exp().round()
+
+
+def assignments(sites: Mapping[str, FiniteSite], present: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    """All joint values of finite sites.
+
+    Arguments:
+        sites: The sites.
+        present: Which units are there in each row, booleans :math:`(n, units)`; others keep their first value.
+
+    Returns:
+        Values by name, each with shape :math:`(A, *site)`, of n rows; and which of them count, booleans :math:`(A, n)`:
+        a row with fewer joint values than another has each of them once among those.
+    """
+    sizes = torch.cat([torch.where(p, len(sites[n].support), 1) for n, p in present.items()], 1)  # (n, all units)
+    totals = sizes.prod(1)
+    number = torch.arange(int(totals.max()), device=sizes.device)
+    # Mixed radix: the last unit changes fastest, as in nested loops.
+    stride = sizes.flip(1).cumprod(1).flip(1) // sizes
+    digits = number.reshape(-1, 1, 1) // stride % sizes  # (A, n, all units)
+    split = digits.split([f.units for f in sites.values()], 2)
+    values = {n: f.value(f.support[d]) for (n, f), d in zip(sites.items(), split, strict=True)}
+    return values, number.unsqueeze(1) < totals
