@@ -259,7 +259,7 @@ class Density(abc.ABC):
                 if not all(_agree(a, b) for a, b in zip(graph(other, *args[1:]), expected, strict=True)):
                     raise ValueError("the traced graph gives other numbers than the model at another point")
             except Exception as error:
-                reason, place = first_line(error), _where(error)
+                reason, place = first_line(error), error_line(error)
             else:
                 return self._compiled(graph, *args)
             self.mode, notice = "vmap", "The model cannot be traced to a graph, so Pyro runs at every evaluation. "
@@ -269,7 +269,7 @@ class Density(abc.ABC):
                 if _is_randomness(error):
                     raise ValueError(RANDOM) from error
                 self.mode, notice = "loop", "The model cannot be vectorised by torch.vmap, so chains come one by one. "
-                reason, place = first_line(error), _where(error)
+                reason, place = first_line(error), error_line(error)
                 with self._ready():
                     self._check_gradient(args[0], *args[1 + (kind == "tempered") :])
             warnings.warn(f"{notice}{reason}{place}", stacklevel=7)
@@ -552,7 +552,7 @@ def _is_randomness(error: Exception) -> bool:
 LIBRARIES = ("torch", "pyro", "opt_einsum", "pyro_gen")
 
 
-def _where(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """The line of the user's model that raised an error."""
     # By where they are, not by name: a user's own folder may be called pyro.
     folders = [Path(str(sys.modules[name].__file__)).parent for name in LIBRARIES if name in sys.modules]

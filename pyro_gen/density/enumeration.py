@@ -20,7 +20,11 @@ from torch import Tensor
 from pyro_gen.density.vectorised import vmappable
 from pyro_gen.program import DATA_PLATE, sample_sites
 
-__all__ = ["contract", "enumerated_components", "enumerating", "mark_discrete"]
+__all__ = ["NotSummableError", "contract", "enumerated_components", "enumerating", "mark_discrete"]
+
+
+class NotSummableError(ValueError):
+    """A discrete latent variable cannot be summed out; the message says why and what to do."""
 
 
 class _Enumerate(EnumMessenger):
@@ -69,7 +73,7 @@ def enumerated_components(trace: Trace) -> dict[str, frozenset[str]]:
         A dictionary that maps site names to symbols.
 
     Raises:
-        ValueError: A site that is scaled depends on an enumerated variable.
+        NotSummableError: A site that is scaled depends on an enumerated variable.
     """
     discrete = set(trace.symbol_to_dim) - set(trace.plate_to_symbol.values())
     over = {}
@@ -77,7 +81,7 @@ def enumerated_components(trace: Trace) -> dict[str, frozenset[str]]:
         over[name] = frozenset(site["packed"]["log_prob"]._pyro_dims) & discrete
         scaled = site["scale"] if isinstance(site["scale"], Tensor) else float(site["scale"]) != 1.0
         if over[name] and (isinstance(scaled, Tensor) or scaled):
-            raise ValueError(
+            raise NotSummableError(
                 f"Site '{name}' depends on a discrete latent variable that is summed out, and is scaled: the logarithm "
                 "of a sum has no such scale. Take poutine.scale away from it."
             )

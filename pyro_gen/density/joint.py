@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -38,6 +38,7 @@ from pyro_gen.density.sites import (
     Unconstrained,
     connected,
     drawn_anew,
+    elements_of,
     flat_where,
     frames,
     held_site,
@@ -45,6 +46,7 @@ from pyro_gen.density.sites import (
     is_deterministic,
     is_factor,
 )
+from pyro_gen.density.sums import check_sums, summing
 from pyro_gen.likelihoods import assume_missing, completions, no_completion
 from pyro_gen.program import (
     Program,
@@ -64,6 +66,7 @@ class ProgramDensity(Density):
     Attributes:
         program: The program, or the plain model function.
         data: What it was called with.
+        enumerated: The names of the discrete latent sites that Pyro enumerates, to be summed out.
         observed: The values of the observed sites by name, NaN where missing.
         held_sites: What is known of the sites in ``hold``.
         improper: The names of the sites without a proper prior.
@@ -109,7 +112,7 @@ class ProgramDensity(Density):
         self._constants = constants
         self._summed, self._counts, self._latent_missing = self._joint_values(latent_missing)
         discrete = [n for n, s in latent.items() if n not in hold and s["fn"].support.is_discrete]
-        self._discrete = [n for n in discrete if n not in self._summed]
+        self.enumerated = [n for n in discrete if n not in self._summed]
         self._plate_dims = max((-f.dim for s in prototype.nodes.values() for f in frames(s)), default=0)
         self.held_sites = self._with_fixed_supports()
 
@@ -190,10 +193,10 @@ class ProgramDensity(Density):
 
     def _fed(self, z: Tensor, held: Held, data: tuple[Any, ...]) -> tuple[Trace, Unconstrained]:
         feed = Unconstrained(self._sites, z)
-        trace = self._trace(data, feed, HeldValues(held), enumerate_discrete=bool(self._discrete))
+        trace = self._trace(data, feed, HeldValues(held), enumerate_discrete=bool(self.enumerated))
         trace.compute_log_prob()
         summed = [n for n in self._summed if not missing_site(self.prototype.nodes[n])]
-        for name in (*self._discrete, *summed):  # masked out, it is uniform: K times 1 would be no probability
+        for name in (*self.enumerated, *summed):  # masked out, it is uniform: K times 1 would be no probability
             site: Any = trace.nodes[name]
             if (out := masked_out(site)) is not None:
                 values = len(site["fn"].enumerate_support(expand=False))
@@ -204,7 +207,7 @@ class ProgramDensity(Density):
     def _scored(self, trace: Trace) -> tuple[dict[str, Any], dict[str, frozenset[str]]]:
         """The sites of a trace with a log-density, and the enumerated dimensions that it extends over, by site."""
         sites = {n: s for n, s in sample_sites(trace).items() if not is_deterministic(s)}
-        if not self._discrete:
+        if not self.enumerated:
             return sites, {}
         trace.pack_tensors()
         return sites, enumerated_components(trace)
@@ -267,6 +270,32 @@ class ProgramDensity(Density):
                 likelihood = likelihood + joint
         return prior, likelihood
 
+    def at_assignment(self, z: Tensor, held: Held, data: tuple[Any, ...], values: Held) -> tuple[Tensor, Tensor]:
+        """The joint log-density of one chain at values of the variables that are summed out, in two ways.
+
+        As the sum in which all other values have weight 0, and by a run of the model with these values.
+        """
+
+        def total(sites: Iterable[Any]) -> Tensor:
+            return torch.stack([z.new_zeros(()), *(s["log_prob"].sum() for s in sites)]).sum()
+
+        trace, _ = self._fed(z, held, data)
+        for name, value in values.items():
+            site: Any = trace.nodes[name]
+            same = site["value"] == value
+            for _ in range(site["fn"].event_dim):
+                same = same.all(-1)
+            site["log_prob"] = torch.where(same, site["log_prob"], -torch.inf)
+        sites, over = self._scored(trace)
+        summed = total(s for n, s in sites.items() if not over[n]) + contract(trace, [n for n in sites if over[n]])
+        run, _ = self._fed(z, {**held, **values}, data)
+        return summed, total(s for s in sample_sites(run).values() if not is_deterministic(s))
+
+    def draw_summed(self, z: Tensor, held: Held, data: tuple[Any, ...]) -> dict[str, Tensor]:
+        """Draws the variables that are summed out from their prior given one chain's point."""
+        sites = sample_sites(self._trace(data, Unconstrained(self._sites, z), HeldValues(held)))
+        return {name: sites[name]["value"] for name in self.enumerated}
+
     def _over_sets(self, function: Callable[..., Any], randomness: str = "error") -> Callable[[Tensor, Held], Any]:
         """A function of one data set -> one of all stacked sets, which maps over them."""
         if self.stacked is None:
@@ -300,7 +329,7 @@ class ProgramDensity(Density):
         def one_set(z: Tensor, held: Held, data: tuple[Any, ...]) -> dict[str, Tensor]:
             feed = Unconstrained(self._sites, z)
             held = {**held, **self.first_values}
-            trace = self._trace(data, feed, HeldValues(held), enumerate_discrete=bool(self._discrete))
+            trace = self._trace(data, feed, HeldValues(held), enumerate_discrete=bool(self.enumerated))
             return {
                 n: s["value"]
                 for n, s in sample_sites(trace).items()
@@ -431,7 +460,7 @@ class ProgramDensity(Density):
         Raises:
             ValueError: Discrete latent variables are summed out, so that sites have no log-density of their own.
         """
-        if summed := [*self._discrete, *self._summed]:
+        if summed := [*self.enumerated, *self._summed]:
             raise ValueError(
                 f"The discrete latent variable '{summed[0]}' is summed out, so sites have no log-density of "
                 f"their own: hold it, density(..., hold=({summed[0]!r},))."
@@ -601,7 +630,20 @@ def density(
 
         nodes: dict[str, Any] = dict(prototype.nodes)
         held = {name: nodes[name]["value"] for name in hold}
+
+        def terms_of(target: ProgramDensity, z: Tensor) -> tuple[Tensor, Tensor]:
+            with target._ready() if target._summed else target._latent_missing.again():  # vmap cannot validate
+                return target._one_set(z, held, first)
+
         target, z = make((), tuple(handler.improper))
+        before = generator_states(target.device)
+        with summing(target):
+            terms = terms_of(target, z)
+        if generator_states(target.device) != before:
+            raise ValueError(RANDOM)
+        if target.enumerated:
+            with summing(target), target._latent_missing.again():
+                check_sums(target, z, held | target.first_values, first)
         masked = [n for n in target.names if (out := masked_out(nodes[n])) is not None and bool(out.any())]
         if masked:
 
@@ -612,11 +654,7 @@ def density(
 
             flat = flat_sites(masked, run)
             target, z = make(flat, (*handler.improper, *(n for n in masked if n not in flat)))
-        before = generator_states(target.device)
-        with target._ready() if target._summed else target._latent_missing.again():  # vmap cannot validate
-            terms = target._one_set(z, held, first)
-        if generator_states(target.device) != before:
-            raise ValueError(RANDOM)
+            terms = terms_of(target, z)
         # A program promises that its plate holds; evaluation.check_program looks whether it does.
         coupled = rows and not isinstance(program, Program) and _rows_are_coupled(target, z, terms)
     if coupled and per_datum:
@@ -732,7 +770,14 @@ def _check_structure(program: Program | Callable[..., Any], prototype: Trace, ho
         raise ValueError(f'{_name(program)} has no latent variable, so no posterior: its likelihood is method="exact".')
     discrete = [n for n, s in latent.items() if s["fn"].support.is_discrete and n not in hold]
     for name in discrete:
-        if not latent[name]["fn"].has_enumerate_support:
+        fn = latent[name]["fn"]
+        if not fn.has_enumerate_support and getattr(elements_of(fn), "has_enumerate_support", False):
+            raise ValueError(
+                f"The latent variable '{name}' is an event of several discrete ones (to_event), which are not summed "
+                "out: put them in a plate, where one does not depend on another, or sample them by a Gibbs block, "
+                f'pg.posterior(..., method="gibbs", blocks={{{name!r}: "enumerate"}}).'
+            )
+        if not fn.has_enumerate_support:
             raise ValueError(
                 f"The latent variable '{name}' is discrete, has no gradient, and infinitely many values or too many to "
                 'be summed out: use pg.posterior(method="gibbs") with a block for it.'
@@ -740,7 +785,8 @@ def _check_structure(program: Program | Callable[..., Any], prototype: Trace, ho
     if len(discrete) == len(latent):
         raise ValueError(
             f"The latent variable '{discrete[0]}' is discrete and has no gradient, and there is no continuous one: use "
-            'pg.log_likelihood(method="exact"), which sums over its values.'
+            'pg.log_likelihood(method="exact"), which sums over its values, or draw it by a Gibbs block, '
+            f'pg.posterior(..., method="gibbs", blocks={{{discrete[0]!r}: "enumerate"}}).'
         )
     return all(is_local(site) and data_frame(site).vectorized for site in latent.values())
 

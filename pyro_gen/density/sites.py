@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import IndependentTransform
 
+from pyro_gen.density.enumeration import NotSummableError
 from pyro_gen.density.masks import along, masked_out
 from pyro_gen.program import innermost, is_subsample
 
@@ -59,11 +60,12 @@ class HeldSite(NamedTuple):
 
     Attributes:
         shape: The shape of its value, of one chain and one data set.
-        event_dim: The number of event dimensions of its distribution.
-        plates: The dimensions of its plates of size above 1, negative, counted from the right of its batch shape.
+        event_dim: The number of event dimensions of one element; what ``to_event`` put together are elements.
+        plates: The dimensions of its plates of size above 1, negative, counted from the right of the elements.
         support: Its possible values, with shape :math:`(K, *)`; ``None`` where they cannot be enumerated, or depend on
             the values of other sites.
         dtype: The dtype of its value.
+        to_event: The number of dimensions of elements that are event dimensions of the site.
     """
 
     shape: torch.Size
@@ -71,6 +73,7 @@ class HeldSite(NamedTuple):
     plates: tuple[int, ...]
     support: Tensor | None
     dtype: torch.dtype
+    to_event: int = 0
 
 
 class Unconstrained(Messenger):
@@ -90,7 +93,7 @@ class Unconstrained(Messenger):
         msg["value"] = transform(u)  # and not "done", at which the enumeration of its parents would pass it over
         rows, columns = u.dim() - transform.domain.event_dim, msg["value"].dim() - transform.codomain.event_dim
         if u.shape[:rows] != msg["value"].shape[:columns]:
-            raise ValueError(
+            raise NotSummableError(
                 f"The support of '{msg['name']}' depends on a discrete latent variable that is summed out: it would be "
                 "another variable for each of its values."
             )
@@ -220,12 +223,20 @@ def frames(site: Any) -> list[Any]:
 def held_site(site: Any) -> HeldSite:
     """What is known of a latent site of a trace."""
     fn, value = site["fn"], site["value"]
-    support = None
-    if getattr(fn, "has_enumerate_support", False):
+    element, support = elements_of(fn), None
+    if getattr(element, "has_enumerate_support", False):
         with suppress(NotImplementedError):  # elements with other possible values each: a binomial of many counts
-            support = fn.enumerate_support(expand=False).reshape(-1, *fn.event_shape)
-    plates = tuple(sorted(f.dim for f in frames(site) if f.size > 1))
-    return HeldSite(value.shape, fn.event_dim, plates, support, value.dtype)
+            support = element.enumerate_support(expand=False).reshape(-1, *element.event_shape)
+    to_event = fn.event_dim - element.event_dim
+    plates = tuple(sorted(f.dim - to_event for f in frames(site) if f.size > 1))
+    return HeldSite(value.shape, element.event_dim, plates, support, value.dtype, to_event)
+
+
+def elements_of(fn: Any) -> Any:
+    """A distribution without what ``to_event`` and masks put around it, with their dimensions as batch dimensions."""
+    while isinstance(fn, torch.distributions.Independent | dist.MaskedDistribution):
+        fn = fn.base_dist
+    return fn
 
 
 def connected(over: Mapping[str, frozenset[str]]) -> list[list[str]]:

@@ -254,8 +254,9 @@ class Gibbs(Sampler):
         factors, others = z.new_zeros(*z.shape[:-1], *sizes), []
         for log_prob in self.density.site_log_probs(z, held=held).values():
             own = range(-(log_prob.dim() - lead), 0)
-            if all(p in own and log_prob.shape[p] == n for p, n in zip(site.plates, sizes, strict=True)):
-                beside = [d for d in own if d not in site.plates]
+            plates = [p + site.to_event for p in site.plates]
+            if all(p in own and log_prob.shape[p] == n for p, n in zip(plates, sizes, strict=True)):
+                beside = [d for d in own if d not in plates]
                 factors = factors + (log_prob.sum(beside) if beside else log_prob)
             else:
                 others.append(log_prob)

@@ -254,10 +254,17 @@ def test_coupled_elements_at_once_twin(monkeypatch):
     assert z_scores(agreement, 1 / (1 + math.exp(-1.2))).abs() > 5
 
 
-def test_vector_without_plate_is_named():
+def test_vector_without_plate_is_updated_element_by_element():
     target = density(without_plate, torch.tensor(1.2), hold=("s",))
-    with pytest.raises(ValueError, match="'s' cannot be enumerated"):
-        Gibbs(target, blocks={"s": "enumerate"})
+    assert independent(target, "s") is False
+    samples = run(target, Gibbs, blocks={"s": "enumerate"}, chains=256, warmup=50, draws=50, thin=2)
+    s = samples.values["s"]
+    # Neighbours are equal with probability e^1.2 / (1 + e^1.2), ends with the fourth power of their correlation.
+    equal = torch.tensor(1.2).sigmoid()
+    ends = (1 + (2 * equal - 1) ** 4) / 2
+    for expected, pair in ((equal, s[..., 1:2] == s[..., 2:3]), (ends, s[..., :1] == s[..., 4:])):
+        found = pair.float().mean((0, 2))  # of each of 256 chains; false-alarm rate 1e-6 at five standard errors
+        assert abs(found.mean() - expected) < 5 * found.std() / 16
 
 
 def grid(x):
