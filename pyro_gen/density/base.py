@@ -146,7 +146,7 @@ class Density(abc.ABC):
     @contextmanager
     def _ready(self) -> Iterator[None]:
         """What holds during an evaluation."""
-        with _no_validation(), vmappable(), nan_on_failure():  # type: ignore[no-untyped-call]
+        with no_validation(), vmappable(), nan_on_failure():  # type: ignore[no-untyped-call]
             yield
 
     # Chains.
@@ -514,7 +514,7 @@ def _gradient(value: Tensor, z: Tensor) -> Tensor:
 
 
 @contextmanager
-def _no_validation() -> Iterator[None]:
+def no_validation() -> Iterator[None]:
     """Checks that look at values are for the one run before: they would stop the batch, or the recording.
 
     A distribution that was made outside of the model remembers that it is to check its samples.

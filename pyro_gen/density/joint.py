@@ -2,6 +2,7 @@
 
 import functools
 import math
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from pyro_gen._random import seeded
-from pyro_gen.density.base import RANDOM, Density, Held, generator_states, looped, vmap_or_loop
+from pyro_gen.density.base import RANDOM, Density, Held, generator_states, looped, no_validation, vmap_or_loop
 from pyro_gen.density.enumeration import contract, enumerated_components, enumerating, mark_discrete
 from pyro_gen.density.finite import MAX_SUMMED, assignments, finite_sites, joint_values, present_units
 from pyro_gen.density.inputs import (
@@ -47,6 +48,7 @@ from pyro_gen.density.sites import (
     is_factor,
 )
 from pyro_gen.density.sums import check_sums, summing
+from pyro_gen.density.support import check_observations
 from pyro_gen.likelihoods import assume_missing, completions, no_completion
 from pyro_gen.program import (
     Program,
@@ -141,6 +143,11 @@ class ProgramDensity(Density):
                 'beside continuous ones: use method="iwae".'
             )
         return *assignments(finite, present), handler
+
+    @property
+    def sums_out(self) -> bool:
+        """Whether any variables are summed out."""
+        return bool(self.enumerated or self._summed)
 
     @property
     def first_values(self) -> dict[str, Tensor]:
@@ -588,18 +595,42 @@ def density(
         sets = len(tensors[0])
         first = tuple(d[0] if isinstance(d, Tensor) else d for d in data)
     missing = bool(tensors) and any_missing(*tensors)
-    with evaluation(program), _latent_missing(program, data, sets) as latent, seeded(0), torch.no_grad():
+    with ExitStack() as stack:
+        stack.enter_context(evaluation(program))
+        latent = stack.enter_context(_latent_missing(program, data, sets))
+        stack.enter_context(seeded(0))
+        stack.enter_context(torch.no_grad())
+        holes = missing or bool(latent.names)
         # Validation is on here as the user set it, so that errors of the model itself are Pyro's own.
         handler = Constrained({}, hold)
-        with pyro.poutine.trace() as tape, no_completion(), assume_missing(missing or bool(latent.names)), handler:
-            if isinstance(program, Program):
-                program.model(*first)
-            else:
-                program(*first)
-        prototype = tape.trace
+
+        def run_model(handler: Constrained) -> Trace:
+            with pyro.poutine.trace() as tape, no_completion(), assume_missing(holes), handler:
+                if isinstance(program, Program):
+                    program.model(*first)
+                else:
+                    program(*first)
+            return tape.trace
+
+        def another() -> Trace:
+            with no_validation():
+                trace = run_model(Constrained({}, hold))
+                trace.compute_log_prob()
+            return trace
+
+        prototype = run_model(handler)
         local = _check_structure(program, prototype, hold)
-        prototype.compute_log_prob()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Encountered")  # infinities and NaN, of which more is said below
+            try:
+                prototype.compute_log_prob()
+            except ValueError as error:
+                if "within the support" not in str(error):
+                    raise
+                stack.enter_context(no_validation())  # at this draw; see what others say
+                prototype.compute_log_prob()
         check_broadcasts(prototype)
+        check_observations(prototype, another)
         if per_datum and (stacked or hold or not local):
             raise ValueError(_NOT_PER_DATUM.format(_name(program), _first_global(prototype) or (*hold, "the stack")[0]))
         rows = local if per_datum is None else per_datum
@@ -622,7 +653,7 @@ def density(
                 improper=improper,
                 per_datum=rows,
                 stacked=sets,
-                missing=missing or bool(latent.names),
+                missing=holes,
                 latent_missing=latent,
                 compile=compile,
             )

@@ -147,7 +147,15 @@ class Constrained(Messenger):
     def _pyro_post_sample(self, msg: Any) -> None:
         latent = not msg["is_observed"] and not is_subsample(msg)
         if latent and msg["name"] not in self.leave_out and not msg["fn"].support.is_discrete:
-            u = bijection(msg["fn"].support).inv(msg["value"])
+            try:
+                u = bijection(msg["fn"].support).inv(msg["value"])
+            except NotImplementedError:
+                family = type(elements_of(msg["fn"])).__name__
+                raise ValueError(
+                    f"The latent variable '{msg['name']}' ({family}) cannot be sampled: there is no map from "
+                    f"unconstrained space to its support, {msg['fn'].support}. A covariance is written as scales and "
+                    "the Cholesky factor of a correlation (LKJCholesky), a direction as a normal vector by its length."
+                ) from None
             self.unconstrained[msg["name"]] = drawn_anew(u, msg) if msg["name"] in self.flat else u
 
 

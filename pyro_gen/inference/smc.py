@@ -38,7 +38,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_gen._random import seeded
-from pyro_gen.density import Density, density, evaluation, row_chunks, rows_of, rows_per_chunk
+from pyro_gen.density import Density, ProgramDensity, density, evaluation, row_chunks, rows_of, rows_per_chunk
+from pyro_gen.density.support import obstacle
 from pyro_gen.inference.importance import entries_seen
 from pyro_gen.inference.likelihood import LogLikelihood
 from pyro_gen.inference.mcmc.hmc import Metric, Point
@@ -311,9 +312,13 @@ class _Run:
             near, far = (middle, far) if enough(low + math.exp(middle)) else (near, middle)
         high = low + math.exp(near)
         if near <= math.log(2 * SHORTEST) or high == low:
+            target = getattr(self.engine, "density", None)  # a path has none
+            points = self.engine.unflatten(point.z)
+            found = obstacle(target, points) if isinstance(target, ProgramDensity) else None
+            why = f"of the points reached, {found}" if found else "or the likelihood is infinite somewhere"
             raise ValueError(
-                "smc found no next temperature: no draw of the start has finite likelihood, or the likelihood is "
-                'infinite somewhere. Start nearer to the posterior, start="guide", or look at the model.'
+                f"smc found no next temperature: no draw of the start has finite likelihood, {why}. Start nearer to "
+                'the posterior, start="guide", or look at the model.'
             )
         return high
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen.density import Density, ProgramDensity, evaluation
+from pyro_gen.density.support import obstacle
 from pyro_gen.inference.importance import draws_for
 from pyro_gen.program import Program
 
@@ -101,18 +102,11 @@ def points(density: Density, init: Init, chains: int) -> Tensor:
         f"{int((~good).sum())} of {good.numel()} starting points have no finite log-density and gradient"
         + (f" after {TRIES} tries" if source is not None else "")
         + (
-            f": the observed values of {infinite[0]!r} hold infinities, which few models can explain; mark what is not "
-            "known as NaN."
-            if (infinite := _infinite(density))
+            f": {found}."
+            if isinstance(density, ProgramDensity) and (found := obstacle(density, z, held))
             else ": give points on the support by init, a tensor or a dictionary of values by name."
         )
     )
-
-
-def _infinite(density: Density) -> list[str]:
-    """The observed sites with infinite values."""
-    observed = density.observed if isinstance(density, ProgramDensity) else {}
-    return [name for name, value in observed.items() if bool(torch.as_tensor(value).isinf().any())]
 
 
 SOURCES: dict[str, Callable[[Density, int], Tensor]] = {
