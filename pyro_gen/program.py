@@ -15,9 +15,11 @@ global parameter store is never used.
 """
 
 import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 import pyro
@@ -27,7 +29,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import effectful
+from pyro.poutine.runtime import _PYRO_PARAM_STORE, effectful
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 from torch.distributions import transform_to
@@ -138,7 +140,7 @@ def _in_module_context(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def wrapper(self: "Program", *args: Any, **kwargs: Any) -> Any:
-        with _local_parameters(), self._pyro_context, called_with(args):
+        with _local_parameters(), self._pyro_context, _OwnNetworks(self), called_with(args):
             return method(self, *args, **kwargs)
 
     return wrapper
@@ -177,11 +179,22 @@ class Program(PyroModule):
         with _local_parameters():
             super().__init__()
 
+    def _adopt(self, name: str, module: nn.Module) -> None:
+        """Makes a module part of this one and leaves its sites their names, which PyroModule would change."""
+        self._modules[name] = module
+        self.__dict__.setdefault("_adopted", set()).add(name)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.__dict__.get("_adopted", ()):
+            return self._modules[name]
+        return super().__getattr__(name)
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in ("model", "guide"):
-            if name in cls.__dict__:
-                setattr(cls, name, _in_module_context(cls.__dict__[name]))
+            owner = next(c for c in cls.__mro__ if name in c.__dict__)
+            if owner is cls or not issubclass(owner, Program):  # class V(MyVAE, Program): that of MyVAE
+                setattr(cls, name, _in_module_context(owner.__dict__[name]))
 
     def model(self, x: Tensor, *context: Any) -> Any:
         """The generative story :math:`p(x, z, w)`.
@@ -251,8 +264,9 @@ class Program(PyroModule):
                 :mod:`pyro_gen.inference.guides`, or ``None`` for a model without latent variables.
 
         Returns:
-            A program that owns the parameters of both functions (``pyro.param``, ``pyro.module``) from its first run
-            on, and those of the autoguide.
+            A program that owns the parameters and networks of both functions (``pyro.param``, ``pyro.module``) from
+            its first run on, those of the autoguide, and the module that a function is a method of. Copies have
+            networks of their own.
 
         Example:
             >>> import pyro, torch
@@ -283,14 +297,57 @@ class ModelGuide(nn.Module):
         raise NotImplementedError
 
 
-class _ModuleParameters(Messenger):
-    """Effect handler: serves ``pyro.param`` statements from a module, where they are created at first sight."""
+def _announced(msg: Any) -> tuple[str, nn.Module] | None:
+    """Name and network of a ``pyro.module`` statement, where a message to an effect handler comes from one."""
+    if "$$$" not in msg["name"]:  # Pyro's mark between the name of a network and that of a parameter
+        return None
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not pyro.module.__code__:  # the message has a parameter alone
+        frame = frame.f_back
+    return None if frame is None else (frame.f_locals["name"], frame.f_locals["nn_module"])
+
+
+def _is_statement(msg: Any) -> bool:
+    """Whether a message is a ``pyro.param`` statement, and no note that a PyroModule was asked for a parameter."""
+    return getattr(msg["fn"], "__self__", None) is _PYRO_PARAM_STORE
+
+
+class _OwnNetworks(Messenger):
+    """Effect handler: ``pyro.module`` of a part of the module leaves its parameters where they are."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def _pyro_param(self, msg: Any) -> None:
+        found = _announced(msg) if msg["value"] is None and _is_statement(msg) else None
+        if found is not None and any(part is found[1] for part in self.module.modules()):
+            msg["value"] = msg["args"][1]
+
+
+class _ModuleParameters(Messenger):
+    """Effect handler: serves ``pyro.param`` statements from a module, where they are created at first sight.
+
+    Arguments:
+        module: The module. Networks of ``pyro.module`` statements become parts of it.
+        networks: Receives the networks that the statements name.
+        whole: What the module is a part of: networks that it has otherwise stay where they are.
+    """
+
+    def __init__(self, module: nn.Module, networks: dict[str, nn.Module], whole: nn.Module) -> None:
+        super().__init__()
+        self.module, self.networks, self.whole = module, networks, whole
+
+    def _pyro_param(self, msg: Any) -> None:
+        if not _is_statement(msg):
+            return
+        if (found := _announced(msg)) is not None:
+            name = found[0].replace(".", "__")
+            if name not in self.module._modules and not any(part is found[1] for part in self.whole.modules()):
+                self.networks[name] = found[1]
+                self.module.add_module(name, found[1].train(self.module.training))
+            msg["value"] = msg["args"][1]  # the network's own, no copy
+            return
         name = msg["name"].replace(".", "__").replace("$$$", "__")
         init, constraint = (*msg["args"][1:], None, None)[:2]
         constraint = msg["kwargs"].get("constraint", constraint) or dist.constraints.real
@@ -299,10 +356,34 @@ class _ModuleParameters(Messenger):
             if init is None:
                 raise ValueError(f"pyro.param('{msg['name']}') is read before it has an initial value.")
             value = init() if callable(init) else init
-            if not isinstance(value, nn.Parameter):  # a Parameter comes from pyro.module: the network's own, no copy
+            if not isinstance(value, nn.Parameter):
                 value = nn.Parameter(transform.inv(value.detach().clone()))
             self.module.register_parameter(name, value)
         msg["value"] = transform(self.module._parameters[name])
+
+
+class _Networks(dict[str, nn.Module]):
+    """The networks that functions name, which copies of a program share with it: a closure does not follow a copy."""
+
+    def __deepcopy__(self, memo: Any) -> "_Networks":
+        return self
+
+
+@contextmanager
+def _standing_in(own: nn.Module, named: nn.Module) -> Iterator[None]:
+    """Has a network compute with the parameters and buffers, and in the mode, of a copy of it."""
+    pairs = [(n, o) for n, o in zip(named.modules(), own.modules(), strict=True) if n is not o]
+    kept = [(n, {k: n.__dict__[k] for k in _STATE}) for n, _ in pairs]
+    try:
+        for n, o in pairs:
+            n.__dict__.update({k: o.__dict__[k] for k in _STATE})
+        yield
+    finally:
+        for n, state in kept:
+            n.__dict__.update(state)
+
+
+_STATE = ("_parameters", "_buffers", "training")
 
 
 class FunctionProgram(Program):
@@ -313,7 +394,10 @@ class FunctionProgram(Program):
     ) -> None:
         super().__init__()
         self.params = nn.Module()
+        self._networks = _Networks()
         self._model = model
+        if isinstance(owner := getattr(model, "__self__", None), nn.Module):
+            self._adopt("_program", owner)
         if isinstance(guide, AutoGuide):
             if guide.prototype_trace is not None:
                 raise ValueError(f"The {type(guide).__name__} has run before, outside of the program: give a new one.")
@@ -322,17 +406,28 @@ class FunctionProgram(Program):
                     part._model = (self._with_parameters(part.model),)
         elif isinstance(guide, type) and issubclass(guide, AutoGuide):
             guide = guide(self.model)
+        elif isinstance(other := getattr(guide, "__self__", None), nn.Module) and other is not owner:
+            self._adopt("_guide_program", other)
         self._guide: Any = guide
+
+    @contextmanager
+    def _parameters_of_functions(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for name, network in self.params._modules.items():
+                if network is not None and network is not self._networks[name]:
+                    stack.enter_context(_standing_in(network, self._networks[name]))
+            stack.enter_context(_ModuleParameters(self.params, self._networks, self))
+            yield
 
     def _with_parameters(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any) -> Any:
-            with _local_parameters(), self._pyro_context, _ModuleParameters(self.params):
+            with _local_parameters(), self._pyro_context, self._parameters_of_functions():
                 return function(*args)
 
         return wrapper
 
     def model(self, x: Tensor, *context: Any) -> Any:
-        with _ModuleParameters(self.params):
+        with self._parameters_of_functions():
             return self._model(x, *context)
 
     def guide(self, x: Tensor, *context: Any) -> Any:
@@ -340,7 +435,7 @@ class FunctionProgram(Program):
             return self._guide(x, *context)
         if isinstance(self._guide, ModelGuide):
             return self._guide(self.model, x, *context)
-        with _ModuleParameters(self.params):
+        with self._parameters_of_functions():
             return None if self._guide is None else self._guide(x, *context)
 
 

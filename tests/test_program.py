@@ -193,8 +193,8 @@ def test_functions_own_their_networks():
     x = torch.randn(20, 3)
     program = Program.from_functions(model, guide).initialise(x)
     assert sorted(n for n, _ in program.named_parameters()) == [
-        "params.decoder__bias",
-        "params.decoder__weight",
+        "params.decoder.bias",
+        "params.decoder.weight",
         "params.z_loc",
     ]
     weight = net.weight.detach().clone()

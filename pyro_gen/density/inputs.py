@@ -63,14 +63,16 @@ def evaluation(program: Program | Callable[..., Any]) -> Iterator[None]:
     """
     module: Any = getattr(program, "__self__", program)
     with exclusive():  # modes are those of all threads
-        training = [part for part in module.modules() if part.training] if isinstance(module, nn.Module) else []
-        if training:
-            module.eval()
+        if not isinstance(module, nn.Module):
+            yield
+            return
+        modes = {part: part.training for part in module.modules()}
+        module.eval()
         try:
             yield
         finally:
-            for part in training:
-                part.training = True
+            for part in module.modules():  # those that came during the run are in the mode of the whole
+                part.training = modes.get(part, modes[module])
 
 
 def constants_of(program: Program | Callable[..., Any]) -> dict[str, Tensor]:

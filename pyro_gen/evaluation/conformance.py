@@ -351,11 +351,10 @@ def _shape(size: Any) -> str:
     return str(tuple(size))
 
 
-def _copy(program: Program, share: bool = True) -> Program:
+def _copy(program: Program) -> Program:
     """Copies a program.
 
-    Pyro's autoguides drop their model when they are copied, the original theirs too: both get it back. With ``share``,
-    a program from functions keeps its parameters, since a network in a closure would not follow a copy of them.
+    Pyro's autoguides drop their model when they are copied, the original theirs too: both get it back.
     """
     # Pyro's transforms keep results of the last call, which cannot be copied with the graph that they came from.
     values = [v for m in program.modules() for v in vars(m).values()]
@@ -371,8 +370,6 @@ def _copy(program: Program, share: bool = True) -> Program:
     for name, model in guides.items():
         copied: Any = clone.get_submodule(name)
         copied._model = copy.deepcopy(model, memo)
-    if share and "_model" in vars(program):
-        clone.get_submodule("params")._parameters.update(program.get_submodule("params")._parameters)
     return clone
 
 
@@ -418,8 +415,7 @@ def _calm() -> Iterator[None]:
 def check_program(program: Program, x: Tensor, *context: Any, seed: int = 0) -> Report:
     """Puts a program through the conformance suite.
 
-    The program itself is left as it is: every check works on a copy. Programs from functions with ``pyro.module``
-    networks in a closure are the exception: these networks are run in place, but never stepped.
+    The program itself is left as it is: every check works on a copy.
 
     Arguments:
         program: The program.
@@ -1123,7 +1119,7 @@ def _check_save_load(case: Case) -> None:
     torch.save(case.program.state_dict(), file)
     file.seek(0)
     state = torch.load(file, weights_only=True)
-    other = _copy(case.program, share=False)
+    other = _copy(case.program)
     with torch.no_grad(), seeded(case.seed):
         for p in other.parameters():
             p.add_(0.01 * torch.randn_like(p) * (1 + p.abs()))

@@ -9,12 +9,12 @@ same, so it is compared with the program itself, at other parameters and with ot
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import pyro
 import torch
 from torch import Tensor, fx, nn
 
 from pyro_gen._random import seeded
 from pyro_gen.density import first_line
+from pyro_gen.density.base import no_validation
 from pyro_gen.density.graphs import compile_graph, compiler_available, record
 from pyro_gen.density.missing import LatentMissing
 from pyro_gen.inference.objectives import Objective
@@ -114,11 +114,11 @@ class GradientStep:
                 self._graph(batch, torch.ones((), device=batch[0].device))
 
     def _eager(self, batch: Sequence[Tensor], kl_weight: Tensor) -> list[Tensor]:
-        with torch.enable_grad(), pyro.validation_enabled(False):
+        with torch.enable_grad(), no_validation():
             return self._differentiate(self.module(batch, kl_weight), self.parameters)
 
     def _functional(self, parameters: Sequence[Tensor], batch: Sequence[Tensor], kl_weight: Tensor) -> list[Tensor]:
-        with torch.enable_grad(), pyro.validation_enabled(False):
+        with torch.enable_grad(), no_validation():
             leaves = [p.detach().requires_grad_() for p in parameters]
             named = dict(zip(self.names, leaves, strict=True))
             return self._differentiate(torch.func.functional_call(self.module, named, (batch, kl_weight)), leaves)

@@ -229,14 +229,16 @@ def mixed(module):
     return Mixed()
 
 
-def network_function():
+def network_function(compute=None):
     network = nn.Linear(K, D)
+    weight, bias = network.weight, network.bias  # a copy of the network has others
 
     def model(x):
         pyro.module("network", network)
         with plate(x):
             z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([K]).to_event(1))
-            return pg.observe("x", dist.Normal(network(z), 1.0).to_event(1), x)
+            loc = nn.functional.linear(z, weight, bias) if compute is None else network(z)
+            return pg.observe("x", dist.Normal(loc, 1.0).to_event(1), x)
 
     def guide(x):
         loc = pyro.param("loc", torch.zeros(K))
@@ -774,7 +776,7 @@ BROKEN = {
         (NotDeeplyCopied, X, "changes the program itself"),
         (OtherState, X, "the log-density at model x is another"),
         (StaleFlow, X, "the log-density at model x is another"),
-        (network_function, X, "does not compute with its own 'params.network__weight', 'params.network__bias'"),
+        (network_function, X, "does not compute with its own 'params.network.weight', 'params.network.bias'"),
     ],
 }
 
@@ -807,6 +809,10 @@ CONSEQUENCES = {
     EncoderMean: {"minibatch", "missing_density"},
     InfiniteGradient: {"missing_gradients"},
 }
+
+
+def test_a_network_in_a_closure_passes():
+    assert check(lambda: network_function("network"), X).ok
 
 
 @pytest.mark.parametrize("create", ALONE)

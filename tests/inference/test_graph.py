@@ -143,13 +143,16 @@ class Normalised(nn.Module):
 
 
 def closure_program() -> Program:
-    """A network in a closure: the functions use its parameters without asking the program for them."""
+    """Parameters in a closure: the functions use them without asking the program, or their network, for them."""
     network = nn.Linear(1, 1)
+    weight, bias = network.weight, network.bias
 
     def model(x: Tensor) -> Tensor:
         pyro.module("network", network)
         with pg.plate(x):
-            return pg.observe("x", dist.Normal(network(torch.ones_like(x)), 1.0).to_event(1), x)
+            return pg.observe(
+                "x", dist.Normal(nn.functional.linear(torch.ones_like(x), weight, bias), 1.0).to_event(1), x
+            )
 
     return Program.from_functions(model)
 
@@ -175,7 +178,7 @@ IMPURE: dict[str, tuple[Callable[[], Program], str]] = {
         "changes the buffer 'effect.layer",
     ),
     "an error without words": (lambda: Wordless(lambda x: 0.0), "TypeError"),
-    "a network in a closure": (closure_program, "another result"),
+    "parameters in a closure": (closure_program, "another result"),
 }
 
 
@@ -201,10 +204,23 @@ def test_the_attempt_to_record_leaves_no_trace_in_the_buffers(case: str) -> None
         assert torch.equal(attempted[name], eager[name])
 
 
-def test_a_network_in_a_closure_is_trained() -> None:
+def network_program() -> Program:
+    network = nn.Linear(1, 1)
+
+    def model(x: Tensor) -> Tensor:
+        pyro.module("network", network)
+        with pg.plate(x):
+            return pg.observe("x", dist.Normal(network(torch.ones_like(x)), 1.0).to_event(1), x)
+
+    return Program.from_functions(model)
+
+
+@pytest.mark.parametrize(("make", "mode"), [(closure_program, "eager"), (network_program, "traced")])
+def test_what_is_in_a_closure_is_trained(make: Callable[[], Program], mode: str) -> None:
     torch.manual_seed(1)
-    program = closure_program()
+    program = make()
     result = pg.fit(program, X, epochs=60, batch_size=40, lr=0.1, progress=False)
+    assert result.mode == mode
     mean = sum(p.detach().sum() for p in result.program.parameters())  # weight + bias
     assert abs(float(mean) - float(X.mean())) < 1e-2
 

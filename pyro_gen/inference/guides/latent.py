@@ -504,8 +504,7 @@ class _Given(Messenger):
 class _Guided(Program):
     def __init__(self, program: Program, guide: Guide) -> None:
         super().__init__()
-        # Past PyroModule, which would rename the Bayesian weights of the program.
-        self._modules["_program"] = program
+        self._adopt("_program", program)
         self._guide = guide
         self.event_shape = program.event_shape
         if (objective := getattr(program, "objective", None)) is not None:
