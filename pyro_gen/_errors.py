@@ -1,5 +1,6 @@
 """Errors that say what to do, to whoever called: in Python, or on the command line."""
 
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["AdviceError", "said"]
@@ -22,21 +23,25 @@ class AdviceError(ValueError):
 
     def __init__(self, text: str, **arguments: Any) -> None:
         self.text, self.arguments = text, arguments
-        python = {
-            name: f'{name}="{value}"' if isinstance(value, str) else f"{name}={value!r}"
-            for name, value in arguments.items()
-        }
-        super().__init__(text.format(**python))
+        super().__init__(self._filled(lambda name, value: f"{name}={self._quoted(value)}"))
 
     def on_the_command_line(self) -> str:
         """The sentence with options in it."""
-        options = {name: f"--{name.replace('_', '-')}" for name in self.arguments}
-        return self.text.format(
-            **{
-                name: option if self.arguments[name] is True else f"{option} {self.arguments[name]}"
-                for name, option in options.items()
-            }
-        )
+
+        def option(name: str, value: Any) -> str:
+            return f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+
+        return self._filled(option)
+
+    def _filled(self, name_it: Callable[[str, Any], str]) -> str:
+        text = self.text
+        for name, value in self.arguments.items():
+            text = text.replace(f"{{{name}}}", name_it(name, value))
+        return text
+
+    @staticmethod
+    def _quoted(value: Any) -> str:
+        return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
 def said(error: BaseException) -> str:

@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["PARTIAL", "WriteError", "atomic", "open_claimed", "remove_abandoned", "save_figure", "write_text"]
+__all__ = ["MARK", "PARTIAL", "WriteError", "atomic", "open_claimed", "remove_abandoned", "save_figure", "write_text"]
 
 #: What the name of an unfinished file has in it, which begins with a dot: readers of data sets leave such files out.
 PARTIAL = ".partial"
+
+#: What pictures and pages have in them, to be known by.
+MARK = "written by pyro-gen"
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -113,7 +116,9 @@ def save_figure(figure: "Figure", path: str | os.PathLike[str], **options: Any) 
         WriteError: It cannot be written.
     """
     buffer = io.BytesIO()  # matplotlib leaves files open where a write fails
-    figure.savefig(buffer, format=Path(path).suffix[1:] or None, **options)
+    kind = Path(path).suffix[1:]
+    key = {"png": "Software", "svg": "Creator", "pdf": "Creator"}.get(kind)
+    figure.savefig(buffer, format=kind or None, metadata=None if key is None else {key: MARK}, **options)
     with atomic(path) as partial:
         partial.write_bytes(buffer.getvalue())
     return Path(path).resolve()

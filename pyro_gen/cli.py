@@ -7,7 +7,6 @@ exit code is 0, or 1 where the answer is no (a program fails a check, a figure d
 import inspect
 import json
 import math
-import os
 import re
 import shlex
 import sys
@@ -41,10 +40,11 @@ from pyro_gen.data.problems import Problems, problems
 from pyro_gen.inference.objectives import Objective
 from pyro_gen.inference.progress import progress_bar
 from pyro_gen.inference.svi import fit as train
+from pyro_gen.outputs import check_distinct, check_output
 from pyro_gen.program import Program
 from pyro_gen.registry import DATA_SETS, MODELS
 from pyro_gen.saving import SavedProgram, load_program, save_program
-from pyro_gen.targets import build, make_transform, transform_with_ladj
+from pyro_gen.targets import build, file_and_name, make_transform, transform_with_ladj
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,6 +92,9 @@ Decimal = Annotated[
 ]
 Saved = Annotated[Path, typer.Argument(metavar="WEIGHTS", help="A file written by pyro-gen fit.")]
 Moved = Annotated[str | None, typer.Option("--target", help="Where the program's class is, my_file.py:MyProgram.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Write over files that the command reads, or did not write itself.")
+]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run the Python file that the program came from, if it is what it was.")
 ]
@@ -413,19 +416,6 @@ def _stem(target: str) -> str:
     return Path(target.replace(".py:", "_").replace(".py", "")).name.removesuffix(".pt")
 
 
-def _check_writable(path: Path | None, option: str) -> None:
-    """Checks before the work that its result can be written; folders that are not there yet are made later."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise ValueError(f"{option} {path}: is a folder, give the name of a file.")
-    folder = next(folder for folder in path.absolute().parents if folder.exists())
-    if not folder.is_dir():
-        raise ValueError(f"{option} {path}: {folder} is a file, not a folder.")
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        raise ValueError(f"{option} {path}: cannot be written, {path if path.exists() else folder} is read-only.")
-
-
 def _options(pairs: Sequence[str]) -> dict[str, Any]:
     options = {}
     for pair in pairs:
@@ -448,6 +438,7 @@ def _demo(
     out: Annotated[
         Path, typer.Option(help="The picture, or a folder for it; a picture's name ends in .png, .pdf or .svg.")
     ] = Path("pyro_gen_demo.png"),
+    overwrite: Overwrite = False,
     seed: Seed = 0,
     progress: Progress = True,
     as_json: Json = False,
@@ -458,7 +449,7 @@ def _demo(
     if not out.suffix or out.is_dir():
         out = out / "pyro_gen_demo.png"
     _check_picture(out)
-    _check_writable(out, "--out")
+    check_output(out, "--out", overwrite=overwrite)
     found = run(out, seed=seed, progress=progress)
     if as_json:
         print_json(found)
@@ -558,7 +549,7 @@ def _zoo_reproduce(
     as_json: Json = False,
 ) -> int:
     """Train an entry, measure it, and say whether its figure holds (exit code 1 if not)."""
-    _check_writable(checkpoint, "--checkpoint")
+    check_output(checkpoint, "--checkpoint", overwrite=True)  # what is no checkpoint is refused by fit
     kept: dict[str, Any] = {} if checkpoint is None else {"checkpoint": checkpoint, "resume": True}
     _check_device(device)
     found = zoo.reproduce(name, seed=seed, data_root=data_root, device=device, progress=progress, **kept)
@@ -603,6 +594,7 @@ def _fit(
         list[str] | None, typer.Option("--set", help="An argument of the program, latent=8 say; repeatable.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The file of the trained program; by default TARGET.pt.")] = None,
+    overwrite: Overwrite = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes through the data (100, or the recipe's).")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per step (128, or the recipe's).")] = None,
     lr: Annotated[float | None, typer.Option(help="The learning rate (0.001, or the recipe's).")] = None,
@@ -640,8 +632,10 @@ def _fit(
     arguments: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     arguments["resume"] = resume
     path = out or Path(f"{_stem(target)}.pt")
-    _check_writable(path, "--out")
-    _check_writable(checkpoint, "--checkpoint")
+    read_too = (data, file_and_name(target)[0])
+    check_output(path, "--out", inputs=read_too, overwrite=overwrite)
+    check_output(checkpoint, "--checkpoint", overwrite=True)  # what is no checkpoint is refused by fit
+    check_distinct({"--out": path, "--checkpoint": checkpoint})
     entry = zoo.load(target) if target in zoo.names() else None
     if entry is not None and (data or transform or options or validation is not None):
         raise ValueError(
@@ -730,6 +724,7 @@ def _sample(
     out: Annotated[
         Path | None, typer.Option(help="A .csv, .npy or .pt file, or for images a .png, .pdf or .svg picture.")
     ] = None,
+    overwrite: Overwrite = False,
     target: Moved = None,
     trust: Trust = False,
     seed: Seed = 0,
@@ -739,6 +734,8 @@ def _sample(
     from pyro_gen import pictures
     from pyro_gen.inference.predictive import sample
 
+    read_too = (weights, None if target is None else file_and_name(target)[0])
+    check_output(out, "--out", inputs=read_too, overwrite=overwrite)
     saved = load_program(weights, target, trust)
     drawn = sample(saved.program, n, seed=seed)
     scale = "the data's"
@@ -749,6 +746,7 @@ def _sample(
             scale = f"after {saved.transform}"
     picture = pictures.is_image(drawn.shape[1:])
     path = out or Path(f"{weights.stem}_samples.{'png' if picture else 'csv'}")
+    check_output(path, "--out", inputs=read_too, overwrite=overwrite, named=out is not None)
     match path.suffix:
         case ".csv":
             _write_csv(path, drawn, saved.description["columns"])
@@ -856,6 +854,7 @@ def _posterior(
         Path | None, typer.Option(help="A .nc file or .zarr folder for the draws; by default TARGET_posterior.nc.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in --out.")] = False,
+    overwrite: Overwrite = False,
     plot: Annotated[Path | None, typer.Option(help="A folder for pictures: traces, ranks, pairs, intervals.")] = None,
     drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without any value.")] = False,
     decimal: Decimal = None,
@@ -873,7 +872,9 @@ def _posterior(
 
     path = check_path(out or Path(f"{_stem(target)}_posterior.nc"))
     if path.suffix == ".nc":
-        _check_writable(path, "--out")
+        check_output(path, "--out", inputs=(data, target, file_and_name(target)[0]), overwrite=overwrite)
+    for name in ("trace", "rank", "pair", "forest"):
+        check_output(plot and plot / f"{name}.png", "--plot", overwrite=overwrite)
     if plot is not None and plot.exists() and not plot.is_dir():
         raise ValueError(f"--plot {plot}: is a file, give a folder.")
     if target.endswith(".pt"):
@@ -979,6 +980,7 @@ def _impute(
             "with what it lacks if it was begun before."
         ),
     ] = None,
+    overwrite: Overwrite = False,
     draws: Annotated[int, typer.Option(min=1, help="How many completed tables.")] = 20,
     single: Annotated[
         Single | None, typer.Option(help="Write one table in their place: to look at, not to analyse.")
@@ -1050,8 +1052,13 @@ def _impute(
     if workers > 1:
         raise ValueError(f"--workers {workers}: is for a folder of files, and {data} is none; leave it out.")
     path = out or Path(f"{data.stem}_imputed.parquet")
-    _check_file(path, "--out", (".parquet", ".csv"))
-    _check_file(report, "--report", (".html",))
+    for file, option, endings in ((path, "--out", (".parquet", ".csv")), (report, "--report", (".html",))):
+        if file is not None and file.suffix not in endings:
+            raise ValueError(f"{option} {file}: the name of this file ends in {' or '.join(endings)}.")
+        check_output(
+            file, option, inputs=(data, schema), overwrite=overwrite, named=file is not path or out is not None
+        )
+    check_distinct({"--out": path, "--report": report})
     numeric = [
         name for name, kind in overrides.items() if (kind if isinstance(kind, str) else kind.kind) not in DISCRETE
     ]
@@ -1163,12 +1170,6 @@ def _impute_folder(
         print(f"warning: {text}", file=sys.stderr)
     print(f"{len(written)} file{'' if len(written) == 1 else 's'} imputed, {imputer.draws} times each.")
     print(f"Saved: {out.resolve()}")
-
-
-def _check_file(path: Path | None, option: str, endings: Sequence[str]) -> None:
-    if path is not None and path.suffix not in endings:
-        raise ValueError(f"{option} {path}: the name of this file ends in {' or '.join(endings)}.")
-    _check_writable(path, option)
 
 
 def _methods(text: str) -> str | list[str]:

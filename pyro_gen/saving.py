@@ -211,21 +211,17 @@ def _check_trust(path: Path, description: Mapping[str, Any], trust: bool) -> Non
     found = _sha256(file)
     if not trust:
         raise AdviceError(
-            f"{path}: loading it runs the Python file {_escaped(file)} (SHA-256 {found}): give {{trust}} if you trust "
+            f"{path}: loading it runs the Python file {file} (SHA-256 {found}): give {{trust}} if you trust "
             "that file, or name the program yourself by {target}.",
             trust=True,
             target=target,
         )
     if kept is not None and kept != found:
         raise AdviceError(
-            f"{path}: the Python file {_escaped(file)} has changed since the program was trained (SHA-256 {kept} then, "
+            f"{path}: the Python file {file} has changed since the program was trained (SHA-256 {kept} then, "
             f"{found} now): look at it, and name the program yourself by {{target}}.",
             target=target,
         )
-
-
-def _escaped(file: Path) -> str:
-    return str(file).replace("{", "{{").replace("}", "}}")
 
 
 def _sha256(file: Path) -> str:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import pyro_gen as pg
-from pyro_gen import cli, data, log_likelihood, pictures, zoo
+from pyro_gen import cli, data, log_likelihood, outputs, pictures, zoo
 from pyro_gen.inference import ELBO, IWAE, DReG, FitResult, fit, svi
 from pyro_gen.inference.objectives import Objective
 from pyro_gen.program import Program
@@ -451,7 +451,7 @@ def test_nothing_is_trained_that_cannot_be_written(
 ) -> None:
     words = [*FIT, "t.csv", "--epochs", "1", "--no-progress"]
     with monkeypatch.context() as patch:
-        patch.setattr(cli.os, "access", lambda path, mode: False)  # root may write everywhere
+        patch.setattr(outputs.os, "access", lambda path, mode: False)  # root may write everywhere
         assert f"--out w.pt: cannot be written, {here} is read-only" in err_line(capsys, *words, "--out", "w.pt")
     assert fitted == []
     assert run(capsys, *words, "--out", "new/folder/w.pt")[0] == 0

@@ -205,6 +205,8 @@ def fit(
         raise ValueError(f"clip_norm={clip_norm}: the greatest norm of the gradient is positive.")
     if resume and checkpoint is None:
         raise ValueError("resume=True goes on from a checkpoint: give checkpoint= too.")
+    if checkpoint is not None and not resume and Path(checkpoint).exists():
+        _read_checkpoint(Path(checkpoint))  # what is no checkpoint is not written over
     if kl_warmup and not objective.anneals:
         raise ValueError(f"{type(objective).__name__} has no KL weight to warm up: use kl_warmup=0.")
 
@@ -313,6 +315,15 @@ class _Settings:
         if callable(self.schedule):
             return self.lr * self.schedule(progress)
         return self.lr * (0.5 * (1 + math.cos(math.pi * progress)) if self.schedule == "cosine" else 1.0)
+
+
+def _read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = read_archive(path, device)
+        _ = state["identity"], state["module"], state["optimizer"], state["history"]
+    except Exception as error:  # a file of any content
+        raise ValueError(f"{path} is not a checkpoint of pg.fit: remove it, or give another file.") from error
+    return state
 
 
 class _Training:
@@ -443,11 +454,8 @@ class _Training:
             torch.save(state, file)
 
     def load(self, path: Path) -> None:
-        try:
-            state = read_archive(path, self.fabric.device)
-            identity = state["identity"]
-        except Exception as error:  # a file of any content: torch raises what it meets
-            raise ValueError(f"{path} is not a checkpoint of pg.fit: remove it, or give another file.") from error
+        state = _read_checkpoint(path, self.fabric.device)
+        identity = state["identity"]
         for what, value in self.identity.items():
             if (was := identity.get(what, "not in it")) != value:
                 hashed = what in HASHED and was is not None and value is not None
