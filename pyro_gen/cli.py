@@ -873,10 +873,10 @@ def _posterior(
     path = check_path(out or Path(f"{_stem(target)}_posterior.nc"))
     if path.suffix == ".nc":
         check_output(path, "--out", inputs=(data, target, file_and_name(target)[0]), overwrite=overwrite)
-    for name in ("trace", "rank", "pair", "forest"):
-        check_output(plot and plot / f"{name}.png", "--plot", overwrite=overwrite)
     if plot is not None and plot.exists() and not plot.is_dir():
         raise ValueError(f"--plot {plot}: is a file, give a folder.")
+    for name in ("trace", "rank", "pair", "forest"):
+        check_output(plot and plot / f"{name}.png", "--plot", overwrite=overwrite)
     if target.endswith(".pt"):
         if transform or options:
             raise ValueError(f"{target} has its own transform and arguments: leave --transform and --set out.")

@@ -169,7 +169,7 @@ def test_a_trained_program(here: Path, capsys: pytest.CaptureFixture[str]) -> No
     words = ["fit", "own.py:Mean", "--data", "t.csv", "--transform", "standardize", "--epochs", "150", "--lr", "0.03"]
     assert cli.main([*words, "--out", "mean.pt", "--no-progress"]) == 0
     capsys.readouterr()
-    words = ["posterior", "mean.pt", "--data", "t.csv", "--json", "--no-progress"]
+    words = ["posterior", "mean.pt", "--trust", "--data", "t.csv", "--json", "--no-progress"]
     assert cli.main([*words, "--method", "guide", "--out", "g.nc", "--plot", "pictures"]) == 0
     guided = json.loads(capsys.readouterr().out)
     assert cli.main([*words, *FAST[:-1]]) == 0

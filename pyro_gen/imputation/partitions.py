@@ -15,8 +15,8 @@ import contextlib
 import functools
 import hashlib
 import os
-import pickle
 import threading
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from sklearn.base import clone
 
-from pyro_gen._files import atomic, open_claimed, remove_abandoned
+from pyro_gen._files import PARTIAL, atomic, open_claimed, remove_abandoned
 from pyro_gen.data.column import Column
 from pyro_gen.data.schema import Schema
 from pyro_gen.imputation.imputer import Imputer
+from pyro_gen.imputation.stored import read_imputer, write_imputer
 from pyro_gen.inference.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ __all__ = ["impute_partitions", "imputer_of"]
 SAMPLE = 20_000  # rows to learn from, about
 SAMPLED_GROUPS = 10  # row groups that they are taken from, at least
 BATCH = 2**17  # rows that are completed at a time
-KEPT = "_imputer.pkl"  # readers of data sets leave out what begins with an underscore
+KEPT = "_imputer.pt"  # readers of data sets leave out what begins with an underscore
 _ONE = threading.Lock()  # in a process: programs are run one at a time
 
 
@@ -74,8 +75,7 @@ def impute_partitions(
             and have the same columns.
         target: The folder to write, which may hold finished files of an earlier run that was cut off: these stay. Each
             file has the name of the one it comes from, and all completed tables in it, with their number in the column
-            ``.imp`` and that of the row, counted through the data set, in ``.id``. Besides it holds the imputer,
-            pickled: go on with folders only that you trust.
+            ``.imp`` and that of the row, counted through the data set, in ``.id``. Besides it holds the imputer.
         imputer: What to impute with, fitted or not: what is not is fitted on a sample. Left out, ``Imputer()``.
         draws: The number of draws; left out, that of the imputer.
         ignore: Columns (names, dates) to hand on, as the last, neither used nor imputed.
@@ -118,23 +118,28 @@ def impute_partitions(
     fitted = hasattr(imputer, "programs_")
     options = {name: value for name, value in imputer.get_params().items() if name not in ("draws", "progress")}
     asked = {
-        "partitions": [tuple(partition) for partition in partitions],
+        "partitions": [list(partition) for partition in partitions],
         "columns": str(schema.remove_metadata()),
         "draws": draws,
         "ignore": aside,
         "imputer": _digest(imputer) if fitted else repr(sorted(options.items())),
     }
     if (target / KEPT).exists():
-        if pickle.loads((target / KEPT).read_bytes())["asked"] != asked:
-            raise ValueError(f"{target}: holds imputations of something else, or other ones; give an empty folder.")
+        _check_asked(target, asked)
     elif target.is_dir() and any(target.iterdir()):
         raise ValueError(f"{target}: the folder is not empty, and what it holds is none of this; give another.")
     else:
         if not fitted:
             imputer = _fit(imputer, source, partitions, schema, aside)
         target.mkdir(parents=True, exist_ok=True)
-        with atomic(target / KEPT) as kept:
-            kept.write_bytes(pickle.dumps({"asked": asked, "imputer": imputer}))
+        mine = target / f".{KEPT}.{uuid.uuid4().hex}{PARTIAL}"
+        write_imputer(mine, imputer, asked)
+        try:
+            os.link(mine, target / KEPT)  # who is first has it: two runs on one folder impute by one imputer
+        except FileExistsError:
+            _check_asked(target, asked)
+        finally:
+            mine.unlink()
     with progress_bar("imputing", progress) as tick:
         # Workers may have another current folder.
         where = source.absolute(), target.absolute()
@@ -149,11 +154,15 @@ def imputer_of(target: str | os.PathLike[str]) -> Imputer:
     """The imputer by which a folder was imputed.
 
     Arguments:
-        target: A folder that :func:`impute_partitions` wrote. What it holds is unpickled: use folders only that you
-            trust.
+        target: A folder that :func:`impute_partitions` wrote.
     """
     path = Path(target) / KEPT
     return _kept(path, path.stat().st_mtime_ns)
+
+
+def _check_asked(target: Path, asked: dict[str, Any]) -> None:
+    if read_imputer(target / KEPT)[1] != asked:
+        raise ValueError(f"{target}: holds imputations of something else, or other ones; give an empty folder.")
 
 
 def _completed(tasks: Sequence[tuple[Any, ...]], client: Any) -> Any:
@@ -334,8 +343,7 @@ def _digest(imputer: Imputer) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _kept(path: Path, changed: int) -> Imputer:
-    imputer: Imputer = pickle.loads(path.read_bytes())["imputer"]
-    return imputer
+    return read_imputer(path)[0]
 
 
 def _impute_file(

@@ -1,8 +1,10 @@
 """Folders of Parquet files: whoever imputes them, and however often, the same; workers that die lose nothing."""
 
 import os
+import pickle
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pyro_gen._files import atomic, open_claimed
 from pyro_gen.imputation import partitions
 from pyro_gen.imputation.imputer import Imputer
-from pyro_gen.imputation.partitions import impute_partitions
+from pyro_gen.imputation.partitions import impute_partitions, imputer_of
 
 DRAWS = 3
 
@@ -233,3 +236,67 @@ def test_a_worker_that_is_killed_loses_nothing(source: Path, tmp_path: Path):
     assert [path.name for path in together] == [path.name for path in alone]
     assert digest(tmp_path / "together") == digest(tmp_path / "alone")
     assert not list((tmp_path / "together").rglob("*.partial"))
+
+
+def gaussian(seed: int | None = 0) -> Imputer:
+    return Imputer("gaussian", draws=DRAWS, random_state=seed)
+
+
+def test_two_runs_on_one_folder_leave_each_other_alone(source: Path, tmp_path: Path):
+    """One is in the middle of a file while the other runs to its end, which takes nothing away from it."""
+    out = tmp_path / "out"
+    with atomic(out / "2.parquet") as partial, open_claimed(partial) as file:
+        file.write(b"half of it")
+        partial_of_the_dead = out / ".1.parquet.dead.partial"
+        with pytest.raises(ValueError, match="not empty"):  # a stranger's folder is left alone
+            impute_partitions(source, out, gaussian(), ignore=["name", "sex"])
+        partial.rename(tmp_path / "aside")
+        impute_partitions(source, tmp_path / "first", gaussian(), ignore=["name", "sex"])
+        for path in (tmp_path / "first").iterdir():
+            path.rename(out / path.name)
+        (tmp_path / "aside").rename(partial)
+        partial_of_the_dead.write_bytes(b"half of it")
+        (out / "1.parquet").unlink()
+        impute_partitions(source, out, gaussian(), ignore=["name", "sex"])
+        assert partial.exists()
+        assert not partial_of_the_dead.exists()
+        whole = (out / "2.parquet").read_bytes()
+        file.seek(0)
+        file.truncate()
+        file.write(whole)
+    assert (out / "2.parquet").read_bytes() == whole and not list(out.rglob("*partial*"))
+
+
+def test_the_first_imputer_of_two_runs_is_that_of_both(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Both find the folder empty and fit, each by other seeds: the files are all of one."""
+    out = tmp_path / "out"
+
+    def slower(*arguments: Any) -> Imputer:
+        with monkeypatch.context() as patch:
+            patch.setattr(partitions, "_fit", fit)
+            impute_partitions(source, out, gaussian(None), ignore=["name", "sex"])
+        return fit(*arguments)
+
+    fit = partitions._fit
+    monkeypatch.setattr(partitions, "_fit", slower)
+    first = impute_partitions(source, out, gaussian(None), ignore=["name", "sex"])
+    kept = imputer_of(out)
+    assert len(first) == 4 and isinstance(kept.seed_, int)
+    (out / "0.parquet").rename(tmp_path / "0.parquet")
+    impute_partitions(source, out, gaussian(None), ignore=["name", "sex"])
+    assert (out / "0.parquet").read_bytes() == (tmp_path / "0.parquet").read_bytes()
+
+
+def test_a_folder_holds_no_code(source: Path, tmp_path: Path):
+    class Runs:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",)
+
+    out = tmp_path / "out"
+    impute_partitions(source, out, gaussian(), ignore=["name", "sex"])
+    assert not [path for path in out.rglob("*") if path.suffix in (".pkl", ".pickle")]
+    (out / partitions.KEPT).write_bytes(pickle.dumps({"asked": Runs(), "imputer": Runs()}))
+    for run in (lambda: impute_partitions(source, out, gaussian(), ignore=["name", "sex"]), lambda: imputer_of(out)):
+        with pytest.raises(ValueError, match="not an imputer that pyro-gen wrote"):
+            run()
+    assert not (tmp_path / "ran").exists()
