@@ -300,7 +300,8 @@ def _read(
     try:
         table = read_table(path, drop_all_missing=drop_empty, allow_all_missing=not to_train, decimal=decimal)
     except ValueError as error:
-        text = str(error).replace("drop_all_missing=True", "--drop-empty").replace("decimal='.'", "--decimal .")
+        text = str(error).replace("drop_all_missing=True", "--drop-empty")
+        text = text.replace("(decimal='.' or ',')", "(--decimal . or --decimal ,)")
         raise ValueError(text) from error
     for note in table.notes:
         print(f"note: {note}", file=sys.stderr)

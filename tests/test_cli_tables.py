@@ -202,11 +202,22 @@ def test_old_macs_and_long_headers(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_many_columns_are_read_in_seconds() -> None:
-    """20,000 columns, in less than 30 s of this process: a machine that is as slow has other troubles."""
+    """5,000 columns in less than 10 s of this process, of which they take one: each column costs a fifth of a ms."""
     rng = np.random.default_rng(0)
-    values = rng.normal(size=(20, 20_000)).round(3)
-    pd.DataFrame(values, columns=[f"c{i}" for i in range(20_000)]).to_csv("t.csv", index=False)
+    values = rng.normal(size=(5, 5_000)).round(3)
+    pd.DataFrame(values, columns=[f"c{i}" for i in range(5_000)]).to_csv("t.csv", index=False)
     began = time.process_time()
     table = pg.data.read_table("t.csv")
-    assert time.process_time() - began < 30
+    assert time.process_time() - began < 10
     assert np.array_equal(table.values.numpy(), values)
+
+
+def test_a_wide_table_keeps_to_its_time() -> None:
+    """1,200 columns: the programs that take the cube of it are left out, and 3 seconds are not made minutes of."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(12, 1_200))).rename(columns=str).assign(word=rng.choice(["x", "y"], 12))
+    table = table.mask(rng.random(table.shape) < 0.1)
+    began = time.process_time()
+    imputer = pg.Imputer(draws=2, random_state=0, time_limit=3).fit(table)
+    assert imputer.impute(table)[1].notna().all().all()
+    assert time.process_time() - began < 40 and "copula" not in imputer.weights_

@@ -32,7 +32,9 @@ def given_kind(cells: Cells, given: str | Column) -> Column:
         return replace(given, dates=True) if cells.content == "date" and given.kind == "real" else given
     if cells.content == "date":
         if given != "real":
-            raise ValueError(f"column {name!r} holds dates, which are real, days since 1970, not {given}; say nothing.")
+            raise ValueError(
+                f"column {name!r} holds dates, which are real, days since 1970, not {given}; leave its kind out."
+            )
         return inferred_kind(cells)[0]
     if given == "bounded":
         raise ValueError(f"column {name!r}: 'bounded' by what? Give Column({name!r}, 'bounded', lower=..., upper=...).")

@@ -103,10 +103,9 @@ def read_columns(
         >>> found["income"].values.tolist(), found["share"].values.tolist()
         ([1250.0, 12000.5, nan], [5.0, 12.0, nan])
     """
-    columns = [
-        _Column(str(name), raw.iloc[:, i].to_numpy(dtype=object), missing, str(name) in numbers)
-        for i, name in enumerate(raw.columns)
-    ]
+    cells = np.ascontiguousarray(raw.to_numpy(dtype=object).T)
+    names = [str(name) for name in raw.columns]
+    columns = [_Column(name, cells[i], missing, name in numbers) for i, name in enumerate(names)]
     told = {mark for column in columns if (mark := column.decimal) is not None}
     return {column.name: column.read(_Marks(separator, told, decimal)) for column in columns}
 
@@ -233,6 +232,8 @@ class _Column:
         if self.codes_like and all(_parsed(text) is not None for text in seen):
             code = next(text for text in seen if self._is_code(text))
             reading.notes["taken for codes, not numbers"] = f"{code} in row {self.row(code)}"
+        for mark in MISSING_BESIDE_NUMBERS.intersection(seen):
+            reading.notes[f"{mark!r} is a value beside words"] = f"row {self.row(mark)}; say so if it means missing"
         return reading
 
     def _read_numbers(self, marks: _Marks) -> Reading:
@@ -305,10 +306,8 @@ class _Column:
         dtypes = {"number": np.float64, "date": "datetime64[us]"}
         each: Any = np.full(len(self.texts), None, dtype=object)
         each[~self.hole] = np.array([*values, None], dtype=object)[:-1]
-        column: Any = pd.Series(each[self.codes])
-        if kind == "number":
-            column = self._narrow(each, mark)
-        elif kind == "boolean":
+        column: Any = self._narrow(each, mark) if kind == "number" else pd.Series(each[self.codes])
+        if kind == "boolean":
             column = column.astype("boolean") if self.hole.any() else column.astype(bool)
         elif kind == "date":
             column = pd.to_datetime(column).astype(dtypes[kind])

@@ -100,11 +100,10 @@ def read_table(
     columns = tuple(map(str, table.frame.columns))
     numbers = np.full((len(table.frame), len(columns)), np.nan)
     wrong: list[str] = []
-    for i, name in enumerate(columns):
+    for i, (name, (_, series)) in enumerate(zip(columns, table.frame.items(), strict=True)):
         try:
             if name in table.problems:
                 raise ValueError(table.problems[name].rstrip("."))
-            series = table.frame.iloc[:, i]
             if table.cells is not None and name in table.dates:
                 series = table.cells.iloc[:, i].where(series.notna())
             numbers[:, i] = _column_to_array(name, series)

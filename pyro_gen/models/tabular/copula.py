@@ -95,6 +95,10 @@ class TableCopula(KeptProgram):
     KINDS: ClassVar[frozenset[str]] = frozenset({"real", "count", "binary", "nominal", "ordinal"})
     ATOMS: ClassVar[bool] = True
 
+    @classmethod
+    def automatic(cls, columns: int, observed: int) -> bool:
+        return columns <= 500  # the cube of it is what a step costs: hours for a few thousand
+
     def __init__(self, columns: Sequence[Column]) -> None:
         super().__init__(columns)
         marginals = Marginals.start(self.columns)
