@@ -600,6 +600,8 @@ def density(
         latent = stack.enter_context(_latent_missing(program, data, sets))
         stack.enter_context(seeded(0))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "Encountered")  # a draw of a wide prior may overflow; more is said below
         holes = missing or bool(latent.names)
         # Validation is on here as the user set it, so that errors of the model itself are Pyro's own.
         handler = Constrained({}, hold)
@@ -620,15 +622,13 @@ def density(
 
         prototype = run_model(handler)
         local = _check_structure(program, prototype, hold)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Encountered")  # infinities and NaN, of which more is said below
-            try:
-                prototype.compute_log_prob()
-            except ValueError as error:
-                if "within the support" not in str(error):
-                    raise
-                stack.enter_context(no_validation())  # at this draw; see what others say
-                prototype.compute_log_prob()
+        try:
+            prototype.compute_log_prob()
+        except ValueError as error:
+            if "within the support" not in str(error):
+                raise
+            stack.enter_context(no_validation())  # at this draw; see what others say
+            prototype.compute_log_prob()
         check_broadcasts(prototype)
         check_observations(prototype, another)
         if per_datum and (stacked or hold or not local):

@@ -31,6 +31,7 @@ References:
 import functools
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ from pyro_gen._random import seeded
 from pyro_gen.density import Density, ProgramDensity, as_inputs, density, evaluation
 from pyro_gen.inference.factors import refuse_factors
 from pyro_gen.inference.mcmc.driver import run
+from pyro_gen.inference.mcmc.initial import NoStart
 from pyro_gen.inference.mcmc.sampler import Sampler
 from pyro_gen.inference.predictive import given_site, simulate_sets
 from pyro_gen.inference.smc import smc
@@ -409,9 +411,7 @@ def sbc(
     x, *rest = as_inputs(program, x, *context)
     with seeded(seed), torch.no_grad(), evaluation(program):
         data, values = _simulate(program, x, tuple(rest), simulations)
-        stacked = [c.expand(simulations, *c.shape) if isinstance(c, Tensor) else c for c in rest]
-        target = density(program, data, *stacked, stacked=True)
-        truth = target.unconstrain({name: v.unsqueeze(0) for name, v in values.items()})
+        target, truth = _targets(program, data, rest, values)
         # Seeds of their own: the stream that made the data must not come again in the draws.
         method_seed, again = torch.randint(2**31, (2,)).tolist()
         if callable(method) and not isinstance(method, type):
@@ -422,7 +422,17 @@ def sbc(
             z = smc(target, seed=method_seed, progress=progress, **options).draws(draws, again)
         else:
             tick = None if progress is None else lambda fraction, figures: progress(fraction)
-            z = run(target, method, chains=draws, draws=1, seed=method_seed, progress=tick, **options).z[-1]
+            settings = {"chains": draws, "draws": 1, "seed": method_seed, "progress": tick, **options}
+            try:
+                z = run(target, method, **settings).z[-1]
+            except NoStart as error:
+                started = error.started
+                if not bool(started.any()):
+                    raise
+                _announce(int((~started).sum()), simulations, "chains find no place to start from")
+                data, values = data[started], {name: v[started] for name, v in values.items()}
+                target, truth = _targets(program, data, rest, values)
+                z = run(target, method, **settings).z[-1]
         ranks = _ranks(target, z.to(target.device), truth)
     name = method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
     return Calibration(ranks, draws, name, alpha)
@@ -441,6 +451,51 @@ def _simulate(
         )
     data, values = simulate_sets(program, simulations, nothing, *context)
     return data.masked_fill(x.isnan(), math.nan), values
+
+
+def _targets(
+    program: Program, data: Tensor, context: Sequence[Any], values: dict[str, Tensor]
+) -> tuple[ProgramDensity, Tensor]:
+    """The density of data sets (S, N, *), and the points (1, S, D) that made them, without sets that no density has.
+
+    Whether one has is for the data alone to say, so that the ranks of the others are uniform as before.
+    """
+
+    def stacked(data: Tensor) -> ProgramDensity:
+        given = [c.expand(len(data), *c.shape) if isinstance(c, Tensor) else c for c in context]
+        return density(program, data, *given, stacked=True)
+
+    def points(target: ProgramDensity, kept: Tensor) -> Tensor:
+        return target.unconstrain({name: v[kept].unsqueeze(0) for name, v in values.items()})
+
+    kept = ~data.isinf().flatten(1).any(1)
+    if not bool(kept.all()):
+        if not bool(kept.any()):
+            raise ValueError("sbc: all simulated data sets hold infinite values: the priors are too wide to simulate.")
+        _announce(int((~kept).sum()), len(data), "their values are infinite")
+        data, values = data[kept], {name: v[kept] for name, v in values.items()}
+    kept = torch.ones(len(data), dtype=torch.bool, device=data.device)
+    try:
+        target = stacked(data)
+    except ValueError:  # of the first set
+        with pyro.validation_enabled(False):
+            target = stacked(data)
+            kept = target.log_density(points(target, kept))[0].isfinite()
+        if bool(kept.all()) or not bool(kept.any()):
+            raise
+        _announce(
+            int((~kept).sum()), len(data), "the model simulates values that it gives no density, such as overflows"
+        )
+        target = stacked(data[kept])
+    return target, points(target, kept)
+
+
+def _announce(count: int, simulations: int, why: str) -> None:
+    warnings.warn(
+        f"sbc: {count} of {simulations} simulated data sets are left out, since {why}: the priors allow values that "
+        "overflow.",
+        stacklevel=4,
+    )
 
 
 def _one_by_one(

@@ -343,3 +343,21 @@ def test_errors():
         Calibration({}, 19, "m", 0.01)
     with pytest.raises(ValueError, match="one rank"):
         simultaneous_band(0, 5, 0.1)
+
+
+class Scale(Program):
+    """The scale of a normal, beyond float32 in one simulation of some dozens."""
+
+    def model(self, x):
+        log_scale = pyro.sample("log_scale", dist.Cauchy(0.0, 3.0))
+        with self.plate(x):
+            return observe("x", dist.Normal(0.0, log_scale.exp()), x)
+
+
+# A set that is infinite, and one at which no chain finds a place, ended the run. The false-alarm rate is alpha.
+@pytest.mark.parametrize(("seed", "why"), [(0, "their values are infinite"), (3, "chains find no place to start from")])
+def test_a_simulated_set_without_a_density_is_left_out(seed, why):
+    with pytest.warns(UserWarning, match=f"1 of 60 simulated data sets are left out, since {why}"):
+        found = sbc(Scale(), (3,), simulations=60, draws=7, warmup=150, seed=seed, alpha=1e-4)
+    assert found.simulations == 59
+    assert found.passed

@@ -113,7 +113,8 @@ class DualAveraging:
 class Moments:
     """Moments of positions and gradients, over chains and iterations.
 
-    A few iterations are taken up together, which takes a fraction of the time.
+    A few iterations are taken up together, which takes a fraction of the time. Moments are float64: the squares of
+    gradients on the way from a far start, and of draws in picofarads, are beyond float32.
 
     Arguments:
         dense: Whether covariances are wanted, or variances.
@@ -127,6 +128,7 @@ class Moments:
 
     _means: Tensor
     _spreads: Tensor
+    _dtype: torch.dtype
 
     def __init__(self, dense: bool) -> None:
         self.dense = dense
@@ -137,12 +139,12 @@ class Moments:
     @property
     def mean(self) -> Tensor:
         """The mean of the positions, with shape :math:`(*B, D)`."""
-        return self._moments()[0][0]
+        return self._moments()[0][0].to(self._dtype)
 
     @property
     def grad_mean(self) -> Tensor:
         """The mean of the gradients, with shape :math:`(*B, D)`."""
-        return self._moments()[0][1]
+        return self._moments()[0][1].to(self._dtype)
 
     @property
     def spread(self) -> Tensor:
@@ -157,19 +159,19 @@ class Moments:
     def update(self, z: Tensor, grad: Tensor) -> None:
         """Takes up positions and gradients, each with shape :math:`(C, *B, D)`."""
         self.count += 1
-        self.chains = len(z)
+        self.chains, self._dtype = len(z), z.dtype
         self._waiting.append(torch.stack([z, grad]))
         if len(self._waiting) == self.TOGETHER:
             self._moments()
 
     def recent_mean(self) -> Tensor:
         """The mean of the positions without those that wait, with shape :math:`(*B, D)`."""
-        return self._means[0] if self._merged else self.mean
+        return self._means[0].to(self._dtype) if self._merged else self.mean
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Means (2, *B, D) and spreads of positions and gradients."""
         if self._waiting:
-            new = torch.cat(self._waiting, 1)
+            new = torch.cat(self._waiting, 1).double()
             means = new.mean(1)
             spreads = self._spread(new - means.unsqueeze(1))
             if self._merged:
@@ -450,12 +452,11 @@ class Tuning:
         self.mean = self._moments.mean
         spread, grad_spread = self._moments.spread, self._moments.grad_spread
         if self.kind == "low_rank":
-            return low_rank(
-                fisher_diagonal(spread, grad_spread), point.z - self.mean, point.grad - self._moments.grad_mean
-            )
+            scale = fisher_diagonal(spread, grad_spread).to(self._like)
+            return low_rank(scale, point.z - self.mean, point.grad - self._moments.grad_mean)
         if not self._moments.dense:
-            return Metric.diagonal(fisher_diagonal(spread, grad_spread))
-        scale = fisher_diagonal(_diagonal(spread), _diagonal(grad_spread)).double()
+            return Metric.diagonal(fisher_diagonal(spread, grad_spread).to(self._like))
+        scale = fisher_diagonal(_diagonal(spread), _diagonal(grad_spread))
         outer = scale.unsqueeze(-1) * scale.unsqueeze(-2)
         # Few draws make a covariance too long: lean on its diagonal. Successive draws of one chain count less.
         dim, count = spread.shape[-1], self._moments.chains * max(1.0, self._moments.count / 10)

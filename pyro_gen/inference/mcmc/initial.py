@@ -8,19 +8,15 @@ from torch import Tensor
 from pyro_gen.density import Density, ProgramDensity, evaluation
 from pyro_gen.density.support import obstacle
 from pyro_gen.inference.importance import draws_for
+from pyro_gen.inference.mcmc.pathfinder import TRIES, pathfinder, search
+from pyro_gen.inference.mcmc.starts import evaluate, far, flat, uniform
 from pyro_gen.program import Program
 
-__all__ = ["Init", "points", "uniform"]
+__all__ = ["Init", "NoStart", "points"]
 
-TRIES = 100
+FEW = 0.05  # the share of points on the support below which their region is no place to start from
 
 Init = str | Tensor | Mapping[str, Tensor] | Callable[[Density, int], Tensor]
-
-
-def uniform(density: Density, chains: int) -> Tensor:
-    """Points uniform in (-2, 2) in every unconstrained coordinate, with shape :math:`(C, *B, D)`; draws."""
-    shape = (chains, *density.batch_shape, density.dim)
-    return 4 * torch.rand(shape, dtype=density.dtype, device=density.device) - 2
 
 
 def prior(density: Density, chains: int) -> Tensor:
@@ -40,11 +36,21 @@ def guide(density: Density, chains: int) -> Tensor:
         return density.unconstrain(draws_for(density, chains)[0])
 
 
-def pathfinder(density: Density, chains: int) -> Tensor:
+def paths(density: Density, chains: int) -> Tensor:
     """Draws of :func:`pyro_gen.inference.mcmc.pathfinder.pathfinder`, with shape :math:`(C, *B, D)`."""
-    from pyro_gen.inference.mcmc.pathfinder import pathfinder
-
     return pathfinder(density, chains, int(torch.randint(2**31, ())))
+
+
+class NoStart(ValueError):
+    """There are no points on the support to start from.
+
+    Attributes:
+        started: The targets that have them, a mask with shape :math:`(*B)`.
+    """
+
+    def __init__(self, text: str, started: Tensor) -> None:
+        super().__init__(text)
+        self.started = started
 
 
 def count(init: Init) -> int:
@@ -61,11 +67,13 @@ def points(density: Density, init: Init, chains: int) -> Tensor:
         density: The density.
         init: ``"uniform"``, ``"prior"``, ``"guide"`` or ``"pathfinder"``; unconstrained points with shape
             :math:`(C, *B, D)`; values by name, each with shape :math:`(C, *)`; or a function of density and C. What
-            draws is asked again for the points that are not on the support.
+            draws is asked again for the points that are not on the support. Of targets for which the uniform points
+            will not do, by far, chains start where :func:`pyro_gen.inference.mcmc.pathfinder.search` finds a place.
         chains: The number C of chains.
 
     Raises:
-        ValueError: There is no such source, the points have another shape, or they are not on the support.
+        NoStart: The points are not on the support.
+        ValueError: There is no such source, or the points have another shape.
     """
     shape = (chains, *density.batch_shape, density.dim)
     source: Callable[[Density, int], Tensor] | None = None
@@ -89,23 +97,41 @@ def points(density: Density, init: Init, chains: int) -> Tensor:
     if tuple(z.shape) != shape:
         raise ValueError(f"The starting points have shape {tuple(z.shape)}, where {shape} was expected.")
     z = z.detach().to(density.device, density.dtype)
+    log_density, usable = evaluate(density, z)
+    hopeless = torch.zeros_like(usable[0])
+    wide = source is uniform and density.dim > 0  # else all sites are held
+    if wide:
+        hopeless = (usable.double().mean(0) < FEW) | flat(density, z)
     for _ in range(TRIES):
-        held = density.draw_held(z) if isinstance(density, ProgramDensity) and density.hold else None
-        log_density, grad = density.log_density_and_grad(z, held=held)
-        good = log_density.isfinite() & grad.isfinite().all(-1)
-        if bool(good.all()):
-            return z
-        if source is None:
+        if source is None or bool((usable | hopeless).all()):
             break
-        z = torch.where(good.unsqueeze(-1), z, source(density, chains).to(z))
-    raise ValueError(
-        f"{int((~good).sum())} of {good.numel()} starting points have no finite log-density and gradient"
+        z = torch.where(usable.unsqueeze(-1), z, source(density, chains).to(z))
+        log_density, usable = evaluate(density, z)
+    if wide:
+        hopeless = hopeless | ~usable.all(0) | far(density, log_density, usable)
+        if bool(hopeless.any()):
+            found, _ = search(density, chains)
+            z = torch.where(hopeless.unsqueeze(-1), found, z)
+            _, usable = evaluate(density, z)
+            # Where some chains of a target have a place, the others begin there too.
+            rows = usable.reshape(chains, -1)
+            donors = torch.multinomial(rows.mT.double() + 1e-30, chains, replacement=True).mT
+            donors = torch.where(rows, torch.arange(chains, device=z.device).unsqueeze(-1), donors)
+            z = (old := z.reshape(chains, -1, density.dim)).gather(0, donors.unsqueeze(-1).expand_as(old)).view_as(z)
+            usable = usable.any(0).expand_as(usable)
+    if bool(usable.all()):
+        return z
+    held = density.draw_held(z) if isinstance(density, ProgramDensity) and density.hold else None
+    raise NoStart(
+        f"{int((~usable).sum())} of {usable.numel()} starting points have no finite log-density and gradient"
         + (f" after {TRIES} tries" if source is not None else "")
         + (
-            f": {found}."
-            if isinstance(density, ProgramDensity) and (found := obstacle(density, z, held))
-            else ": give points on the support by init, a tensor or a dictionary of values by name."
-        )
+            f": {reason}."
+            if isinstance(density, ProgramDensity) and (reason := obstacle(density, z, held))
+            else ": give points on the support by init, a tensor or a dictionary of values by name; or data in units "
+            "in which they are nearer to 1, or in float64."
+        ),
+        usable.all(0),
     )
 
 
@@ -113,5 +139,5 @@ SOURCES: dict[str, Callable[[Density, int], Tensor]] = {
     "uniform": uniform,
     "prior": prior,
     "guide": guide,
-    "pathfinder": pathfinder,
+    "pathfinder": paths,
 }

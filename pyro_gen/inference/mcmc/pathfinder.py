@@ -26,6 +26,9 @@ which is what the two loops of L-BFGS multiply with, but can be factored: with t
 :math:`I + R M R^\top` gives draws and densities in :math:`O(D J)`. The diagonal :math:`\alpha` is itself learnt from
 each step (Gilbert & Lemaréchal, 1989).
 
+*Far from the posterior*, where points in (-2, 2) cannot be evaluated or warmed up, :func:`search` takes the best of
+many candidates and follows them in float64, in the units of the prior.
+
 All paths of all targets of a batch take their steps together: one evaluation of the density serves them all. The step
 length satisfies the weak Wolfe conditions, found by bisection, which needs no finite values beyond the accepted point.
 
@@ -46,11 +49,11 @@ import torch
 from torch import Tensor
 
 from pyro_gen._random import seeded
-from pyro_gen.density import Density
-from pyro_gen.inference.mcmc.initial import points
+from pyro_gen.density import Density, ProgramDensity
+from pyro_gen.inference.mcmc.starts import Rescaled, candidates, evaluate, far, flat, uniform
 from pyro_gen.inference.weights import psis
 
-__all__ = ["Approximation", "approximate", "pathfinder"]
+__all__ = ["Approximation", "approximate", "pathfinder", "search"]
 
 HISTORY = 20  # steps that the curvature is read off: as many directions of the Hessian are known
 ITERATIONS = 200  # at most, of a path
@@ -59,6 +62,8 @@ TOLERANCE = 1e-7  # of the log-density, relative: a path that gains less has arr
 BOUND_DRAWS = 16  # draws that estimate a lower bound
 POOL = 4  # draws to resample from, for each draw asked for
 ARMIJO, CURVATURE = 1e-4, 0.9
+TRIES = 100  # to draw points on the support
+PATHS = 16  # of a search
 
 
 class Approximation(NamedTuple):
@@ -153,7 +158,7 @@ def pathfinder(density: Density, chains: int, seed: int = 0, *, paths: int = 16)
 
     Example:
         >>> import torch
-        >>> from pyro_gen.density import Density
+        >>> from pyro_gen.density import Density, ProgramDensity
         >>> target = Density.from_functions(lambda z: -0.5 * ((z - 5.0) / 0.1).square().sum(-1), dim=3)
         >>> z = pathfinder(target, 1000)
         >>> z.shape, bool((z.mean(0) - 5.0).abs().max() < 0.02), bool((z.std(0) - 0.1).abs().max() < 0.02)
@@ -162,28 +167,80 @@ def pathfinder(density: Density, chains: int, seed: int = 0, *, paths: int = 16)
     if chains < 1 or paths < 1:
         raise ValueError(f"pathfinder(chains={chains}, paths={paths}): give positive numbers.")
     with seeded(seed), torch.no_grad():
-        fits = approximate(density, points(density, "uniform", paths))
+        start = uniform(density, paths)
+        log_density, usable = evaluate(density, start)
+        for _ in range(TRIES):
+            if bool(usable.all()):
+                break
+            start = torch.where(usable.unsqueeze(-1), start, uniform(density, paths))
+            log_density, usable = evaluate(density, start)
+        if bool((~usable).any() | (far(density, log_density, usable) | flat(density, start)).any()):
+            z, found = search(density, chains)
+            if not bool(found.all()):
+                raise ValueError(
+                    "pathfinder found no point at which the log-density is finite: give starting points on the support."
+                )
+            return z
+        fits = approximate(density, start)
         if not bool((fits.bound > -math.inf).any(0).all()):
             raise ValueError(
                 'pathfinder found no normal approximation on any of its paths: start the chains by init="prior" or '
                 'init="uniform".'
             )
-        each = max(100, math.ceil(POOL * chains / paths))
-        u = torch.randn(each, *fits.mean.shape, dtype=torch.float64, device=fits.mean.device)
-        z, log_q = fits.draw(u)
-        z = z.to(density.dtype).flatten(0, 1)  # (draws, *B, D)
-        log_p = density.log_density(z).double()
-        log_w = (log_p - log_q.flatten(0, 1)).nan_to_num(-math.inf, -math.inf, -math.inf)
-        # A path without an approximation has drawn from its last iterate.
-        log_w = log_w.masked_fill((fits.bound == -math.inf).repeat(each, *(1 for _ in density.batch_shape)), -math.inf)
-        weights = psis(log_w.flatten(1) if density.batch_shape else log_w.unsqueeze(1)).softmax(0)
-        index = torch.multinomial(weights.T, chains, replacement=True).T  # (C, targets)
-        rows = z.reshape(len(z), -1, density.dim)
-        picked = rows.gather(0, index.unsqueeze(-1).expand(-1, -1, density.dim))
-        return picked.reshape(chains, *density.batch_shape, density.dim)
+        return _resampled(density, fits, chains).to(density.dtype)
 
 
-def approximate(density: Density, z: Tensor) -> Approximation:
+def search(density: Density, chains: int) -> tuple[Tensor, Tensor]:
+    """Looks far and wide for starting points near the bulk of a density; draws by the global generator.
+
+    Arguments:
+        density: The density.
+        chains: The number C of points.
+
+    Returns:
+        Points with shape :math:`(C, *B, D)`, and the targets for which there are any, a mask with shape :math:`(*B)`.
+    """
+    points, scale = candidates(density)
+    held = None
+    if isinstance(density, ProgramDensity) and density.hold:
+        held = density.draw_held(points[:1].to(density.dtype))
+    target = Rescaled(density, scale, held)
+    points = points / scale
+    log_density, grad = target.log_density_and_grad(points)
+    usable = log_density.isfinite() & grad.isfinite().all(-1)
+    found = usable.any(0)
+    order = log_density.masked_fill(~usable, -math.inf).argsort(0, descending=True)
+    points = points.gather(0, order.unsqueeze(-1).expand_as(points))
+    # As many paths as there are usable points of the target with the fewest, of those that have any.
+    count = max(1, min(PATHS, int(torch.where(found, usable.sum(0), PATHS).min())))
+    fits = approximate(target, points[:count])
+    arrived = (fits.bound > -math.inf).any(0)
+    # Where nothing was met that a normal density resembles, the best points themselves.
+    rest = points[torch.arange(chains, device=points.device) % count]
+    z = torch.where(arrived.unsqueeze(-1), _resampled(target, fits, chains), rest)
+    return (z * scale).to(density.dtype), found
+
+
+def _resampled(density: Density | Rescaled, fits: Approximation, chains: int) -> Tensor:
+    """Draws of the approximations (P, *B) by their weights, with shape (C, *B, D)."""
+    paths, *batch = fits.bound.shape
+    each = max(100, math.ceil(POOL * chains / paths))
+    u = torch.randn(each, *fits.mean.shape, dtype=torch.float64, device=fits.mean.device)
+    z, log_q = fits.draw(u)
+    z = z.to(density.dtype).flatten(0, 1)  # (draws, *B, D)
+    log_p = density.log_density(z).detach().double()
+    log_w = (log_p - log_q.flatten(0, 1)).nan_to_num(-math.inf, -math.inf, -math.inf)
+    # A path without an approximation has drawn from its last iterate.
+    log_w = log_w.masked_fill((fits.bound == -math.inf).repeat(each, *(1 for _ in batch)), -math.inf)
+    log_w = log_w.masked_fill((log_w == -math.inf).all(0), 0.0)  # no draw is better than another
+    weights = psis(log_w.flatten(1) if batch else log_w.unsqueeze(1)).softmax(0)
+    index = torch.multinomial(weights.T, chains, replacement=True).T  # (C, targets)
+    rows = z.reshape(len(z), -1, z.shape[-1])
+    picked = rows.gather(0, index.unsqueeze(-1).expand(-1, -1, z.shape[-1]))
+    return picked.reshape(chains, *batch, z.shape[-1])
+
+
+def approximate(density: Density | Rescaled, z: Tensor) -> Approximation:
     """Follows paths uphill and keeps the best normal approximation of each; draws by the global generator.
 
     Arguments:
@@ -194,13 +251,13 @@ def approximate(density: Density, z: Tensor) -> Approximation:
         The approximations, in float64.
     """
 
-    def evaluate(z: Tensor) -> tuple[Tensor, Tensor]:
+    def value(z: Tensor) -> tuple[Tensor, Tensor]:
         log_p, grad = density.log_density_and_grad(z.to(density.dtype))
         return log_p.double(), grad.double()
 
     z = z.double()
     u = torch.randn(BOUND_DRAWS, *z.shape, dtype=z.dtype, device=z.device)
-    log_p, grad = evaluate(z)
+    log_p, grad = value(z)
     curvature = _Curvature.start(z)
     running = torch.ones_like(log_p, dtype=torch.bool)
     best: Approximation | None = None
@@ -208,7 +265,7 @@ def approximate(density: Density, z: Tensor) -> Approximation:
         vectors, middle = curvature.factors()
         direction = _times(curvature.alpha, vectors, middle, grad)
         length = grad.norm(dim=-1).clamp(min=1.0).reciprocal() if iteration == 0 else torch.ones_like(log_p)
-        new_z, new_log_p, new_grad, moved = _line_search(evaluate, z, log_p, grad, direction, length, running)
+        new_z, new_log_p, new_grad, moved = _line_search(value, z, log_p, grad, direction, length, running)
         gain = new_log_p - log_p
         curvature = curvature.update(new_z - z, grad - new_grad, moved)
         z, log_p, grad = new_z, new_log_p, new_grad
@@ -257,7 +314,7 @@ def _line_search(
     return new_z, new_log_p, new_grad, moved
 
 
-def _normal(density: Density, z: Tensor, grad: Tensor, curvature: _Curvature, u: Tensor) -> Approximation:
+def _normal(density: Density | Rescaled, z: Tensor, grad: Tensor, curvature: _Curvature, u: Tensor) -> Approximation:
     """The normal approximation at the points of the paths, with its bound."""
     vectors, middle = curvature.factors()
     root = curvature.alpha.sqrt()
@@ -270,7 +327,7 @@ def _normal(density: Density, z: Tensor, grad: Tensor, curvature: _Curvature, u:
     mean = z + _times(curvature.alpha, vectors, middle, grad)
     fit = Approximation(mean, curvature.alpha, q, factor, torch.zeros_like(z[..., 0]))
     draws, log_q = fit.draw(u)
-    log_p = density.log_density(draws.flatten(0, 1).to(density.dtype)).double().reshape(log_q.shape)
+    log_p = density.log_density(draws.flatten(0, 1).to(density.dtype)).detach().double().reshape(log_q.shape)
     bound = (log_p - log_q).mean(0).nan_to_num(-math.inf, -math.inf, -math.inf)
     return fit._replace(bound=bound.masked_fill(failed, -math.inf))
 
