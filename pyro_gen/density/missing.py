@@ -297,6 +297,18 @@ def _run(
     return tape.trace, seen
 
 
+def completed_once(
+    program: Program | Callable[..., Any], data: tuple[Any, ...], latents: Mapping[str, Tensor], name: str
+) -> tuple[Tensor, Any, Tensor]:
+    """Runs the model with given latent variables, each missing entry drawn where it stands.
+
+    Returns:
+        Of one observe statement the completed value, its distribution, and which of its entries were missing.
+    """
+    _, seen = _run(program, data, {}, latents)
+    return seen.values[name], seen.laws[name], seen.missing[name]
+
+
 def find_latent_missing(program: Program | Callable[..., Any], *data: Any) -> LatentMissing:
     """Finds the observe statements whose missing entries feed a density of something seen, or of a latent variable.
 

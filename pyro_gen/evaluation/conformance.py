@@ -12,6 +12,7 @@ No statistics are involved: a check that fails has found a defect, with the site
 
 import copy
 import io
+import math
 import random
 import sysconfig
 import textwrap
@@ -35,6 +36,8 @@ from torch.distributions import constraints
 
 from pyro_gen._random import exclusive, seeded
 from pyro_gen.density import any_missing, as_inputs
+from pyro_gen.evaluation import marginals
+from pyro_gen.inference.objectives import resolve_objective
 from pyro_gen.likelihoods import assume_missing, completions, no_completion
 from pyro_gen.program import (
     DATA_PLATE,
@@ -796,6 +799,76 @@ def _needs_density(case: Case) -> None:
         raise _Skipped(f"The density of the data is {case.kind}: there is no marginal likelihood of a part of them.")
 
 
+@_register("Missing entries (NaN) are integrated out exactly, also where their value feeds a later density.")
+def _check_missing_exact(case: Case) -> str | None:
+    _needs_density(case)
+    if any(case.row_frame(s) is None for n, s in _sites(case.run("model")).items() if n in case.data_sites):
+        raise _Skipped("Data are observed outside of the data plate.")
+    index = torch.arange(min(marginals.ROWS, len(case.x)), device=case.x.device)
+    latents = case.latent_rows("model", index)
+    x, context = case.rows(index)
+    with _in_double(case, x, context, latents) as (data, latents, digits):
+        return _compared(case, data, latents, digits)
+
+
+def _compared(case: Case, data: tuple[Any, ...], latents: Latents, digits: float) -> str:
+    x, *context = data
+    reasons: dict[str, str] = {}
+    exact, sampled = 0, 0
+    for found in marginals.compare_marginals(case.program, x, tuple(context), latents, case.seed):
+        if found.expected is None or not found.error.isfinite().all():
+            reasons[found.site] = found.reason or f"too few of the draws of what is missing at '{found.site}' count"
+            continue
+        gap = (found.found - found.expected).abs()
+        allowed = torch.where(found.error > 0, 5 * found.error + 1e-4, digits * (1 + found.expected.abs()))
+        if not (gap <= allowed).all():
+            row = int((gap - allowed).nan_to_num(math.inf).argmax())
+            raise _Failed(
+                f"With an entry of site '{found.site}' missing, the log-density of the rest of a row is "
+                f"{found.found[row]:.5g}, and {found.expected[row]:.5g} by integrating over its values.",
+                "Hand the data to pg.observe as they are, and compute with what it returns: it makes the entry a "
+                "latent variable where its value feeds another site. Neither fill NaN nor draw the entry yourself.",
+            )
+        exact, sampled = exact + int(not bool(found.error.any())), sampled + int(bool(found.error.any()))
+    remarks = [f"{exact} entries to {digits}" * bool(exact), f"{sampled} within 5 standard errors" * bool(sampled)]
+    remarks += [f"not compared: {reason}" for reason in reasons.values()]
+    return ", ".join(r for r in remarks if r) or "no single entry can be taken away: not compared"
+
+
+@contextmanager
+def _in_double(
+    case: Case, x: Tensor, context: tuple[Any, ...], latents: Latents
+) -> Iterator[tuple[tuple[Any, ...], Latents, float]]:
+    """Program, data and latent variables in double precision, where that runs, and the digits to agree to."""
+
+    def double(part: Any) -> Any:
+        return part.double() if isinstance(part, Tensor) and part.is_floating_point() else part
+
+    data, values = (double(x), *map(double, context)), {name: double(value) for name, value in latents.items()}
+    tensors = [t for t in (*case.program.parameters(), *case.program.buffers()) if t.is_floating_point()]
+    before = [t.data for t in tensors]
+    for tensor in tensors:
+        tensor.data = tensor.data.double()
+    try:
+        with torch.no_grad(), seeded(case.seed):
+            for given in (values, {}):
+                with fixed(given):
+                    case.program.model(*data)
+        known = data, values, 1e-5
+    except Exception:  # a model may make tensors of single precision of its own
+        _restore(tensors, before)
+        known = (x, *context), latents, 1e-3
+    try:
+        yield known
+    finally:  # a program that cannot be copied is the user's own
+        _restore(tensors, before)
+
+
+def _restore(tensors: list[Tensor], before: list[Tensor]) -> None:
+    for tensor, data in zip(tensors, before, strict=True):
+        tensor.data = data
+
+
 @_register("Missing entries (NaN) leave the loss and every gradient finite.")
 def _check_missing_gradients(case: Case) -> str | None:
     _needs_density(case)
@@ -1014,6 +1087,37 @@ def _check_gradients(case: Case) -> str | None:
             "site that lost it.",
         )
     return None if any(p.requires_grad for p in case.program.parameters()) else "no parameters to train"
+
+
+@_register("The program's own objective gives a finite loss and finite gradients, with missing entries too.")
+def _check_objective(case: Case) -> str | None:
+    own = getattr(case.program, "objective", None)
+    if own is None:
+        raise _Skipped("The program has no objective of its own: it trains by the ELBO.")
+    objective = resolve_objective(case.program, own).train()
+    name = type(objective).__name__
+    if case.kind not in objective.kinds:
+        raise _Failed(
+            f"The density of the data is {case.kind}, and {name} is for {' or '.join(objective.kinds)} ones.",
+            "Give the program an objective for such densities, or say in its `kinds` that it is right for them.",
+        )
+    case.program.train()
+    holes = (
+        [] if case.kind in ("unnormalised", "implicit") else [(x, " with NaN in x") for x, _, _ in case.with_holes()]
+    )
+    for x, when in [(case.x, ""), *holes]:
+        with seeded(case.seed), data_size(len(x)):
+            loss = objective.loss(case.program, x, *case.context)
+        if loss.dim() or not loss.isfinite():
+            raise _Failed(
+                f"{name} gives the loss {loss.tolist()}{when}.", "Its loss is to be one finite number for any data."
+            )
+        bad = [n for n, g in _gradients(case.program, loss).items() if g is not None and not g.isfinite().all()]
+        if bad:
+            raise _Failed(
+                f"The gradient of {name} for {_names(bad)} is not finite{when}.", "Fill NaN before a function."
+            )
+    return name
 
 
 @_register("Every trained tensor is a parameter of the module; Pyro's parameter store is not used.")

@@ -166,11 +166,11 @@ class Summed:
                 terms.append(self.model(self.data, {**draws, **here}).double().sum(1).masked_fill(~counts, -math.inf))
         return torch.stack(terms)
 
-    def log_prob(self, draws: dict[str, Tensor]) -> Tensor:
+    def log_prob(self, draws: dict[str, Tensor], size: int) -> Tensor:
         """The log-density of data and draws, (K, n), of K draws by name of the site, each (K, *site)."""
         if not self.sites:
             return self.model(self.data, draws).double().sum(1)
-        return self._terms(draws, len(next(iter(draws.values())))).logsumexp(0)
+        return self._terms(draws, size).logsumexp(0)
 
     def draw(self, draws: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
         """Values of the discrete variables from their posterior given each of K draws, by name, each (K, *site)."""

@@ -249,7 +249,7 @@ def guide_draws(program: Program, x: Tensor, *context: Any, num_particles: int) 
             weights, draws = [], []
             for start in range(0, num_particles, size):
                 values, log_q = guide.draw(min(size, num_particles - start))
-                weights.append(model.log_prob(values) - log_q.double())
+                weights.append(model.log_prob(values, len(log_q)) - log_q.double())
                 draws.append(values)
             yield GuideDraws(
                 chunk,

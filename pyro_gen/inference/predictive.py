@@ -227,7 +227,9 @@ def _mean_of(program: Program, trace: Any, x: Tensor) -> Tensor:
     other = [s for s in sites if s["value"].shape[:1] == x.shape[:1] and s["value"].numel() == x.numel()]
     if not own + other:
         raise ValueError(f"No observed site of {type(program).__name__} has the shape {tuple(x.shape)} of the data.")
-    site = (own + other)[0]
+    seen = ~x.isnan()  # beside a label of the same shape, the site of the data is the one that has their values
+    data = [s for s in own if torch.equal(s["value"][seen].to(x.dtype), x[seen])]
+    site = (data + own + other)[0]
     try:
         mean = site["fn"].mean
     except NotImplementedError:

@@ -551,3 +551,60 @@ def test_the_density_sums_over_the_values():
         expected.append(total)
     assert torch.allclose(target.log_likelihood(z), torch.stack(expected), atol=1e-5)
     assert torch.allclose(target.log_prior(z), dist.Normal(0.0, 3.0).log_prob(z[:, 0]), atol=1e-6)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The conformance suite
+
+
+def complete_data(program, n=7):
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        d = len(program.support) if hasattr(program, "support") else 3
+        return program.model(torch.full((n, d), NAN))
+
+
+@pytest.mark.parametrize("make", [*FINITE, Walk, Pair])
+def test_conformance_plants_holes_in_every_site(make):
+    program = make()
+    x = SEMI[2:4] if make is Semi else complete_data(program)
+    result = pg.check_program(program, x)["missing_exact"]
+    assert result.status == "passed" and "not compared" not in result.message, result
+    assert ("within 5 standard errors" in result.message) == (make in (Walk, Pair)), result
+
+
+@pytest.mark.parametrize("make", [Issue, Chain, Walk])
+def test_conformance_twin_without_the_latent_variables_fails(make, monkeypatch):
+    from pyro_gen.likelihoods import no_completion
+
+    monkeypatch.setattr(missing_module, "find_latent_missing", lambda program, *data: LatentMissing(program, (), {}))
+    assert pg.check_program(make(), complete_data(make()))["missing_exact"].status == "failed"
+    monkeypatch.setattr(no_completion, "_pyro_completion", lambda self, msg: None)  # nor NaN to notice it by
+    assert pg.check_program(make(), complete_data(make()))["missing_exact"].status == "failed"
+
+
+def test_a_label_that_is_a_context_is_data_too():
+    class Conditional(pg.Program):
+        def __init__(self):
+            super().__init__()
+            self.place = nn.Parameter(torch.tensor([-1.0, 2.0]))
+
+        def model(self, x, y):
+            with self.plate(x):
+                y = pg.observe("y", dist.Bernoulli(0.3).expand([len(x)]), y)
+                return pg.observe("x", dist.Normal(self.place[y.long()], 1.0), x)
+
+    x, y = torch.tensor([1.5, -1.0, 0.5, NAN]), torch.tensor([NAN, 0.0, NAN, 1.0])
+    program = Conditional()
+    one = math.log(0.3) + dist.Normal(2.0, 1.0).log_prob(x.nan_to_num())
+    none = math.log(0.7) + dist.Normal(-1.0, 1.0).log_prob(x.nan_to_num())
+    expected = torch.where(y.isnan(), torch.logaddexp(one, none), torch.where(y == 1, one, none))
+    expected[3] = math.log(0.3)
+    found = pg.log_likelihood(program, x, y)
+    assert torch.allclose(found.value.float(), expected, atol=1e-5)
+    assert torch.allclose(ELBO().loss(program, x, y), -expected.sum(), atol=1e-4)
+    means = pg.reconstruct(program, x, y, draws=2000)  # of each row the mean of the places, by P(y | x)
+    p = torch.sigmoid(one - none)
+    # The standard deviation of a draw is 3 sqrt(p (1 - p)): 4.5 standard errors.
+    assert abs(means[0] - (3 * p[0] - 1)) < 4.5 * 3 * (p[0] * (1 - p[0]) / 2000).sqrt()
+    assert pg.check_program(program, x[:3], torch.tensor([1.0, 0.0, 1.0]))["missing_exact"].status == "passed"

@@ -1,0 +1,255 @@
+r"""Is the density of what was seen that of all entries with the missing one integrated out?
+
+One entry of a row is taken away, and the log-density that the package gives to the rest,
+:math:`\log p(x_{-d} \mid z)` with the latent variables held, is compared with
+
+.. math:: \log \int p(x_1, \dots, x_d, \dots \mid z) \, dx_d
+
+by enumeration or quadrature: the model is run on rows with all entries there, so that nothing of what deals with
+missing ones is on both sides.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from torch import Tensor
+from torch.distributions import biject_to, constraints
+
+from pyro_gen._random import seeded
+from pyro_gen.density.base import vmap_or_loop
+from pyro_gen.density.finite import finite_sites
+from pyro_gen.density.missing import (
+    MissingEntries,
+    completed_once,
+    latent_missing,
+    missing_site,
+    propose_missing,
+    unit_law,
+)
+from pyro_gen.inference.finite import Summed
+from pyro_gen.inference.weights import effective_sample_size, log_mean_exp
+from pyro_gen.likelihoods import assume_missing, no_completion
+from pyro_gen.program import Program, data_frame, fixed, per_datum_log_prob, sample_sites
+
+__all__ = ["Comparison", "compare_marginals"]
+
+TRIES = 48  # entries that are looked at to find some of each site
+PER_SITE = 2  # entries of each site
+ROWS = 3
+DRAWS = 4096  # of missing entries that are not summed over
+POINTS = (201, 801, 3201)  # of quadrature, until two agree
+WIDTH = 14  # standard deviations of the entry given what comes before it, to both sides; over the real line,
+FAR = 20.0  # the same number of sinh(20)
+FEWEST = 100  # effective draws from which a standard error can be had
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The log-density of what was seen in some rows in which one entry is missing.
+
+    Attributes:
+        site: The observe statement that the entry belongs to.
+        found: What the package gives, in nats, with shape :math:`(n)`.
+        expected: By enumeration or quadrature; ``None`` where neither can be done.
+        error: The standard error of ``found``, 0 where it is exact; infinite where it is not known.
+        reason: Why there is no comparison; empty if there is one.
+    """
+
+    site: str
+    found: Tensor
+    expected: Tensor | None
+    error: Tensor
+    reason: str = ""
+
+
+def compare_marginals(
+    program: Program, x: Tensor, context: tuple[Any, ...], latents: Mapping[str, Tensor], seed: int
+) -> Iterator[Comparison]:
+    """Takes entries away, some of each observed site, and compares.
+
+    Arguments:
+        program: The program, in evaluation mode.
+        x: Some rows with shape :math:`(n, *)`.
+        context: What the model conditions on; what it observes of that is data too.
+        latents: Values of the latent variables by name, for these rows.
+        seed: Seeds the draws.
+    """
+    parts = [x, *context]
+    often: dict[str, int] = {}
+    for which, part in enumerate(parts):
+        if not isinstance(part, Tensor) or not part.is_floating_point() or part.shape[:1] != x.shape[:1]:
+            continue
+        entries = part[0].numel()
+        with seeded(seed):
+            order = torch.randperm(entries)[:TRIES].tolist()
+        for entry in order:
+            holed = part.clone()
+            holed.view(len(part), -1)[:, entry] = torch.nan
+            data = (*parts[:which], holed, *parts[which + 1 :])
+            try:
+                with seeded(seed), torch.no_grad():
+                    missing = _missing_entry(program, parts, which, entry, data, latents)
+            except ValueError as error:
+                if "cannot be marginalised" not in str(error):
+                    raise
+                continue  # seen entirely or not at all: nothing to take away an entry from
+            if missing is None or often.get(missing.site, 0) >= PER_SITE:
+                continue
+            often[missing.site] = often.get(missing.site, 0) + 1
+            yield _compare(program, parts, which, entry, data, missing, latents, seed)
+
+
+class _Missing(NamedTuple):
+    """An entry that is missing: its site, the distribution there, and draws of it by the program, (K, n)."""
+
+    site: str
+    law: Any
+    values: Tensor
+
+
+def _missing_entry(
+    program: Program,
+    parts: list[Any],
+    which: int,
+    entry: int,
+    data: tuple[Any, ...],
+    latents: Mapping[str, Tensor],
+) -> _Missing | None:
+    with fixed(latents), MissingEntries() as entries:
+        program.model(*data)
+    site = next((name for name, missing in entries.items() if bool(missing.any())), None)
+    if site is not None:
+        drawn = [completed_once(program, data, latents, site) for _ in range(32)]
+        _, law, missing = drawn[0]
+        return _Missing(site, law, torch.stack([value[missing] for value, _, _ in drawn]))
+    if which > 0:
+        return None  # the program conditions on it
+    # No observe statement was given it: the program has dealt with it. The site is where another value of it shows.
+    moved = parts[0].clone()
+    flat = moved.view(len(moved), -1)
+    flat[:, entry] = flat[:, entry].roll(1)
+    traces = []
+    for x in (parts[0], moved):
+        with pyro.poutine.trace() as tape, fixed(latents):
+            program.model(x, *parts[1:])
+        traces.append({n: s for n, s in sample_sites(tape.trace).items() if s["is_observed"]})
+    for name, s in traces[0].items():
+        changed = s["value"] != traces[1][name]["value"]
+        if bool(changed.any()) and not s["infer"].get("_deterministic"):
+            here = changed.any(0, keepdim=True).expand(changed.shape)
+            return _Missing(name, s["fn"], s["fn"].expand(s["fn"].batch_shape).sample((32,))[:, here])
+    return None
+
+
+def _compare(
+    program: Program,
+    parts: list[Any],
+    which: int,
+    entry: int,
+    data: tuple[Any, ...],
+    missing: _Missing,
+    latents: Mapping[str, Tensor],
+    seed: int,
+) -> Comparison:
+    site, unit = missing.site, unit_law(missing.law)
+    with torch.no_grad(), seeded(seed):
+        found, error = _given(program, data, latents)
+        if missing.values.shape[1] != len(found):
+            return Comparison(site, found, None, error, f"'{site}' has several entries for one of the data")
+
+        def log_joint(v: Tensor) -> Tensor:
+            """Values of the entry, (K, n) -> log-densities of complete rows, (K, n)."""
+
+            def one(v: Tensor) -> Tensor:
+                part = parts[which]
+                row = part.reshape(len(part), -1)
+                position = torch.arange(row.shape[1], device=row.device) == entry
+                full = torch.where(position, v.unsqueeze(1), row).reshape(part.shape)
+                with fixed(latents), no_completion(), assume_missing(False):
+                    return _log_density(program, (*parts[:which], full, *parts[which + 1 :]))
+
+            return torch.cat([vmap_or_loop(one, some) for some in v.split(1024)])
+
+        if unit.support.is_discrete:
+            if not getattr(unit, "has_enumerate_support", False) or unit.event_dim:
+                return Comparison(site, found, None, error, f"the values of '{site}' cannot be enumerated")
+            support = unit.enumerate_support(expand=False).reshape(-1, 1).to(missing.values.dtype)
+            return Comparison(site, found, log_joint(support.expand(-1, len(found))).logsumexp(0), error)
+        real = unit.support is constraints.real or unit.support is constraints.real_vector
+        if unit.event_dim and not real:
+            return Comparison(site, found, None, error, f"an entry of '{site}' has no values of its own")
+        expected = _quadrature(log_joint, missing.values, None if real else biject_to(unit.support))
+        reason = f"quadrature over an entry of '{site}' did not settle" if expected is None else ""
+        return Comparison(site, found, expected, error, reason)
+
+
+def _quadrature(log_joint: Callable[[Tensor], Tensor], values: Tensor, transform: Any) -> Tensor | None:
+    """The log-integral over one number, (n,), by the trapezoidal rule around draws of it (K, n); ``None`` if it fails.
+
+    Over the real line the points spread as sinh, for tails of any kind; over other sets they are even where the
+    transform takes them from.
+    """
+    before: Tensor | None = None
+    start = values if transform is None else transform.inv(values)
+    centre, spread = start.mean(0), start.std(0)
+    end = FAR if transform is None else WIDTH
+    for points in POINTS:
+        t = torch.linspace(-end, end, points, dtype=values.dtype).unsqueeze(1)
+        if transform is None:
+            v, slope = centre + spread * t.sinh(), (spread * t.cosh()).log()
+        else:
+            u = centre + spread * t
+            v = transform(u)
+            slope = spread.log() + transform.log_abs_det_jacobian(u, v)
+        log_p = log_joint(v) + slope
+        log_p = torch.where(log_p.isnan() & (t.abs() > end / 2), -math.inf, log_p)  # out of what the model can compute
+        total = log_p.logsumexp(0) + math.log(2 * end / (points - 1))
+        ends = torch.maximum(log_p[0], log_p[-1]) - log_p.amax(0)
+        if not bool(total.isfinite().all()) or bool((ends > math.log(1e-6)).any()):
+            return None
+        digits = max(1e-7, 100 * torch.finfo(total.dtype).eps)
+        if before is not None and bool(((total - before).abs() < digits * (1 + total.abs())).all()):
+            return total
+        before = total
+    return None
+
+
+def _log_density(program: Program, data: tuple[Any, ...]) -> Tensor:
+    with pyro.poutine.trace() as tape:
+        program.model(*data)
+    sites = [s for s in sample_sites(tape.trace).values() if not s["infer"].get("_deterministic")]
+    return torch.stack([per_datum_log_prob(s) for s in sites if data_frame(s) is not None]).sum(0)
+
+
+def _given(program: Program, data: tuple[Any, ...], latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """What the package gives to what was seen and the latent variables, (n,), and the standard error of it."""
+    with latent_missing(program, *data) as handler:
+        if not handler.names:
+            with fixed(latents):
+                found = _log_density(program, data)
+            return found, torch.zeros_like(found)
+        with fixed(latents):
+            trace = pyro.poutine.trace(program.model).get_trace(*data)
+            missing = [n for n, s in sample_sites(trace).items() if missing_site(s)]
+            finite = {n: f for n, f in finite_sites(trace).items() if n in missing}
+            shared = [n for n, s in sample_sites(trace).items() if not s["is_observed"] and data_frame(s) is None]
+            count = 1 if len(finite) == len(missing) else DRAWS
+
+            def draw(_: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+                proposals = propose_missing(program, pyro.poutine.Trace(), data, leave_out=finite)
+                sites = sample_sites(proposals)
+                log_q = [per_datum_log_prob(s) for s in sites.values()] + [torch.zeros(len(data[0]))]
+                return {n: s["value"] for n, s in sites.items()}, torch.stack(log_q).sum(0)
+
+            drawn, log_q = vmap_or_loop(draw, torch.zeros(count), draws=True)
+            values = {n: v.expand(count, *v.shape) for n, v in latents.items()} | drawn
+            known = Summed(program, finite, data, without=shared)
+            log_w = (known.log_prob(values, count) - log_q).double()
+    if count == 1:
+        return log_w[0], torch.zeros_like(log_w[0])
+    found, error = log_mean_exp(log_w)
+    return found, torch.where(effective_sample_size(log_w) < FEWEST, math.inf, error)
