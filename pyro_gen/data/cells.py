@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["Cells", "check_names", "columns_of", "listed"]
 
 
+ROUNDED, MOST_DECIMALS = 5, 8  # numbers that say how a column is rounded; of more decimals none was on purpose
+
+
 class Cells:
     """The cells of one column of a user's table.
 
@@ -125,6 +128,18 @@ class Cells:
             (values == np.rint(values)).all() and np.abs(values).max() < 2.0**53
         )
 
+    def decimals(self, values: npt.NDArray[np.float64]) -> int | None:
+        """How many decimals five observed numbers or more all have; ``None`` where that is more than eight."""
+        if len(values) < ROUNDED:
+            return None
+        dtype = np.float32 if getattr(self.series.dtype, "itemsize", 8) < 8 else np.float64
+        for k in range(1, MOST_DECIMALS + 1):
+            if np.abs(values).max() > 2.0**52 / 10.0**k:
+                return None
+            if (np.round(values, k).astype(dtype) == values.astype(dtype)).all():
+                return k
+        return None
+
     def _row(self, bad: npt.NDArray[np.bool_]) -> int:
         """The row, from 1, of the first observed cell that is marked."""
         return int(np.flatnonzero(~self.missing)[bad.argmax()]) + 1
@@ -181,8 +196,8 @@ class Cells:
             )
         return codes
 
-    def fill(self, column: Column, values: npt.NDArray[np.float64]) -> "pd.Series[Any] | None":
-        """The column with its holes filled, or None where it can stay as it is."""
+    def fill(self, column: Column, values: npt.NDArray[np.float64], *, rounded: bool = True) -> "pd.Series[Any] | None":
+        """The column with its holes filled, or None where it can stay as it is; by means if not ``rounded``."""
         import pandas as pd
 
         series = self.series
@@ -202,7 +217,7 @@ class Cells:
         holds = _holds(dtype, column)
         # The dtype of the numbers in an array, a nullable column or one of pyarrow's.
         inner = np.dtype(getattr(dtype, "numpy_dtype", dtype) if holds and dtype.kind in "iufb" else np.float64)
-        new = _levels_of(column, values) if column.discrete else _within(column, values, inner)
+        new = _levels_of(column, values) if column.discrete else _within(column, values, inner, rounded)
         if not holds:  # nothing was observed here, and the dtype is what pandas makes of nothing
             cells = series.to_numpy(dtype=object, copy=True)
             cells[self.missing] = new
@@ -210,7 +225,7 @@ class Cells:
         if dtype.kind in "iufb":
             new = new.astype(inner)
         elif column.integer:  # objects
-            new = np.array([int(value) for value in new], dtype=object)
+            new = np.array([int(v) if v == int(v) else v for v in new.tolist()], dtype=object)
         array: Any = series.to_numpy(copy=True) if isinstance(dtype, np.dtype) else series.array.copy()
         array[self.missing] = new
         filled: pd.Series[Any] = pd.Series(array, index=series.index, dtype=dtype)
@@ -221,7 +236,7 @@ class Cells:
 
         dtype: Any = self.series.dtype
         whole: pd.Series[Any] = self.series.astype(dtype if dtype.kind == "M" else "datetime64[us]").copy()
-        new: Any = from_days(_within(column, values, np.dtype(np.float64)), whole.dtype)
+        new: Any = from_days(_within(column, values, np.dtype(np.float64), rounded=True), whole.dtype)
         whole.iloc[np.flatnonzero(self.missing)] = new.array
         return whole
 
@@ -293,24 +308,21 @@ def _levels_of(column: Column, values: npt.NDArray[np.float64]) -> npt.NDArray[A
     return levels[_rounded(column, values)]
 
 
-def _within(column: Column, values: npt.NDArray[np.float64], dtype: Any) -> npt.NDArray[np.float64]:
+def _within(column: Column, values: npt.NDArray[np.float64], dtype: Any, rounded: bool) -> npt.NDArray[np.float64]:
     """Numbers within the limits of the column, and of the dtype that is to hold them."""
-    whole = column.integer
-    lower = -math.inf if column.lower is None else column.lower
-    upper = math.inf if column.upper is None else column.upper
+    lower, upper = column.limits
+    values = column.rounded(values) if rounded else values
     if dtype.kind in "iu":
-        whole = True
+        values = np.rint(values)
         least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
         largest = float(most) if int(float(most)) == most else float(np.nextafter(float(most), 0))
         lower, upper = max(lower, float(least)), min(upper, largest)
     else:
         lower, upper = max(lower, float(np.finfo(dtype).min)), min(upper, float(np.finfo(dtype).max))
-    if column.kind == "count":
-        lower = max(lower, 0.0)
-    if column.kind == "positive":
-        lower = max(lower, float(np.finfo(np.float64 if dtype.kind in "iu" else dtype).tiny))
-    if whole:
-        values, lower, upper = np.rint(values), float(np.ceil(lower)), float(np.floor(upper))
+    if column.kind == "positive" and dtype.kind == "f":
+        lower = max(lower, float(np.finfo(dtype).tiny))
+    if dtype.kind in "iu":
+        lower, upper = float(np.ceil(lower)), float(np.floor(upper))
     return values.clip(lower, upper) + 0.0  # no -0
 
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from pyro_gen.data.cells import Cells, listed
 from pyro_gen.data.column import DISCRETE, Column
+from pyro_gen.data.gross import plausible_range
 
 __all__ = ["given_kind", "inferred_kind", "moments"]
 
@@ -39,7 +40,7 @@ def given_kind(cells: Cells, given: str | Column) -> Column:
     if given == "bounded":
         raise ValueError(f"column {name!r}: 'bounded' by what? Give Column({name!r}, 'bounded', lower=..., upper=...).")
     if given not in DISCRETE:
-        return Column(name, given, integer=cells.content == "number" and cells.whole(cells.numbers()))
+        return _column(cells, given) if cells.content == "number" else Column(name, given)
     levels = _distinct(cells)
     ordered = cells.content == "category" and cells.series.cat.ordered
     if given == "ordinal" and not ordered and any(isinstance(level, str) for level in levels):
@@ -88,10 +89,12 @@ def _infer_numbers(cells: Cells) -> tuple[Column, str]:
     low, high = float(distinct[0]), float(distinct[-1])
     whole = cells.whole(values)
     if len(distinct) == 1:
-        return Column(name, "real", lower=low, upper=high, integer=whole), f"always {low:g}"
+        return replace(_column(cells, "real"), lower=low, upper=high), f"always {low:g}"
     if whole and len(distinct) == 2 and (len(values) >= 5 or (low, high) == (0, 1)):
         levels = tuple(_distinct(cells))
         return Column(name, "binary", levels), "two whole numbers"
+    low_end, high_end = plausible_range(values)
+    values = values[(values >= low_end) & (values <= high_end)]  # a 9999 makes no ages skewed
     skewness = _skewness(values)
     zeros = float((values == 0).mean())
     if whole and low == 0 and high <= 1000 and len(distinct) > 2 and zeros >= 0.1 and skewness >= 0.5:
@@ -100,13 +103,26 @@ def _infer_numbers(cells: Cells) -> tuple[Column, str]:
         ), f"whole numbers from 0 to {high:g}, {zeros:.0%} of them 0, skewness {skewness:.1f}"
     if low > 0 and len(values) >= 20 and skewness > 1 and abs(logs := _skewness(np.log(values))) <= skewness / 2:
         note = f"all above 0, skewness {skewness:.1f}, of the logarithms {logs:.1f}"
-        return Column(name, "positive", integer=whole), note
+        return _column(cells, "positive"), note
     if not whole:
-        return Column(name, "real"), f"numbers from {low:g} to {high:g}"
+        return _column(cells, "real"), f"numbers from {low:g} to {high:g}"
     note = f"{len(distinct)} different whole numbers from {low:g} to {high:g}"
     if len(distinct) <= 10:
         note += "; if they are levels, say 'ordinal' or 'nominal'"
-    return Column(name, "real", integer=True), note
+    return _column(cells, "real"), note
+
+
+def _column(cells: Cells, kind: str) -> Column:
+    """A column of numbers with what can be read off them: whole, with some decimals, never negative."""
+    values = cells.numbers()
+    whole = cells.whole(values)
+    return Column(
+        cells.name,
+        kind,
+        integer=whole,
+        decimals=None if whole or kind == "count" else cells.decimals(values),
+        lower=0.0 if kind == "real" and values.min() >= 0 else None,
+    )
 
 
 def moments(values: npt.NDArray[np.float64]) -> tuple[float, float]:

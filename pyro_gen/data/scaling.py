@@ -12,7 +12,7 @@ have an atom: one number that many rows have exactly, while the others are sprea
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pyro_gen.data.atoms import at_atom, atoms_of
 from pyro_gen.data.column import Column
+from pyro_gen.data.gross import plausible_range
 from pyro_gen.data.kinds import moments
 from pyro_gen.data.schema import Schema
 
@@ -53,6 +54,18 @@ class Scaling:
     inside is not moved at all. A 0 in a positive column, which new data may well have where the table learnt from had
     none, is taken for half the smallest number above 0 that was observed.
 
+    A real column with a limit l is as it is where anything was observed. Between the limit and the observed number a
+    next to it, where there is nothing to be seen, an exponential leads there,
+
+    .. math:: x = l + (a - l) \, e^{(y - a) / (a - l)} \quad (y < a) ,
+
+    for the number y of the straight line, so that no draw is beyond the limit and none piles up there; where numbers at
+    the limit were observed, what is beyond is at the limit, too. What new data has at the limit or beyond is where the
+    line has the limit.
+
+    Gross entries, a 9999 among ages, say nothing of the others, neither here nor to programs, which see rows by way of
+    :meth:`plausible`. A column whose limits are given has none within them.
+
     What comes back of a positive column, or of a count, ends beyond the extremes observed by half their distance from
     the median, in logarithms. Few rows say little of a tail, and the mean of an exponential of heavy tails is infinite:
     without an end one draw could make the mean of a column a thousand times what it is.
@@ -71,6 +84,9 @@ class Scaling:
         levels: The numbers of columns that became ordinal, increasing; empty elsewhere.
         atoms: The atoms of columns on the encoded scale; ``None`` elsewhere.
         sides: On which side of its atom a column may be: 1 above, -1 below, 0 both.
+        limits: The limits of real columns, infinite where there is none, and elsewhere.
+        ends: The smallest and the greatest number that was observed.
+        ranges: Outside of which numbers are gross, see :func:`.plausible_range`.
 
     Example:
         >>> schema = Schema((Column("income", "positive"), Column("children", "count")))
@@ -96,6 +112,9 @@ class Scaling:
     levels: tuple[tuple[float, ...], ...]
     atoms: tuple[float | None, ...]
     sides: tuple[int, ...]
+    limits: tuple[tuple[float, float], ...]
+    ends: tuple[tuple[float, float], ...]
+    ranges: tuple[tuple[float, float], ...]
 
     @classmethod
     def fit(cls, schema: Schema, encoded: Tensor, *, levels: bool = False, atoms: bool = False) -> Self:
@@ -114,10 +133,16 @@ class Scaling:
             raise ValueError(f"encoded has shape {tuple(encoded.shape)}, expected (N, {len(schema.columns)}).")
         table = encoded.detach().to("cpu", torch.float64).numpy()
         rows: list[tuple[Any, ...]] = []
+        limits = tuple(c.limits if c.kind == "real" else (-math.inf, math.inf) for c in schema.columns)
+        ends: list[tuple[float, float]] = []
+        ranges: list[tuple[float, float]] = []
         for i, column in enumerate(schema.columns):
             seen = table[~np.isnan(table[:, i]), i]
             if len(seen) == 0:
                 raise ValueError(f"no observed value in column {column.name!r}; leave it out.")
+            ranges.append(_range(column, seen))
+            seen = seen[(seen >= ranges[-1][0]) & (seen <= ranges[-1][1])]
+            ends.append((float(seen.min()), float(seen.max())))
             lower, upper, edge, least, most, atom = 0.0, 1.0, 0.0, -math.inf, math.inf, None
             values, counts = np.unique(seen if column.kind in NUMBERS else seen[:0], return_counts=True)
             if levels and 1 < len(values) <= min(MOST_LEVELS, len(seen) / REPEATS):
@@ -145,10 +170,17 @@ class Scaling:
             shift = moments(seen) if column.kind in NUMBERS else (0.0, 1.0)
             rows.append((*shift, lower, upper, edge, least, most, (), atom, side))
         columns = tuple(
-            Column(c.name, "ordinal", row[-3]) if row[-3] else Column(c.name, "real") if c.kind in NUMBERS else c
+            Column(c.name, "ordinal", row[-3])
+            if row[-3]
+            else Column(c.name, "real")
+            if c.kind in NUMBERS
+            else replace(c, upper=min(c.limits[1], float(np.rint(np.expm1(row[-4])))))
+            if c.kind == "count"
+            else c
             for c, row in zip(schema.columns, rows, strict=True)
         )
-        scaling = cls(columns, tuple(c.kind for c in schema.columns), *zip(*rows, strict=True))
+        fields: list[Any] = [*zip(*rows, strict=True), limits, tuple(ends), tuple(ranges)]
+        scaling = cls(columns, tuple(c.kind for c in schema.columns), *fields)
         found = scaling.forward(_numbers(scaling.atoms, encoded.double().cpu())).tolist()
         told = (c if math.isnan(a) else replace(c, atom=a) for c, a in zip(columns, found, strict=True))
         return replace(scaling, columns=tuple(told))
@@ -157,6 +189,11 @@ class Scaling:
     def curved(self) -> list[int]:
         """The positive and bounded columns: on the working scale their means are others."""
         return sorted(self._of("positive") + self._of("bounded"))
+
+    def plausible(self, encoded: Tensor) -> Tensor:
+        """Encoded rows, with shape :math:`(*, D)`, without their gross entries: NaN in their place."""
+        low, high = encoded.new_tensor(self.ranges).unbind(-1)
+        return torch.where((encoded < low) | (encoded > high), torch.nan, encoded)
 
     def forward(self, encoded: Tensor) -> Tensor:
         """Brings encoded rows, with shape :math:`(*, D)`, to the working scale; NaN stays NaN."""
@@ -167,14 +204,22 @@ class Scaling:
         if logits := self._of("bounded"):
             lower, upper, edge = self._edges(x, logits)
             x[..., logits] = ((x[..., logits] - lower) / (upper - lower)).clamp(edge, 1 - edge).logit()
+        for i, side, limit, end, gap in self._limited(apart=True):
+            inside = side * (x[..., i] - limit)
+            inside = torch.where(inside <= 0, gap / math.e, inside)  # at the limit, or beyond: where the line has it
+            x[..., i] = torch.where(inside < gap, end + side * gap * (inside / gap).log(), x[..., i])
         for i, levels in self._with_levels(x):
             code = torch.bucketize(x[..., i].contiguous(), (levels[1:] + levels[:-1]) / 2).to(x)
             x[..., i] = torch.where(x[..., i].isnan(), torch.nan, code)
         return (x - x.new_tensor(self.loc)) / x.new_tensor(self.scale)
 
+    def line(self, working: Tensor) -> Tensor:
+        """Rows on the working scale, with shape :math:`(*, D)`, times the scale and shifted, and nothing else."""
+        return working * working.new_tensor(self.scale) + working.new_tensor(self.loc)
+
     def inverse(self, working: Tensor) -> Tensor:
         """Brings rows on the working scale, with shape :math:`(*, D)`, back to the encoded one; NaN stays NaN."""
-        x = working * working.new_tensor(self.scale) + working.new_tensor(self.loc)
+        x = self.line(working)
         atoms = atoms_of(self.columns).to(working)
         if logs := self._of("positive"):
             least, most = (x.new_tensor([bound[i] for i in logs]) for bound in (self.least, self.most))
@@ -189,6 +234,9 @@ class Scaling:
             x[..., logits] = torch.where(share <= edge, lower, torch.where(1 - share <= edge, upper, inside))
         for i, levels in self._with_levels(x):
             x[..., i] = torch.where(x[..., i].isnan(), torch.nan, levels[x[..., i].nan_to_num().long()])
+        for i, side, limit, end, gap in self._limited():
+            past = side * (x[..., i] - end) / (gap or 1.0)  # negative where nothing was observed
+            x[..., i] = torch.where(past < 0, limit + side * gap * past.clamp(max=0).exp(), x[..., i])
         beyond = (working - atoms) * working.new_tensor(self.sides) < 0
         return torch.where(beyond | at_atom(working, atoms), _numbers(self.atoms, x), x)
 
@@ -216,11 +264,24 @@ class Scaling:
             lower, upper, edge = self._edges(encoded, logits)
             share = ((encoded[..., logits] - lower) / (upper - lower)).clamp(edge, 1 - edge)
             slope[..., logits] -= share.log() + (-share).log1p() + (upper - lower).log()
+        for i, side, limit, _, gap in self._limited(apart=True):
+            inside = side * (encoded[..., i] - limit)
+            inside = torch.where(inside <= 0, gap / math.e, inside)
+            slope[..., i] -= torch.where(inside < gap, (inside / gap).log(), 0.0)
         slope = torch.where(encoded == _numbers(self.atoms, encoded), 0.0, slope)
         return torch.where(encoded.isnan(), torch.nan, slope)
 
     def _of(self, kind: str) -> list[int]:
         return [i for i, k in enumerate(self.kinds) if k == kind and not self.levels[i]]
+
+    def _limited(self, apart: bool = False) -> Iterator[tuple[int, int, float, float, float]]:
+        """Real columns with a limit: which, 1 where it is below and -1 above, the limit, the observed number next to
+        it, and how far that is from it; only those where it is not at it, if these are asked for.
+        """
+        for i in self._of("real"):
+            for side, limit, end in zip((1, -1), self.limits[i], self.ends[i], strict=True):
+                if math.isfinite(limit) and (side * end > side * limit or not apart):
+                    yield i, side, limit, max(side * end, side * limit) * side, max(0.0, side * (end - limit))
 
     def _with_levels(self, x: Tensor) -> list[tuple[int, Tensor]]:
         return [(i, x.new_tensor(levels)) for i, levels in enumerate(self.levels) if levels]
@@ -228,6 +289,17 @@ class Scaling:
     def _edges(self, x: Tensor, which: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         lower, upper, edge = (x.new_tensor([v[i] for i in which]) for v in (self.lower, self.upper, self.edge))
         return lower, upper, edge
+
+
+def _range(column: Column, seen: "np.ndarray[Any, Any]") -> tuple[float, float]:
+    """Outside of which numbers of a column are gross; its own limits are the user's word that what is inside is not."""
+    if column.kind == "positive" and (seen > 0).any():
+        return 0.0, float(np.exp(min(plausible_range(np.log(seen[seen > 0]))[1], 709.0)))
+    if column.kind not in ("real", "count") or column.atom is not None:
+        return -math.inf, math.inf
+    low, high = plausible_range(seen)
+    lower, upper = column.limits
+    return (min(low, lower) if math.isfinite(lower) else low), (max(high, upper) if math.isfinite(upper) else high)
 
 
 def _reach(logs: "np.ndarray[Any, Any]") -> tuple[float, float]:

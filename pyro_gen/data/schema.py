@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Schema"]
 
+SAID = "as you said"
+
 
 @dataclass(frozen=True)
 class Schema:
@@ -78,6 +80,17 @@ class Schema:
         """The names of the columns."""
         return tuple(column.name for column in self.columns)
 
+    @property
+    def assumed(self) -> dict[str, str]:
+        """What :meth:`infer` assumed of columns because it holds of all that was observed, in words, by their names."""
+        read_off = [c for c in self.columns if self.notes.get(c.name, SAID) != SAID]
+        words = {c.name: "never negative" for c in read_off if c.kind == "real" and c.lower == 0}
+        for c in read_off:
+            if c.decimals is not None:
+                rounding = f"rounded to {c.decimals} decimal{'s' * (c.decimals > 1)}"
+                words[c.name] = f"{words[c.name]}, {rounding}" if c.name in words else rounding
+        return words
+
     @classmethod
     def infer(cls, table: Any, overrides: Mapping[str, str | Column] | None = None) -> Self:
         """Reads the kinds of the columns off a table. The first row of this list that applies is taken.
@@ -98,14 +111,16 @@ class Schema:
         10% of them or more 0, with skewness 0.5 or more
         numbers above 0, at least 20 of them, whose skewness is above 1 and at  positive
         least halved (in absolute value) by taking logarithms
-        any other numbers                                                       real
+        any other numbers, whole ones too                                       real
         ======================================================================  =====================================
 
         Columns of whole numbers have ``integer=True`` (floats too: a column of integers with a hole is one of floats to
-        pandas). Levels are those observed; a category that is declared and never seen is none, since nothing can be
-        learnt about it, but the dtype keeps it. Nothing is ever taken for bounded, nor numbers for nominal or ordinal:
-        that the data cannot tell. Positive is read off only where the data say it, as above: then real imputations
-        would be off in shape, and partly below 0.
+        pandas); others have the ``decimals`` that five rows or more all have, as prices in cents. Real columns in which
+        nothing negative was observed have ``lower=0``, so that nothing negative is imputed: to say otherwise, give the
+        column, ``overrides={"profit": Column("profit", "real")}``. Levels are those observed; a category that is
+        declared and never seen is none, since nothing can be learnt about it, but the dtype keeps it. Nothing is ever
+        taken for bounded, nor numbers for nominal or ordinal: that the data cannot tell. Positive is read off only
+        where the data say it, as above: then real imputations would be off in shape.
 
         Arguments:
             table: A pandas DataFrame or a two-dimensional NumPy array, of N rows and D columns; the columns of an array
@@ -139,7 +154,9 @@ class Schema:
                     column, notes[name] = inferred_kind(cells)
                     found.append(column)
                 else:
-                    column, notes[name] = given_kind(cells, given), "as you said"
+                    column = given_kind(cells, given)
+                    read_off = column.lower is not None and isinstance(given, str)
+                    notes[name] = SAID + "; nothing negative was observed" * read_off
                     cells.encode(column)  # says what does not go with it
                     found.append(column)
             except (TypeError, ValueError) as error:
@@ -161,6 +178,8 @@ class Schema:
                 words += ", " + order.join([*map(str, column.levels[:12]), "..."][: len(column.levels)])
             elif column.integer and column.kind != "count" and not column.dates:
                 words += ", whole numbers"
+            elif column.decimals is not None:
+                words += f", {column.decimals} decimal{'s' * (column.decimals > 1)}"
             if column.lower is not None:
                 words += f", at least {column.lower:g}"
             if column.upper is not None:
@@ -209,10 +228,11 @@ class Schema:
         values = [Cells(c.name, series).encode(c) for c, series in zip(self.columns, self._aligned(table), strict=True)]
         return torch.from_numpy(np.stack(values, 1))
 
-    def decode(self, values: Tensor, like: Any) -> Any:
+    def decode(self, values: Tensor, like: Any, *, rounded: bool = True) -> Any:
         """Fills the holes of a table with numbers from the encoded scale.
 
-        Numbers are brought within the limits of their column, counts and integers rounded. A column keeps its dtype
+        Numbers are brought within the limits of their column, and rounded: counts and integers to whole numbers, others
+        to the decimals that were observed. A column keeps its dtype
         where that can hold the values. An integer dtype rounds and a float dtype is as precise as it is, a category
         whose dtype lacks levels of the schema gets them; and a column without any observed value, which pandas cannot
         know to be text, gets the dtype of its levels.
@@ -221,6 +241,7 @@ class Schema:
             values: With shape :math:`(N, D)`, in the order of the schema; entries observed in ``like`` are not looked
                 at.
             like: The table with the holes, a DataFrame or an array. It is not changed.
+            rounded: Whether ``values`` could have been observed, as draws; means are between such values, and stay.
 
         Returns:
             A copy of ``like`` without holes: the same type, index and order of the columns, and what was observed bit
@@ -240,7 +261,7 @@ class Schema:
             )
         encoded = values.detach().to("cpu", torch.float64).numpy()
         filled = {
-            column.name: Cells(column.name, series).fill(column, encoded[:, i])
+            column.name: Cells(column.name, series).fill(column, encoded[:, i], rounded=rounded)
             for i, (column, series) in enumerate(zip(self.columns, columns, strict=True))
         }
         if isinstance(like, pd.DataFrame):

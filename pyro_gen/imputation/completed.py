@@ -237,7 +237,7 @@ class Completed:
     # One table
 
     def mean(self) -> Any:
-        """One table: means of numbers, the most frequent of levels. Whole numbers are rounded, as in each draw.
+        """One table: means of numbers, which are not rounded as each draw is; the most frequent of levels.
 
         It says what to expect of an entry. An analysis of it knows nothing of what is uncertain: use :meth:`fit`.
         """
@@ -249,7 +249,7 @@ class Completed:
         summary = total / self.m
         for d, count in counts.items():
             summary[self._at[d]] = count.argmax(1).double()
-        return self._complete(summary)[0]
+        return self._complete(summary, rounded=False)[0]
 
     def median(self) -> Any:
         """One table: medians of numbers, the lower median of ordered levels, the most frequent of others."""
@@ -451,11 +451,8 @@ class Completed:
             cells = self._cells[k].to(torch.float64, copy=True)
         else:
             cells = self._checked(self._make(k)[None])[0].to(torch.float64, copy=True)
-        # As the columns can have them: levels, whole numbers, inside the bounds.
         for column, at in zip(self.schema.columns, self._at, strict=True):
-            whole, (lower, upper) = column.discrete or column.integer, sensitivity.limits(column)
-            if whole or lower > -math.inf or upper < math.inf:
-                cells[at] = (cells[at].round() if whole else cells[at]).clamp(lower, upper)
+            cells[at] = torch.from_numpy(column.settled(cells[at].numpy()))
         return cells
 
     def _checked(self, cells: Tensor) -> Tensor:
@@ -469,11 +466,11 @@ class Completed:
             raise ValueError(f"draws: column {name!r} has holes that are not filled by a finite number.")
         return cells
 
-    def _complete(self, cells: Tensor) -> tuple[Any, Tensor]:
+    def _complete(self, cells: Tensor, *, rounded: bool = True) -> tuple[Any, Tensor]:
         """The table with its holes filled and all derived columns in it, and its missing entries after that."""
         values = self._encoded.clone()
         values[self._rows, self._columns] = cells
-        table = self.schema.decode(values, self._like)
+        table = self.schema.decode(values, self._like, rounded=rounded)
         added: dict[str, Any] = {}
         for name, formula in self._derived:
             column = formula(table)
@@ -486,7 +483,7 @@ class Completed:
                 values[at, d] = encoded[at, d].cpu()
                 if bool(values[:, d].isnan().any()):
                     raise ValueError(f"derive: the formula of {name!r} gives missing values in a completed table.")
-                table = self.schema.decode(values, self._like)
+                table = self.schema.decode(values, self._like, rounded=rounded)
             table = table.assign(**added)
         return table, values[self._rows, self._columns]
 

@@ -4,7 +4,7 @@ A draw depends on its number and on the row alone: it is the same by itself as a
 machine. So draws can be made when they are asked for, and memory does not grow with their number.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -46,30 +46,36 @@ class Draws:
         """The missing entries of draw k, row by row, with shape :math:`(C)`."""
         block, place = divmod(k, self.at_once)
         if block != self._block:
-            self._kept = self._made(range(block * self.at_once, min((block + 1) * self.at_once, len(self.owners))))
-            self._block = block
+            self._kept, self._block = self.made(self.blocks[block], self.scaling.inverse), block
         return self._kept[place]
 
-    def _made(self, wanted: range) -> Tensor:
-        """The missing entries of some draws, with shape (S, C)."""
+    @property
+    def blocks(self) -> list[range]:
+        """Which draws are made at once."""
+        every = range(len(self.owners))
+        return [every[first : first + self.at_once] for first in every[:: self.at_once]]
+
+    def made(self, wanted: range, take: Callable[[Tensor], Tensor]) -> Tensor:
+        """The missing entries of some draws, with shape (S, C), as ``take`` has them of rows on the working scale."""
         if self.stacked.spread < 1 and self._centre is None:  # once for all draws
             parts = self._working(CHUNK // (CENTRED * self.encoded.shape[1]))
-            centres = [self.stacked.centre(x, seeds)[x.isnan()] for x, seeds in parts]
+            centres = [self.stacked.centre(x, seeds)[x.isnan()] for _, x, seeds in parts]
             self._centre = torch.cat([self.encoded.new_empty(0), *centres])
         made, done = [self.encoded.new_empty(len(wanted), 0)], 0
         size = CHUNK // (len(wanted) * self.encoded.shape[1])
-        for x, seeds in self._working(size):
+        for rows, x, seeds in self._working(size):
             missing = torch.isnan(x)
             first, done = done, done + int(missing.sum())
             centre = x.new_empty(0) if self._centre is None else self._centre[first:done]
-            made.append(self.scaling.inverse(self.stacked.complete(x, centre, self.owners, seeds, wanted))[:, missing])
+            working = self.stacked.complete(x, centre, self.owners, seeds, wanted)
+            made.append(take(working)[:, torch.isnan(self.encoded[rows])])
         return torch.cat(made, 1)
 
-    def _working(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The rows with holes on the scale of the programs, and their seeds, so many at a time."""
+    def _working(self, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Which rows have holes, these on the scale of the programs, and their seeds, so many at a time."""
         size = max(1, size)
         for rows, seeds in zip(self.rows.split(size), self.seeds.split(size), strict=True):
-            yield self.scaling.forward(self.encoded[rows]), seeds
+            yield rows, self.scaling.forward(self.scaling.plausible(self.encoded[rows])), seeds
 
 
 def row_seeds(encoded: Tensor, seed: int) -> Tensor:

@@ -68,8 +68,11 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             programs that are right about their errors spreads too far, see :mod:`pyro_gen.imputation.stacked`.
         scores_: What each program that was tried scored, in nats for a hidden entry, by name; empty for one program,
             and where the table is too small to hide an entry.
-        info_: What was chosen and why, in plain data; ``info_["atoms"]`` has the columns of which so many rows have one
-            number, as 0 of rainfall, that imputations are that number or another, see :class:`pyro_gen.data.Scaling`.
+        info_: What was chosen and why, in plain data; ``info_["assumed"]`` says what was read off columns and holds of
+            all that is imputed, "never negative" say; ``info_["warnings"]`` names gross entries too, 9999 among ages,
+            which are taken for missing, but stay as they are in the table; ``info_["atoms"]`` has the columns of which
+            so many rows have one number, as 0 of rainfall, that imputations are that number or another, see
+            :class:`pyro_gen.data.Scaling`.
         n_features_in_: The number of columns.
         feature_names_in_: Their names, of a data frame.
 
@@ -144,15 +147,15 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         encoded = self.schema_.encode(table)
         take_levels, take_atoms = self._taken()
         self.scaling_ = Scaling.fit(self.schema_, encoded, levels=take_levels, atoms=take_atoms)
-        x = self.scaling_.forward(encoded)
+        x = self.scaling_.forward(self.scaling_.plausible(encoded))
         if len(x) > ROWS:
             rows = torch.as_tensor(np.random.default_rng(self.seed_).permutation(len(x))[:ROWS])
             x = x[rows.sort().values]
-        scored = _scored(x, comparable(x, self.scaling_.columns))
+        scored = _scored(encoded, comparable(x, self.scaling_.columns))
         x = dequantise(x, self.scaling_.columns, fork(self.seed_))
         names = self._suitable(encoded)
         deadline = None if self.time_limit is None else began + self.time_limit
-        self._notes: list[str] = []
+        self._notes: list[str] = self._gross(encoded)
         if not take_atoms and (named := [c.name for c in self.schema_.columns if c.atom is not None]):
             knowing = ", ".join(name for name, program in METHODS.items() if program.ATOMS)
             self._notes.append(f"The atom of {', '.join(named)} is a number like others here: {knowing} know atoms.")
@@ -172,11 +175,12 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         else:
             self.spread_ = stack.spread_
         atoms = zip(self.schema_.columns, self.scaling_.atoms, strict=True)
-        self.info_ = {
+        self.info_: dict[str, Any] = {
             "method": self.method if isinstance(self.method, str) else list(self.method),
             "weights": dict(self.weights_),
             "scores": dict(self.scores_),
             "spread": self.spread_,
+            "assumed": self.schema_.assumed,
             "atoms": {column.name: atom for column, atom in atoms if atom is not None},
             "rows": len(encoded),
             "rows_learnt_from": len(x),
@@ -186,6 +190,20 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             "versions": {name: version(name) for name in ("pyro-gen", "pyro-ppl", "torch", "numpy")},
         }
         return self
+
+    def _gross(self, encoded: Tensor) -> list[str]:
+        """Names the gross entries of a table, see :class:`pyro_gen.data.Scaling`."""
+        found = torch.isnan(self.scaling_.plausible(encoded)) & ~torch.isnan(encoded)
+        said = []
+        for d in found.any(0).nonzero()[:, 0].tolist():
+            rows, name = found[:, d].nonzero()[:, 0].tolist(), self.schema_.columns[d].name
+            where = f"row {rows[0] + 1}" if len(rows) == 1 else f"{len(rows)} rows, the first of them {rows[0] + 1},"
+            said.append(
+                f"Column {name!r} has {float(encoded[rows[0], d]):.12g} in {where} far beyond all other numbers: it is "
+                "taken for a code, and nothing is learnt from it. Leave the cell empty if nothing was observed, or "
+                f"give the column limits, as in Column({name!r}, 'real', upper=...), if it is a number."
+            )
+        return said
 
     def _stacked(self) -> Stacked:
         return Stacked(self.programs_, self.weights_, self.spread_)
@@ -328,12 +346,13 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         seed = self.seed_
         if part:
             seed = int.from_bytes(hashlib.blake2b(f"{seed}:{part}".encode(), digest_size=8).digest()) >> 1
+        gross = [note for note in self._gross(encoded) if note not in self.info_["warnings"]]
         return Completed.from_cells(
             Draws(self._stacked(), self.scaling_, encoded, draws, seed),
             torch.isnan(encoded),
             schema=self.schema_,
             like=table,
-            info=self.info_,
+            info={**self.info_, "warnings": self.info_["warnings"] + gross},
             m=draws,
         )
 
@@ -367,12 +386,15 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         found = torch.full_like(wanted, torch.nan)
         rows = (~torch.isnan(wanted)).any(1).nonzero()[:, 0]
         for part in rows.split(max(1, CHUNK // encoded.shape[1])):
-            x, v = self.scaling_.forward(encoded[part]), self.scaling_.forward(wanted[part])
+            x, v = self.scaling_.forward(self.scaling_.plausible(encoded[part])), self.scaling_.forward(wanted[part])
             found[part] = self._stacked().cell_log_prob(x, v) + self.scaling_.log_abs_det(wanted[part])
         return found.numpy()
 
     def transform(self, X: Any) -> Any:
         """Completes a table once, by the ``strategy``.
+
+        A mean is no value that could have been observed: of counts it may be 2.4. It is that of the draws of
+        :meth:`impute`, which are whole where the column is, and within its limits.
 
         Arguments:
             X: The table that was fitted, or another with the same columns.
@@ -387,35 +409,61 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return self.impute(X, draws=MEAN_DRAWS).median()
         table = self._checked(X, reset=False)
         encoded = self.schema_.encode(table)
-        return self.schema_.decode(self._mean(encoded), table)
+        return self.schema_.decode(self._mean(encoded), table, rounded=False)
 
     def _mean(self, encoded: Tensor) -> Tensor:
-        """The table completed by posterior means and most probable levels, on the encoded scale."""
-        rows = torch.isnan(encoded).any(1).nonzero()[:, 0]
+        """The table completed by posterior means and most probable levels, on the encoded scale.
+
+        Expectations are in closed form on the working scale. What limits, curves, atoms and rounding make of draws is
+        added as a mean over some.
+        """
+        missing = torch.isnan(encoded)
+        rows = missing.any(1).nonzero()[:, 0]
         if not len(rows):
             return encoded
         filled = encoded.clone()
         for part in rows.split(max(1, CHUNK // encoded.shape[1])):
             filled[part] = self._mean_of(encoded[part])
-        curved = self.scaling_.curved
-        if bool(torch.isnan(encoded[:, curved]).any()):
-            draw = Draws(self._stacked(), self.scaling_, encoded, MEAN_DRAWS, self.seed_)
-            means = encoded.clone()
-            means[torch.isnan(encoded)] = sum(draw(k) for k in range(MEAN_DRAWS)) / MEAN_DRAWS
-            filled[:, curved] = means[:, curved]
+        if bool(missing[:, self._settled()].any()):
+            draws = Draws(self._stacked(), self.scaling_, encoded, MEAN_DRAWS, self.seed_)
+            moved = sum(draws.made(block, self._moved).sum(0) for block in draws.blocks)
+            filled[missing] += moved / MEAN_DRAWS
         return filled
 
     def _mean_of(self, part: Tensor) -> Tensor:
-        """The same for some rows, but for the curve from the working scale of positive and bounded columns."""
-        x = self.scaling_.forward(part)
+        """The same for some rows, by the working scale alone."""
+        x = self.scaling_.forward(self.scaling_.plausible(part))
         expected = self._stacked().expected(x)
         pairs = zip(self.scaling_.columns, expected, strict=True)
         columns = [v.argmax(-1) if column.discrete else v[:, 0] for column, v in pairs]
-        means = self.scaling_.inverse(torch.stack([column.to(x) for column in columns], -1))
+        means = self._on_line(torch.stack([column.to(x) for column in columns], -1))
         for d, levels in enumerate(self.scaling_.levels):
             if levels:  # numbers, so that they have a mean
                 means[:, d] = expected[d].to(x) @ x.new_tensor(levels)
         return torch.where(torch.isnan(part), means, part)
+
+    def _on_line(self, working: Tensor) -> Tensor:
+        """Rows on the encoded scale, but for limits, rounding and atoms; nothing of curved columns."""
+        out = self.scaling_.line(working)
+        out[..., self.scaling_.curved] = 0.0
+        return out
+
+    def _moved(self, working: Tensor) -> Tensor:
+        """What of drawn rows (S, N, D) on the working scale limits, curves, atoms and rounding make more or less."""
+        line, drawn, out = self._on_line(working), self.scaling_.inverse(working), torch.zeros_like(working)
+        for d in self._settled():
+            values = self.schema_.columns[d].settled(drawn[..., d].cpu().numpy())
+            out[..., d] = torch.from_numpy(values).to(out) - line[..., d]
+        return out
+
+    def _settled(self) -> list[int]:
+        """The columns whose draws are not as the programs drew them on the line of the working scale."""
+        table, working = self.schema_.columns, self.scaling_.columns
+        plain = [
+            w.discrete or (c.kind == "count" and not c.lower) or (c == Column(c.name, "real") and w.atom is None)
+            for c, w in zip(table, working, strict=True)
+        ]
+        return [d for d, is_plain in enumerate(plain) if not is_plain]
 
     # scikit-learn
 

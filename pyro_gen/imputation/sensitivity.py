@@ -38,12 +38,10 @@ References:
 
 import itertools
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,21 +56,6 @@ if TYPE_CHECKING:
 __all__ = ["TippingPoint", "delta", "delta_prior", "tipping_point"]
 
 LEAST, MOST = 0.1, 1e6  # what a prior for the probabilities of levels may weigh, in draws
-
-
-def limits(column: Column) -> tuple[float, float]:
-    """The smallest and the largest value, or code, that a column can have."""
-    if column.discrete:
-        return 0.0, float(len(column.levels) - 1)
-    lower = -math.inf if column.lower is None else column.lower
-    upper = math.inf if column.upper is None else column.upper
-    if column.kind == "count":
-        lower = max(lower, 0.0)
-    if column.kind == "positive":
-        lower = max(lower, sys.float_info.min)
-    if column.integer:
-        lower, upper = float(np.ceil(lower)), float(np.floor(upper))
-    return lower, upper
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -221,7 +204,7 @@ def _shift(completed: "Completed", name: str, value: Any, by: str | None) -> _Sh
     if not len(completed._at[index]):
         raise ValueError(f"delta: column {name!r} has no missing entry to shift; leave it out.")
     observed = completed._encoded[~torch.from_numpy(completed.missing[:, index]), index]
-    floor, _ = limits(column)
+    floor, _ = column.limits
     if column.kind == "positive" and column.lower is None and len(observed):
         floor = float(observed.min())
 
@@ -294,7 +277,7 @@ def _moved_numbers(shift: _Shift, values: Tensor, amount: Tensor) -> Tensor:
     if shift.column.integer:
         # Up with the probability of the part of a unit: so that the mean moves by delta, and not in steps.
         moved = (moved + torch.rand_like(moved)).floor()
-    inside = moved.clamp(shift.floor, limits(shift.column)[1])
+    inside = moved.clamp(shift.floor, shift.column.limits[1])
     return torch.where(amount == 0, values, inside)
 
 
@@ -433,7 +416,7 @@ def tipping_point(
         >>> from pyro_gen.data.schema import Schema
         >>> from pyro_gen.imputation.completed import Completed
         >>> table = np.array([[0.5], [2.0], [3.5], [np.nan], [np.nan]])
-        >>> schema = Schema.infer(table, {"x0": "real"})
+        >>> schema = Schema((Column("x0", "real"),))  # which may be below 0
         >>> cells = torch.tensor([[1.8, 2.2], [2.2, 1.8]])
         >>> completed = Completed.from_cells(cells, np.isnan(table), schema=schema, like=table)
         >>> def mean(t):

@@ -1,6 +1,7 @@
 import copy
 import math
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -42,7 +43,8 @@ def test_scaling_by_hand() -> None:
         Column("real", "real"),
         Column("positive", "real"),
         Column("bounded", "real"),
-        *schema.columns[3:5],
+        replace(schema.columns[3], upper=15.0),  # programs are told where counts end
+        schema.columns[4],
         Column("constant", "real"),
     )
     working = scaling.forward(encoded)
@@ -243,3 +245,26 @@ def test_the_edge_of_a_bounded_column_can_be_an_atom():
     assert scaling.columns[0].atom == x[0, 0].item()
     torch.testing.assert_close(scaling.inverse(x), table)
     assert scaling.inverse(x)[0].item() == 0.0
+
+
+def test_a_limit_is_never_passed_and_nothing_that_was_observed_is_moved():
+    columns = (Column("low", "real", lower=0), Column("both", "real", lower=-1, upper=3), Column("at", "real", lower=0))
+    encoded = torch.tensor([[2.0, -0.5, 0.0], [5.0, 1.0, 1.0], [9.0, 2.0, 4.0]], dtype=torch.float64)
+    scaling = Scaling.fit(Schema(columns), encoded)
+    free = Scaling.fit(Schema(tuple(Column(c.name, "real") for c in columns)), encoded)
+    assert torch.equal(scaling.forward(encoded), free.forward(encoded))
+    torch.testing.assert_close(scaling.inverse(free.forward(encoded)), encoded)
+    line = torch.linspace(-40, 40, 401, dtype=torch.float64)[:, None].expand(-1, 3)
+    back = scaling.inverse(free.forward(line))
+    assert (back >= torch.tensor([0.0, -1.0, 0.0])).all() and (back[:, 1] <= 3).all()
+    assert (back.diff(dim=0) >= 0).all() and (free.inverse(free.forward(line)) < 0).any()  # the twin: without limits
+    near = (line > 1.5) & (line < 2) & torch.tensor([True, False, False])
+    assert (back[:, 0].unique() < 2).sum() > 50 and (back[near] > 1.5).all()  # squeezed there, not piled up
+    assert (back[line[:, 2] < 0, 2] == 0).all()  # where numbers at the limit were observed they do
+    # Forward undoes it, with the slope of autograd.
+    inside = torch.tensor([[0.7, -0.9, 0.5], [1.9, 2.7, 3.0]], dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(scaling.inverse(scaling.forward(inside)), inside)
+    (slope,) = torch.autograd.grad(scaling.forward(inside).sum(), inside)
+    torch.testing.assert_close(scaling.log_abs_det(inside.detach()), slope.log())
+    beyond = torch.tensor([[-4.0, 7.0, -1.0]], dtype=torch.float64)  # as if at the limit, on the line
+    assert scaling.line(scaling.forward(beyond))[0].tolist() == pytest.approx([0.0, 3.0, -1.0])

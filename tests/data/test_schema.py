@@ -42,20 +42,20 @@ RNG = np.random.default_rng(0)
 INFERRED = {
     "floats": ([1.5, None, -2.0], Column("a", "real")),
     "integers": ([3, -4, 10, 7], Column("a", "real", integer=True)),
-    "whole floats": ([3.0, NAN, 10.0, 7.0], Column("a", "real", integer=True)),
-    "large floats": ([1e300, 2e200, 3.0], Column("a", "real")),
+    "whole floats": ([3.0, NAN, 10.0, 7.0], Column("a", "real", integer=True, lower=0.0)),
+    "large floats": ([1e300, 2e200, 3.0], Column("a", "real", lower=0.0)),
     "zero and one": ([0, 1, 1], Column("a", "binary", (0, 1))),
     "two floats": ([1.0, 2.0, NAN, 2.0, 2.0, 1.0], Column("a", "binary", (1.0, 2.0))),
-    "two of few": ([35, 62, 62], Column("a", "real", integer=True)),
-    "two halves": ([0.5, 1.5] * 5, Column("a", "real")),
+    "two of few": ([35, 62, 62], Column("a", "real", integer=True, lower=0.0)),
+    "two halves": ([0.5, 1.5] * 5, Column("a", "real", lower=0.0, decimals=1)),
     "constant": ([2.5, 2.5, None], Column("a", "real", lower=2.5, upper=2.5)),
     "counts": ([0, 0, 0, 1, 0, 2, 5, 1, 0, 1], Column("a", "count")),
-    "symmetric counts": ([0, 1, 1, 2, 2, 2, 3, 3, 4], Column("a", "real", integer=True)),
-    "dollars": ([0, 0, 0, 0, 20000, 30000, 80000], Column("a", "real", integer=True)),
+    "symmetric counts": ([0, 1, 1, 2, 2, 2, 3, 3, 4], Column("a", "real", integer=True, lower=0.0)),
+    "dollars": ([0, 0, 0, 0, 20000, 30000, 80000], Column("a", "real", integer=True, lower=0.0)),
     "incomes": (np.exp(RNG.normal(10, 1, 200)), Column("a", "positive")),
     "whole incomes": (np.exp(RNG.normal(10, 1, 200)).round(), Column("a", "positive", integer=True)),
-    "few incomes": (np.exp([1.0, 2.0, 3.0, 7.0]), Column("a", "real")),
-    "heights": (RNG.normal(170, 10, 200), Column("a", "real")),
+    "few incomes": (np.exp([1.0, 2.0, 3.0, 7.0]), Column("a", "real", lower=0.0)),
+    "heights": (RNG.normal(170, 10, 200), Column("a", "real", lower=0.0)),
     "booleans": ([True, True, True], Column("a", "binary", (False, True))),
     "booleans with a hole": ([True, None, False], Column("a", "binary", (False, True))),
     "nullable booleans": (pd.array([True, None], dtype="boolean"), Column("a", "binary", (False, True))),
@@ -71,12 +71,12 @@ INFERRED = {
     ),
     "category of numbers": (pd.Categorical([3, 1, 2]), Column("a", "nominal", (1, 2, 3))),
     "intervals": (pd.cut([1.0, 5.0, 9.0], [0, 4, 8, 10]), None),
-    "Int64": (pd.array([2**60, None, 3, 7], dtype="Int64"), Column("a", "real", integer=True)),
-    "Float64": (pd.array([1.5, None, 3], dtype="Float64"), Column("a", "real")),
-    "pyarrow": (pd.array([5, None, 3, 9], dtype="int64[pyarrow]"), Column("a", "real", integer=True)),
+    "Int64": (pd.array([2**60, None, 3, 7], dtype="Int64"), Column("a", "real", integer=True, lower=0.0)),
+    "Float64": (pd.array([1.5, None, 3], dtype="Float64"), Column("a", "real", lower=0.0)),
+    "pyarrow": (pd.array([5, None, 3, 9], dtype="int64[pyarrow]"), Column("a", "real", integer=True, lower=0.0)),
     "pyarrow text": (pd.array(["x", None, "y"], dtype=pd.ArrowDtype(pa.string())), Column("a", "binary", ("x", "y"))),
-    "objects of numbers": (np.array([1, None, 2.5, pd.NA], dtype=object), Column("a", "real")),
-    "decimals": ([Decimal("1.5"), None, Fraction(1, 4)], Column("a", "real")),
+    "objects of numbers": (np.array([1, None, 2.5, pd.NA], dtype=object), Column("a", "real", lower=0.0)),
+    "decimals": ([Decimal("1.5"), None, Fraction(1, 4)], Column("a", "real", lower=0.0)),
 }
 
 
@@ -109,7 +109,7 @@ def test_descriptions() -> None:
     schema = Schema.infer(table, {"share": Column("share", "bounded", lower=0, upper=1)})
     assert schema.describe().splitlines() == [
         "visits: count (whole numbers from 0 to 5, 50% of them 0, skewness 1.8)",
-        "party: real, whole numbers (10 different whole numbers from 1 to 10; "
+        "party: real, whole numbers, at least 0 (10 different whole numbers from 1 to 10; "
         "if they are levels, say 'ordinal' or 'nominal')",
         "sex: binary, f / m (text)",
         "grade: ordinal, b < a (an ordered category, 1 of its levels never seen)",
@@ -154,7 +154,7 @@ def test_overrides() -> None:
         Column("level", "nominal", ("c", "a", "b")),
     )
     assert schema.encode(table)[:, 4].tolist()[:3] == [2.0, 1.0, 0.0]
-    assert Schema.infer(table[["n"]], {"n": "real"}).columns[0] == Column("n", "real", integer=True)
+    assert Schema.infer(table[["n"]], {"n": "real"}).columns[0] == Column("n", "real", integer=True, lower=0.0)
     assert Schema.infer(table[["n"]], {"n": "positive"}).columns[0] == Column("n", "positive", integer=True)
     wrong = {
         "no such column, but 'n', 'x'": {"y": "real"},
@@ -359,6 +359,7 @@ def test_dtypes_come_back(name: str) -> None:
         expected = round(value) if column.discrete or column.integer else value
         if column.discrete:
             expected = min(max(expected, 0), len(column.levels) - 1)
+        expected = max(expected, column.limits[0])  # nothing below 0 where nothing negative was observed
         if abs(value) <= 1 and missing.any() and not (name.startswith("UInt") and value < 0):
             assert again[torch.from_numpy(missing)].tolist() == pytest.approx([expected] * missing.sum(), abs=1e-3)
     pd.testing.assert_frame_equal(table, before)

@@ -256,7 +256,7 @@ def test_mean_median_and_mode():
     completed = Completed.from_cells(cells, schema.encode(table).isnan(), schema=schema, like=table)
     mean, median, mode = completed.mean(), completed.median(), completed.mode()
     assert mean.x[0] == pytest.approx(4.44) and median.x[0] == pytest.approx(1.2) and mode.x[0] == pytest.approx(1.1)
-    assert (mean.n[0], median.n[0], mode.n[0]) == (5, 7, 0)
+    assert (mean.n[0], median.n[0], mode.n[0]) == (4.8, 7, 0)  # the mean of counts need not be one
     assert mean.b[1] == median.b[1] == mode.b[1] == "yes"
     assert (mean.g[0], median.g[0], mode.g[0]) == ("lo", "mid", "lo")  # the lower of two levels as frequent
     assert mean.x[1] == median.x[1] == mode.x[1] == 1.5

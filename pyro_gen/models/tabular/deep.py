@@ -38,7 +38,7 @@ from pyro_gen.models.tabular.features import Features
 from pyro_gen.models.tabular.latent import LatentTable
 from pyro_gen.models.tabular.latent_training import STEPS
 from pyro_gen.models.tabular.mixed_columns import MixedColumns, cut_points, level_logits, marginal_cuts
-from pyro_gen.models.tabular.table import table_model
+from pyro_gen.models.tabular.table import last_counts, table_model
 
 __all__ = ["LEAST_SCALE", "DeepLatentTable"]
 
@@ -72,6 +72,7 @@ class DeepLatentTable(LatentTable):
     KINDS: ClassVar[frozenset[str]] = frozenset(("real", "count", "binary", "nominal", "ordinal"))
 
     ceiling: Tensor
+    last: Tensor
 
     def __init__(
         self,
@@ -94,6 +95,7 @@ class DeepLatentTable(LatentTable):
             shapes["log_df"] = (r,)
         super().__init__(columns, latent, hidden, members, particles, steps, shapes, more=r)
         self.real = real
+        self.register_buffer("last", last_counts(columns))
         self.register_buffer("ceiling", torch.full((c,), 20.0))  # of the logarithms of means of counts
 
     @classmethod
@@ -139,6 +141,7 @@ class DeepLatentTable(LatentTable):
                 features.depths,
             ),
             features.order,
+            self.last,
         )
 
     def start(self, x: Tensor) -> Tensor:

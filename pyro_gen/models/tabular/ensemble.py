@@ -169,7 +169,7 @@ class Ensemble(TableProgram):
                     found = dict(enumerate(mean.unsqueeze(-1).unbind(1)))
                     if isinstance(cells, MixedColumns) and cells.sizes[-1]:
                         probs = (weight[..., None, None] * cells.probs).sum(0)  # (n, G, L)
-                        found |= zip(cells.order[-cells.sizes[-1] :], probs.unbind(1), strict=True)
+                        found |= zip(cells.order[-cells.sizes[-1] :].tolist(), probs.unbind(1), strict=True)
                     for d, values in found.items():
                         out[d][rows[at]] += values[:, : out[d].shape[1]]
         return [_settle(values).to(x.dtype) for values in out]

@@ -24,6 +24,7 @@ from pyro_gen.data.column import Column
 from pyro_gen.models.tabular.atoms import AtomCurves
 from pyro_gen.models.tabular.curves import fit_real, fit_whole
 from pyro_gen.models.tabular.levels import Levels
+from pyro_gen.models.tabular.table import last_counts
 from pyro_gen.models.tabular.truncated import log_interval, log_mass
 from pyro_gen.models.tabular.warp import Warp
 
@@ -42,6 +43,7 @@ class Layout(NamedTuple):
         whole: The W columns of whole numbers.
         nominal: The M nominal columns.
         top: The greatest value of each column of whole numbers, infinity for counts.
+        last: The same, and where counts end: whatever is beyond is there.
         blocks: The latent variables of each nominal column, among the q behind levels (and columns with an atom).
     """
 
@@ -50,6 +52,7 @@ class Layout(NamedTuple):
     whole: list[int]
     nominal: list[int]
     top: list[float]
+    last: list[float]
     blocks: list[range]
 
     @staticmethod
@@ -58,11 +61,14 @@ class Layout(NamedTuple):
         whole = [d for d, c in enumerate(columns) if c.kind in ("count", "binary", "ordinal")]
         nominal = [d for d, c in enumerate(columns) if c.kind == "nominal"]
         top = [len(columns[d].levels) - 1.0 if columns[d].discrete else math.inf for d in whole]
+        last = top.copy()
+        for w, end in zip([w for w, t in enumerate(top) if t == math.inf], last_counts(columns).tolist(), strict=True):
+            last[w] = end
         real = [d for d, c in enumerate(columns) if c.kind == "real" and c.atom is None]
         mixed = [d for d, c in enumerate(columns) if c.kind == "real" and c.atom is not None]
         ends = np.cumsum([len(mixed) + len(whole), *(len(columns[d].levels) - 1 for d in nominal)]).tolist()
         blocks = [range(start, end) for start, end in pairwise(ends)]
-        return Layout(real, mixed, whole, nominal, top, blocks)
+        return Layout(real, mixed, whole, nominal, top, last, blocks)
 
     @property
     def order(self) -> list[int]:
@@ -106,7 +112,7 @@ class Marginals(NamedTuple):
         real: The curves of the real ones without an atom.
         mixed: Those with one.
         whole: Those of whole numbers, of the logarithms of counts.
-        top: The greatest value of each column of whole numbers, with shape :math:`(W)`.
+        top: The greatest value of each column of whole numbers, infinity for counts, with shape :math:`(W)`.
     """
 
     layout: Layout
@@ -147,7 +153,8 @@ class Marginals(NamedTuple):
         k, codes, blocks = x[:, self.layout.whole], x[:, self.layout.nominal], self.layout.blocks
         edges = (torch.where(self.top < torch.inf, edge, edge.clamp(min=0.5).log()) for edge in (k - 0.5, k + 0.5))
         lower, upper = (self.whole(edge)[0] for edge in edges)
-        lower, upper = torch.where(k > 0, lower, -torch.inf), torch.where(k < self.top, upper, torch.inf)
+        last = k.new_tensor(self.layout.last)
+        lower, upper = torch.where(k > 0, lower, -torch.inf), torch.where(k < last, upper, torch.inf)
         begin, end, mixed_slope = self.mixed.interval(x[:, self.layout.mixed])
         lower, upper = torch.cat([begin, lower], 1), torch.cat([end, upper], 1)
         known = [~torch.isnan(x[:, self.layout.mixed + self.layout.whole])]
@@ -158,14 +165,14 @@ class Marginals(NamedTuple):
 
     def values(self, z: Tensor) -> Tensor:
         """The rows with shape :math:`(*, D)` of latent ones with shape :math:`(*, Q)`."""
-        real, mixed, whole, nominal, _, blocks = self.layout
+        real, mixed, whole, nominal, _, last, blocks = self.layout
         out = z.new_empty(*z.shape[:-1], len(self.layout.order))
         levels = z[..., len(real) :]
         out[..., real] = self.real.inverse(z[..., : len(real)])
         out[..., mixed] = self.mixed.values(levels[..., : len(mixed)])
         k = self.whole.inverse(levels[..., len(mixed) : len(mixed) + len(whole)])
         k = (torch.where(self.top < torch.inf, k, k.exp()) - 0.5).ceil().clamp(min=0)
-        out[..., whole] = torch.minimum(k, self.top)
+        out[..., whole] = torch.minimum(k, k.new_tensor(last))
         for d, block in zip(nominal, blocks, strict=True):
             utility = levels[..., block.start : block.stop]
             out[..., d] = torch.cat([torch.zeros_like(utility[..., :1]), utility], -1).argmax(-1).to(z)
@@ -201,7 +208,7 @@ class Marginals(NamedTuple):
         spread = mean[:, None, mixed] + scale[:, None, mixed] * even[:, None]  # (N, GRID, A)
         out += self.mixed.values(spread).mean(1).unsqueeze(-1).unbind(1)
         split = mixed.stop
-        for w, top in enumerate(self.layout.top):
+        for w, (top, last) in enumerate(zip(self.layout.top, self.layout.last, strict=True)):
             loc, spread = mean[:, split + w, None], scale[:, split + w, None]
             curve = Warp(self.whole.x[w : w + 1], self.whole.z[w : w + 1])
             if top < math.inf:
@@ -210,5 +217,5 @@ class Marginals(NamedTuple):
                 out.append(log_interval((edges[:-1] - loc) / spread, (edges[1:] - loc) / spread).exp())
             else:
                 k = curve.inverse((loc + spread * even).unsqueeze(-1)).squeeze(-1).exp()
-                out.append((k - 0.5).ceil().clamp(min=0).mean(1, keepdim=True))
+                out.append((k - 0.5).ceil().clamp(0, last).mean(1, keepdim=True))
         return out

@@ -19,10 +19,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
-from scipy import stats
+from scipy import special, stats
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -43,6 +44,7 @@ class MixedColumns(dist.TorchDistribution):
             :math:`\mu + \mu^2 / r`, with shape :math:`(C)`.
         logits: Of the levels of the other columns, with shape :math:`(*, G, L)`.
         order: Where the real columns, the counts and the others are in a row, with shape :math:`(D)`.
+        last: Where draws and means of counts end, with shape :math:`(C)`; left out, nowhere.
 
     Example:
         >>> d = MixedColumns(
@@ -65,12 +67,13 @@ class MixedColumns(dist.TorchDistribution):
         log_size: Tensor,
         logits: Tensor,
         order: Tensor,
+        last: Tensor | None = None,
         batch_shape: torch.Size | None = None,
     ) -> None:
         self.loc, self.scale, self.df = loc, scale, df
         self.log_mean, self.log_size = log_mean, log_size
         self.logits = logits.log_softmax(-1)
-        self.order = order
+        self.order, self.last = order, last
         self.sizes = [loc.shape[-1], log_mean.shape[-1], logits.shape[-2]]
         shape = torch.Size((*loc.shape[:-1], len(order))) if batch_shape is None else batch_shape
         super().__init__(shape, validate_args=False)
@@ -84,6 +87,7 @@ class MixedColumns(dist.TorchDistribution):
             self.log_size,
             self.logits,
             self.order,
+            self.last,
             torch.Size(batch_shape),
         )
 
@@ -118,7 +122,10 @@ class MixedColumns(dist.TorchDistribution):
     def mean(self) -> Tensor:
         """Expectations, of codes where there are levels, with the batch shape."""
         codes = torch.arange(self.logits.shape[-1], device=self.loc.device, dtype=self.loc.dtype)
-        return self._in_row_order(self.loc, self.log_mean.exp(), self.probs @ codes).expand(self.batch_shape)
+        counts = self.log_mean.exp()
+        if self.last is not None and self.last.isfinite().any():
+            counts = _ended_mean(self.log_size.exp().expand_as(counts), counts, self.last.to(counts))
+        return self._in_row_order(self.loc, counts, self.probs @ codes).expand(self.batch_shape)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
@@ -143,6 +150,8 @@ class MixedColumns(dist.TorchDistribution):
         radius = squared.sqrt()
         real = self.loc + self.scale * radius * torch.cos(2 * math.pi * b)
         number = (counts or _count_quantile)(self.log_size.exp().expand_as(c), self.log_mean.exp().expand_as(c), c)
+        if self.last is not None:
+            number = number.minimum(self.last.to(number))
         below = (g.unsqueeze(-1) > self.probs.cumsum(-1)).sum(-1)
         last = (self.logits > 0.5 * NO_LEVEL).sum(-1) - 1  # rounding must not reach a level that there is not
         return self._in_row_order(real, number.to(real.dtype), torch.minimum(below, last).to(real.dtype))
@@ -157,6 +166,20 @@ def _count_quantile(size: Tensor, mean: Tensor, u: Tensor) -> Tensor:
         return u
     r, mu, numbers = (t.detach().double().cpu().numpy() for t in (size, mean, u))
     return torch.from_numpy(stats.nbinom.ppf(numbers, r, r / (r + mu))).to(u.device)
+
+
+def _ended_mean(size: Tensor, mean: Tensor, last: Tensor) -> Tensor:
+    r"""The expectation of the smaller of a count and the last one.
+
+    .. math:: \mathbb{E} \min(n, l) = \mathbb{E} \, n \; P_{r + 1}(n < l) + l \, P_r(n > l) ,
+
+    since a negative binomial of size r, weighed by n, is one of size r + 1 that begins at 1.
+    """
+    r, mu, end = (t.detach().double().cpu().numpy() for t in torch.broadcast_tensors(size, mean, last))
+    p = r / (r + mu)
+    finite = np.where(np.isfinite(end), end, 1.0)
+    ended = mu * special.betainc(r + 1, finite, p) + finite * special.betaincc(r, finite + 1, p)
+    return torch.from_numpy(np.where(np.isfinite(end), ended, mu)).to(mean)
 
 
 def cut_points(raw: Tensor) -> Tensor:

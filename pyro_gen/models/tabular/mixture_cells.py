@@ -88,7 +88,7 @@ def expect_cells(
         even = torch.special.ndtri((torch.arange(GRID).to(share) + 0.5) / GRID)[:, None, None]
         middle, spread = curves.log_counts
         logs = loc[:, :split] + scale[:, :split] * even  # (GRID, K, D)
-        count = (middle + spread * logs).exp().floor().mean(0)
+        count = (middle + spread * logs).exp().floor().minimum(layout.last.to(share)).mean(0)
         out |= zip(layout.counts, (share.T @ count).unsqueeze(-1).unbind(1), strict=True)
         for i, (d, size) in enumerate(zip(layout.ordinal, layout.grades, strict=True)):
             ends = (curves.ends[i, : size + 1] - loc[:, split + i, None]) / scale[:, split + i, None]

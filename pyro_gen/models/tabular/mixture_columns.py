@@ -18,6 +18,7 @@ from torch import Tensor
 from pyro_gen.data.atoms import at_atom, atoms_of
 from pyro_gen.data.column import Column
 from pyro_gen.models.tabular.curves import fit_real, fit_whole, powers
+from pyro_gen.models.tabular.table import last_counts
 from pyro_gen.models.tabular.warp import Warp
 
 __all__ = ["Curves", "Layout", "Rows", "prepare"]
@@ -32,6 +33,7 @@ class Layout(NamedTuple):
         ordinal: The ordinal columns of three levels or more.
         levels: The binary and nominal columns, and ordinal ones of two levels.
         grades: How many levels each of ``ordinal`` has.
+        last: Where counts end: whatever is beyond is there, with shape :math:`(\cdot)`.
         atoms: The atom of each real column, with shape :math:`(\cdot)`, NaN where there is none.
         sizes: How many levels each of ``levels`` has, then two for each real column with an atom.
     """
@@ -41,6 +43,7 @@ class Layout(NamedTuple):
     ordinal: list[int]
     levels: list[int]
     grades: list[int]
+    last: Tensor
     atoms: Tensor
     sizes: list[int]
 
@@ -52,7 +55,10 @@ class Layout(NamedTuple):
         grades = [len(columns[d].levels) for d in ordinal]
         real, counts = ([d for d, c in enumerate(columns) if c.kind == kind] for kind in ("real", "count"))
         sizes, atoms = [len(columns[d].levels) for d in levels], atoms_of([columns[d] for d in real])
-        return Layout(real, counts, ordinal, levels, grades, atoms, sizes + [2] * int((~torch.isnan(atoms)).sum()))
+        last = last_counts(columns)
+        return Layout(
+            real, counts, ordinal, levels, grades, last, atoms, sizes + [2] * int((~torch.isnan(atoms)).sum())
+        )
 
     @property
     def columns(self) -> int:
@@ -145,7 +151,7 @@ def prepare(x: Tensor, layout: Layout, curves: Curves) -> Rows:
     loc, scale = curves.log_counts
     k = x[:, layout.counts]
     lower = torch.where(torch.isnan(k), -torch.inf, (k.log() - loc) / scale)
-    upper = torch.where(torch.isnan(k), torch.inf, ((k + 1).log() - loc) / scale)
+    upper = torch.where(k < layout.last.to(k), ((k + 1).log() - loc) / scale, torch.inf)
     k = x[:, layout.ordinal]
     ends = (curves.ends.T.take_along_dim(k.nan_to_num().long() + side, 0) for side in (0, 1))
     begin, end = (torch.where(torch.isnan(k), far, v) for far, v in zip((-torch.inf, torch.inf), ends, strict=True))

@@ -110,7 +110,7 @@ def draw_rows(rows: Rows, p: Draw, u: Tensor, layout: Layout, curves: Curves) ->
         latent = p["loc"][0, k, real:] + p["noise"][0, k, real:].sqrt() * spare[:, layout.whole]
         logs, grades = latent.tensor_split([len(layout.counts)], 1)
         loc, scale = curves.log_counts
-        out[:, layout.counts] = (loc + scale * logs).exp().floor()
+        out[:, layout.counts] = (loc + scale * logs).exp().floor().minimum(layout.last.to(u))
         out[:, layout.ordinal] = (grades.unsqueeze(-1) > curves.ends[:, 1:]).sum(-1).to(u)
     for j, d in enumerate(layout.levels):
         out[:, d] = _invert(p[f"levels_{j}"][0, k], u[:, 1 + rank + d]).to(u)

@@ -31,7 +31,7 @@ from pyro_gen.data.small import normal_rows
 from pyro_gen.program import Program
 from pyro_gen.registry import model
 
-__all__ = ["KeptProgram", "LearningProgress", "TableProgram", "table_model"]
+__all__ = ["KeptProgram", "LearningProgress", "TableProgram", "last_counts", "table_model"]
 
 NUMBERS = 2**22  # in the largest tensor of rows at a time
 
@@ -52,13 +52,23 @@ def table_model(title: str, *, paper: str) -> Callable[[T], T]:
     return register
 
 
+def last_counts(columns: Sequence[Column]) -> Tensor:
+    """The counts at which draws and expectations end, of the count columns among some: infinite where none is given.
+
+    Whatever is beyond is at the last one. The tail of a count is the exponential of something that can be far out: a
+    mean taken without the end that draws have may be one that no draw ever comes near.
+    """
+    ends = [math.inf if c.upper is None else c.upper for c in columns if c.kind == "count"]
+    return torch.tensor(ends, dtype=torch.float64)
+
+
 class TableProgram(Program):
     """A program for the rows of a table, whose parameters have a posterior.
 
     What is computed for a row depends on that row alone, and on its seed, never on the batch it comes in.
 
     Arguments:
-        columns: The columns, as the working scale has them.
+        columns: The columns, as the working scale has them; a count ends at its ``upper``, if it has one.
 
     Attributes:
         KINDS: The kinds of columns that the program can have.

@@ -79,3 +79,26 @@ def test_cut_points_that_fit_a_column():
     cuts = cut_points(marginal_cuts(codes, 3))[0]
     assert cuts.sigmoid().tolist() == pytest.approx([0.3, 0.8], abs=0.01)
     assert marginal_cuts(codes[:100] * 0, 3)[0].isfinite().all()
+
+
+def test_means_and_draws_of_counts_end_at_the_last():
+    """Against the sum over all counts; the twin, without the end, is far off."""
+    log_mean, log_size = torch.tensor([1.0, 4.0, 9.0]).double(), torch.tensor([0.3, -2.0, 1.0]).double()
+    last = torch.tensor([5.0, 40.0, torch.inf]).double()
+    nothing = torch.zeros(0).double()
+    d = MixedColumns(nothing, nothing, None, log_mean, log_size, torch.zeros(0, 2).double(), torch.arange(3), last)
+    k = torch.arange(41).double().numpy()
+    for i in range(2):
+        size, mean = math.exp(log_size[i]), math.exp(log_mean[i])
+        pmf = stats.nbinom(size, size / (size + mean)).pmf(k)
+        n = k.clip(max=float(last[i]))
+        exact = float(pmf @ n + (1 - pmf.sum()) * last[i])
+        assert d.mean[i].item() == pytest.approx(exact, rel=1e-9)
+        assert abs(mean - exact) > 0.05 * exact
+    assert d.mean[2].item() == pytest.approx(math.exp(9.0))
+    draws = d.sample((2000,))
+    assert (draws.amax(0)[:2] == last[:2]).all() and draws[:, 2].max() > 40
+    # At 4 standard errors a correct program fails in 1.2e-4 of the seeds.
+    error = draws[:, :2].std(0) / 2000**0.5
+    assert ((draws[:, :2].mean(0) - d.mean[:2]).abs() < 4 * error).all()
+    assert ((draws[:, :2].mean(0) - log_mean[:2].exp()).abs() > 4 * error).all()
