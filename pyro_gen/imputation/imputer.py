@@ -393,8 +393,9 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def transform(self, X: Any) -> Any:
         """Completes a table once, by the ``strategy``.
 
-        A mean is no value that could have been observed: of counts it may be 2.4. It is that of the draws of
-        :meth:`impute`, which are whole where the column is, and within its limits.
+        A mean is no value that could have been observed: of counts it may be 2.4 (an integer dtype, which cannot hold
+        that, rounds it). It is that of the draws of :meth:`impute`, which are whole where the column is, and within
+        its limits.
 
         Arguments:
             X: The table that was fitted, or another with the same columns.

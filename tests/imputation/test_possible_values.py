@@ -1,5 +1,6 @@
 """What is imputed could have been observed: never negative where nothing was, in cents, and whatever a 9999 says."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from pyro_gen.data import Column, Scaling, Schema
 from pyro_gen.data.gross import plausible_range
 from pyro_gen.imputation.imputer import Imputer
+from pyro_gen.imputation.report import report
 
 
 def season(rows: int = 150) -> pd.DataFrame:
@@ -186,3 +188,12 @@ SOUND = {
 def test_tails_and_clusters_are_not_gross(values: np.ndarray) -> None:
     low, high = plausible_range(values)
     assert low <= values.min() and values.max() <= high
+
+
+def test_the_report_names_a_gross_entry(tmp_path: Path) -> None:
+    z, holes = correlated()
+    z[7, 2] = 9999.0
+    z[holes] = np.nan
+    completed = Imputer(method="gaussian", random_state=0).fit(z).impute(z, draws=3)
+    page = report(completed, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "has 9999 in row 8 far beyond all other numbers" in page
