@@ -138,7 +138,7 @@ def test_columns_in_another_order_are_matched_by_name() -> None:
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"a": rng.normal(size=60), "b": rng.normal(50, 5, size=60), "c": rng.choice(["x", "y"], 60)})
     table = table.mask(rng.random(table.shape) < 0.2)
-    imputer = pg.Imputer("copula", draws=2, random_state=0, time_limit=5).fit(table)
+    imputer = pg.Imputer("copula", draws=2, random_state=0, time_limit=1).fit(table)
     turned = table[["c", "a", "b"]]
     pd.testing.assert_frame_equal(imputer.transform(turned)[["a", "b", "c"]], imputer.transform(table))
     pd.testing.assert_frame_equal(imputer.impute(turned)[1][["a", "b", "c"]], imputer.impute(table)[1])
@@ -150,10 +150,10 @@ def test_columns_in_another_order_are_matched_by_name() -> None:
         imputer.transform(turned.rename(columns={"c": "d"}))
 
 
-@pytest.mark.parametrize("rows", range(2, 12))
+@pytest.mark.parametrize("rows", [2, 3, 4, 6, 10])
 def test_a_tiny_table_has_a_report(capsys: pytest.CaptureFixture[str], rows: int) -> None:
     text = "a,b,c\n" + "".join(f"{i * i % 7}.5,{i if i != 1 else ''},{'xy'[i % 2]}\n" for i in range(rows))
-    told, err = impute(capsys, text, "--report", "r.html", "--type", "b=real", "--method", "copula", "--ignore", "c")
+    told, err = impute(capsys, text, "--report", "r.html", "--type", "b=real", "--ignore", "c")
     page = Path(told["report"]).read_text(encoding="utf-8")
     measured = bool(told["coverage95"])
     assert ("95% intervals held" in page) == measured == ("Not measured" not in page)

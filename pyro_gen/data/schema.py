@@ -288,7 +288,8 @@ class Schema:
                 )
             return list(columns.values())
         lacking = [name for name in self.names if name not in columns]
-        surplus = [name for name in columns if name not in self.names]
+        known = set(self.names)
+        surplus = [name for name in columns if name not in known]
         if lacking or surplus:
             problems = [f"lacks {listed(lacking)}"] * bool(lacking) + [f"has also {listed(surplus)}"] * bool(surplus)
             raise ValueError(f"the table {' and '.join(problems)}; expected the columns {self._words()}.")

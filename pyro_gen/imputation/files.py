@@ -166,7 +166,7 @@ def with_observed_columns(frame: "pd.DataFrame", *, drop_empty: bool = False) ->
     Raises:
         ValueError: No value is observed in some column, or in the whole table.
     """
-    empty = [str(column) for column, hollow in frame.isna().all().items() if hollow]
+    empty = [str(column) for column, no_value in frame.isna().all().items() if no_value]
     if len(empty) == frame.shape[1]:
         raise ValueError("no value is observed in the whole table.")
     if empty and not drop_empty:
@@ -175,7 +175,8 @@ def with_observed_columns(frame: "pd.DataFrame", *, drop_empty: bool = False) ->
         raise ValueError(
             f"{which} no observed value: nothing can be learnt of {them}; drop_empty=True leaves {them} out."
         )
-    return frame.loc[:, [str(column) not in empty for column in frame.columns]]
+    hollow = set(empty)
+    return frame.loc[:, [str(column) not in hollow for column in frame.columns]]
 
 
 def write_table(frame: "pd.DataFrame", path: str | os.PathLike[str]) -> None:

@@ -82,7 +82,8 @@ def summarise(completed: "Completed", progress: Callable[[float], None] | None) 
     schema, missing = completed.schema, np.asarray(completed.missing)
     table = completed[0]
     if hasattr(table, "columns"):  # derived columns are no part of the schema
-        table = table.loc[:, [str(name) in schema.names for name in table.columns]]
+        known = set(schema.names)
+        table = table.loc[:, [str(name) in known for name in table.columns]]
     values = schema.encode(table).numpy()
     counts = missing.sum(0)
     order = [int(d) for d in np.argsort(-counts, kind="stable") if counts[d]]

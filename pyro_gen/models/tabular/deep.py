@@ -101,7 +101,7 @@ class DeepLatentTable(LatentTable):
     @classmethod
     def automatic(cls, columns: int, observed: int) -> bool:
         # Of fewer entries a network learns little that others do not; of more, draws of rows take hours.
-        return 20_000 <= observed <= 500_000
+        return 20_000 <= observed <= 500_000 and columns <= 1_000  # it starts at axes of a correlation
 
     def log_prior(self, decay: Tensor) -> Tensor:
         log_prior = super().log_prior(decay)
