@@ -184,6 +184,14 @@ class Program(PyroModule):
         self._modules[name] = module
         self.__dict__.setdefault("_adopted", set()).add(name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("model", "guide"):  # the method of the class would go before it without a word
+            raise ValueError(
+                f"self.{name} = {type(value).__name__}: {name} is a method of {type(self).__name__}. Another guide is "
+                "given from outside: Program.from_functions(program.model, AutoNormal), or pg.with_guide(program, ...)."
+            )
+        super().__setattr__(name, value)
+
     def __getattr__(self, name: str) -> Any:
         if name in self.__dict__.get("_adopted", ()):
             return self._modules[name]

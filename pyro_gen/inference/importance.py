@@ -60,6 +60,7 @@ __all__ = [
     "enumerated",
     "guide_draws",
     "guide_obstacle",
+    "guide_on",
     "guide_trace",
     "is_enumerable",
     "joint_guide_draws",
@@ -277,7 +278,8 @@ def _plan(program: Program, x: Tensor, context: tuple[Any, ...], num_particles: 
     if point := _point(program, guide, x[:rows], rows_of(x, context, slice(rows))):
         raise ValueError(
             f"The guide of {type(program).__name__} is a point at '{point}' (a Delta), which has no density: use "
-            'method="ais", start="prior".'
+            'pg.log_likelihood(method="ais", start="prior"), pg.impute(method="ais"), or give it a guide with a '
+            "spread, as AutoNormal is."
         )
     for name, site in guided.items():
         if name not in latent and not site["infer"].get("is_auxiliary"):
@@ -316,7 +318,8 @@ def _left_to_sums(program: Program, x: Tensor, context: tuple[Any, ...]) -> dict
     """The discrete latent variables that the guide leaves out, where they are few enough to be summed over."""
     data = (x[:1], *rows_of(x, context, slice(1)))
     with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
-        guided = _latent(pyro.poutine.trace(program.guide).get_trace(*data))
+        guide = guide_on(program, *data) or guide_on(program, x, *context)
+    guided = {} if guide is None else _latent(guide)
     trace = probe(program, x, *context)
     finite = finite_sites(trace, guided)
     if not finite or len(finite) == len(_latent(trace)):
@@ -366,8 +369,9 @@ def joint_guide_draws(
             )
         if point := _point(program, guide, x, context):
             raise ValueError(
-                f"The guide of {name} is a point at '{point}' (a Delta), which has no density: start from the prior, "
-                'start="prior", or give it a guide with a spread.'
+                f"The guide of {name} is a point at '{point}' (a Delta), which has no density: use what needs no "
+                'guide, pg.posterior(method="hmc") or pg.log_evidence(method="smc"), start="prior" where that is an '
+                "option, or give it a guide with a spread, as AutoNormal is."
             )
         for n, site in guided.items():
             if n not in model and not site["infer"].get("is_auxiliary"):
@@ -430,16 +434,30 @@ def guide_obstacle(program: Program, x: Tensor, *context: Any) -> str | None:
     """What keeps the guide from proposing latent variables for any rows of the data.
 
     Returns:
-        ``"point"``: it always takes the same values; ``"rows"``: it has parameters for each row of its training data,
-        so it runs on all of them or none; else ``None``.
+        ``"point"``: it always takes the same values; ``"rows"``: it is not amortised, with parameters for each of these
+        rows, so it runs on all of them or none; ``"other rows"``: for another number of rows; else ``None``.
     """
+    few = (x[:1], *rows_of(x, context, slice(1)))
     with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
-        few = (x[:1], *rows_of(x, context, slice(1)))
-        guide = pyro.poutine.trace(program.guide).get_trace(*few)
-        if _point(program, guide, few[0], few[1:]) is not None:
-            return "point"
-    frames = [data_frame(s) for s in _latent(guide).values()]
-    return "rows" if any(f is not None and f.size != 1 for f in frames) else None
+        for data, found in ((few, None), ((x, *context), "rows")):
+            if (guide := guide_on(program, *data)) is not None:
+                return "point" if _point(program, guide, data[0], data[1:]) is not None else found
+        return "other rows"
+
+
+def guide_on(program: Program, x: Tensor, *context: Any) -> Trace | None:
+    """A trace of the guide, or ``None`` where it has parameters for another number of rows than these."""
+    try:
+        guide = pyro.poutine.trace(program.guide).get_trace(x, *context)
+    except (RuntimeError, ValueError, IndexError):
+        # What else may be wrong with the guide comes out where it is used.
+        return None
+    for site in _latent(guide).values():
+        frame = data_frame(site)
+        batch = site["fn"].batch_shape
+        if frame is not None and {frame.size, *batch[len(batch) + frame.dim :][:1]} - {1, len(x)}:
+            return None
+    return guide
 
 
 class _Guide:

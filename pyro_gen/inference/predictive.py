@@ -23,7 +23,7 @@ from pyro_gen.inference.ais import posterior_draws
 from pyro_gen.inference.diagnose import diagnose
 from pyro_gen.inference.factors import refuse_data_factors
 from pyro_gen.inference.finite import Summed, enumerated, is_enumerable, probe
-from pyro_gen.inference.importance import effective_sample_size, guide_draws, guide_obstacle, psis_khat
+from pyro_gen.inference.importance import effective_sample_size, guide_draws, guide_obstacle, guide_on, psis_khat
 from pyro_gen.inference.paths import resample
 from pyro_gen.inference.posterior import posterior
 from pyro_gen.inference.returned import require_completed
@@ -99,6 +99,8 @@ def simulate(program: Program, n: int, context: tuple[Any, ...]) -> tuple[Tensor
             refuse_data_factors(program, *few, verb="sample")
         require_completed(program, few[0], few[1:])
         if kinds.global_:
+            if guide_obstacle(program, *few) == "other rows":
+                raise _not_amortised(program, len(few[0]))
             sites = sample_sites(pyro.poutine.trace(program.guide).get_trace(*few))
             shared = {name: s["value"] for name, s in sites.items() if not is_local(s)}
         data, values, dims = [], [], {}
@@ -109,6 +111,14 @@ def simulate(program: Program, n: int, context: tuple[Any, ...]) -> tuple[Tensor
             values.append({name: s["value"] for name, s in latent.items()})
             dims = {name: data_dim(s) for name, s in latent.items()}
     return torch.cat(data), {m: torch.cat([v[m] for v in values], d) for m, d in dims.items()}, dims
+
+
+def _not_amortised(program: Program, rows: int) -> ValueError:
+    return ValueError(
+        f"The guide of {type(program).__name__} is not amortised: it has parameters for each row of its training data "
+        f"and does not run on {rows} rows. Give as many rows as it was trained on, a guide that computes local "
+        'latent variables from x, or use draws of Markov chains: pg.impute(method="hmc"), pg.posterior.'
+    )
 
 
 def complete(program: Program, x: Tensor, context: tuple[Any, ...]) -> Tensor:
@@ -225,6 +235,8 @@ def _mean_of(program: Program, trace: Any, x: Tensor) -> Tensor:
     # The model may observe the data in their own shape, or their entries in another one.
     own = [s for s in sites if s["value"].shape == x.shape]
     other = [s for s in sites if s["value"].shape[:1] == x.shape[:1] and s["value"].numel() == x.numel()]
+    if not own + other and (means := _of_steps(sites, x)) is not None:
+        return means
     if not own + other:
         raise ValueError(f"No observed site of {type(program).__name__} has the shape {tuple(x.shape)} of the data.")
     seen = ~x.isnan()  # beside a label of the same shape, the site of the data is the one that has their values
@@ -240,6 +252,18 @@ def _mean_of(program: Program, trace: Any, x: Tensor) -> Tensor:
             "pyro_gen.sample or pyro_gen.impute."
         )
     return mean.expand(site["value"].shape).reshape(x.shape).to(x.dtype)  # type: ignore[no-any-return]
+
+
+def _of_steps(sites: list[Any], x: Tensor) -> Tensor | None:
+    """The means of data (N, T, *) that are observed step by step, at sites (N, *); ``None`` where they are not."""
+    steps: dict[int, Tensor] = {}
+    for site in sites:
+        value = site["value"]
+        for t in range(x.shape[1] if x.dim() > 1 else 0):
+            if t not in steps and value.shape == x[:, t].shape and value.nan_to_num().equal(x[:, t].nan_to_num()):
+                steps[t] = site["fn"].mean.expand(value.shape).to(x.dtype)
+                break
+    return torch.stack([steps[t] for t in range(x.shape[1])], 1) if steps and len(steps) == x.shape[1] else None
 
 
 def impute(
@@ -331,10 +355,12 @@ def impute(
         if kinds.kind == "exact":
             completed = _by_rows(program, y, context, draws)
         elif kinds.global_ and method != "ais":
+            if obstacle == "other rows":
+                raise _not_amortised(program, len(x))
             completed = _by_guide_alone(program, y, context, draws)
         elif method == "auto" and is_enumerable(program, y, *context):
             completed = _by_enumeration(program, y, context, draws)
-        elif method == "ais" or (method == "auto" and obstacle == "point"):
+        elif method == "ais" or (method == "auto" and obstacle in ("point", "other rows")):
             completed = _by_ais(program, y, context, draws, start)
         else:
             completed, trusted = _by_guide(program, y, context, draws, num_proposals)
@@ -360,7 +386,10 @@ def _leaves_out(program: Program, kinds: Structure, x: Tensor, context: tuple[An
     """Whether the guide leaves latent variables of the model out."""
     few = (x[:1], *rows_of(x, context, slice(1)))
     model = sample_sites(probe(program, *few))
-    guide = sample_sites(pyro.poutine.trace(program.guide).get_trace(*few))
+    trace = guide_on(program, *few) or guide_on(program, x, *context)
+    if trace is None:  # it has parameters for other rows: what they say of global variables is for these alone
+        return bool(kinds.global_)
+    guide = sample_sites(trace)
     left = {*kinds.local, *kinds.global_} - guide.keys() - finite_sites(probe(program, *few)).keys()
     # Missing entries are proposed by the model itself, where nothing but the datum is to be known for that.
     return any(kinds.global_ or missing_site(model[n]) is None for n in left)

@@ -382,6 +382,13 @@ class _Training:
             batch = [b.to(self.fabric.device) for b in rows_on_host]
             try:
                 loss, norm = self.step(batch, torch.tensor(kl_weight, device=self.fabric.device))
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise ValueError(
+                    f"A minibatch of {len(batch[0])} of {self.batches.size} rows is too small for BatchNorm, which "
+                    "takes variances over rows: give a batch_size= that leaves no single row over, or use LayerNorm."
+                ) from error
             except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # a Cholesky factor of a matrix with NaN, say
                 raise NonFiniteLossError(f"Epoch {epoch + 1}: {error} {_KEPT}") from error
             if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -648,7 +655,16 @@ def _rows(batches: Batches, count: int) -> list[Tensor]:
 def _preflight(program: Program, batch: Sequence[Tensor], size: int) -> None:
     """Runs the program once with Pyro's validation on: the user meets Pyro's messages, and no silent broadcast."""
     with torch.no_grad(), pyro.validation_enabled(True), data_size(size):
-        model_trace, guide_trace = trace_pair(program, *batch)
+        try:
+            model_trace, guide_trace = trace_pair(program, *batch)
+        except (RuntimeError, ValueError) as error:
+            if len(batch[0]) == size:
+                raise
+            raise ValueError(
+                f"{type(program).__name__} does not run on a minibatch of {len(batch[0])} of {size} rows: "
+                f"{str(error).strip().splitlines()[0]} A guide with parameters for each row is not amortised: give "
+                f"batch_size={size}, or a guide that computes the local latent variables from x."
+            ) from error
         for where, trace in (("guide", guide_trace), ("model", model_trace)):
             trace.compute_log_prob()
             for site in sample_sites(trace).values():
