@@ -33,6 +33,7 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity
+from pyro_gen.inference.labels import draw_beside
 from pyro_gen.program import sample_sites
 
 if TYPE_CHECKING:
@@ -228,6 +229,10 @@ class Exporter:
         Returns:
             Arrays by group and variable, each with shape :math:`(C, S, *)`.
         """
+        if self.source is not None:
+            with seeded(_seed(self.seed, start)):
+                beside = draw_beside(self.source, {n: v.flatten(0, 1) for n, v in values.items()})
+            values = {**values, **{n: v.unflatten(0, z.shape[:2]) for n, v in beside.items()}}
         out: Groups = {"posterior": _arrays(values), "sample_stats": _arrays(stats)}
         if self.source is None:
             return {group: arrays for group, arrays in out.items() if arrays}

@@ -20,10 +20,14 @@ from torch import Tensor
 from pyro_gen._identity import digest as _digest
 from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity, as_arguments, density, evaluation
+from pyro_gen.density.finite import finite_sites
 from pyro_gen.density.inputs import constants_of
+from pyro_gen.density.missing import latent_missing
 from pyro_gen.inference import mcmc
 from pyro_gen.inference.export import BLOCK, ENTRIES, LIMIT, Disk, Exporter, Memory, check_path, layout
+from pyro_gen.inference.finite import is_enumerable, probe
 from pyro_gen.inference.importance import draws_for
+from pyro_gen.inference.labels import draw_exactly
 from pyro_gen.inference.mcmc import initial
 from pyro_gen.inference.mcmc.gibbs import held_names
 from pyro_gen.inference.progress import progress_bar
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS", "posterior"]
 
-METHODS = ("auto", "hmc", "nuts", "mala", "rwm", "gibbs", "tempering", "guide", "smc")
+METHODS = ("auto", "hmc", "nuts", "mala", "rwm", "gibbs", "tempering", "guide", "smc", "exact")
 DRAWS, GUIDE_DRAWS = 200, 1000
 
 
@@ -71,7 +75,9 @@ def posterior(
         method: ``"hmc"``, many chains of jittered Hamiltonian Monte Carlo that adapt together (``"auto"``); ``"nuts"``;
             ``"mala"``; ``"rwm"``, random-walk Metropolis; ``"gibbs"`` with ``blocks=``; ``"tempering"``, for posteriors
             with several modes; ``"guide"``, weighted draws of the program's trained guide; ``"smc"``, weighted
-            particles, with the evidence in the attributes.
+            particles, with the evidence in the attributes; ``"exact"``, independent draws where all latent variables
+            are discrete and local, by sums over their joint values (``"auto"`` there, of 4 chains). Discrete local
+            variables beside continuous local ones are drawn given each draw of those.
         chains: The number C of chains, left out as many as ``init`` gives points for, else 64; or the islands of
             ``"smc"`` (8).
         draws: The number S of draws that are kept of each chain (200), of the guide (1000), or the particles of an
@@ -124,20 +130,31 @@ def posterior(
     """
     if method not in METHODS:
         raise ValueError(f"posterior(method={method!r}): choose one of {', '.join(METHODS)}.")
-    method = "hmc" if method == "auto" else method
+    if method in ("auto", "exact"):
+        discrete = _all_discrete(program, data)
+        if method == "exact" and not discrete:
+            raise ValueError(
+                'posterior(method="exact") sums over the values of discrete latent variables of each datum, and this '
+                "model has others, global ones, or is a plain function: leave method out."
+            )
+        method = "exact" if discrete else "hmc"
     for name, number in (("chains", chains), ("draws", draws), ("thin", thin)):
         if number is not None and (not isinstance(number, int | np.integer) or number < 1):
             raise ValueError(f"posterior({name}={number!r}): give a positive whole number.")
     if resume and save is None:
         raise ValueError("posterior(resume=True): say what to go on with, by save=.")
     path = None if save is None else check_path(save)
-    if method in ("guide", "smc"):
+    if method in ("guide", "smc", "exact"):
         _refuse(method, warmup=warmup, thin=thin - 1, keep_warmup=keep_warmup, resume=resume, init=init != "uniform")
     if method == "guide":
         _refuse(method, chains=chains, **options)
         if not isinstance(program, Program):
             raise ValueError('posterior(method="guide") draws from the guide of a program, and was given a function.')
     arguments = as_arguments(program, *data)
+    if method == "exact":
+        assert isinstance(program, Program)
+        _refuse(method, **options)
+        options = {"blocks": dict.fromkeys(_local_labels(program, arguments), "enumerate")}
     target = density(program, *arguments, hold=_held_sites(method, options), compile=compile)
     if not any(site["is_observed"] for site in sample_sites(target.prototype).values()):
         warnings.warn(
@@ -149,7 +166,7 @@ def posterior(
         count = 1 if method == "guide" else chains or 8
         length = draws or (GUIDE_DRAWS if method == "guide" else 512)
     else:
-        count = chains or initial.count(init)
+        count = chains or (4 if method == "exact" else initial.count(init))
         length = draws or DRAWS
     state = _State.of(path, resume)
     if state is not None:
@@ -168,6 +185,8 @@ def posterior(
     with progress_bar(f"posterior ({method})", progress) as report:
         if method == "guide":
             sink = _from_guide(target, exporter, path, length, seed)
+        elif method == "exact":
+            sink = _from_sums(target, exporter, path, count, length, seed)
         elif method == "smc":
             given = {"islands": chains, "particles": draws}
             options |= {name: number for name, number in given.items() if number is not None}
@@ -179,13 +198,26 @@ def posterior(
     return sink
 
 
+def _all_discrete(program: Program | Callable[..., Any], data: tuple[Any, ...]) -> bool:
+    if not isinstance(program, Program) or not data or len(data[0]) == 0:
+        return False
+    arguments = as_arguments(program, *data)
+    with evaluation(program), latent_missing(program, *arguments):
+        return is_enumerable(program, *arguments)
+
+
+def _local_labels(program: Program, arguments: tuple[Any, ...]) -> list[str]:
+    with evaluation(program), latent_missing(program, *arguments):
+        return list(finite_sites(probe(program, *arguments)))
+
+
 def _refuse(method: str, **given: Any) -> None:
     if wrong := [name for name, value in given.items() if value]:
         raise ValueError(f'posterior(method="{method}") does not take {wrong[0]}: leave it out.')
 
 
 def _held_sites(method: str, options: Mapping[str, Any]) -> tuple[str, ...]:
-    if method != "gibbs":
+    if method not in ("gibbs", "exact"):
         return ()
     if "blocks" not in options:
         raise ValueError('posterior(method="gibbs") needs blocks=[...], what updates which sites.')
@@ -468,11 +500,23 @@ def _write(
     for at in range(0, len(z), size):
         rows = slice(at, at + size)
         part = [{n: v[rows] for n, v in tensors.items()} for tensors in (values, stats)]
-        groups = exporter.groups(at, z[rows], *part)
+        held = {n: part[0][n].flatten(0, 1) for n in target.hold}
+        groups = exporter.groups(at, z[rows], part[0], part[1], held)
         sink.write(at, groups)
     figures = {n: (("data",) if v.dim() else (), v.cpu().numpy()) for n, v in more.items()}
     sink.put({**exporter.observed(), **({"sample_stats": xr.Dataset(figures)} if figures else {})})
     return sink.result()
+
+
+def _from_sums(
+    target: ProgramDensity, exporter: Exporter, path: Path | None, chains: int, draws: int, seed: int
+) -> "az.InferenceData":
+    assert isinstance(target.program, Program)
+    with seeded(seed):
+        held = draw_exactly(target.program, target.data, draws * chains)
+    z = torch.zeros(draws, chains, 0, dtype=target.dtype, device=target.device)
+    values = {n: v.unflatten(0, (draws, chains)) for n, v in target.constrain(z.flatten(0, 1), held=held).items()}
+    return _write(target, exporter, path, z, values, {}, {})
 
 
 def _from_guide(

@@ -73,3 +73,65 @@ def test_the_posterior_of_one_datum():
     # 64 chains of 200 draws that cross between modes, an effective size of 500 at the least of a spread of about 1.2:
     # false-alarm rate 1e-6 at five standard errors.
     assert abs(float(idata.posterior["z"].mean()) - mean) < 5 * 1.2 / 500**0.5
+
+
+class Labelled(pg.Program):
+    """Two labels of each datum, of which the second depends on the first, and nothing else."""
+
+    def model(self, x):
+        with self.plate(x):
+            k = pyro.sample("k", dist.Categorical(SHARES))
+            b = pyro.sample("b", dist.Bernoulli(torch.tensor([0.1, 0.5, 0.8])[k]))
+            pyro.deterministic("mean", MEANS[k] + b)
+            return pg.observe("x", dist.Normal(MEANS[k] + b, 1.0), x)
+
+
+def label_weights(x):
+    """P(k, b | x) with shape (N, 3, 2)."""
+    second = torch.tensor([0.1, 0.5, 0.8])
+    prior = SHARES.log().unsqueeze(1) + torch.stack([1 - second, second], 1).log()
+    mean = MEANS.unsqueeze(1) + torch.arange(2.0)
+    return (prior + normal(x[:, None, None], mean)).flatten(1).softmax(1).reshape(-1, 3, 2)
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_labels_alone_have_exact_draws(n):
+    x = torch.tensor([-1.5, 0.4, 2.0, torch.nan])[-n:]
+    idata = pg.posterior(Labelled(), x, draws=2000, progress=False, seed=0)
+    k, b = (torch.as_tensor(idata.posterior[name].values).flatten(0, 1) for name in ("k", "b"))
+    assert k.shape == (8000, n) and idata.posterior["k"].dims == ("chain", "draw", "data")
+    weights = label_weights(x.nan_to_num())
+    weights[x.isnan()] = label_weights(torch.zeros(1))[0] * 0 + SHARES[:, None] * torch.tensor(
+        [[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]]
+    )
+    for i in range(3):
+        for j in range(2):
+            found, p = ((k == i) & (b == j)).float().mean(0), weights[:, i, j]
+            # 24 frequencies of 8000 independent draws: false-alarm rate 2e-5 at five standard errors.
+            assert bool(((found - p).abs() < 5 * (p * (1 - p) / 8000).sqrt() + 1e-6).all())
+    expected = normal(x.nan_to_num(), MEANS[k.long()] + b) * (~x.isnan())
+    found = torch.as_tensor(idata.log_likelihood["x"].values).flatten(0, 1)
+    torch.testing.assert_close(found, expected)
+    again = pg.posterior(Labelled(), x, draws=2000, progress=False, seed=0)
+    assert bool((again.posterior["k"] == idata.posterior["k"]).all())
+    with pytest.raises(ValueError, match="does not take warmup"):
+        pg.posterior(Labelled(), x, warmup=10, progress=False)
+
+
+@pytest.mark.parametrize("method", ["hmc", "smc"])
+def test_labels_beside_a_normal_variable(method):
+    x = torch.tensor([-1.5, 0.4])
+    options = {"chains": 64, "draws": 100} if method == "hmc" else {}
+    idata = pg.posterior(Mixed(), x, method=method, progress=False, seed=1, **options)
+    k, z = (torch.as_tensor(idata.posterior[name].values) for name in ("k", "z"))
+    if method == "hmc":  # of each pair (k, z): the label given z and its joint with z
+        joint = (normal(z.unsqueeze(-1), MEANS) + SHARES.log()).softmax(-1)
+        residual = torch.nn.functional.one_hot(k.long(), 3) - joint
+        # Labels are independent given z: false-alarm rate 4e-6 at five standard errors, of six.
+        error = (joint * (1 - joint)).mean((0, 1)).sqrt() / (k.shape[0] * k.shape[1]) ** 0.5
+        assert bool((residual.mean((0, 1)).abs() < 5 * error + 1e-6).all())
+        product = (residual * z.unsqueeze(-1)).mean((0, 1)).abs()
+        assert bool((product < 5 * error * z.abs().amax((0, 1)).unsqueeze(-1) + 1e-6).all())
+    assert k.shape == z.shape and bool(((k >= 0) & (k <= 2)).all())
+    with pytest.raises(ValueError, match='method="exact"'):
+        pg.posterior(Mixed(), x, method="exact", progress=False)
