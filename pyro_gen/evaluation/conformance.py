@@ -214,6 +214,17 @@ class Case:
         fits = {n: v for n, v in guide.items() if n in model and v.shape == model[n].shape}
         return {"guide": guide, "model": {**model, **fits}}
 
+    def in_double(self) -> "Case":
+        """The same case in double precision, at the same latent variables."""
+
+        def double(value: Any) -> Any:
+            return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+        latents = {side: {n: double(v) for n, v in values.items()} for side, values in self.latents.items()}
+        case = Case(_copy(self.program).double(), self.x.double(), tuple(map(double, self.context)), self.seed)
+        case.latents = latents
+        return case
+
     def train(self) -> "Case":
         """Puts the program into training mode."""
         self.program.train()
@@ -656,7 +667,20 @@ def _check_per_datum(case: Case) -> None:
 
 
 def _coupled(case: Case, side: str) -> tuple[str, str] | None:
-    """The first local site at which the second half of the rows notices that the first half was exchanged."""
+    """The first local site at which the second half of the rows notices that the first half was exchanged.
+
+    What the rows share may move their last digits in single precision: in double precision it moves nothing.
+    """
+    found = _exchanged(case, side)
+    if found is None or case.x.dtype == torch.float64:
+        return found
+    try:
+        return found if _exchanged(case.in_double(), side) is not None else None
+    except (RuntimeError, ValueError, TypeError):  # a program of a precision of its own
+        return found
+
+
+def _exchanged(case: Case, side: str) -> tuple[str, str] | None:
     n = len(case.x)
     half = n // 2
     # The first rows become copies of others, their latent variables too; the last rows stay.

@@ -973,3 +973,28 @@ def test_bad_input():
         check_program(Good(), np.array([["a"] * D] * 3))
     with pytest.raises(ValueError, match="at least 2 rows"):
         check_program(Good(), data(1))
+
+
+class Rounded(Program):
+    """Rows that are independent but for the last digits, which a shift by the first of them moves."""
+
+    def __init__(self, coupled=0.0):
+        super().__init__()
+        self.loc, self.coupled = nn.Parameter(0.1 * torch.ones(D)), coupled
+
+    def model(self, x):
+        filled = x.nan_to_num()
+        shift = 1e5 * (1 + filled[0].abs().sum())
+        with plate(x):
+            loc = self.loc + (0.1 * filled + shift) - shift - 0.1 * filled + self.coupled * filled[0].mean()
+            return pg.observe("x", dist.Normal(loc, 1.0).to_event(1), x)
+
+
+def test_rounding_is_no_coupling_of_rows():
+    assert check(Rounded, X)["model_rows"].status == "passed"
+    for coupled in (1e-2, 1.0):  # the twin: what couples in double precision too, by little and by much
+        assert check(lambda coupled=coupled: Rounded(coupled), X)["model_rows"].status == "failed"
+    from pyro_gen.evaluation import conformance
+
+    case = conformance.Case(Rounded(), X, (), 0)
+    assert conformance._exchanged(case, "model") is not None  # without the second look
