@@ -36,7 +36,7 @@ from pyro_gen.density import (
 )
 from pyro_gen.density.base import vmap_or_loop
 from pyro_gen.density.finite import MAX_SUMMED, FiniteSite, finite_sites, joint_values, present_units
-from pyro_gen.density.missing import latent_missing, missing_site, propose_missing
+from pyro_gen.density.missing import active, latent_missing, missing_site, propose_missing
 from pyro_gen.inference.finite import GuideDraws, Summed, enumerated, is_enumerable, probe
 from pyro_gen.inference.likelihood import LogLikelihood
 from pyro_gen.inference.model_log_prob import ModelLogProb
@@ -62,6 +62,7 @@ __all__ = [
     "guide_obstacle",
     "guide_on",
     "guide_trace",
+    "is_annealed",
     "is_enumerable",
     "joint_guide_draws",
     "log_likelihood",
@@ -146,7 +147,7 @@ def log_likelihood(
         if discrete and method in ("auto", "exact"):
             return _by_enumeration(program, x, context, progress)
         if method == "auto":
-            method = "ais" if _is_annealed(program, x, context) else "iwae"
+            method = "ais" if is_annealed(program, x, *context) else "iwae"
         if kinds.global_:
             raise ValueError(
                 f"{type(program).__name__} has the global latent variable '{kinds.global_[0]}', shared by all data, so "
@@ -194,7 +195,7 @@ def entries_seen(x: Tensor) -> float:
 # Sums over discrete latent variables
 
 
-def _is_annealed(program: Program, x: Tensor, context: tuple[Any, ...]) -> bool:
+def is_annealed(program: Program, x: Tensor, *context: Any) -> bool:
     """Whether annealed importance sampling takes the missing entries that are latent variables, or there are none."""
     latent = _latent(probe(program, x, *context))
     missing = {n: s for n, s in latent.items() if missing_site(s)}
@@ -484,6 +485,15 @@ class _Guide:
             return {site["name"]: value}, log_prob.movedim(data_frame(site).dim, -1).reshape(
                 size, -1, len(self.data[0])
             ).sum(1)
+        handler = active(self.program)
+        if handler is not None and handler.names:  # the model runs for each draw too
+
+            def one(_: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+                sites = _latent(self._trace())
+                log_q = torch.stack([per_datum_log_prob(s) for s in sites.values()]).sum(0)
+                return {n: s["value"] for n, s in sites.items()}, log_q
+
+            return vmap_or_loop(one, torch.zeros(size), draws=True)  # type: ignore[no-any-return]
         values, log_q = [], []
         for _ in range(size):
             trace = self._trace()

@@ -23,7 +23,14 @@ from pyro_gen.inference.ais import posterior_draws
 from pyro_gen.inference.diagnose import diagnose
 from pyro_gen.inference.factors import refuse_data_factors
 from pyro_gen.inference.finite import Summed, enumerated, is_enumerable, probe
-from pyro_gen.inference.importance import effective_sample_size, guide_draws, guide_obstacle, guide_on, psis_khat
+from pyro_gen.inference.importance import (
+    effective_sample_size,
+    guide_draws,
+    guide_obstacle,
+    guide_on,
+    is_annealed,
+    psis_khat,
+)
 from pyro_gen.inference.paths import resample
 from pyro_gen.inference.posterior import posterior
 from pyro_gen.inference.returned import require_completed
@@ -33,6 +40,7 @@ from pyro_gen.program import Program, Structure, data_dim, fixed, is_local, samp
 __all__ = ["impute", "reconstruct", "sample", "simulate"]
 
 ROWS = 1024  # rows at a time; part of what a seed means
+MORE = 25  # times as many, where they are not enough and nothing else applies
 PROPOSALS = 200  # draws of the guide per datum, to resample from
 HMC_DRAWS = 100  # of each of 64 chains, at least
 
@@ -365,9 +373,14 @@ def impute(
         else:
             completed, trusted = _by_guide(program, y, context, draws, num_proposals)
             hard = (~trusted).nonzero()[:, 0]
-            if len(hard) and method == "auto":
+            if len(hard) and method == "auto" and not is_annealed(program, y, *context):
+                more = MORE * num_proposals
+                completed[:, hard], again = _by_guide(program, y[hard], rows_of(y, context, hard), draws, more)
+                hard = hard[~again]
+            elif len(hard) and method == "auto":
                 completed[:, hard] = _by_ais(program, y[hard], rows_of(y, context, hard), draws, start)
-            elif len(hard):
+                hard = hard[:0]
+            if len(hard):
                 warnings.warn(
                     f"impute: the guide misses part of the posterior of {len(hard)} of {len(y)} rows (by Pareto k-hat "
                     'and effective sample size), so their draws are not to be trusted: use method="auto".',

@@ -103,8 +103,9 @@ def _sum_out(
     one_row = {name: torch.ones(1, f.units, dtype=torch.bool, device=x.device) for name, f in finite.items()}
     if (most := int(joint_values(finite, one_row).max())) > MAX_IN_TRAINING:
         raise ValueError(
-            f"{', '.join(map(repr, finite))} of a datum have {most} joint values, more than the {MAX_IN_TRAINING} that "
-            "a training step sums over: sample them in the guide and use ScoreFunctionELBO, or leave out the rows."
+            f"The discrete latent variables of a datum that are summed out, {len(finite)} with '{next(iter(finite))}', "
+            f"have {most} joint values, more than the {MAX_IN_TRAINING} that a training step sums over: sample them in "
+            "the guide and use ScoreFunctionELBO, or leave out rows in which they are missing."
         )
     values, _ = assignments(finite, one_row)
     for name, site in finite.items():

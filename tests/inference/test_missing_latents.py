@@ -553,6 +553,42 @@ def test_the_density_sums_over_the_values():
     assert torch.allclose(target.log_prior(z), dist.Normal(0.0, 3.0).log_prob(z[:, 0]), atol=1e-6)
 
 
+class Long(pg.Program):
+    """Twenty bits, each as the one before it with probability sigmoid(2)."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(2.0))
+
+    def model(self, x):
+        bit, values = torch.zeros(len(x)), []
+        with self.plate(x):
+            for t in range(20):
+                bit = pg.observe(f"x{t}", dist.Bernoulli(logits=self.weight * (2 * bit - 1)), x[:, t])
+                values.append(bit)
+        return torch.stack(values, -1)
+
+
+def test_more_joint_values_than_can_be_summed_over():
+    x = torch.full((2, 20), NAN)
+    x[:, 19] = torch.tensor([1.0, 0.0])
+    stay = torch.sigmoid(torch.tensor(2.0))
+    step = torch.stack([torch.stack([stay, 1 - stay]), torch.stack([1 - stay, stay])])
+    power = torch.linalg.matrix_power
+    found = pg.log_likelihood(Long(), x)
+    expected = torch.stack([power(step, 20)[0, 1], power(step, 20)[0, 0]]).log()
+    assert found.method == "iwae" and ((found.value - expected).abs() < 4.5 * found.standard_error).all()
+    y = pg.impute(Long(), x, draws=400)
+    # P(x_t = 1 | x_19): 4 comparisons at 5 standard errors of draws worth half as many.
+    for t in (9, 18):
+        joint = power(step, t + 1)[0, 1] * power(step, 19 - t)[1]  # with x_19 = 0 and 1
+        p = joint / power(step, 20)[0]
+        assert abs(y[:, 0, t].mean() - p[1]) < 5 * (p[1] * (1 - p[1]) / 200).sqrt()
+        assert abs(y[:, 1, t].mean() - p[0]) < 5 * (p[0] * (1 - p[0]) / 200).sqrt()
+    with pytest.raises(ValueError, match="a training step sums over"):
+        ELBO().loss(Long(), x)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # The conformance suite
 
