@@ -194,7 +194,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 2
             if debug and not hasattr(error, "format_message"):
                 raise
-            print(f"error: {_one_line(error)}", file=sys.stderr)
+            line = _one_line(error).encode("utf-8", "backslashreplace").decode()  # names of files may be no text
+            print(f"error: {line}", file=sys.stderr)
             return 2
 
 
