@@ -23,7 +23,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def impute(capsys: pytest.CaptureFixture[str], text: str, *words: str) -> tuple[dict[str, Any], str]:
     """What is said of a table in JSON, and on standard error."""
     Path("t.csv").write_text(text, encoding="utf-8", newline="")
-    code = cli.main(["impute", "t.csv", *QUICK, *words, "--json"])
+    code = cli.main(["impute", "t.csv", *QUICK, *words, "--overwrite", "--json"])
     out, err = capsys.readouterr()
     assert code == 0, err
     return json.loads(out), err
