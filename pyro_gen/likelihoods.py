@@ -201,7 +201,14 @@ class _CannotMarginaliseError(Exception):
 
 
 def _check_shape(name: str, distribution: Any, value: Tensor) -> None:
-    event_dim = distribution.event_dim
+    event_dim = getattr(distribution, "event_dim", None)
+    if event_dim is None:
+        kind = type(distribution)
+        raise TypeError(
+            f"observe('{name}'): {kind.__module__}.{kind.__name__} is no distribution of Pyro: take that of its name "
+            "in pyro.distributions; of a zuko flow, dist.TransformedDistribution(base, [flow().transform.inv]) with a "
+            "base of Pyro's."
+        )
     shape = tuple(value.shape)
     if shape[value.dim() - event_dim :] != tuple(distribution.event_shape):
         raise ValueError(

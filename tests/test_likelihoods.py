@@ -406,3 +406,10 @@ def test_normal_head_has_three_kinds_of_scale():
 def test_heads_explain_what_they_need(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_a_distribution_that_is_not_of_pyro_is_named():
+    with pytest.raises(
+        TypeError, match=r"observe\('x'\): torch.distributions.normal.Normal is no distribution of Pyro"
+    ):
+        likelihoods.observe("x", torch.distributions.Normal(torch.zeros(3), 1.0), torch.zeros(3))
