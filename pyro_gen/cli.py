@@ -903,6 +903,7 @@ def _posterior(
         progress=progress,
         save=path,
         resume=resume,
+        overwrite=overwrite and not resume,
     )
     diagnosis, table = diagnose(idata), summary(idata)
     written: list[Path] = []

@@ -13,14 +13,18 @@ The log-likelihood is that of the density itself, evaluated under ``vmap``: each
 are, masks and missing entries are respected, discrete latent variables are summed out.
 
 On disk, a block of draws is appended at a time and the file is closed after each: what was written stays readable if
-the run is killed. NetCDF (``.nc``) is written by h5netcdf and read by ``arviz.from_netcdf``; Zarr (``.zarr``) needs the
-package of that name.
+the run is killed, or the disk is full: space for a block is taken before the file is touched. NetCDF (``.nc``) is
+written by h5netcdf and read by ``arviz.from_netcdf``; Zarr (``.zarr``) needs the package of that name.
 """
 
+import errno
 import hashlib
+import json
+import os
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +35,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pyro_gen._files import PARTIAL, WriteError, atomic, open_claimed
 from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity
 from pyro_gen.inference.labels import draw_beside
@@ -41,11 +46,28 @@ if TYPE_CHECKING:
     import xarray as xr
     from pyro.poutine.trace_struct import Trace
 
-__all__ = ["BLOCK", "ENTRIES", "LIMIT", "Disk", "Exporter", "Layout", "Memory", "check_path", "layout", "store"]
+__all__ = [
+    "BLOCK",
+    "ENTRIES",
+    "LIMIT",
+    "Disk",
+    "Exporter",
+    "Layout",
+    "Memory",
+    "check_free",
+    "check_path",
+    "claimed",
+    "layout",
+    "store",
+]
 
 BLOCK = 100  # draws, at most, that are evaluated and written at once
 ENTRIES = 2**24  # numbers of a block
+SPARE = 2**20  # bytes, of what a file keeps besides draws
 LIMIT = 2**28  # numbers of a group that nobody asked for: 1 GiB in float32
+
+GROUPS = ("posterior", "sample_stats", "log_likelihood", "posterior_predictive", "observed_data")
+GROUPS += ("warmup_posterior", "warmup_sample_stats")
 
 Groups = dict[str, dict[str, npt.NDArray[Any]]]
 
@@ -353,28 +375,51 @@ class Disk:
         self.fresh = fresh
 
     def write(self, start: int, groups: Groups) -> None:
-        """Writes a block over what begins at draw ``start``."""
-        if self.fresh:
-            if self.path.is_dir():
-                shutil.rmtree(self.path)
-            self._create(self.exporter.datasets(groups, start), grows=True)
-            self.fresh = False
-        else:
-            self._append(start, groups)
+        """Writes a block over what begins at draw ``start``.
+
+        Raises:
+            WriteError: The disk is full; the blocks before are as they were.
+        """
+        try:
+            self._reserve(groups)
+            if self.fresh:
+                if self.path.is_dir():
+                    check_free(self.path, overwrite=True)
+                    shutil.rmtree(self.path)
+                self._create(self.exporter.datasets(groups, start), grows=True)
+                self.fresh = False
+            else:
+                self._append(start, groups)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise WriteError(
+                f"{self.path}: the disk is full; the draws of the blocks before draw {start} of each chain are as they "
+                "were. Make room and go on by resume=True."
+            ) from error
+
+    def _reserve(self, groups: Groups) -> None:
+        """Takes the space of a block and gives it back: a NetCDF file in which a write fails is lost."""
+        size = sum(a.nbytes for arrays in groups.values() for a in arrays.values())
+        probe = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
+        try:
+            with probe.open("wb") as file:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, size + size // 4 + SPARE)
+        finally:
+            probe.unlink(missing_ok=True)
 
     def _create(self, datasets: Mapping[str, "xr.Dataset"], grows: bool = False) -> None:
-        for group, dataset in datasets.items():
-            if self.zarr:
+        if self.zarr:
+            for group, dataset in datasets.items():
                 dataset.to_zarr(self.path, group=group, mode="a", consolidated=False, zarr_format=2)
-                continue
-            with _unlocked(self.path):
-                dataset.to_netcdf(
-                    self.path,
-                    mode="a" if self.path.exists() and not (self.fresh and group == next(iter(datasets))) else "w",
-                    group=group,
-                    engine="h5netcdf",
-                    unlimited_dims=["draw"] if grows else None,
-                )
+            return
+        first = self.fresh
+        unlimited = ["draw"] if grows else None
+        with _unlocked(self.path), atomic(self.path) if first else nullcontext(self.path) as path:
+            for group, dataset in datasets.items():
+                mode: Any = "a" if path.exists() else "w"
+                dataset.to_netcdf(path, mode=mode, group=group, engine="h5netcdf", unlimited_dims=unlimited)
 
     def _append(self, start: int, groups: Groups) -> None:
         stop = start + next(iter(groups["posterior"].values())).shape[1]
@@ -419,6 +464,61 @@ def _unlocked(path: Path) -> Iterator[None]:
             f"{path} is open, in this process or another one, so nothing can be written to it: close what was "
             "read from it (idata.posterior.close(), ...), or give another name."
         ) from error
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Keeps others from writing draws to a path meanwhile; what dies lets go of it.
+
+    Raises:
+        WriteError: Another run writes there.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        file = open_claimed(lock)
+    except WriteError:
+        raise WriteError(f"{path}: another run is writing draws to it; wait for it, or give another name.") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            lock.unlink()
+        file.close()
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Checks that nothing is lost if draws are written to a path anew.
+
+    Raises:
+        ValueError: There is something already, and it is not to be overwritten, or is a folder with other things.
+    """
+    if path.exists() and not overwrite:
+        raise ValueError(
+            f"{path} is there already: go on with it (resume=True), overwrite it (overwrite=True), or give another "
+            "name."
+        )
+    if not path.is_dir():
+        return
+    if path.suffix != ".zarr":
+        raise ValueError(f"{path} is a folder: give the name of a file, or a name that ends in .zarr.")
+    for entry in path.iterdir():
+        if entry.name not in (".zgroup", ".zattrs", ".zmetadata") and not _is_ours(entry):
+            raise ValueError(
+                f"{path} holds {entry.name}, which is no group of draws that was written here: it is left alone, give "
+                "another name."
+            )
+
+
+def _is_ours(group: Path) -> bool:
+    """Whether this is a Zarr group of an ``InferenceData`` that was written here."""
+    if group.name not in GROUPS or not (group / ".zgroup").is_file():
+        return False
+    if group.name != "posterior":
+        return True
+    with suppress(OSError, ValueError):
+        note = json.loads((group / ".zattrs").read_text(encoding="utf-8"))
+        return isinstance(note, dict) and note.get("inference_library") == "pyro_gen"
+    return False
 
 
 def check_path(path: str | Path) -> Path:

@@ -10,6 +10,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_gen._files import atomic
 from pyro_gen._identity import digest as _digest
+from pyro_gen._identity import settings_of
 from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity, as_arguments, density, evaluation
 from pyro_gen.density.finite import finite_sites
 from pyro_gen.density.inputs import constants_of
 from pyro_gen.density.missing import latent_missing
 from pyro_gen.inference import mcmc
-from pyro_gen.inference.export import BLOCK, ENTRIES, LIMIT, Disk, Exporter, Memory, check_path, layout
+from pyro_gen.inference.export import (
+    BLOCK,
+    ENTRIES,
+    LIMIT,
+    Disk,
+    Exporter,
+    Memory,
+    check_free,
+    check_path,
+    claimed,
+    layout,
+)
 from pyro_gen.inference.finite import is_enumerable, probe
 from pyro_gen.inference.importance import draws_for
 from pyro_gen.inference.labels import draw_exactly
@@ -62,6 +76,7 @@ def posterior(
     coords: Mapping[str, Sequence[Any]] | None = None,
     save: str | Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     compile: str = "auto",
     **options: Any,
 ) -> "az.InferenceData":
@@ -99,11 +114,15 @@ def posterior(
             theirs.
         coords: Labels by name of the dimension.
         save: A file ``.nc`` or a folder ``.zarr`` to which draws are written block by block, so that memory is bounded;
-            what is returned is then read from there when it is asked for. Beside it stands a file ``.state``.
+            what is returned is then read from there when it is asked for. Beside it stands a file ``.state``. A full
+            disk or a kill leave the draws of the blocks before; a folder ``.zarr`` whatever comes, a file ``.nc``
+            unless another process takes the space that was just found free.
         resume: Whether to go on with what ``save`` names: a run that was interrupted is finished, a finished one
             extended to ``draws``; the draws are those of an uninterrupted run. Starts anew where there is nothing yet.
-            Refuses a run on other data, with other parameters of the program, or with other settings; it does not see
-            that the code of the model has changed.
+            Refuses a run on other data, of a program with other parameters or other code, or with other settings. What
+            dies within its first block begins anew.
+        overwrite: Whether what ``save`` names may be replaced, where there is something. A folder that holds anything
+            but draws is never deleted.
         compile: ``"off"``, ``"on"``, or ``"auto"``, where the run is long enough to repay it.
         options: Of the method.
 
@@ -168,34 +187,35 @@ def posterior(
     else:
         count = chains or (4 if method == "exact" else initial.count(init))
         length = draws or DRAWS
-    state = _State.of(path, resume)
-    if state is not None:
-        log_likelihood, predictive = state.groups(log_likelihood, predictive)
-    elif path is not None:
-        _State.file(path).unlink(missing_ok=True)  # of the run that is written over
-    exporter = Exporter(
-        target,
-        names,
-        log_likelihood=_fits("log_likelihood", log_likelihood, target, count * length),
-        predictive=_fits("predictive", predictive, target, count * length),
-        seed=seed,
-        attrs={"method": method, "thin": thin},
-    )
-    _check_groups(exporter, target, predictive)
-    with progress_bar(f"posterior ({method})", progress) as report:
-        if method == "guide":
-            sink = _from_guide(target, exporter, path, length, seed)
-        elif method == "exact":
-            sink = _from_sums(target, exporter, path, count, length, seed)
-        elif method == "smc":
-            given = {"islands": chains, "particles": draws}
-            options |= {name: number for name, number in given.items() if number is not None}
-            sink = _from_smc(target, exporter, path, seed, report, options)
-        else:
+    with claimed(path) if path is not None else nullcontext():
+        if path is not None and not resume:
+            check_free(path, overwrite)
+        state = _State.of(path, resume)
+        if state is not None:
+            log_likelihood, predictive = state.groups(log_likelihood, predictive)
+        exporter = Exporter(
+            target,
+            names,
+            log_likelihood=_fits("log_likelihood", log_likelihood, target, count * length),
+            predictive=_fits("predictive", predictive, target, count * length),
+            seed=seed,
+            attrs={"method": method, "thin": thin},
+        )
+        _check_groups(exporter, target, predictive)
+        if state is None and path is not None:
+            _State.file(path).unlink(missing_ok=True)  # of the run that is written over
+        with progress_bar(f"posterior ({method})", progress) as report:
+            if method == "guide":
+                return _from_guide(target, exporter, path, length, seed)
+            if method == "exact":
+                return _from_sums(target, exporter, path, count, length, seed)
+            if method == "smc":
+                given = {"islands": chains, "particles": draws}
+                options |= {name: number for name, number in given.items() if number is not None}
+                return _from_smc(target, exporter, path, seed, report, options)
             settings = {"chains": count, "thin": thin, "seed": seed}
             start = {"warmup": warmup, "init": init, "keep_warmup": keep_warmup}
-            sink = _from_chains(target, exporter, method, path, length, state, settings, start, report, options)
-    return sink
+            return _from_chains(target, exporter, method, path, length, state, settings, start, report, options)
 
 
 def _all_discrete(program: Program | Callable[..., Any], data: tuple[Any, ...]) -> bool:
@@ -288,7 +308,7 @@ def _from_chains(
             f'posterior(method="{method}") has no option {unknown[0]!r}: choose from {", ".join(names) or "(none)"}.'
         )
     size = _block_size(target, exporter, settings["chains"])
-    mark = _fingerprint(target, exporter, method, settings, options)
+    mark = _fingerprint(target, exporter, method, settings, start, options)
     if state is not None:
         state.check(mark, draws)
     else:
@@ -297,6 +317,8 @@ def _from_chains(
     sink: Memory | Disk = Memory(exporter) if path is None else Disk(exporter, path, fresh=state.done == 0)
     # In memory one run makes all draws; to disk, a run for each block, which the state of the last one links.
     step = draws if path is None else size
+    if path is not None and state.sampler is None:
+        state.save(path)  # so that what dies within the first block is known to be ours
     tail = state.tail
     while state.done < draws:
         done, until = state.done, min(draws, (state.done // step + 1) * step)
@@ -394,20 +416,29 @@ def _plain(value: Any) -> Any:
 
 
 def _fingerprint(
-    target: ProgramDensity, exporter: Exporter, method: str, settings: Mapping[str, Any], options: Mapping[str, Any]
+    target: ProgramDensity,
+    exporter: Exporter,
+    method: str,
+    settings: Mapping[str, Any],
+    start: Mapping[str, Any],
+    options: Mapping[str, Any],
 ) -> dict[str, str]:
     """What must be the same for a run to go on, as texts."""
     parts: dict[str, Any] = {
         # The observed values besides the arguments: a function may enclose its data.
         "the data": _digest([list(target.data), dict(sorted(target.observed.items()))]),
         "the state of the program": _digest(constants_of(target.program)),
+        "the code of the program": _digest(settings_of(target.program)),
         "the latent variables": [*target.names, target.dim, list(target.batch_shape)],
         "method": method,
         **settings,
         "log_likelihood": exporter.log_likelihood,
         "predictive": exporter.predictive,
     }
-    parts |= {name: value for name, value in sorted(options.items()) if isinstance(value, bool | int | float | str)}
+    decisive = {"warmup": start["warmup"], "init": start["init"], **options}
+    for name, value in sorted(decisive.items()):
+        plain = value is None or isinstance(value, bool | int | float | str)
+        parts[name if plain else f"the {name}"] = value if plain else _digest(settings_of(value))
     return {name: str(value) for name, value in parts.items()}
 
 
@@ -441,7 +472,7 @@ class _State:
         if not file.is_file():
             raise ValueError(
                 f"{path} has no {file.name} beside it, so it cannot be gone on with: give another name, or "
-                "leave resume out to write over it."
+                "overwrite it (overwrite=True)."
             )
         saved = torch.load(file, map_location="cpu", weights_only=True)
         state = cls(json.loads(saved["mark"]))
@@ -450,10 +481,9 @@ class _State:
         return state
 
     def save(self, path: Path) -> None:
-        new = self.file(path).with_suffix(".new")
         texts = {"mark": json.dumps(self.mark), "attrs": json.dumps(self.attrs)}
-        torch.save({"done": self.done, "sampler": self.sampler, "tail": self.tail, **texts}, new)
-        new.replace(self.file(path))  # whole or not at all
+        with atomic(self.file(path)) as partial, partial.open("wb") as file:
+            torch.save({"done": self.done, "sampler": self.sampler, "tail": self.tail, **texts}, file)
 
     def groups(self, log_likelihood: bool | None, predictive: bool | None) -> tuple[bool, bool]:
         """Which groups the run has, where the user does not say."""
@@ -470,7 +500,7 @@ class _State:
                 what = "differs" if name.startswith("the ") else f"was {old} and is {new} now"
                 raise ValueError(
                     f"posterior(resume=True): what is to be gone on with is another run: {name} {what}. Give the same, "
-                    "another name to save under, or leave resume out to write over it."
+                    "another name to save under, or overwrite it without resume (overwrite=True)."
                 )
         if draws < self.done:
             raise ValueError(

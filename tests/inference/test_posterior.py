@@ -1,7 +1,9 @@
 """Posteriors by every method against conjugate answers; runs that stop and go on; targets per datum; wrong inputs."""
 
 import copy
+import errno
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 from pyro_gen import Program, observe
 from pyro_gen.inference import progress as bars
 from pyro_gen.inference.diagnose import diagnose, summary
-from pyro_gen.inference.export import store
+from pyro_gen.inference.export import Disk, store
 from pyro_gen.inference.posterior import _State, posterior
 
 module = sys.modules["pyro_gen.inference.posterior"]  # whose name in the package is the function
@@ -421,7 +423,7 @@ def test_a_finished_run_is_extended(tmp_path: Path, small_blocks: None) -> None:
     assert_same(whole, loaded(posterior(conjugate, X, draws=50, save=path, resume=True, **RUN)))
     assert_same(whole, loaded(posterior(conjugate, X, draws=50, save=path, resume=True, **RUN)))  # nothing to do
     assert_same(whole, loaded(store(path)))
-    again = loaded(posterior(conjugate, X, draws=5, save=path, **RUN))  # anew
+    again = loaded(posterior(conjugate, X, draws=5, save=path, overwrite=True, **RUN))  # anew
     assert again.posterior.sizes["draw"] == 5
 
 
@@ -452,7 +454,7 @@ def test_a_run_that_is_written_over_leaves_no_state(
     with monkeypatch.context() as patch:
         patch.setattr(_State, "save", kill)
         with pytest.raises(Killed):
-            posterior(conjugate, X, draws=20, seed=1, save=path, **RUN)
+            posterior(conjugate, X, draws=20, seed=1, save=path, overwrite=True, **RUN)
     with pytest.raises(ValueError, match=r"has no run.nc.state beside it"):
         posterior(conjugate, X, draws=20, save=path, resume=True, **RUN)
 
@@ -464,6 +466,8 @@ def test_a_run_that_is_written_over_leaves_no_state(
         ({"chains": 8}, "chains was 4 and is 8 now"),
         ({"method": "mala"}, "method was hmc and is mala now"),
         ({"thin": 2}, "thin was 1 and is 2 now"),
+        ({"warmup": 33}, "warmup was .* and is 33 now"),
+        ({"init": "prior"}, "init was uniform and is prior now"),
         ({"target_acceptance": 0.9}, "target_acceptance was left out and is 0.9 now"),
         ({"draws": 5}, r"posterior\(draws=5, resume=True\): there are 10 draws of each chain already"),
     ],
@@ -519,7 +523,7 @@ def test_other_arguments_of_a_model_are_another_run(
     # The defect: the observed values alone. It goes on, from draws of another posterior.
     digest = module._digest
     monkeypatch.setattr(module, "_digest", lambda value: digest(value[1] if isinstance(value, list) else value))
-    loaded(posterior(regression, *first, draws=10, save=path, **RUN))
+    loaded(posterior(regression, *first, draws=10, save=path, overwrite=True, **RUN))
     wrong = loaded(posterior(regression, *second, draws=20, save=path, resume=True, **RUN))
     assert wrong.posterior.sizes["draw"] == 20
 
@@ -604,3 +608,97 @@ def test_no_warning_is_lost() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         posterior(conjugate, X, draws=4, chains=40, warmup=10, progress=False)  # more chains than draws
+
+
+def test_a_run_of_other_code_is_another_run(tmp_path: Path) -> None:
+    def wide(x: torch.Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+    def narrow(x: torch.Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 0.1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+    loaded(posterior(wide, X, draws=10, save=tmp_path / "run.nc", **RUN))
+    with pytest.raises(ValueError, match="the code of the program differs"):
+        posterior(narrow, X, draws=20, save=tmp_path / "run.nc", resume=True, **RUN)
+
+
+@pytest.mark.parametrize("name", ["run.nc", "run.zarr"])
+def test_what_is_there_is_not_written_over_unasked(tmp_path: Path, name: str) -> None:
+    first = loaded(posterior(conjugate, X, draws=10, save=tmp_path / name, **RUN))
+    with pytest.raises(ValueError, match=r"is there already: go on with it \(resume=True\), overwrite it"):
+        posterior(conjugate, X, draws=10, seed=5, save=tmp_path / name, **RUN)
+    assert_same(first, loaded(store(tmp_path / name)))
+    other = loaded(posterior(conjugate, X, draws=12, save=tmp_path / name, overwrite=True, **RUN))
+    assert other.posterior.sizes["draw"] == 12
+
+
+@pytest.mark.parametrize("inside", ["notes.txt", "posterior/.zattrs"])
+def test_a_folder_of_others_is_left_alone(tmp_path: Path, inside: str) -> None:
+    file = tmp_path / "keep.zarr" / inside
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    for options in ({}, {"overwrite": True}):
+        with pytest.raises(ValueError, match=r"keep.zarr (is there already|holds)"):
+            posterior(conjugate, X, draws=10, save=tmp_path / "keep.zarr", **options, **RUN)
+    assert file.read_text() == "{}"
+
+
+@pytest.mark.parametrize("name", ["run.nc", "run.zarr"])
+def test_of_two_runs_to_one_path_the_second_is_refused(tmp_path: Path, name: str) -> None:
+    seen: list[str] = []
+
+    def second(fraction: float) -> None:
+        if not seen:
+            with pytest.raises(ValueError, match="another run is writing draws to it") as error:
+                posterior(conjugate, X, draws=10, seed=1, save=tmp_path / name, overwrite=True, **RUN)
+            seen.append(str(error.value))
+
+    found = loaded(posterior(conjugate, X, draws=20, save=tmp_path / name, **{**RUN, "progress": second}))
+    assert seen
+    assert_same(found, posterior(conjugate, X, draws=20, **RUN))
+    assert {p.name for p in tmp_path.iterdir()} == {name, f"{name}.state"}
+
+
+@pytest.mark.parametrize("name", ["run.nc", "run.zarr"])
+@pytest.mark.parametrize("full_at", [0, 32])
+def test_a_full_disk_leaves_the_blocks_before(
+    tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch, name: str, full_at: int
+) -> None:
+    whole = posterior(conjugate, X, draws=50, **RUN)
+    written: list[int] = []
+    allocate = os.posix_fallocate
+
+    def full(file: int, start: int, size: int) -> None:
+        written.append(size)
+        if 16 * len(written) > full_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        allocate(file, start, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(ValueError, match=f"the disk is full; the draws of the blocks before draw {full_at} of"):
+            posterior(conjugate, X, draws=50, save=tmp_path / name, **RUN)
+    if full_at:
+        assert loaded(store(tmp_path / name)).posterior.sizes["draw"] == full_at
+    assert_same(whole, loaded(posterior(conjugate, X, draws=50, save=tmp_path / name, resume=True, **RUN)))
+
+
+@pytest.mark.parametrize("name", ["run.nc", "run.zarr"])
+def test_a_death_within_the_first_block_can_be_gone_on_with(
+    tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    whole = posterior(conjugate, X, draws=50, **RUN)
+
+    def kill(*args: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Disk, "put", kill)  # after the first draws, before the state that knows of them
+        with pytest.raises(Killed):
+            posterior(conjugate, X, draws=50, save=tmp_path / name, **RUN)
+    assert (tmp_path / name).exists()
+    assert_same(whole, loaded(posterior(conjugate, X, draws=50, save=tmp_path / name, resume=True, **RUN)))
