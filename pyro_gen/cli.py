@@ -903,7 +903,7 @@ def _posterior(
         progress=progress,
         save=path,
         resume=resume,
-        overwrite=overwrite and not resume,
+        overwrite=overwrite or path.suffix == ".nc",  # a file has been looked at above
     )
     diagnosis, table = diagnose(idata), summary(idata)
     written: list[Path] = []

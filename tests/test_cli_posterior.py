@@ -194,6 +194,21 @@ def test_a_run_is_gone_on_with(here: Path, capsys: pytest.CaptureFixture[str]) -
     assert "another run: seed was 0 and is 1 now" in capsys.readouterr().err
 
 
+def test_a_folder_is_written_over_when_asked_and_never_that_of_others(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["posterior", "own.py:Mean", "--data", "t.csv", "--out", "keep.zarr", "--json", *FAST]
+    Path("keep.zarr").mkdir()
+    Path("keep.zarr/notes.txt").write_text("mine")
+    for more in ([], ["--overwrite"]):
+        assert cli.main([*words, *more]) == 2
+        assert "keep.zarr" in capsys.readouterr().err
+    assert Path("keep.zarr/notes.txt").read_text() == "mine"
+    Path("keep.zarr/notes.txt").unlink()
+    Path("keep.zarr").rmdir()
+    assert [cli.main([*words, *more]) for more in ([], [], ["--overwrite"])] == [0, 2, 0]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

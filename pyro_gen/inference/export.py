@@ -66,7 +66,7 @@ ENTRIES = 2**24  # numbers of a block
 SPARE = 2**20  # bytes, of what a file keeps besides draws
 LIMIT = 2**28  # numbers of a group that nobody asked for: 1 GiB in float32
 
-GROUPS = ("posterior", "sample_stats", "log_likelihood", "posterior_predictive", "observed_data")
+GROUPS: tuple[str, ...] = ("posterior", "sample_stats", "log_likelihood", "posterior_predictive", "observed_data")
 GROUPS += ("warmup_posterior", "warmup_sample_stats")
 
 Groups = dict[str, dict[str, npt.NDArray[Any]]]

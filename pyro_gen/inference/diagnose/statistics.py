@@ -48,6 +48,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
+from scipy.stats import chi2, norm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,6 +137,25 @@ def _rhat(x: Array) -> Array:
         return np.asarray(np.sqrt(between / within + (n - 1) / n))
 
 
+def _chance(scores: Array, folded: Array, means: int, draws: int, floor: float) -> Array:
+    r"""What R-hat of chains that have converged stays below but for :math:`3 \cdot 10^{-7}` of times: (P, C, N) -> (P).
+
+    The variance of M means of n draws each, of autocorrelation time :math:`\tau` within chains, is
+    :math:`\tau / n \cdot \chi^2_{M - 1} / (M - 1)`.
+
+    Arguments:
+        scores: Normal scores of half-chains.
+        folded: Folded ones.
+        means: The number M of means that are compared.
+        draws: The number n of draws in each.
+        floor: The square of R-hat where they are equal.
+    """
+    total = scores.shape[1] * scores.shape[2]
+    tau = np.maximum(*(total / _ess(s, apart=False) for s in (scores, folded)))
+    worst = chi2.isf(norm.sf(Z), means - 1) / (means - 1)
+    return np.asarray(np.sqrt(floor + np.maximum(tau, 1.0) / draws * worst))
+
+
 def _groups(chains: int) -> npt.NDArray[Any]:
     """Group numbers of independent chains: up to 16 groups of 8 chains or more, of sizes that differ by one at most."""
     return np.arange(chains) * min(16, max(2, chains // 8)) // chains
@@ -219,14 +239,17 @@ def effective_draws(draws: Any) -> float:
     return float(_ess(_split(x))[0]) if x.shape[2] >= 8 else float(x.shape[1])
 
 
-def _ess(x: Array) -> Array:
-    """Effective sample size by Geyer's initial monotone sequence: (P, C, N) -> (P)."""
+def _ess(x: Array, apart: bool = True) -> Array:
+    """Effective sample size by Geyer's initial monotone sequence: (P, C, N) -> (P).
+
+    Without ``apart`` as if the chains had the same mean: what says that they have not then counts for nothing.
+    """
     count, chains, n = x.shape
     means = x.mean(2)
     centred = x - means[:, :, None]
     first = np.square(centred).mean((1, 2))
     within = first * n / (n - 1)
-    total = first + (means.var(1, ddof=1) if chains > 1 else 0.0)
+    total = within if not apart else first + (means.var(1, ddof=1) if chains > 1 else 0.0)
     last = max(0, math.ceil((n - 2) / 2) - 1)  # the last pair of lags, (2k, 2k + 1)
     sums, evens = np.full((count, last + 1), np.nan), np.ones((count, last + 1))
     open_ = np.arange(count)
@@ -310,10 +333,13 @@ def _columns(x: Array, groups: npt.NDArray[Any] | None) -> dict[str, Array]:
         "ess_tail": np.minimum(*tails),
         "rhat": np.maximum(_rhat(scores), _rhat(folded)),
     }
+    columns["chance"] = _chance(scores, folded, halves.shape[1], halves.shape[2], 1 - 1 / halves.shape[2])
     if groups is not None:
         # The halves of all chains come one after the other, so that halves are put together again by moving axes.
         whole = [np.concatenate(np.split(s, 2, 1), 2) for s in (scores, folded)]
         columns["rhat_nested"] = np.maximum(*(_nested(s, groups) for s in whole))
+        sizes = np.unique(groups, return_counts=True)[1]
+        columns["chance"] = _chance(scores, folded, len(sizes), sizes.min() * x.shape[2], 1.0)
         apart = [_apart(s) for s in whole]
         columns["apart"] = np.maximum(*(a for a, _ in apart))
         columns["drift"] = np.maximum(*(d for _, d in apart))
@@ -395,18 +421,19 @@ def summary(idata: Any, superchains: int | Sequence[int] | None = None) -> "pd.D
         (['mu[0]', 'mu[1]'], True)
     """
     table = parameter_table(idata, superchains)
-    return table.drop(columns=["apart", "drift", "finite"], errors="ignore")
+    return table.drop(columns=["apart", "chance", "drift", "finite"], errors="ignore")
 
 
 def parameter_table(idata: Any, superchains: int | Sequence[int] | None = None) -> "pd.DataFrame":
-    """The columns of :func:`summary`, and three more for the verdict.
+    """The columns of :func:`summary`, and some more for the verdict.
 
     Arguments:
         idata: As for :func:`summary`.
         superchains: As for :func:`summary`.
 
     Returns:
-        A table with the further columns ``finite``, whether all draws are, and for 32 chains or more ``apart`` and
+        A table with the further columns ``finite``, whether all draws are, ``chance``, what R-hat (nested, where there
+        is one) of converged chains with this autocorrelation may come to, and for 32 chains or more ``apart`` and
         ``drift``: how far chains stay apart, as an R-hat, and how far all of them drift, in standard deviations; 1 and
         0 where it can be chance.
 

@@ -109,9 +109,10 @@ def diagnose(idata: Any, superchains: int | Sequence[int] | None = None) -> Diag
 
     From 32 chains on the verdict on convergence is that of the nested R-hat, of chains that stay apart and of drift
     (see :mod:`pyro_gen.inference.diagnose.statistics`), below it that of the rank-normalised split R-hat. Both must be
-    below 1.01, bulk and tail effective sample sizes above 400 [1]. Divergent transitions may be one in 1,000; the
-    fraction of missing information must be above 0.3, where there are energies of Hamiltonian trajectories, unless the
-    attribute ``thin`` of the posterior says that they are not successive.
+    below 1.01, or what chance makes of it for so many draws of that autocorrelation; bulk and tail effective sample
+    sizes above 400 [1]. Divergent transitions may be one in 1,000; the fraction of missing information must be
+    above 0.3, where there are energies of Hamiltonian trajectories, unless the attribute ``thin`` of the posterior
+    says that they are not successive.
 
     Arguments:
         idata: An ``arviz.InferenceData`` with a group ``posterior``, as of :func:`pyro_gen.posterior`; what
@@ -190,19 +191,14 @@ def _of_convergence(table: Any, chains: int, draws: int, figures: dict[str, floa
     figures[key] = float(column.max())
     name = "nested R-hat" if many else "R-hat"
     who = "groups of chains" if many else "chains" if chains > 1 else "halves of the chain"
-    where = _worst(column, column > RHAT)
-    if len(where) and draws * chains < 1000 and column.max() < 1.05:
+    limit = table["chance"].clip(lower=RHAT)
+    where = _worst(column - limit, column > limit)
+    if len(where):
         yield Problem(
             "convergence",
-            f"{name} is {column.max():.3f} at {_named(where, len(table))}, above {RHAT}: {draws * chains:,} draws in "
-            "all are too few to tell whether that is chance. Draw more.",
-            where,
-        )
-    elif len(where):
-        yield Problem(
-            "convergence",
-            f"{name} is {column.max():.3f} at {_named(where, len(table))}, above {RHAT}: the "
-            f"{who} do not agree, so they are not draws of one distribution. Run "
+            f"{name} is {column[where[0]]:.3f} at {_named(where, len(table))}, where {RHAT} is good and chains that "
+            f"have converged would come to {limit[where[0]]:.3f} at most, as they are correlated: the {who} differ by "
+            "more than chance, so they are not draws of one distribution. Run "
             "a longer warm-up; if that does not help, look at the trace plot: chains that sit in different places mean "
             'several modes (method="tempering"), chains that wander slowly a posterior that should be parametrised '
             "anew (non-centred, say).",
