@@ -6,6 +6,7 @@ uses them, others wait.
 
 import math
 import os
+import random
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -180,3 +181,22 @@ def normals(seeds: Tensor, size: int, stream: int = 0) -> Tensor:
     """
     numbers: Tensor = torch.special.ndtri(uniforms(seeds, size, stream))
     return numbers
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """What is Python's own stays as it was: ``random``, the filters of warnings, and the environment.
+
+    Lightning and torch change them when first used. The environment of processes that train together stays, for
+    it says who they are.
+    """
+    state, before = random.getstate(), dict(os.environ)
+    with warnings.catch_warnings():
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+                for name in os.environ.keys() - before.keys():
+                    del os.environ[name]
+                os.environ.update(before)

@@ -37,7 +37,7 @@ from torch.utils.data import Dataset
 from pyro_gen._archives import read_archive
 from pyro_gen._files import atomic
 from pyro_gen._identity import digest, settings_of
-from pyro_gen._random import seeded
+from pyro_gen._random import seeded, undisturbed
 from pyro_gen.data import Batches, as_tensor
 from pyro_gen.density import as_inputs
 from pyro_gen.density.missing import LatentMissing, find_latent_missing
@@ -121,6 +121,7 @@ class FitResult:
         )
 
 
+@undisturbed()
 def fit(
     program: Program,
     data: Any,

@@ -2,6 +2,8 @@
 
 import csv
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -746,3 +748,21 @@ def test_a_data_plate_that_is_not_scaled_is_named(plate: Any, scaled: bool) -> N
         return
     with pytest.warns(UserWarning, match=r"fit: site 'x' of Plated counts a minibatch of 1 / 3 of the data"):
         quiet(Plated(plate), x, epochs=1, batch_size=20)
+
+
+@pytest.mark.parametrize("check", ["random.getstate()", "list(warnings.filters)", "dict(os.environ)"])
+def test_the_first_fit_leaves_what_is_pythons_own_as_it_was(check: str) -> None:
+    """In a process where nothing was imported yet; the undecorated function is the twin that disturbs."""
+
+    def same(fit: str) -> bool:
+        script = (
+            "import os, random, warnings, torch, pyro_gen as pg\n"
+            "program, x = pg.models.Gaussian(2), torch.randn(20, 2)\n"
+            f"fit, before = {fit}, {check}\n"
+            "fit(program, x, epochs=1, progress=False, compile=False)\n"
+            f"print(before == {check})"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        return done.stdout.strip() == "True"
+
+    assert same("pg.fit") and not same("pg.fit.__wrapped__")
