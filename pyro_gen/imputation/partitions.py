@@ -377,6 +377,6 @@ def _impute_file(
                 except (TypeError, ValueError) as error:
                     raise ValueError(f"{source / partition.name}, from row {frame.index[0]} on: {error}") from None
                 whole = completed.derive(**{name: lambda _, name=name, frame=frame: frame[name] for name in aside})
-                for long in whole._long_parts(original=False):
+                for long in whole.long_parts():
                     writer.write_table(pa.Table.from_pandas(long, schema=written, preserve_index=False))
     return partition.name

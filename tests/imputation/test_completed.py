@@ -17,7 +17,8 @@ from sklearn.preprocessing import StandardScaler
 
 from pyro_gen.data.column import Column
 from pyro_gen.data.schema import Schema
-from pyro_gen.imputation.completed import Completed, _half_sample_mode
+from pyro_gen.imputation.completed import Completed
+from pyro_gen.imputation.completed.middles import half_sample_mode
 from pyro_gen.imputation.pooling import pool
 
 NAN = float("nan")
@@ -183,14 +184,14 @@ def test_draws_made_when_asked_for_are_those_kept():
 def test_middles_of_draws_on_disk_are_those_of_draws_in_memory(monkeypatch):
     completed, _, _ = numbers()
     middles = {middle: getattr(completed, middle)() for middle in ("median", "mode")}
-    monkeypatch.setattr("pyro_gen.imputation.completed.SPOOL", 300)  # two cells at a time
+    monkeypatch.setattr("pyro_gen.imputation.completed.drawn_cells.SPOOLED_BYTES", 300)  # two cells at a time
     for middle, before in middles.items():
         same(getattr(completed, middle)(), before)
 
 
 def test_memory_is_that_of_the_holes():
     completed, _, cells = numbers()
-    assert completed._cells.shape == cells.shape == (8, int(completed.missing.sum()))
+    assert completed.drawn.held.shape == cells.shape == (8, int(completed.missing.sum()))
 
 
 def test_it_can_be_pickled():
@@ -262,13 +263,13 @@ def test_mean_median_and_mode():
     assert mean.x[1] == median.x[1] == mode.x[1] == 1.5
 
 
-def test_half_sample_mode():
-    assert _half_sample_mode(np.array([[0.0, 1.0, 1.1, 5.0, 9.0]]).T) == pytest.approx([1.05])
-    assert _half_sample_mode(np.array([[3.0, 3.0, 1.0, 9.0]]).T) == pytest.approx([3.0])
-    assert _half_sample_mode(np.array([[1.0, 4.0]]).T) == pytest.approx([2.5])
-    assert _half_sample_mode(np.array([[7.0]]).T) == pytest.approx([7.0])
+def testhalf_sample_mode():
+    assert half_sample_mode(np.array([[0.0, 1.0, 1.1, 5.0, 9.0]]).T) == pytest.approx([1.05])
+    assert half_sample_mode(np.array([[3.0, 3.0, 1.0, 9.0]]).T) == pytest.approx([3.0])
+    assert half_sample_mode(np.array([[1.0, 4.0]]).T) == pytest.approx([2.5])
+    assert half_sample_mode(np.array([[7.0]]).T) == pytest.approx([7.0])
     draws = np.random.default_rng(0).gamma(3.0, size=(20000, 50))  # its mode is 2, its median 2.67, its mean 3
-    assert np.median(_half_sample_mode(draws)) == pytest.approx(2.0, abs=0.1)
+    assert np.median(half_sample_mode(draws)) == pytest.approx(2.0, abs=0.1)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -11,16 +11,8 @@ import torch
 from pyro_gen.data.column import Column
 from pyro_gen.data.schema import Schema
 from pyro_gen.imputation.completed import Completed
-from pyro_gen.imputation.sensitivity import (
-    _moved_levels,
-    _prior,
-    _recast,
-    _slid,
-    _slid_cumulative,
-    _tilted,
-    delta_prior,
-    tipping_point,
-)
+from pyro_gen.imputation.sensitivity import delta_prior, tipping_point
+from pyro_gen.imputation.sensitivity.moves import moved_levels, prior, recast, slid, slid_cumulative, tilted
 
 NAN = float("nan")
 
@@ -103,7 +95,7 @@ def test_bounds_hold():
 def test_draws_made_when_asked_for_are_shifted_alike():
     before = one_column(Column("b", "binary", ("no", "yes")), 8, 40, lambda s: torch.rand(s).round())
     kept = cells(before)
-    lazy = Completed.from_cells(kept.__getitem__, before.missing, schema=before.schema, like=before._like, m=8)
+    lazy = Completed.from_cells(kept.__getitem__, before.missing, schema=before.schema, like=before.holes.table, m=8)
     assert torch.equal(cells(lazy.delta({"b": 1.0}, seed=3)), cells(before.delta({"b": 1.0}, seed=3)))
     assert not torch.equal(cells(before.delta({"b": 1.0}, seed=4)), cells(before.delta({"b": 1.0}, seed=3)))
 
@@ -116,29 +108,29 @@ def test_draws_made_when_asked_for_are_shifted_alike():
 def test_ordered_levels_take_the_shifted_distribution_exactly(amount):
     # The chance of each move, by going through the uniform numbers on a fine grid.
     p = torch.tensor([[0.1, 0.5, 0.15, 0.25]], dtype=torch.float64)
-    cumulative = _slid_cumulative(p, torch.tensor([amount], dtype=torch.float64))
+    cumulative = slid_cumulative(p, torch.tensor([amount], dtype=torch.float64))
     beyond = 1 - p.cumsum(1)[:, :-1]
     torch.testing.assert_close(1 - cumulative, (logit(beyond) + amount).sigmoid())
     grid = (torch.arange(20000, dtype=torch.float64) + 0.5) / 20000
     q = torch.zeros(4, dtype=torch.float64)
     for level in range(4):
-        to = _slid(torch.full((20000,), level), p.expand(20000, 4), cumulative.expand(20000, 3), grid)
+        to = slid(torch.full((20000,), level), p.expand(20000, 4), cumulative.expand(20000, 3), grid)
         q += p[0, level] * torch.bincount(to, minlength=4) / 20000
         assert (to >= level).all() if amount >= 0 else (to <= level).all()  # all move one way
     expected = torch.cat([cumulative[0], torch.ones(1).double()]).diff(prepend=torch.zeros(1).double())
     torch.testing.assert_close(q, expected, rtol=0, atol=1e-4)
 
 
-def test_levels_without_an_order_take_the_tilted_distribution_exactly():
+def test_levels_without_an_order_take_thetilted_distribution_exactly():
     p = torch.tensor([[0.1, 0.5, 0.15, 0.25]], dtype=torch.float64)
     amount = torch.tensor([[0.0, -1.0, 2.0, 0.3]], dtype=torch.float64)
-    q = _tilted(p, amount)
+    q = tilted(p, amount)
     torch.testing.assert_close(q, p * amount.exp() / (p * amount.exp()).sum())
     side = (torch.arange(300, dtype=torch.float64) + 0.5) / 300
     noise = torch.cartesian_prod(side, side)
     found, kept = torch.zeros(4, dtype=torch.float64), 0.0
     for level in range(4):
-        to = _recast(torch.full((len(noise),), level), p.expand(len(noise), 4), q, noise)
+        to = recast(torch.full((len(noise),), level), p.expand(len(noise), 4), q, noise)
         found += p[0, level] * torch.bincount(to, minlength=4) / len(noise)
         kept += p[0, level].item() * (to == level).double().mean().item()
     torch.testing.assert_close(found[None], q, rtol=0, atol=0.005)
@@ -197,7 +189,7 @@ def error_of_shift(mix, amount, posterior, m=20, n=4000):
     counts = torch.stack([m - draws.sum(0), draws.sum(0)], 1)
     column = Column("b", "binary", (0, 1))
     far = torch.full((n,), amount, dtype=torch.float64)
-    after = torch.stack([_moved_levels(column, draw, far, posterior(counts)) for draw in draws])
+    after = torch.stack([moved_levels(column, draw, far, posterior(counts)) for draw in draws])
     return after.mean().item() - (logit(p) + amount).sigmoid().mean().item()
 
 
@@ -206,7 +198,7 @@ def error_of_shift(mix, amount, posterior, m=20, n=4000):
 def test_with_twenty_draws_shares_are_right(mix, amount):
     # Twenty draws of 4000 holes: the share has a standard deviation of at most 0.008 (holes that differ count
     # less, since their own p is compared with): below 0.0035. False alarm below 1e-4 within 0.014.
-    error = error_of_shift(mix, amount, lambda counts: dist.Dirichlet(counts + _prior(counts)).sample())
+    error = error_of_shift(mix, amount, lambda counts: dist.Dirichlet(counts + prior(counts)).sample())
     assert abs(error) < 0.014
 
 
@@ -219,12 +211,12 @@ def test_the_prior_is_that_of_the_holes():
     concentration = torch.tensor([3.0, 1.0, 0.5])
     p = dist.Dirichlet(concentration).sample((20000,))
     counts = dist.Multinomial(20, p).sample().double()
-    torch.testing.assert_close(_prior(counts), concentration.double(), rtol=0.1, atol=0)
+    torch.testing.assert_close(prior(counts), concentration.double(), rtol=0.1, atol=0)
     alike = dist.Multinomial(20, torch.tensor([0.5, 0.3, 0.2]).expand(500, 3)).sample().double()
-    assert _prior(alike).sum() > 50
+    assert prior(alike).sum() > 50
     sure = torch.eye(3, dtype=torch.float64).repeat(10, 1) * 20
-    assert _prior(sure).sum().item() == pytest.approx(0.1)
-    assert _prior(torch.eye(3, dtype=torch.float64)).sum().item() == pytest.approx(1e6)
+    assert prior(sure).sum().item() == pytest.approx(0.1)
+    assert prior(torch.eye(3, dtype=torch.float64)).sum().item() == pytest.approx(1e6)
 
 
 def test_a_level_keeps_what_goes_with_it():
