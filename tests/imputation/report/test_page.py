@@ -1,9 +1,8 @@
-"""The report: what it says against what is so, that it needs nothing but itself, and the figures it is made of."""
+"""The report: what it says against what is so, and that it needs nothing but itself."""
 
 import base64
 import math
 import re
-from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.base import BaseEstimator, clone
 
 from pyro_gen.data.column import Column
 from pyro_gen.data.schema import Schema
-from pyro_gen.imputation.amputation import MCAR, ampute
 from pyro_gen.imputation.completed import Completed
-from pyro_gen.imputation.imputer import Imputer
 from pyro_gen.imputation.pooling import pool
-from pyro_gen.imputation.report import over_impute, plots, report
-from pyro_gen.imputation.scores import interval_coverage, pit_test
-from pyro_gen.models.tabular import TableGaussian, TableStudent
+from pyro_gen.imputation.report import report
 
 LEVELS = ("low", "middle", "high")
 
@@ -113,10 +107,6 @@ INFO = {
     "seed": 7,
     "versions": {"torch": "2.9.0"},
 }
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The page
 
 
 def test_the_page_says_what_is_so(tmp_path: Path) -> None:
@@ -346,119 +336,6 @@ def test_hidden_cells_are_shown_where_they_are_many(
     assert [alt for alt in alts if alt and "hidden" in alt] == [f"{n}: {k} hidden cells" for n, k in pictures]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Over-imputation
-
-
-class Knowing(BaseEstimator):  # type: ignore[misc]
-    """Imputes independent normal columns by draws with their own distribution, or with another scale."""
-
-    def __init__(self, scale: float = 1.0, schema: Any = None) -> None:
-        self.scale, self.schema = scale, schema
-
-    def fit(self, table: Any) -> "Knowing":
-        self.schema_ = self.schema or Schema.infer(table)
-        self.seen_ = int(np.isfinite(np.asarray(table)).sum())
-        SEEN.append(self.seen_)
-        return self
-
-    def learnt_anew(self, table: Any) -> "Knowing":
-        learner: Knowing = clone(self).set_params(schema=self.schema_)
-        return learner.fit(table)
-
-    def impute(self, table: Any, draws: int) -> Completed:
-        missing = np.isnan(np.asarray(table))
-        rng = np.random.default_rng(1)
-        cells = torch.from_numpy(self.scale * rng.normal(size=(draws, int(missing.sum()))))
-        return Completed.from_cells(cells, missing, schema=self.schema_, like=table)
-
-
-SEEN: list[int] = []
-
-
-@pytest.mark.parametrize("frame", [True, False])
-def test_over_imputation_tells_calibrated_draws_from_others(frame: bool, untouched_rng: None) -> None:
-    rng = np.random.default_rng(0)
-    x = np.where(rng.random((6000, 3)) < 0.1, np.nan, rng.normal(size=(6000, 3)))
-    table = pd.DataFrame(x, columns=["x0", "x1", "x2"]) if frame else x
-    cells, passed = [], {}
-    for scale in (1.0, 0.7, 1.5):
-        SEEN.clear()
-        found = over_impute(Knowing(scale).fit(table), table, share=0.2)
-        # It learnt from a table with a fifth of the observed cells hidden, to three standard errors.
-        assert abs(SEEN[1] / SEEN[0] - 0.8) < 0.01
-        places = np.concatenate([f["pit"] for f in found.values()])
-        cells.append(len(places))
-        # Of 2000 rows with a hidden cell, more than 2000 cells. Coverage to 4 standard errors (6e-5 by chance).
-        coverage = np.average(
-            [f["coverage95"] for f in found.values()], weights=[len(f["pit"]) for f in found.values()]
-        )
-        flat = np.abs(np.histogram(places, 10, (0, 1))[0] / len(places) - 0.1).max() < 4 * math.sqrt(0.09 / len(places))
-        passed[scale] = (abs(coverage - 0.95) < 4 * math.sqrt(0.05 * 0.95 / len(places)), flat)
-    assert min(cells) > 2000
-    # Ten bins at 4 standard errors: 6e-4 by chance, of which this seed has none; the twins must fail both.
-    assert passed == {1.0: (True, True), 0.7: (False, False), 1.5: (False, False)}
-
-
-class Rolling(Knowing):
-    """Imputes independent ordered levels 1, 2, 3, 4 by draws with their own shares, or with others."""
-
-    def impute(self, table: Any, draws: int) -> Completed:
-        missing = np.asarray(table.isna())
-        shares = np.array([0.5, 0.3, 0.15, 0.05]) ** self.scale
-        cells = np.random.default_rng(1).choice(4, (draws, int(missing.sum())), p=shares / shares.sum())
-        return Completed.from_cells(torch.from_numpy(cells), missing, schema=self.schema_, like=table)
-
-
-def test_levels_are_not_held_more_often_than_promised() -> None:
-    rng = np.random.default_rng(0)
-    table = pd.DataFrame({"grade": rng.choice([1.0, 2, 3, 4, np.nan], 9000, p=[0.45, 0.27, 0.135, 0.045, 0.1])})
-    schema = Schema.infer(table, {"grade": "ordinal"})
-    passed = {}
-    for scale in (1.0, 2.0, 0.3):
-        found = over_impute(Rolling(scale, schema).fit(table), table, share=0.2)["grade"]
-        assert len(found["pit"]) > 1000
-        # To four standard errors (6e-5 by chance), and places that are uniform (1e-4).
-        close = abs(found["coverage95"] - 0.95) < 4 * math.sqrt(0.05 * 0.95 / len(found["pit"]))
-        passed[scale] = (close, pit_test(found["pit"]) > 1e-4)
-    # Draws too far apart have the levels at the ends too often, which intervals hardly notice, and places do.
-    assert passed == {1.0: (True, True), 2.0: (False, False), 0.3: (True, False)}
-    # Intervals with their ends hold all but the rarest level, if the draws be right.
-    right = torch.tensor([0.0, 1, 2, 3]).repeat_interleave(torch.tensor([50, 29, 15, 5]))[:, None]
-    hidden = torch.from_numpy(rng.choice(4, 2000, p=[0.5, 0.3, 0.15, 0.05])).double()
-    held = interval_coverage(right.expand(-1, 2000), hidden).covered.mean()
-    assert held > 0.99
-
-
-def test_over_imputation_learns_once_what_was_kept_and_sees_no_hidden_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(300, 1)) + rng.normal(size=(300, 3))
-    x[rng.random(x.shape) < 0.1] = np.nan
-    imputer = Imputer(["gaussian", "student"], random_state=0).fit(x)
-    assert len(imputer.weights_) == 2
-    programs, weights, learnt = dict(imputer.programs_), dict(imputer.weights_), []
-    for kind in (TableGaussian, TableStudent):
-
-        def noted(self: Any, x: torch.Tensor, learn: Any = kind.learn, **options: Any) -> Any:
-            learnt.append((type(self).__name__, x.isnan().numpy()))
-            return learn(self, x, **options)
-
-        monkeypatch.setattr(kind, "learn", noted)
-    mixed = []
-    monkeypatch.setattr(Imputer, "impute", lambda self, *a, **k: mixed.append(self) or IMPUTE(self, *a, **k))
-    found = over_impute(imputer, x, seed=3)
-    assert sorted(name for name, _ in learnt) == ["TableGaussian", "TableStudent"]
-    hidden = np.isnan(ampute(x, MCAR(0.1), seed=3)) & ~np.isnan(x)
-    assert all(holes[hidden].all() and (holes == np.isnan(x) | hidden).all() for _, holes in learnt)
-    assert sum(len(f["pit"]) for f in found.values()) == hidden.sum() > 50
-    # Both make draws, with the weights of before; the imputer that was given stays as it was.
-    assert mixed[0].weights_ == weights and list(mixed[0].programs_) == list(weights) and mixed[0] is not imputer
-    assert imputer.programs_ == programs and imputer.weights_ == weights
-
-
-IMPUTE = Imputer.impute
-
-
 def test_the_page_takes_what_over_imputation_found(tmp_path: Path) -> None:
     given = {"height": {"coverage95": 0.9, "pit": np.linspace(0, 1, 50)}}
     held = {"height": {"coverage95": 0.8, "pit": np.linspace(0, 1, 50)}}
@@ -467,118 +344,3 @@ def test_the_page_takes_what_over_imputation_found(tmp_path: Path) -> None:
     assert "their 95% intervals held 90.0% of 50 hidden cells" in page.text
     assert completed.info["calibration"] is held
     assert "held 80.0% of 50 hidden" in page_of(completed, tmp_path)[0].text
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Figures
-
-
-def test_patterns_are_counted_as_by_hand() -> None:
-    rng = np.random.default_rng(0)
-    for columns in (1, 3, 8, 11):
-        missing = rng.random((200, columns)) < 0.3
-        by_hand = Counter(map(tuple, missing.tolist()))
-        found = plots.pattern_counts(missing)
-        assert dict(found) == by_hand and len(found) == len(by_hand)
-        assert [count for _, count in found] == sorted(by_hand.values(), reverse=True)
-
-
-def test_co_missingness_is_that_of_the_rows() -> None:
-    missing = np.random.default_rng(0).random((100, 4)) < 0.4
-    missing[:, 3] |= missing[:, 0]
-    shares = plots.together(missing)
-    for i in range(4):
-        for j in range(4):
-            assert shares[i, j] == pytest.approx(missing[missing[:, j], i].mean())
-    assert shares[3, 0] == 1.0 > shares[0, 3]
-
-
-def stairs(figure: Any, label: str) -> Any:
-    return next(patch for patch in figure.axes[0].patches if patch.get_label() == label).get_data()
-
-
-def test_densities_are_shares_of_the_entries() -> None:
-    rng = np.random.default_rng(0)
-    observed, imputed = rng.normal(size=500), rng.normal(1.0, 1.0, size=(20, 80))
-    figure = plots.density(observed, imputed)
-    values, edges, _ = stairs(figure, "observed")
-    assert values == pytest.approx(np.histogram(observed, edges)[0] / 500) and values.sum() == pytest.approx(1.0)
-    values, edges, _ = stairs(figure, "imputed")
-    assert values == pytest.approx(np.histogram(imputed, edges)[0] / imputed.size)
-    assert values.sum() >= 0.99  # all but the most extreme
-
-
-def test_whole_numbers_have_bins_of_their_own() -> None:
-    rng = np.random.default_rng(0)
-    figure = plots.density(rng.poisson(3, 300).astype(float), rng.poisson(3, (5, 50)).astype(float), integer=True)
-    _, edges, _ = stairs(figure, "observed")
-    assert set(np.diff(edges)) == {1.0} and edges[0] % 1 == 0.5
-    wide = rng.integers(0, 5000, 300).astype(float)
-    _, edges, _ = stairs(plots.density(wide, wide.reshape(3, 100), integer=True), "observed")
-    assert len(set(np.diff(edges))) == 1 and np.diff(edges)[0] % 1 == 0 and edges[0] <= wide.min() and len(edges) < 60
-    assert edges[-1] >= wide.max()
-
-
-def test_counts_of_all_sizes_have_bins_that_grow() -> None:
-    rng = np.random.default_rng(0)
-    counts = np.concatenate([np.zeros(150), rng.lognormal(3, 2, 300).round(), [0.0, 7300.0]])
-    figure = plots.density(counts, rng.choice(counts, (5, 50)), integer=True)
-    assert figure.axes[0].get_xscale() == "symlog"
-    values, edges, _ = stairs(figure, "observed")
-    assert edges[0] == -0.5 and (edges % 1 == 0.5).all() and (np.diff(edges) >= 1).all() and edges[-1] >= 7300
-    assert values.sum() == pytest.approx(1.0) and values[0] == (counts < edges[1]).mean()
-    assert values.max() < 0.4  # with bins of one width it were nearly all in the first
-    assert plots.density(counts - 1, counts[None] - 1, integer=True).axes[0].get_xscale() == "linear"
-
-
-@pytest.mark.parametrize("value", [0.0, 3.0, -1e9])
-def test_constant_columns_and_wide_ones_can_be_drawn(tmp_path: Path, value: float) -> None:
-    constant = np.full(20, value)
-    values, edges, _ = stairs(plots.density(constant, np.full((3, 5), value)), "imputed")
-    assert values.sum() == pytest.approx(1.0) and edges[0] < value < edges[-1]
-    incomes = np.geomspace(0.5, 1e6, 200)
-    figure = plots.density(incomes, incomes.reshape(4, 50), positive=True)
-    assert figure.axes[0].get_xscale() == "log"
-    values, edges, _ = stairs(figure, "observed")
-    assert edges[0] > 0 and values.sum() == pytest.approx(1.0)
-
-
-def test_shares_of_levels_are_those_of_the_entries() -> None:
-    observed = np.array([0.0, 0, 0, 1, 2, 2, 2, 2])
-    imputed = np.array([[0.0, 1, 1, 2], [0, 0, 1, 1]])
-    bars = plots.level_shares(observed, imputed, LEVELS).axes[0].containers
-    assert [bar.get_width() for bar in bars[0]] == [3 / 8, 1 / 8, 4 / 8]
-    assert [bar.get_width() for bar in bars[1]] == [3 / 8, 4 / 8, 1 / 8]
-    numbers = plots.level_shares(observed, imputed, (1.0, 2.5, 3.0)).axes[0]
-    assert [label.get_text() for label in numbers.get_yticklabels()] == ["1", "2.5", "3"]
-    many = plots.level_shares(np.arange(40.0), np.zeros((2, 5)), [f"level {i}" for i in range(40)], most=12)
-    assert len(many.axes[0].get_yticks()) == 12
-
-
-def test_the_band_of_a_pit_histogram_holds_what_chance_does() -> None:
-    rng = np.random.default_rng(0)
-
-    def inside(values: np.ndarray[Any, Any]) -> float:
-        figure = plots.pit_histogram(values)
-        band = next(p for p in figure.axes[0].patches if p.get_alpha() == 0.1)
-        low, high = band.get_y(), band.get_y() + band.get_height()
-        shares = np.histogram(values, 10, (0, 1))[0] / len(values)
-        return float(((low <= shares) & (shares <= high)).mean())
-
-    # 200 bins, 95% or a little more of them inside: below 85% is 4 standard errors and more off.
-    assert np.mean([inside(rng.random(500)) for _ in range(20)]) > 0.85
-    assert np.mean([inside(rng.beta(0.5, 0.5, 500)) for _ in range(5)]) < 0.7
-
-
-def test_running_means_end_at_the_mean() -> None:
-    means = np.random.default_rng(0).normal(size=20)
-    line = plots.running_means(means).axes[0].lines[0].get_ydata()
-    assert line[0] == means[0] and line[-1] == pytest.approx(means.mean())
-
-
-def test_a_map_of_a_long_table_averages_rows() -> None:
-    missing = np.zeros((1000, 2), dtype=bool)
-    missing[500:, 1] = True
-    image = plots.missing_map(missing, ["a", "b"], most=100).axes[0].images[0].get_array()
-    assert image.shape == (100, 2) and image[:, 0].max() == 0
-    assert image[:50, 1].max() == 0 and image[50:, 1].min() == 1
