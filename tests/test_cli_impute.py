@@ -44,7 +44,7 @@ class Resampling(BaseEstimator):  # type: ignore[misc]
         self.programs_ = dict.fromkeys(self.weights_)
         return self
 
-    def learnt_anew(self, table: pd.DataFrame) -> "Resampling":
+    def refit(self, table: pd.DataFrame) -> "Resampling":
         learner: Resampling = clone(self).set_params(schema=self.schema_, method=list(self.weights_))
         learner.fit(table)
         return learner

@@ -6,7 +6,6 @@ what they say of entries that were hidden from them.
 """
 
 import hashlib
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -24,22 +23,19 @@ from pyro_gen.data.column import Column
 from pyro_gen.data.scaling import Scaling
 from pyro_gen.data.schema import Schema
 from pyro_gen.imputation.completed import Completed
-from pyro_gen.imputation.draws import CHUNK, Draws
-from pyro_gen.imputation.progress import Report, reporting
-from pyro_gen.imputation.rounding import comparable, dequantise
-from pyro_gen.imputation.stacked import Stacked
-from pyro_gen.imputation.stacking import hide, stacking_weights
-from pyro_gen.models.tabular import METHODS, TableProgram
+from pyro_gen.imputation.progress import reporting
+from pyro_gen.imputation.stacking.draws import NUMBERS_WORKED_ON, Draws
+from pyro_gen.imputation.stacking.expectations import Expectations
+from pyro_gen.imputation.stacking.learning import HIDDEN_SHARE, Learner, Weighed, scored_columns, weigh
+from pyro_gen.imputation.stacking.linear_pool import LinearPool
+from pyro_gen.imputation.stacking.rounding import comparable, dequantise
+from pyro_gen.imputation.stacking.weights import hide
+from pyro_gen.models.tabular import METHODS
 
 __all__ = ["Imputer"]
 
-HIDDEN = 0.15  # share of the observed entries that programs are scored by
-ENOUGH = 1000  # hidden entries; smaller tables are hidden from more than once
-MOST = 10_000  # hidden entries, about
-FEW = 0.04  # share of a column's observed entries: programs that learnt without so few need not learn again
-LEAST = 0.02  # weight below which a program is left out
-ROWS = 20_000  # that programs learn from, at most
-MEAN_DRAWS = 100  # where the posterior mean has no closed form on the scale of the table
+LEARNT_ROWS = 20_000  # at most
+MEDIAN_DRAWS = 100
 
 
 class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -65,7 +61,8 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         programs_: The programs that were kept, by name.
         weights_: Their stacking weights, by name.
         spread_: What draws of several programs are multiplied by around their mean, 1 for one program: a mixture of
-            programs that are right about their errors spreads too far, see :mod:`pyro_gen.imputation.stacked`.
+            programs that are right about their errors spreads too far, see
+            :mod:`pyro_gen.imputation.stacking.linear_pool`.
         scores_: What each program that was tried scored, in nats for a hidden entry, by name; empty for one program,
             and where the table is too small to hide an entry.
         info_: What was chosen and why, in plain data; ``info_["assumed"]`` says what was read off columns and holds of
@@ -126,7 +123,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         return self._fit(X)
 
-    def learnt_anew(self, X: Any) -> "Imputer":
+    def refit(self, X: Any) -> "Imputer":
         """The same programs with the same weights, learnt from another table, which is all that they know.
 
         Arguments:
@@ -148,30 +145,29 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         take_levels, take_atoms = self._taken()
         self.scaling_ = Scaling.fit(self.schema_, encoded, levels=take_levels, atoms=take_atoms)
         x = self.scaling_.forward(self.scaling_.plausible(encoded))
-        if len(x) > ROWS:
-            rows = torch.as_tensor(np.random.default_rng(self.seed_).permutation(len(x))[:ROWS])
+        if len(x) > LEARNT_ROWS:
+            rows = torch.as_tensor(np.random.default_rng(self.seed_).permutation(len(x))[:LEARNT_ROWS])
             x = x[rows.sort().values]
-        scored = _scored(encoded, comparable(x, self.scaling_.columns))
+        scored = scored_columns(encoded, comparable(x, self.scaling_.columns))
         x = dequantise(x, self.scaling_.columns, fork(self.seed_))
         names = self._suitable(encoded)
-        deadline = None if self.time_limit is None else began + self.time_limit
-        self._notes: list[str] = self._gross(encoded)
+        notes = self._gross(encoded)
         if not take_atoms and (named := [c.name for c in self.schema_.columns if c.atom is not None]):
             knowing = ", ".join(name for name, program in METHODS.items() if program.ATOMS)
-            self._notes.append(f"The atom of {', '.join(named)} is a number like others here: {knowing} know atoms.")
+            notes.append(f"The atom of {', '.join(named)} is a number like others here: {knowing} know atoms.")
+        deadline = None if self.time_limit is None else began + self.time_limit
         with reporting(self.progress) as report:
-            if stack is None:
-                self.scores_, self.weights_, learnt = self._weigh(names, x, scored, report, deadline)
-            else:
-                self.scores_, self.weights_, learnt = {}, dict(stack.weights_), {}
+            learner = Learner(self.scaling_.columns, dict(self.options or {}), self.seed_, report, deadline, notes)
+            found = Weighed({}, dict(stack.weights_), {}) if stack else weigh(learner, names, x, scored)
+            self.scores_ = found.scores
+            self.weights_: dict[str, float] = found.weights
             kept = list(self.weights_)
             self.programs_ = {
-                name: learnt.get(name) or self._learnt(name, x, report, _share(deadline, len(kept) - i))
-                for i, name in enumerate(kept)
+                name: found.programs.get(name) or learner.learn(name, x, len(kept) - i) for i, name in enumerate(kept)
             }
         if stack is None:
-            holed = x.masked_fill(hide(x, HIDDEN, self.seed_, torch.ones_like(scored)), torch.nan)
-            self.spread_ = Stacked(self.programs_, self.weights_).estimate_spread(holed, self.seed_)
+            holed = x.masked_fill(hide(x, HIDDEN_SHARE, self.seed_, torch.ones_like(scored)), torch.nan)
+            self.spread_ = LinearPool(self.programs_, self.weights_).estimate_spread(holed, self.seed_)
         else:
             self.spread_ = stack.spread_
         atoms = zip(self.schema_.columns, self.scaling_.atoms, strict=True)
@@ -185,7 +181,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             "rows": len(encoded),
             "rows_learnt_from": len(x),
             "seconds": time.monotonic() - began,
-            "warnings": list(self._notes),
+            "warnings": notes,
             "seed": self.seed_,
             "versions": {name: version(name) for name in ("pyro-gen", "pyro-ppl", "torch", "numpy")},
         }
@@ -205,8 +201,8 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             )
         return said
 
-    def _stacked(self) -> Stacked:
-        return Stacked(self.programs_, self.weights_, self.spread_)
+    def _pool(self) -> LinearPool:
+        return LinearPool(self.programs_, self.weights_, self.spread_)
 
     def _check_options(self) -> None:
         if self.strategy not in ("mean", "median", "draw"):
@@ -268,57 +264,6 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"Imputer: no program suits a table with columns of kinds {', '.join(sorted(kinds))}.")
         return names
 
-    def _learnt(self, name: str, x: Tensor, report: Report, deadline: float | None) -> TableProgram:
-        program = METHODS[name](self.scaling_.columns, **(self.options or {}))
-        with report.stage(name) as tick:
-
-            def progress(share: float, words: str) -> None:
-                if "out of time" in words:
-                    note = f"{name} stopped learning early, at the time limit: draws are made of what it knew by then."
-                    self._notes += [note] * (note not in self._notes)
-                tick(share, words)
-
-            return program.learn(x, seed=self.seed_, progress=progress, deadline=deadline)
-
-    def _weigh(
-        self, names: Sequence[str], x: Tensor, columns: Tensor, report: Report, deadline: float | None
-    ) -> tuple[dict[str, float], dict[str, float], dict[str, TableProgram]]:
-        """Scores programs by hidden entries of columns, in nats an entry, and weighs them; those learnt well enough."""
-        if len(names) == 1:
-            return {}, {names[0]: 1.0}, {}
-        observed = (~torch.isnan(x)).sum(0)
-        repeats = min(3, math.ceil(ENOUGH / max(1, int(hide(x, HIDDEN, self.seed_, columns).sum()))))
-        scored: dict[str, list[Tensor]] = {name: [] for name in names}
-        learnt: dict[str, TableProgram] = {}
-        for repeat in range(repeats):
-            hidden = hide(x, HIDDEN, self.seed_ + repeat, columns)
-            if (share := MOST / max(1, int(hidden.sum()))) < 1:  # more say little more, and take their time
-                rng = np.random.default_rng(self.seed_)
-                hidden &= torch.from_numpy(rng.random(len(x)) < share).to(x.device).unsqueeze(1)
-            few = bool((hidden.sum(0) <= FEW * observed).all())
-            shown, values = x.masked_fill(hidden, torch.nan), x.where(hidden, torch.nan)
-            rows = hidden.any(1)
-            for i, name in enumerate(names):
-                fits = (repeats - repeat) * len(names) - i + len(names) * (not few)  # those still to come
-                program = self._learnt(name, shown, report, _share(deadline, fits))
-                if few:
-                    learnt[name] = program
-                scored[name].append(program.cell_log_prob(shown[rows], values[rows])[hidden[rows]])
-        log_prob = torch.stack([torch.cat(parts) for parts in scored.values()])
-        if not log_prob.shape[1]:
-            self._notes.append("The table is too small to hide an entry of it: all programs have the same weight.")
-        bad = ~log_prob.isfinite().all(1)
-        for name in [n for n, b in zip(names, bad.tolist(), strict=True) if b]:
-            self._notes.append(f"{name} gives a hidden entry no density, and is left out.")
-        if bool(bad.all()):
-            raise ValueError(f"Imputer: none of {', '.join(names)} gives every hidden entry a density.")
-        fine = [n for n, b in zip(names, bad.tolist(), strict=True) if not b]
-        weights = stacking_weights(log_prob[~bad])
-        weights = weights.where(weights >= LEAST, 0.0)
-        weights = weights / weights.sum()
-        scores = dict(zip(fine, log_prob[~bad].mean(1).tolist(), strict=True)) if log_prob.shape[1] else {}
-        return scores, {n: w for n, w in zip(fine, weights.tolist(), strict=True) if w > 0}, learnt
-
     # Imputing
 
     def impute(self, X: Any, draws: int | None = None, *, part: str = "") -> Completed:
@@ -348,7 +293,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             seed = int.from_bytes(hashlib.blake2b(f"{seed}:{part}".encode(), digest_size=8).digest()) >> 1
         gross = [note for note in self._gross(encoded) if note not in self.info_["warnings"]]
         return Completed.from_cells(
-            Draws(self._stacked(), self.scaling_, encoded, draws, seed),
+            Draws(self._pool(), self.scaling_, encoded, draws, seed),
             torch.isnan(encoded),
             schema=self.schema_,
             like=table,
@@ -385,9 +330,9 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         wanted = wanted.where(torch.isnan(encoded), torch.nan)
         found = torch.full_like(wanted, torch.nan)
         rows = (~torch.isnan(wanted)).any(1).nonzero()[:, 0]
-        for part in rows.split(max(1, CHUNK // encoded.shape[1])):
+        for part in rows.split(max(1, NUMBERS_WORKED_ON // encoded.shape[1])):
             x, v = self.scaling_.forward(self.scaling_.plausible(encoded[part])), self.scaling_.forward(wanted[part])
-            found[part] = self._stacked().cell_log_prob(x, v) + self.scaling_.log_abs_det(wanted[part])
+            found[part] = self._pool().cell_log_prob(x, v) + self.scaling_.log_abs_det(wanted[part])
         return found.numpy()
 
     def transform(self, X: Any) -> Any:
@@ -407,64 +352,11 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if self.strategy == "draw":
             return self.impute(X, draws=1)[0]
         if self.strategy == "median":
-            return self.impute(X, draws=MEAN_DRAWS).median()
+            return self.impute(X, draws=MEDIAN_DRAWS).median()
         table = self._checked(X, reset=False)
         encoded = self.schema_.encode(table)
-        return self.schema_.decode(self._mean(encoded), table, rounded=False)
-
-    def _mean(self, encoded: Tensor) -> Tensor:
-        """The table completed by posterior means and most probable levels, on the encoded scale.
-
-        Expectations are in closed form on the working scale. What limits, curves, atoms and rounding make of draws is
-        added as a mean over some.
-        """
-        missing = torch.isnan(encoded)
-        rows = missing.any(1).nonzero()[:, 0]
-        if not len(rows):
-            return encoded
-        filled = encoded.clone()
-        for part in rows.split(max(1, CHUNK // encoded.shape[1])):
-            filled[part] = self._mean_of(encoded[part])
-        if bool(missing[:, self._settled()].any()):
-            draws = Draws(self._stacked(), self.scaling_, encoded, MEAN_DRAWS, self.seed_)
-            moved = sum(draws.made(block, self._moved).sum(0) for block in draws.blocks)
-            filled[missing] += moved / MEAN_DRAWS
-        return filled
-
-    def _mean_of(self, part: Tensor) -> Tensor:
-        """The same for some rows, by the working scale alone."""
-        x = self.scaling_.forward(self.scaling_.plausible(part))
-        expected = self._stacked().expected(x)
-        pairs = zip(self.scaling_.columns, expected, strict=True)
-        columns = [v.argmax(-1) if column.discrete else v[:, 0] for column, v in pairs]
-        means = self._on_line(torch.stack([column.to(x) for column in columns], -1))
-        for d, levels in enumerate(self.scaling_.levels):
-            if levels:  # numbers, so that they have a mean
-                means[:, d] = expected[d].to(x) @ x.new_tensor(levels)
-        return torch.where(torch.isnan(part), means, part)
-
-    def _on_line(self, working: Tensor) -> Tensor:
-        """Rows on the encoded scale, but for limits, rounding and atoms; nothing of curved columns."""
-        out = self.scaling_.line(working)
-        out[..., self.scaling_.curved] = 0.0
-        return out
-
-    def _moved(self, working: Tensor) -> Tensor:
-        """What of drawn rows (S, N, D) on the working scale limits, curves, atoms and rounding make more or less."""
-        line, drawn, out = self._on_line(working), self.scaling_.inverse(working), torch.zeros_like(working)
-        for d in self._settled():
-            values = self.schema_.columns[d].settled(drawn[..., d].cpu().numpy())
-            out[..., d] = torch.from_numpy(values).to(out) - line[..., d]
-        return out
-
-    def _settled(self) -> list[int]:
-        """The columns whose draws are not as the programs drew them on the line of the working scale."""
-        table, working = self.schema_.columns, self.scaling_.columns
-        plain = [
-            w.discrete or (c.kind == "count" and not c.lower) or (c == Column(c.name, "real") and w.atom is None)
-            for c, w in zip(table, working, strict=True)
-        ]
-        return [d for d, is_plain in enumerate(plain) if not is_plain]
+        filled = Expectations(self._pool(), self.scaling_, self.schema_).filled(encoded, self.seed_)
+        return self.schema_.decode(filled, table, rounded=False)
 
     # scikit-learn
 
@@ -495,20 +387,6 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.categorical = True
         tags.non_deterministic = False
         return tags
-
-
-def _scored(x: Tensor, fine: Tensor) -> Tensor:
-    """The columns (D) by which programs are scored: with holes, since there it matters, and densities to compare."""
-    holes = torch.isnan(x).any(0)
-    return next(mask for mask in (holes & fine, holes, fine, torch.ones_like(fine)) if bool(mask.any()))
-
-
-def _share(deadline: float | None, fits: int) -> float | None:
-    """The time at which one of some fits should end, so that the others have as much."""
-    if deadline is None:
-        return None
-    now = time.monotonic()
-    return now + max(0.0, deadline - now) / max(1, fits)
 
 
 def _seed_of(random_state: int | np.random.RandomState | None) -> int:

@@ -16,9 +16,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_gen.data import Column, Scaling
-from pyro_gen.imputation.draws import row_seeds
 from pyro_gen.imputation.imputer import Imputer
-from pyro_gen.imputation.stacked import deal
+from pyro_gen.imputation.stacking.draws import row_seeds
+from pyro_gen.imputation.stacking.learning import Learner
+from pyro_gen.imputation.stacking.linear_pool import allocated
 
 
 def table(rows: int = 60, seed: int = 0) -> pd.DataFrame:
@@ -92,11 +93,11 @@ def test_densities_of_draws_that_are_pulled_together_integrate_to_one_too():
         assert np.trapezoid(densities(imputer, frame, name, grid), grid) == pytest.approx(1.0, abs=0.01), name
 
 
-def test_programs_learnt_anew_have_the_weights_and_the_scale_that_all_of_them_can_have():
+def test_programs_refit_have_the_weights_and_the_scale_that_all_of_them_can_have():
     x, _ = grouped()
     imputer = Imputer(method=["gaussian", "copula"], random_state=0).fit(x)
     imputer.spread_ = 0.8
-    again = imputer.learnt_anew(x[:200])
+    again = imputer.refit(x[:200])
     assert again.weights_ == imputer.weights_ and again.spread_ == again.info_["spread"] == 0.8
     assert again.scaling_.levels == ((), ()) and set(again.programs_) == {"gaussian", "copula"}
     assert np.isfinite(again.transform(x)).all()
@@ -158,7 +159,7 @@ def test_a_draw_is_the_same_alone_and_with_others(fitted: Imputer, monkeypatch: 
         imputer.programs_ = {name: imputer.programs_.get(name) or fitted.programs_[name] for name in imputer.weights_}
     together = imputer.impute(frame, draws=7)
     expected = [together[k] for k in range(7)]
-    monkeypatch.setattr("pyro_gen.imputation.draws.KEPT", 1)
+    monkeypatch.setattr("pyro_gen.imputation.stacking.draws.NUMBERS_KEPT", 1)
 
     def largest_difference() -> float:
         alone = imputer.impute(frame, draws=7)
@@ -197,7 +198,7 @@ def test_memory_is_flat_in_the_number_of_draws(fitted: Imputer, monkeypatch: pyt
         return mode.numbers
 
     assert largest(400) > 5 * largest(10)  # as they are, all draws of a small table are made at once
-    monkeypatch.setattr("pyro_gen.imputation.draws.KEPT", 2000)
+    monkeypatch.setattr("pyro_gen.imputation.stacking.draws.NUMBERS_KEPT", 2000)
     assert largest(400) == largest(20)
 
 
@@ -358,13 +359,13 @@ def test_a_fit_that_is_cut_short_says_so():
 
 def test_few_hidden_entries_of_many_need_no_second_fit(monkeypatch: pytest.MonkeyPatch):
     fits = []
-    learn = Imputer._learnt
-    monkeypatch.setattr(Imputer, "_learnt", lambda self, name, *rest: fits.append(name) or learn(self, name, *rest))
+    learn = Learner.learn
+    monkeypatch.setattr(Learner, "learn", lambda self, name, *rest: fits.append(name) or learn(self, name, *rest))
     frame = table(400)
     Imputer(method=("gaussian", "factors"), random_state=0, time_limit=1.0).fit(frame)
     assert fits.count("gaussian") == 3 + 1  # scored thrice, as the table is small
     fits.clear()
-    monkeypatch.setattr("pyro_gen.imputation.imputer.MOST", 30)
+    monkeypatch.setattr("pyro_gen.imputation.stacking.learning.ENTRIES_AT_A_TIME", 30)
     scored = Imputer(method=("gaussian", "factors"), random_state=0, time_limit=1.0).fit(frame)
     assert fits.count("gaussian") == 3
     assert not scored.transform(frame).isna().any().any()
@@ -373,10 +374,8 @@ def test_few_hidden_entries_of_many_need_no_second_fit(monkeypatch: pytest.Monke
 def test_programs_learn_again_where_few_entries_are_many_of_their_column(monkeypatch: pytest.MonkeyPatch):
     """Entries are hidden in columns that have holes alone: few of a wide table, and a seventh of the column."""
     learnt = []
-    learn = Imputer._learnt
-    monkeypatch.setattr(
-        Imputer, "_learnt", lambda self, name, x, *rest: learnt.append(x) or learn(self, name, x, *rest)
-    )
+    learn = Learner.learn
+    monkeypatch.setattr(Learner, "learn", lambda self, name, x, *rest: learnt.append(x) or learn(self, name, x, *rest))
     frame = table(100).fillna(0.0).assign(**{f"d{i}": np.arange(100.0) ** (1 + i / 9) for i in range(9)})
     frame.loc[::2, "a"] = np.nan
     Imputer(method=("gaussian", "factors"), random_state=0, time_limit=1.0).fit(frame)
@@ -395,7 +394,7 @@ def test_progress_shows_nothing_of_what_is_over_at_once(capsys: pytest.CaptureFi
 
 
 def test_draws_are_dealt_by_weight():
-    owners = deal([0.6, 0.3, 0.1], 100)
+    owners = allocated([0.6, 0.3, 0.1], 100)
     assert [owners.count(k) for k in range(3)] == [60, 30, 10]
     assert {0, 1} <= set(owners[:3])
 

@@ -55,7 +55,7 @@ def over_impute(
     rows = spread_out((~seen & ~truth.isnan()).any(1).nonzero()[:, 0].numpy(), ROWS)
     if len(rows) == 0 or bool((seen.sum(0) == 0).any()):
         return {}
-    learner = imputer.learnt_anew(hollow)
+    learner = imputer.refit(hollow)
     part = hollow.iloc[rows] if hasattr(hollow, "iloc") else hollow[rows]
     completed = learner.impute(part, draws=draws)
     holes = torch.as_tensor(completed.missing)

@@ -30,7 +30,7 @@ class Knowing(BaseEstimator):  # type: ignore[misc]
         SEEN.append(self.seen_)
         return self
 
-    def learnt_anew(self, table: Any) -> "Knowing":
+    def refit(self, table: Any) -> "Knowing":
         learner: Knowing = clone(self).set_params(schema=self.schema_)
         return learner.fit(table)
 

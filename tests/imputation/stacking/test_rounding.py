@@ -6,8 +6,8 @@ import torch
 
 from pyro_gen._random import fork, seeded
 from pyro_gen.data.column import Column
-from pyro_gen.imputation.rounding import comparable, dequantise
-from pyro_gen.imputation.stacking import hide
+from pyro_gen.imputation.stacking.rounding import comparable, dequantise
+from pyro_gen.imputation.stacking.weights import hide
 from pyro_gen.models.tabular import TableMixture
 
 

@@ -34,15 +34,15 @@ from torch import Tensor
 from pyro_gen._random import WEYL, mix
 from pyro_gen.models.tabular import TableProgram
 
-__all__ = ["CENTRED", "Stacked", "deal"]
+__all__ = ["CENTRE_DRAWS", "LinearPool", "allocated"]
 
-ROWS, DRAWS = 300, 100  # by which c is estimated
-CENTRED = 8  # draws of each program whose mean draws are pulled to: (1 - c) of its error gets into a draw
-MOST = 0.98  # a greater c is taken for 1: what it would change is less than what its estimate is off by
-LEAST = 0.7  # c where programs disagree by a third of what they say that they err by, or more
+SPREAD_ROWS, SPREAD_DRAWS = 300, 100  # by which c is estimated
+CENTRE_DRAWS = 8  # draws of each program whose mean draws are pulled to: (1 - c) of its error gets into a draw
+FULL_SPREAD = 0.98  # a greater c is taken for 1: what it would change is less than what its estimate is off by
+LOWEST_SPREAD = 0.7  # c where programs disagree by a third of what they say that they err by, or more
 
 
-class Stacked:
+class LinearPool:
     """Programs with weights, as one.
 
     Arguments:
@@ -75,17 +75,17 @@ class Stacked:
         rows = missing.any(1).nonzero()[:, 0]
         if len(self.programs) == 1 or not len(rows):
             return 1.0
-        chosen = np.random.default_rng(seed).permutation(len(rows))[:ROWS]
+        chosen = np.random.default_rng(seed).permutation(len(rows))[:SPREAD_ROWS]
         rows = rows[torch.as_tensor(chosen, device=rows.device)]
-        drawn = [of[:, missing[rows]] for of in self._by_program(x[rows], DRAWS, mix(rows + seed))]  # of (S, C)
+        drawn = [of[:, missing[rows]] for of in self._by_program(x[rows], SPREAD_DRAWS, mix(rows + seed))]  # of (S, C)
         mean, variance = (torch.stack(v) for v in ([of.mean(0) for of in drawn], [of.var(0) for of in drawn]))
         w = torch.tensor(self.weights).to(x).unsqueeze(1)
         inside = (w * variance).sum()
         # Means of a few draws differ by chance, too.
-        between = (w * (mean - (w * mean).sum(0)).square()).sum() - (w * (1 - w) * variance).sum() / DRAWS
+        between = (w * (mean - (w * mean).sum(0)).square()).sum() - (w * (1 - w) * variance).sum() / SPREAD_DRAWS
         between = between.clamp(min=0)
-        spread = float(((inside - between).clamp(min=0) / (inside + between)).sqrt().clamp(min=LEAST))
-        return spread if spread < MOST else 1.0
+        spread = float(((inside - between).clamp(min=0) / (inside + between)).sqrt().clamp(min=LOWEST_SPREAD))
+        return spread if spread < FULL_SPREAD else 1.0
 
     def expected(self, x: Tensor) -> list[Tensor]:
         """What is to be expected of missing entries, see :meth:`TableProgram.cell_expected`."""
@@ -109,7 +109,7 @@ class Stacked:
             Means, with shape :math:`(N, D)`, NaN where a column is not real, or has an atom.
         """
         centre = torch.full_like(x, torch.nan)
-        drawn = zip(self.weights, self._by_program(x, CENTRED, mix(seeds)), strict=True)
+        drawn = zip(self.weights, self._by_program(x, CENTRE_DRAWS, mix(seeds)), strict=True)
         centre[:, self.real] = sum(w * of[..., self.real].mean(0) for w, of in drawn)
         return centre
 
@@ -132,7 +132,7 @@ class Stacked:
         Arguments:
             x: Rows with shape :math:`(N, D)`.
             centre: Of their C missing entries, as :meth:`centre` has them.
-            owners: Which program makes each of all draws, see :func:`deal`.
+            owners: Which program makes each of all draws, see :func:`allocated`.
             seeds: One seed for each row, int64, with shape :math:`(N)`.
             wanted: Which draws to make.
 
@@ -158,11 +158,11 @@ def _own(seeds: Tensor, p: int) -> Tensor:
     return mix(seeds + torch.tensor(p) * WEYL)
 
 
-def deal(weights: list[float], draws: int) -> list[int]:
+def allocated(weights: list[float], draws: int) -> list[int]:
     """Which program makes each of some draws: as many as its weight says, to less than one, and spread evenly.
 
     Example:
-        >>> deal([0.5, 0.25, 0.25], 4)
+        >>> allocated([0.5, 0.25, 0.25], 4)
         [0, 1, 2, 0]
     """
     owed = np.zeros(len(weights))

@@ -4,8 +4,8 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
-from pyro_gen.imputation.imputer import _scored
-from pyro_gen.imputation.stacking import hide, stacking_weights
+from pyro_gen.imputation.stacking.learning import scored_columns
+from pyro_gen.imputation.stacking.weights import hide, stacking_weights
 
 
 def test_weights_maximise_the_score_of_the_mixture():
@@ -63,7 +63,7 @@ def test_entries_are_hidden_of_the_columns_that_are_named():
 def test_programs_are_scored_where_there_are_holes_and_densities_to_compare():
     x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
     fine = torch.tensor([True, True, False])
-    assert _scored(x, fine).tolist() == [True, True, False]
+    assert scored_columns(x, fine).tolist() == [True, True, False]
     x[0, 1:] = torch.nan
-    assert _scored(x, fine).tolist() == [False, True, False]
-    assert _scored(x, torch.tensor([True, False, False])).tolist() == [False, True, True]
+    assert scored_columns(x, fine).tolist() == [False, True, False]
+    assert scored_columns(x, torch.tensor([True, False, False])).tolist() == [False, True, True]

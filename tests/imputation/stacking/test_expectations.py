@@ -15,9 +15,8 @@ import pandas as pd
 import pytest
 
 from pyro_gen.data import Column
-from pyro_gen.imputation import imputer as imputing
-from pyro_gen.imputation import stacked
 from pyro_gen.imputation.imputer import Imputer
+from pyro_gen.imputation.stacking import expectations, linear_pool
 from pyro_gen.models.tabular import METHODS, TableSelection
 from pyro_gen.models.tabular.ensemble import Ensemble
 
@@ -91,7 +90,7 @@ def off(imputer: Imputer, frame: pd.DataFrame) -> Iterator[tuple[str, float]]:
         for d, name in enumerate(frame.columns[1:], 1):
             drawn[name].append(cells[holes[:, d], d])
     x = imputer.scaling_.forward(encode(frame))
-    probabilities = dict(zip(frame, imputer._stacked().expected(x), strict=True))
+    probabilities = dict(zip(frame, imputer._pool().expected(x), strict=True))
     (program,) = imputer.programs_.values()
     given = [program.expected(*own) for own in program.given(x)] if isinstance(program, TableSelection) else []
     for d, (name, column) in enumerate(zip(frame, imputer.schema_.columns, strict=True)):
@@ -115,9 +114,9 @@ def off(imputer: Imputer, frame: pd.DataFrame) -> Iterator[tuple[str, float]]:
 
 @pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m == "selection")) for m in METHODS])
 def test_expectations_are_the_means_of_draws(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imputing, "MEAN_DRAWS", MEAN_DRAWS)
+    monkeypatch.setattr(expectations, "MEAN_DRAWS", MEAN_DRAWS)
     if issubclass(METHODS[method], Ensemble):  # draws and expectations by the same latent variables
-        monkeypatch.setattr(stacked, "_own", lambda seeds, p: 0 * seeds)
+        monkeypatch.setattr(linear_pool, "_own", lambda seeds, p: 0 * seeds)
     frame = suited(method)
     found = dict(off(fitted(method, frame), frame))
     assert set(found) == set(frame) - {"z"}
@@ -129,7 +128,7 @@ def test_expectations_of_counts_end_where_draws_end(method: str, monkeypatch: py
     """A count whose logarithm is linear in another column, far beyond all that was observed: at 4 standard errors a
     correct program fails in 6e-5 of the seeds. The twin takes the mean without the end that draws have.
     """
-    monkeypatch.setattr(stacked, "_own", lambda seeds, p: seeds if method != "deep" else 0 * seeds)
+    monkeypatch.setattr(linear_pool, "_own", lambda seeds, p: seeds if method != "deep" else 0 * seeds)
     rng = np.random.default_rng(0)
     z = rng.normal(size=100)
     frame = pd.DataFrame({"z": z, "visits": rng.poisson(np.exp(1.3 * z)).astype(float)})

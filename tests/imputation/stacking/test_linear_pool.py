@@ -8,7 +8,7 @@ from scipy import stats
 from torch import Tensor
 
 from pyro_gen.data.column import Column
-from pyro_gen.imputation.stacked import CENTRED, Stacked
+from pyro_gen.imputation.stacking.linear_pool import CENTRE_DRAWS, LinearPool
 
 COLUMNS = (Column("x", "real"), Column("y", "real"), Column("n", "count"))
 NAN = math.nan
@@ -47,9 +47,9 @@ def rows(count: int = 300) -> Tensor:
     return x
 
 
-def together(spread: float = 1.0) -> Stacked:
+def together(spread: float = 1.0) -> LinearPool:
     experts = {"up": Expert(1.0, 1.0), "down": Expert(-0.2, 1.5)}
-    return Stacked(experts, {"up": 0.25, "down": 0.75}, spread)  # type: ignore[arg-type]
+    return LinearPool(experts, {"up": 0.25, "down": 0.75}, spread)  # type: ignore[arg-type]
 
 
 def exact() -> float:
@@ -64,9 +64,9 @@ def test_the_spread_is_that_of_the_formula():
 
 
 def test_one_program_and_programs_that_agree_are_left_alone():
-    one = Stacked({"up": Expert(1.0, 1.0)}, {"up": 1.0})  # type: ignore[dict-item]
+    one = LinearPool({"up": Expert(1.0, 1.0)}, {"up": 1.0})  # type: ignore[dict-item]
     assert one.estimate_spread(rows(), seed=0) == 1.0
-    same = Stacked({"a": Expert(1.0, 1.0), "b": Expert(1.0, 1.0)}, {"a": 0.5, "b": 0.5})  # type: ignore[dict-item]
+    same = LinearPool({"a": Expert(1.0, 1.0), "b": Expert(1.0, 1.0)}, {"a": 0.5, "b": 0.5})  # type: ignore[dict-item]
     assert same.estimate_spread(rows(), seed=0) == 1.0
     assert together().estimate_spread(rows().nan_to_num(), seed=0) == 1.0
 
@@ -93,15 +93,15 @@ def test_draws_of_forecasts_that_are_right_cover_what_they_say():
 
 def test_draws_are_pulled_to_what_is_expected():
     x, weights, scales = rows(1000), torch.tensor([0.25, 0.75]).double(), torch.tensor([1.0, 1.5]).double()
-    variance = float((weights * scales).square().sum() / CENTRED)
+    variance = float((weights * scales).square().sum() / CENTRE_DRAWS)
 
-    def p_values(found: Stacked) -> tuple[float, float]:  # of the errors' squares; of their slope
+    def p_values(found: LinearPool) -> tuple[float, float]:  # of the errors' squares; of their slope
         error = (found.centre(x, torch.arange(1000))[:, 1] - (0.25 - 0.75 * 0.2) * x[:, 0]) / math.sqrt(variance)
         squares, slope = float(error.square().sum()), float(error @ x[:, 0] / x[:, 0].norm())
         return float(stats.chi2(1000).sf(squares)), 2 * float(stats.norm.sf(abs(slope)))
 
     assert min(p_values(together())) > 1e-6
-    even = Stacked({"up": Expert(1.0, 1.0), "down": Expert(-0.2, 1.5)}, {"up": 0.5, "down": 0.5})  # type: ignore[dict-item]
+    even = LinearPool({"up": Expert(1.0, 1.0), "down": Expert(-0.2, 1.5)}, {"up": 0.5, "down": 0.5})  # type: ignore[dict-item]
     assert min(p_values(even)) < 1e-6  # the twin: a mean without the weights
 
 
@@ -109,7 +109,7 @@ def test_columns_with_an_atom_are_not_pulled():
     x, both = rows(50), together(0.8)
     for expert in both.programs:
         expert.columns = (COLUMNS[0], Column("y", "real", atom=0.0), COLUMNS[2])
-    told = Stacked(dict(zip("ab", both.programs, strict=True)), {"a": 0.25, "b": 0.75}, 0.8)
+    told = LinearPool(dict(zip("ab", both.programs, strict=True)), {"a": 0.25, "b": 0.75}, 0.8)
     seeds, missing = torch.arange(50), x.isnan()
     drawn = [of.complete(x, of.centre(x, seeds)[missing], [0, 1], seeds, range(2)) for of in (told, both)]
     plain = together().complete(x, x.new_empty(0), [0, 1], seeds, range(2))
@@ -132,7 +132,7 @@ def test_draws_are_pulled_and_scored_alike():
     values = torch.full((4001, 3), NAN, dtype=torch.float64)
     values[:, 1] = grid
 
-    def cdf(found: Stacked) -> Tensor:
+    def cdf(found: LinearPool) -> Tensor:
         return torch.cumulative_trapezoid(found.cell_log_prob(x[:1].expand(4001, -1), values)[:, 1].exp(), grid)
 
     def p_value(cdf: Tensor) -> float:  # one draw of a row each, so that they are independent

@@ -11,34 +11,34 @@ from torch import Tensor
 
 from pyro_gen._random import WEYL, mix
 from pyro_gen.data.scaling import Scaling
-from pyro_gen.imputation.stacked import CENTRED, Stacked, deal
+from pyro_gen.imputation.stacking.linear_pool import CENTRE_DRAWS, LinearPool, allocated
 
-__all__ = ["CHUNK", "Draws", "row_seeds"]
+__all__ = ["NUMBERS_WORKED_ON", "Draws", "row_seeds"]
 
-CHUNK = 2**22  # numbers of draws of rows at a time
-KEPT = 2**24  # numbers of draws that are made at once
+NUMBERS_WORKED_ON = 2**22  # at a time, of rows or draws of rows
+NUMBERS_KEPT = 2**24  # of draws that are made at once
 
 
 class Draws:
     """Draws of the missing entries of a table, made when they are asked for.
 
-    As many as :data:`KEPT` allows are made at once and kept until others are asked for: all of a small table, one of a
-    large one.
+    As many as :data:`NUMBERS_KEPT` allows are made at once and kept until others are asked for: all of a small table,
+    one of a large one.
 
     Arguments:
-        stacked: What makes them.
+        pool: What makes them.
         scaling: The way to the scale of the programs.
         encoded: The table, with shape :math:`(N, D)`.
         draws: How many draws there are.
         seed: The seed of all rows.
     """
 
-    def __init__(self, stacked: Stacked, scaling: Scaling, encoded: Tensor, draws: int, seed: int) -> None:
-        self.stacked, self.scaling, self.encoded = stacked, scaling, encoded
-        self.owners = deal(stacked.weights, draws)
+    def __init__(self, pool: LinearPool, scaling: Scaling, encoded: Tensor, draws: int, seed: int) -> None:
+        self.pool, self.scaling, self.encoded = pool, scaling, encoded
+        self.owners = allocated(pool.weights, draws)
         self.rows = torch.isnan(encoded).any(1).nonzero()[:, 0]
         self.seeds = row_seeds(encoded, seed)[self.rows]
-        self.at_once = min(draws, max(1, KEPT // max(1, int(torch.isnan(encoded).sum()))))
+        self.at_once = min(draws, max(1, NUMBERS_KEPT // max(1, int(torch.isnan(encoded).sum()))))
         self._block, self._kept = -1, encoded.new_empty(0, 0)
         self._centre: Tensor | None = None
 
@@ -57,17 +57,17 @@ class Draws:
 
     def made(self, wanted: range, take: Callable[[Tensor], Tensor]) -> Tensor:
         """The missing entries of some draws, with shape (S, C), as ``take`` has them of rows on the working scale."""
-        if self.stacked.spread < 1 and self._centre is None:  # once for all draws
-            parts = self._working(CHUNK // (CENTRED * self.encoded.shape[1]))
-            centres = [self.stacked.centre(x, seeds)[x.isnan()] for _, x, seeds in parts]
+        if self.pool.spread < 1 and self._centre is None:  # once for all draws
+            parts = self._working(NUMBERS_WORKED_ON // (CENTRE_DRAWS * self.encoded.shape[1]))
+            centres = [self.pool.centre(x, seeds)[x.isnan()] for _, x, seeds in parts]
             self._centre = torch.cat([self.encoded.new_empty(0), *centres])
         made, done = [self.encoded.new_empty(len(wanted), 0)], 0
-        size = CHUNK // (len(wanted) * self.encoded.shape[1])
+        size = NUMBERS_WORKED_ON // (len(wanted) * self.encoded.shape[1])
         for rows, x, seeds in self._working(size):
             missing = torch.isnan(x)
             first, done = done, done + int(missing.sum())
             centre = x.new_empty(0) if self._centre is None else self._centre[first:done]
-            working = self.stacked.complete(x, centre, self.owners, seeds, wanted)
+            working = self.pool.complete(x, centre, self.owners, seeds, wanted)
             made.append(take(working)[:, torch.isnan(self.encoded[rows])])
         return torch.cat(made, 1)
 
@@ -90,7 +90,7 @@ def row_seeds(encoded: Tensor, seed: int) -> Tensor:
     """
     counters = WEYL * torch.arange(1, encoded.shape[1] + 1, device=encoded.device)
     keys = torch.empty(len(encoded), dtype=torch.int64, device=encoded.device)
-    for rows in torch.arange(len(encoded)).split(max(1, CHUNK // encoded.shape[1])):
+    for rows in torch.arange(len(encoded)).split(max(1, NUMBERS_WORKED_ON // encoded.shape[1])):
         bits = encoded[rows].double().nan_to_num(nan=-1.7976931348623157e308) + 0.0  # -0.0 becomes 0.0
         keys[rows] = mix(bits.contiguous().view(torch.int64) ^ mix(counters)).sum(1)
     order = torch.argsort(keys, stable=True)

@@ -1,0 +1,1 @@
+"""Several programs as one: learnt, scored by hidden entries, weighed, mixed, and their draws and expectations."""
