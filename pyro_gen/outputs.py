@@ -82,8 +82,14 @@ def check_distinct(files: Mapping[str, Path | None]) -> None:
 def _ours(path: Path) -> bool:
     if path.suffix == ".pt":
         return is_saved_program(path)
-    if path.suffix == ".nc":  # draws, which pg.posterior itself looks at
-        return True
+    if path.suffix == ".nc":
+        import h5netcdf  # type: ignore[import-untyped]
+
+        try:
+            with h5netcdf.File(path, "r") as file:
+                return bool(file["posterior"].attrs["inference_library"] == "pyro_gen")
+        except (KeyError, OSError):
+            return False
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(ENDS)

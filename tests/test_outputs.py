@@ -101,6 +101,7 @@ def contents(folder: Path) -> dict[str, str]:
         ("sample", "vae.pt", "--out", "notes.png"),
         ("sample", "vae.pt", "--out", "vae.pt"),
         ("posterior", "own.py:Own", "--data", "t.npy", "--out", "t.csv"),
+        ("posterior", "own.py:Own", "--data", "t.npy", "--out", "notes.nc"),
         ("posterior", "own.py:Own", "--data", "t.npy", "--plot", "pictures"),
         ("posterior", "own.py:Own", "--data", "t.npy", "--plot", "t.csv"),
         ("demo", "--out", "notes.png"),
