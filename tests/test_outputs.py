@@ -46,6 +46,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     for name, text in {
         "own.py": OWN,
+        "notes.nc": "mine",
         "notes.png": "mine",
         "notes.html": "<p>mine</p>",
         "s.json": '{"a": "real"}',
@@ -165,3 +166,8 @@ def test_pg_fit_does_not_write_over_what_is_no_checkpoint(here: Path) -> None:
             pg.fit(pg.models.Gaussian(2), x, epochs=1, checkpoint="t.csv", resume=resume, progress=False)
     assert contents(here) == before
     pictures.write(pictures.image_grid(torch.rand(2, 4, 4)), "a.png")  # in Python, who names a file has said so
+
+
+def test_a_netcdf_file_of_others_is_known_as_such(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["posterior", "own.py:Own", "--data", "t.npy", "--out", "notes.nc"]) == 2
+    assert "notes.nc: is there already, and not known as written by pyro-gen" in capsys.readouterr().err
