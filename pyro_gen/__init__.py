@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         sbc,
         with_guide,
     )
-    from pyro_gen.likelihoods import observe
+    from pyro_gen.observation import observe
     from pyro_gen.program import Program, plate
     from pyro_gen.saving import load
 
@@ -47,7 +47,7 @@ _MODULES = {
         *("FitResult", "LogLikelihood", "bdmc", "check_guide", "diagnose", "fit", "impute", "log_evidence"),
         *("log_likelihood", "posterior", "reconstruct", "sample", "sbc", "with_guide"),
     ),
-    "pyro_gen.likelihoods": ("observe",),
+    "pyro_gen.observation": ("observe",),
     "pyro_gen.program": ("Program", "plate"),
     "pyro_gen.saving": ("load",),
 }

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pyro_gen"
 # From the ground up. A module or a package belongs to the floor that names it, with all that it contains.
 FLOORS = [
     {"_archives", "_errors", "_files", "_identity", "_random", "_version", "registry"},
-    {"program", "likelihoods", "distributions", "nets", "data"},
+    {"program", "observation", "heads", "traces", "distributions", "nets", "data"},
     {"density"},
     {"inference"},
     {"models"},
@@ -128,7 +128,7 @@ def plant(folder: Path, path: str, text: str) -> Path:
     for name in ("inference", "models", "models/vae", "evaluation"):
         (package / name).mkdir(parents=True)
         (package / name / "__init__.py").touch()
-    for name in ("__init__.py", "program.py", "likelihoods.py", "nets.py", "density.py", "cli.py"):
+    for name in ("__init__.py", "program.py", "observation.py", "nets.py", "density.py", "cli.py"):
         (package / name).touch()
     (package / path).write_text(text, encoding="utf-8")
     return package

@@ -13,17 +13,8 @@ from pyro.nn import PyroParam, PyroSample
 from torch import nn
 
 import pyro_gen as pg
-from pyro_gen.program import (
-    Program,
-    data_scale,
-    data_size,
-    fixed,
-    is_local,
-    per_datum_log_prob,
-    sample_sites,
-    structure,
-    trace_pair,
-)
+from pyro_gen.program import Program, data_scale, data_size, fixed
+from pyro_gen.traces import is_local, per_datum_log_prob, sample_sites, structure, trace_pair
 
 
 class Mixed(Program):

@@ -73,4 +73,4 @@ def test_a_model_that_nothing_imports_is_found(tmp_path, monkeypatch) -> None:
 
 
 def test_every_head_is_listed() -> None:
-    assert set(HEADS) == set(pg.likelihoods.HEADS)
+    assert set(HEADS) == set(pg.heads.HEADS)

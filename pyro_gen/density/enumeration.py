@@ -18,7 +18,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_gen.density.vectorised import vmappable
-from pyro_gen.program import DATA_PLATE, sample_sites
+from pyro_gen.traces import DATA_PLATE, sample_sites
 
 __all__ = ["NotSummableError", "contract", "enumerated_components", "enumerating", "mark_discrete"]
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.density.inputs import row_chunks, rows_of
 from pyro_gen.density.missing import MissingEntries, active, missing_site, run_model, unit_law
-from pyro_gen.program import Program, data_dim, data_frame, sample_sites
+from pyro_gen.program import Program
+from pyro_gen.traces import data_dim, data_frame, sample_sites
 
 __all__ = ["MAX_SUMMED", "FiniteSite", "assignments", "finite_sites", "joint_values", "present_units"]
 

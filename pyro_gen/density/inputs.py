@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from pyro_gen._random import exclusive
 from pyro_gen.data import as_tensor
-from pyro_gen.program import Program, data_frame, is_local, sample_sites
+from pyro_gen.program import Program
+from pyro_gen.traces import data_frame, is_local, sample_sites
 
 
 def as_inputs(program: Program, x: Any, *context: Any) -> tuple[Any, ...]:

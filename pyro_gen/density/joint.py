@@ -49,17 +49,10 @@ from pyro_gen.density.sites import (
 )
 from pyro_gen.density.sums import check_sums, summing
 from pyro_gen.density.support import check_observations
-from pyro_gen.likelihoods import assume_missing, completions, no_completion
-from pyro_gen.program import (
-    Program,
-    data_dim,
-    data_frame,
-    innermost,
-    is_local,
-    is_subsample,
-    per_datum_log_prob,
-    sample_sites,
-)
+from pyro_gen.distributions.innermost import innermost
+from pyro_gen.observation import assume_missing, completions, no_completion
+from pyro_gen.program import Program
+from pyro_gen.traces import data_dim, data_frame, is_local, is_subsample, per_datum_log_prob, sample_sites
 
 
 class ProgramDensity(Density):

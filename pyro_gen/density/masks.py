@@ -15,7 +15,7 @@ import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_gen.program import sample_sites
+from pyro_gen.traces import sample_sites
 
 TRIALS = 8  # other values of masked variables, to see whether anything depends on them
 

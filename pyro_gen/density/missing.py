@@ -26,8 +26,9 @@ from torch.distributions import constraints
 
 from pyro_gen._random import seeded
 from pyro_gen.density.inputs import any_missing, evaluation, row_chunks, rows_of
-from pyro_gen.likelihoods import marginalise
-from pyro_gen.program import Program, data_dim, data_frame, fixed, sample_sites, site_log_prob
+from pyro_gen.observation import marginalise
+from pyro_gen.program import Program, fixed
+from pyro_gen.traces import data_dim, data_frame, sample_sites, site_log_prob
 
 __all__ = [
     "LatentMissing",

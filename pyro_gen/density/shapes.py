@@ -12,7 +12,8 @@ import torch
 from pyro.poutine.trace_struct import Trace
 
 from pyro_gen.density.sites import frames, is_deterministic, is_factor
-from pyro_gen.program import innermost, sample_sites
+from pyro_gen.distributions.innermost import innermost
+from pyro_gen.traces import sample_sites
 
 
 def check_broadcasts(trace: Trace) -> None:

@@ -14,7 +14,8 @@ from torch.distributions.transforms import IndependentTransform
 
 from pyro_gen.density.enumeration import NotSummableError
 from pyro_gen.density.masks import along, masked_out
-from pyro_gen.program import innermost, is_subsample
+from pyro_gen.distributions.innermost import innermost
+from pyro_gen.traces import is_subsample
 
 
 @dataclass(frozen=True)

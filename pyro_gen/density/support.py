@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_gen.density.masks import along, masked_out
 from pyro_gen.density.sites import elements_of, is_data, is_factor
-from pyro_gen.program import sample_sites
+from pyro_gen.traces import sample_sites
 
 if TYPE_CHECKING:
     from pyro_gen.density.joint import ProgramDensity

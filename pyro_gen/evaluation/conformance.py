@@ -38,18 +38,9 @@ from pyro_gen._random import exclusive, seeded
 from pyro_gen.density import any_missing, as_inputs
 from pyro_gen.evaluation import marginals
 from pyro_gen.inference.objectives import resolve_objective
-from pyro_gen.likelihoods import assume_missing, completions, no_completion
-from pyro_gen.program import (
-    DATA_PLATE,
-    Program,
-    data_size,
-    fixed,
-    per_datum_log_prob,
-    sample_sites,
-    site_log_prob,
-    structure,
-    trace_pair,
-)
+from pyro_gen.observation import assume_missing, completions, no_completion
+from pyro_gen.program import Program, data_size, fixed
+from pyro_gen.traces import DATA_PLATE, per_datum_log_prob, sample_sites, site_log_prob, structure, trace_pair
 
 __all__ = ["CHECKS", "Check", "Report", "Result", "check_program"]
 
@@ -527,7 +518,7 @@ def _first_line(error: Exception) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), "no message")
 
 
-_MACHINERY = {Path(__file__).name, "program.py", "likelihoods.py", "_random.py"}
+_MACHINERY = {Path(__file__).name, "program.py", "traces.py", "observation.py", "_random.py"}
 
 
 def _place(error: Exception) -> str:

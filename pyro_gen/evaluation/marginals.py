@@ -32,8 +32,9 @@ from pyro_gen.density.missing import (
 )
 from pyro_gen.inference.finite import Summed
 from pyro_gen.inference.weights import effective_sample_size, log_mean_exp
-from pyro_gen.likelihoods import assume_missing, no_completion
-from pyro_gen.program import Program, data_frame, fixed, per_datum_log_prob, sample_sites
+from pyro_gen.observation import assume_missing, no_completion
+from pyro_gen.program import Program, fixed
+from pyro_gen.traces import data_frame, per_datum_log_prob, sample_sites
 
 __all__ = ["Comparison", "compare_marginals"]
 

@@ -48,7 +48,8 @@ from pyro_gen.inference.importance import entries_seen
 from pyro_gen.inference.likelihood import LogLikelihood
 from pyro_gen.inference.paths import Hamiltonian, Particles, Path, as_target, resample, unit_of
 from pyro_gen.inference.weights import left_out, log_mean_exp
-from pyro_gen.program import Program, structure
+from pyro_gen.program import Program
+from pyro_gen.traces import structure
 
 __all__ = ["ais", "ais_with_gap", "anneal", "bdmc", "evidence_with_gap", "posterior_draws"]
 

@@ -53,7 +53,8 @@ from pyro_gen.inference.mcmc.initial import NoStart
 from pyro_gen.inference.mcmc.sampler import Sampler
 from pyro_gen.inference.predictive import given_site, simulate_sets
 from pyro_gen.inference.smc import smc
-from pyro_gen.program import Program, sample_sites
+from pyro_gen.program import Program
+from pyro_gen.traces import sample_sites
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -447,7 +448,7 @@ def _simulate(
     if (name := given_site(program, nothing, *context)) is not None:  # which says more of the latent variables
         raise ValueError(
             f"The model of {type(program).__name__} observes '{name}', which is given and not simulated: observe only "
-            "x, by pyro_gen.observe, so that data can be simulated."
+            "x, by pg.observe, so that data can be simulated."
         )
     data, values = simulate_sets(program, simulations, nothing, *context)
     return data.masked_fill(x.isnan(), math.nan), values

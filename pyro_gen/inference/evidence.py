@@ -24,7 +24,8 @@ from pyro_gen.inference.likelihood import LogLikelihood
 from pyro_gen.inference.paths import unit_of
 from pyro_gen.inference.smc import smc
 from pyro_gen.inference.weights import effective_sample_size, log_mean_exp, psis_khat
-from pyro_gen.program import Program, structure
+from pyro_gen.program import Program
+from pyro_gen.traces import structure
 
 __all__ = ["log_evidence"]
 

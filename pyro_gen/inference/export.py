@@ -39,7 +39,7 @@ from pyro_gen._files import PARTIAL, WriteError, atomic, open_claimed
 from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity
 from pyro_gen.inference.labels import draw_beside
-from pyro_gen.program import sample_sites
+from pyro_gen.traces import sample_sites
 
 if TYPE_CHECKING:
     import arviz as az

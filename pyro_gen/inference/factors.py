@@ -16,8 +16,9 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity
 from pyro_gen.density.sites import Constrained, is_data, is_factor
-from pyro_gen.likelihoods import no_completion
-from pyro_gen.program import Program, is_local, sample_sites, site_log_prob
+from pyro_gen.observation import no_completion
+from pyro_gen.program import Program
+from pyro_gen.traces import is_local, sample_sites, site_log_prob
 
 __all__ = ["energy_of", "refuse_data_factors", "refuse_factors"]
 

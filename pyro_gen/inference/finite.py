@@ -23,7 +23,8 @@ from pyro_gen.density import any_missing, entries_per_datum, row_chunks, rows_of
 from pyro_gen.density.finite import FiniteSite, assignments, finite_sites, joint_values, present_units
 from pyro_gen.density.missing import active, missing_site
 from pyro_gen.inference.model_log_prob import ModelLogProb
-from pyro_gen.program import Program, sample_sites
+from pyro_gen.program import Program
+from pyro_gen.traces import sample_sites
 
 __all__ = ["MAX_ASSIGNMENTS", "GuideDraws", "Summed", "enumerated", "is_enumerable", "probe"]
 

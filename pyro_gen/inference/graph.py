@@ -18,7 +18,7 @@ from pyro_gen.density.base import no_validation
 from pyro_gen.density.graphs import compile_graph, compiler_available, record
 from pyro_gen.density.missing import LatentMissing
 from pyro_gen.inference.objectives import Objective
-from pyro_gen.likelihoods import assume_missing
+from pyro_gen.observation import assume_missing
 from pyro_gen.program import Program, data_size
 
 __all__ = ["GradientStep", "LossModule", "NotTraceableError", "compiler_available"]

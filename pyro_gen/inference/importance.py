@@ -41,16 +41,9 @@ from pyro_gen.inference.finite import GuideDraws, Summed, enumerated, is_enumera
 from pyro_gen.inference.likelihood import LogLikelihood
 from pyro_gen.inference.model_log_prob import ModelLogProb
 from pyro_gen.inference.weights import effective_sample_size, log_mean_exp, psis_khat
-from pyro_gen.likelihoods import no_completion
-from pyro_gen.program import (
-    Program,
-    data_dim,
-    data_frame,
-    per_datum_log_prob,
-    sample_sites,
-    site_log_prob,
-    structure,
-)
+from pyro_gen.observation import no_completion
+from pyro_gen.program import Program
+from pyro_gen.traces import data_dim, data_frame, per_datum_log_prob, sample_sites, site_log_prob, structure
 
 __all__ = [
     "GuideDraws",

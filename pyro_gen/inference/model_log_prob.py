@@ -10,8 +10,9 @@ from torch import Tensor
 
 from pyro_gen.density import first_line, local_site
 from pyro_gen.density.missing import active
-from pyro_gen.likelihoods import assume_missing, no_completion
-from pyro_gen.program import Program, fixed, per_datum_log_prob, sample_sites
+from pyro_gen.observation import assume_missing, no_completion
+from pyro_gen.program import Program, fixed
+from pyro_gen.traces import per_datum_log_prob, sample_sites
 
 __all__ = ["ModelLogProb"]
 

@@ -30,17 +30,9 @@ from pyro_gen._random import vmap_draws
 from pyro_gen.density.finite import finite_sites
 from pyro_gen.density.missing import active, latent_missing
 from pyro_gen.inference.traces import proposed_by_model, trace_model, trace_pair
-from pyro_gen.program import (
-    Program,
-    data_scale,
-    data_size,
-    fixed,
-    is_local,
-    per_datum_log_prob,
-    sample_sites,
-    site_log_prob,
-)
+from pyro_gen.program import Program, data_scale, data_size, fixed
 from pyro_gen.registry import objective
+from pyro_gen.traces import is_local, per_datum_log_prob, sample_sites, site_log_prob
 
 __all__ = ["ELBO", "IWAE", "DReG", "EnumELBO", "Objective", "Renyi", "ScoreFunctionELBO"]
 
@@ -61,7 +53,7 @@ class Objective(nn.Module):
         traceable: Whether the loss is a pure function of parameters and data, so that :func:`pyro_gen.fit` may turn
             it into a graph.
         anneals: Whether ``kl_weight`` means something to this objective.
-        kinds: The kinds of density that it is right for, see :class:`~pyro_gen.program.Structure`: of an
+        kinds: The kinds of density that it is right for, see :class:`~pyro_gen.traces.Structure`: of an
             ``"unnormalised"`` or an ``"implicit"`` one a bound is none.
     """
 

@@ -47,7 +47,8 @@ from pyro_gen.inference.mcmc.gibbs import held_names
 from pyro_gen.inference.progress import progress_bar
 from pyro_gen.inference.smc import smc
 from pyro_gen.inference.weights import psis_khat
-from pyro_gen.program import Program, sample_sites
+from pyro_gen.program import Program
+from pyro_gen.traces import sample_sites
 
 if TYPE_CHECKING:
     import arviz as az

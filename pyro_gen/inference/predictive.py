@@ -34,8 +34,9 @@ from pyro_gen.inference.importance import (
 from pyro_gen.inference.paths import resample
 from pyro_gen.inference.posterior import posterior
 from pyro_gen.inference.returned import require_completed
-from pyro_gen.likelihoods import assume_missing, completions, no_completion
-from pyro_gen.program import Program, Structure, data_dim, fixed, is_local, sample_sites, structure
+from pyro_gen.observation import assume_missing, completions, no_completion
+from pyro_gen.program import Program, fixed
+from pyro_gen.traces import Structure, data_dim, is_local, sample_sites, structure
 
 __all__ = ["impute", "reconstruct", "sample", "simulate"]
 

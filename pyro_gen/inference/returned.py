@@ -8,8 +8,9 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.density import rows_of
-from pyro_gen.likelihoods import completions
-from pyro_gen.program import Program, fixed, sample_sites
+from pyro_gen.observation import completions
+from pyro_gen.program import Program, fixed
+from pyro_gen.traces import sample_sites
 
 __all__ = ["require_completed"]
 

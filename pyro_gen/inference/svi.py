@@ -45,7 +45,8 @@ from pyro_gen.density.shapes import check_broadcasts
 from pyro_gen.inference.graph import GradientStep, LossModule, NotTraceableError, compiler_available
 from pyro_gen.inference.objectives import Objective, resolve_objective
 from pyro_gen.inference.progress import new_bar
-from pyro_gen.program import Program, data_size, is_local, sample_sites, site_log_prob, structure, trace_pair
+from pyro_gen.program import Program, data_size
+from pyro_gen.traces import is_local, sample_sites, site_log_prob, structure, trace_pair
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

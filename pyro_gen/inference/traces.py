@@ -12,16 +12,8 @@ from torch import Tensor
 from pyro_gen._random import vmap_draws
 from pyro_gen.density.finite import FiniteSite, assignments, finite_sites, joint_values
 from pyro_gen.density.missing import active, missing_site
-from pyro_gen.program import (
-    Program,
-    data_frame,
-    data_size,
-    fixed,
-    is_local,
-    is_subsample,
-    per_datum_log_prob,
-    sample_sites,
-)
+from pyro_gen.program import Program, data_size, fixed
+from pyro_gen.traces import data_frame, is_local, is_subsample, per_datum_log_prob, sample_sites
 
 __all__ = ["proposed_by_model", "trace_model", "trace_pair"]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from pyro_gen._files import write_text
-from pyro_gen.program import structure
 from pyro_gen.registry import MODELS
+from pyro_gen.traces import structure
 from pyro_gen.zoo.entries import load, names
 from pyro_gen.zoo.reproduction import Reproduction
 

@@ -12,7 +12,7 @@ from torch.distributions import biject_to
 from pyro_gen._random import seeded
 from pyro_gen.density import Density, base, density
 from pyro_gen.density.graphs import compiler_available
-from pyro_gen.likelihoods import observe
+from pyro_gen.observation import observe
 from pyro_gen.program import Program
 
 DOUBLE = torch.float64

@@ -9,8 +9,9 @@ from torch.distributions import biject_to
 import pyro_gen.density.sites as module
 from pyro_gen._random import seeded
 from pyro_gen.density import density
-from pyro_gen.likelihoods import observe
-from pyro_gen.program import Program, trace_pair
+from pyro_gen.observation import observe
+from pyro_gen.program import Program
+from pyro_gen.traces import trace_pair
 
 
 class Nested(Program):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import pyro_gen as pg
 from pyro_gen.distributions import Censored
-from pyro_gen.likelihoods import CensoredHead
+from pyro_gen.heads import CensoredHead
 
 INF, NAN = math.inf, math.nan
 

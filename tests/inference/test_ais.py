@@ -12,8 +12,8 @@ from pyro_gen.inference import annealing, importance, paths
 from pyro_gen.inference.ais import ais, ais_with_gap, bdmc
 from pyro_gen.inference.importance import log_likelihood
 from pyro_gen.inference.paths import resample
-from pyro_gen.likelihoods import observe
 from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
+from pyro_gen.observation import observe
 from pyro_gen.program import Program, plate
 
 

@@ -11,7 +11,7 @@ from pyro_gen._random import seeded
 from pyro_gen.density import Density, density
 from pyro_gen.inference import bridge as module
 from pyro_gen.inference.bridge import bridge, bridge_evidence
-from pyro_gen.likelihoods import observe
+from pyro_gen.observation import observe
 from pyro_gen.program import Program
 
 

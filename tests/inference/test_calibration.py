@@ -10,7 +10,7 @@ from torch.distributions import biject_to
 from pyro_gen._random import seeded
 from pyro_gen.inference import calibration as module
 from pyro_gen.inference.calibration import Calibration, sbc, simultaneous_band, uniformity
-from pyro_gen.likelihoods import observe
+from pyro_gen.observation import observe
 from pyro_gen.program import Program, data_size
 
 # Five programs, and the shape of their data.

@@ -16,8 +16,8 @@ from pyro_gen.inference.evidence import log_evidence
 from pyro_gen.inference.importance import log_likelihood
 from pyro_gen.inference.paths import Path
 from pyro_gen.inference.smc import smc
-from pyro_gen.likelihoods import observe
 from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
+from pyro_gen.observation import observe
 from pyro_gen.program import Program, plate
 
 # ----------------------------------------------------------------------------------------------------------------------

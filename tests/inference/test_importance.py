@@ -5,8 +5,8 @@ import torch
 
 from pyro_gen.inference import finite, importance
 from pyro_gen.inference.importance import log_likelihood
-from pyro_gen.likelihoods import observe
 from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
+from pyro_gen.observation import observe
 from pyro_gen.program import Program
 
 

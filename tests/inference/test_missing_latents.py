@@ -14,7 +14,7 @@ from pyro_gen.density import density
 from pyro_gen.density import missing as missing_module
 from pyro_gen.density.missing import LatentMissing, find_latent_missing
 from pyro_gen.inference.objectives import ELBO, IWAE, DReG, EnumELBO, Objective, ScoreFunctionELBO
-from pyro_gen.program import sample_sites
+from pyro_gen.traces import sample_sites
 
 NAN = math.nan
 
@@ -611,7 +611,7 @@ def test_conformance_plants_holes_in_every_site(make):
 
 @pytest.mark.parametrize("make", [Issue, Chain, Walk])
 def test_conformance_twin_without_the_latent_variables_fails(make, monkeypatch):
-    from pyro_gen.likelihoods import no_completion
+    from pyro_gen.observation import no_completion
 
     monkeypatch.setattr(missing_module, "find_latent_missing", lambda program, *data: LatentMissing(program, (), {}))
     assert pg.check_program(make(), complete_data(make()))["missing_exact"].status == "failed"

@@ -9,9 +9,9 @@ from scipy import stats
 from pyro_gen.inference import predictive
 from pyro_gen.inference.posterior import posterior
 from pyro_gen.inference.predictive import impute, reconstruct, sample
-from pyro_gen.likelihoods import observe
 from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
 from pyro_gen.models.linear.gaussian import Gaussian
+from pyro_gen.observation import observe
 from pyro_gen.program import Program, plate
 
 

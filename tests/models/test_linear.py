@@ -6,9 +6,10 @@ import pyro
 import pytest
 import torch
 
-from pyro_gen.likelihoods import assume_missing, no_completion
 from pyro_gen.models import FactorAnalysis, Gaussian, ProbabilisticPCA
-from pyro_gen.program import fixed, per_datum_log_prob, structure, trace_pair
+from pyro_gen.observation import assume_missing, no_completion
+from pyro_gen.program import fixed
+from pyro_gen.traces import per_datum_log_prob, structure, trace_pair
 
 NAN = torch.nan
 MODELS = [FactorAnalysis, ProbabilisticPCA]

@@ -9,10 +9,12 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_gen._random import seeded
+from pyro_gen.heads import HEADS, NormalHead
 from pyro_gen.inference import fit
-from pyro_gen.likelihoods import HEADS, NormalHead, assume_missing, no_completion
 from pyro_gen.models import VAE
-from pyro_gen.program import fixed, per_datum_log_prob, structure, trace_pair
+from pyro_gen.observation import assume_missing, no_completion
+from pyro_gen.program import fixed
+from pyro_gen.traces import per_datum_log_prob, structure, trace_pair
 
 NAN = torch.nan
 OPTIONS = {"categorical": {"levels": 5}, "discretized_logistic": {"levels": 5}}

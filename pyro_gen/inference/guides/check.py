@@ -37,7 +37,8 @@ from pyro_gen.inference.importance import guide_draws, joint_guide_draws, log_li
 from pyro_gen.inference.likelihood import LogLikelihood, number_or_none
 from pyro_gen.inference.svi import fit
 from pyro_gen.inference.weights import effective_sample_size, log_mean_exp, psis_khat, tail_length
-from pyro_gen.program import Program, structure
+from pyro_gen.program import Program
+from pyro_gen.traces import structure
 
 __all__ = ["GuideReport", "check_guide"]
 

@@ -35,8 +35,9 @@ from torch.distributions import constraints
 
 from pyro_gen.density.sites import Slot, bijection
 from pyro_gen.inference.guides.flows import FlowDistribution, Transport, check_options
-from pyro_gen.likelihoods import no_completion
-from pyro_gen.program import ModelGuide, Program, is_local, is_subsample, sample_sites
+from pyro_gen.observation import no_completion
+from pyro_gen.program import ModelGuide, Program
+from pyro_gen.traces import is_local, is_subsample, sample_sites
 
 __all__ = ["Flow", "FullRank", "Guide", "LowRank", "MeanField", "guide_of", "with_guide"]
 

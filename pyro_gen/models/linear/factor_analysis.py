@@ -36,8 +36,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_gen.data.small import normal_rows
-from pyro_gen.likelihoods import observe
 from pyro_gen.nets import MissingInput
+from pyro_gen.observation import observe
 from pyro_gen.program import Program
 from pyro_gen.registry import model
 

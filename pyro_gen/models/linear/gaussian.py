@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_gen.data.small import normal_rows
-from pyro_gen.likelihoods import observe
+from pyro_gen.observation import observe
 from pyro_gen.program import Program
 from pyro_gen.registry import model
 

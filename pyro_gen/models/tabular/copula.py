@@ -47,7 +47,6 @@ from torch import Tensor
 
 from pyro_gen._random import seeded, uniforms
 from pyro_gen.data.column import Column
-from pyro_gen.likelihoods import observe
 from pyro_gen.models.tabular import copula_gibbs
 from pyro_gen.models.tabular.atoms import AtomCurves
 from pyro_gen.models.tabular.conditional import condition, draw_missing
@@ -59,6 +58,7 @@ from pyro_gen.models.tabular.marginals import Marginals, Rows
 from pyro_gen.models.tabular.normal import kept_normal, moments, sample_normal
 from pyro_gen.models.tabular.table import KeptProgram, LearningProgress, table_model
 from pyro_gen.models.tabular.warp import Warp
+from pyro_gen.observation import observe
 
 __all__ = ["TableCopula"]
 

@@ -33,12 +33,12 @@ import torch
 from torch import Tensor
 
 from pyro_gen.data.column import Column
-from pyro_gen.likelihoods import observe
 from pyro_gen.models.tabular.features import Features
 from pyro_gen.models.tabular.latent import LatentTable
 from pyro_gen.models.tabular.latent_training import STEPS
 from pyro_gen.models.tabular.mixed_columns import MixedColumns, cut_points, level_logits, marginal_cuts
 from pyro_gen.models.tabular.table import last_counts, table_model
+from pyro_gen.observation import observe
 
 __all__ = ["LEAST_SCALE", "DeepLatentTable"]
 

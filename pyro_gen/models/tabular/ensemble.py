@@ -29,11 +29,12 @@ from pyro_gen._random import normals, uniforms
 from pyro_gen.data.column import Column
 from pyro_gen.density import row_chunks, rows_per_chunk
 from pyro_gen.inference.weights import psis_khat
-from pyro_gen.likelihoods import assume_missing, no_completion
 from pyro_gen.models.tabular.adaptive import posterior_draws
 from pyro_gen.models.tabular.mixed_columns import MixedColumns
 from pyro_gen.models.tabular.table import TableProgram
-from pyro_gen.program import fixed, per_datum_log_prob, sample_sites
+from pyro_gen.observation import assume_missing, no_completion
+from pyro_gen.program import fixed
+from pyro_gen.traces import per_datum_log_prob, sample_sites
 
 __all__ = ["Ensemble", "Weights"]
 

@@ -34,9 +34,9 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
-from pyro_gen.likelihoods import observe
 from pyro_gen.models.tabular.gibbs import Schedule, gibbs, join
 from pyro_gen.models.tabular.table import KeptProgram, LearningProgress, table_model
+from pyro_gen.observation import observe
 
 __all__ = ["TableFactors", "factors_given"]
 

@@ -30,9 +30,10 @@ from torch import Tensor
 from pyro_gen._random import fork, vmap_draws
 from pyro_gen.inference.objectives import Objective, local_log_weight
 from pyro_gen.inference.svi import fit
-from pyro_gen.likelihoods import assume_missing, no_completion
 from pyro_gen.models.tabular.table import LearningProgress
-from pyro_gen.program import data_scale, data_size, fixed, per_datum_log_prob, trace_pair
+from pyro_gen.observation import assume_missing, no_completion
+from pyro_gen.program import data_scale, data_size, fixed
+from pyro_gen.traces import per_datum_log_prob, trace_pair
 
 if TYPE_CHECKING:
     from pyro_gen.models.tabular.latent import LatentTable

@@ -57,7 +57,6 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
-from pyro_gen.likelihoods import observe
 from pyro_gen.models.tabular.gibbs import Schedule, gibbs, join, small
 from pyro_gen.models.tabular.mixture_cells import expect_cells, score_cells
 from pyro_gen.models.tabular.mixture_columns import Curves, Layout, Rows, prepare
@@ -65,6 +64,7 @@ from pyro_gen.models.tabular.mixture_learning import Prior, start, sweep
 from pyro_gen.models.tabular.mixture_rows import Draw, MixtureRows, draw_rows, fit
 from pyro_gen.models.tabular.table import KeptProgram, LearningProgress, table_model
 from pyro_gen.models.tabular.warp import Warp
+from pyro_gen.observation import observe
 
 __all__ = ["TableMixture"]
 

@@ -44,12 +44,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyro_gen.data.column import Column
-from pyro_gen.likelihoods import observe
 from pyro_gen.models.tabular.deep import LEAST_SCALE
 from pyro_gen.models.tabular.latent import LatentTable
 from pyro_gen.models.tabular.latent_training import STEPS
 from pyro_gen.models.tabular.selected import SelectedNormal, known_signs
 from pyro_gen.models.tabular.table import table_model
+from pyro_gen.observation import observe
 
 __all__ = ["NotMIWAE"]
 

@@ -46,13 +46,13 @@ from torch.distributions import constraints
 
 from pyro_gen._random import seeded, uniforms
 from pyro_gen.data.column import Column
-from pyro_gen.likelihoods import observe
 from pyro_gen.models.tabular.gibbs import Schedule, gibbs, join
 from pyro_gen.models.tabular.mechanism import THRESHOLD_SCALE, Mechanism, signed
 from pyro_gen.models.tabular.normal import Normal, draw_normal, kept_normal, sample_normal
 from pyro_gen.models.tabular.selected import SelectedNormal, known_signs
 from pyro_gen.models.tabular.slices import elliptical_slices, given_seen, slice_randomness
 from pyro_gen.models.tabular.table import KeptProgram, LearningProgress, table_model
+from pyro_gen.observation import observe
 
 __all__ = ["TableSelection"]
 

@@ -33,7 +33,6 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
-from pyro_gen.likelihoods import observe
 from pyro_gen.models.tabular.conditional import condition, mean_and_deviation
 from pyro_gen.models.tabular.gibbs import Schedule, gibbs
 from pyro_gen.models.tabular.heavy import (
@@ -49,6 +48,7 @@ from pyro_gen.models.tabular.heavy import (
 )
 from pyro_gen.models.tabular.normal import draw_normal, moments, sample_normal
 from pyro_gen.models.tabular.table import KeptProgram, LearningProgress, table_model
+from pyro_gen.observation import observe
 
 __all__ = ["TableStudent"]
 

@@ -35,8 +35,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_gen.data.small import binary_rows, level_rows, normal_rows
-from pyro_gen.likelihoods import Head, make_head, observe
+from pyro_gen.heads import Head, make_head
 from pyro_gen.nets import MLP, ConvDecoder, ConvEncoder
+from pyro_gen.observation import observe
 from pyro_gen.program import Program
 from pyro_gen.registry import model
 
@@ -63,7 +64,7 @@ class VAE(Program):
         latent: The number of latent dimensions :math:`K`.
         hidden: The widths of the encoder's hidden layers, or the channels of its stages if convolutional; the decoder
             has them in reverse. The default is (200, 200), or (32, 64) if convolutional.
-        likelihood: The name of a likelihood head in :data:`pyro_gen.likelihoods.HEADS`, or a head.
+        likelihood: The name of a likelihood head in :data:`pyro_gen.heads.HEADS`, or a head.
         architecture: ``"dense"``, or ``"conv"`` for data of shape :math:`(H, W)` or :math:`(C, H, W)`.
         activation: The name of the activation in :data:`pyro_gen.nets.ACTIVATIONS`.
         dropout: The share of hidden units dropped in training.

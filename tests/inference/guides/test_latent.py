@@ -17,7 +17,8 @@ from pyro_gen.density import density
 from pyro_gen.inference import ELBO
 from pyro_gen.inference.graph import LossModule
 from pyro_gen.inference.guides import Flow, FullRank, Guide, LowRank, MeanField, guide_of, laplace, with_guide
-from pyro_gen.program import data_size, trace_pair
+from pyro_gen.program import data_size
+from pyro_gen.traces import trace_pair
 
 GUIDES: dict[str, Callable[[], Guide]] = {
     "mean-field": MeanField,

@@ -10,19 +10,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-import pyro_gen.likelihoods as likelihoods
-from pyro_gen.likelihoods import (
-    HEADS,
-    BernoulliHead,
-    DiscretizedLogistic,
-    LevelCategorical,
-    NormalHead,
-    assume_missing,
-    completions,
-    make_head,
-    no_completion,
-    observe,
-)
+import pyro_gen.observation as observing
+from pyro_gen.distributions import DiscretizedLogistic, LevelCategorical
+from pyro_gen.heads import HEADS, BernoulliHead, NormalHead, make_head
+from pyro_gen.observation import assume_missing, completions, no_completion, observe
 
 NAN = torch.nan
 # The least p-value a right program may show: each comparison with it fails by chance once in a million seeds.
@@ -222,7 +213,7 @@ def test_completions_are_draws_from_the_conditional(kind):
 
 @pytest.mark.parametrize("kind", ["full", "low_rank"])
 def test_completions_from_the_marginal_are_noticed(kind, monkeypatch):
-    monkeypatch.setattr(likelihoods, "_draw_gaussian", lambda d, scored, *_: d.expand(scored.batch_shape).rsample())
+    monkeypatch.setattr(observing, "_draw_gaussian", lambda d, scored, *_: d.expand(scored.batch_shape).rsample())
     assert min(conditional_p_values(kind)) < ALPHA
 
 
@@ -412,4 +403,4 @@ def test_a_distribution_that_is_not_of_pyro_is_named():
     with pytest.raises(
         TypeError, match=r"observe\('x'\): torch.distributions.normal.Normal is no distribution of Pyro"
     ):
-        likelihoods.observe("x", torch.distributions.Normal(torch.zeros(3), 1.0), torch.zeros(3))
+        observing.observe("x", torch.distributions.Normal(torch.zeros(3), 1.0), torch.zeros(3))

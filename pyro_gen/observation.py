@@ -1,0 +1,293 @@
+r"""Observing data with holes in it.
+
+:func:`observe` makes the sample site of the data. NaN means "not observed": with :math:`x = (x_o, x_m)` the site scores
+the marginal likelihood of what was seen,
+
+.. math:: p(x_o \mid z) = \int p(x_o, x_m \mid z) \, dx_m ,
+
+exactly, and the completed value has :math:`x_m \sim p(x_m \mid x_o, z)`. So generation is imputation of nothing
+observed, and in-painting is imputation of a region.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import effectful
+from torch import Tensor
+from torch.distributions import transform_to
+
+__all__ = [
+    "assume_missing",
+    "called_with",
+    "completions",
+    "no_completion",
+    "observe",
+]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Effects: what tools may ask of an observe statement
+
+
+@effectful(type="missing")
+def _any_missing(value: Tensor) -> bool:
+    return value.is_floating_point() and bool(torch.isnan(value).any())
+
+
+@effectful(type="missing_law")
+def _law_of_missing(distribution: Any, value: Tensor) -> Any:
+    """``None``: what is missing is drawn; a distribution: it is a latent variable; ``"filled"``: any value will do."""
+    return None
+
+
+@effectful(type="completion")
+def _complete(value: Tensor, draw: Callable[[], Tensor] | None = None) -> Tensor:
+    if draw is None:
+        return value
+    drawn = draw()
+    # Beside a discrete variable that is summed out there is a draw for each of its values: any one has the right shape.
+    drawn = drawn[(0,) * (drawn.dim() - value.dim())]
+    return torch.where(torch.isnan(value), drawn.to(value.dtype), value)
+
+
+class assume_missing(Messenger):
+    """Effect handler: answers whether data has missing entries, instead of looking at it.
+
+    Inside a traced graph the data cannot be looked at. ``True`` is always right, ``False`` is faster.
+
+    Arguments:
+        missing: Whether any observed value may have missing entries.
+        of: The data that this is known of. A program that is called with any other, to generate in a loss say, may
+            have missing entries.
+    """
+
+    def __init__(self, missing: bool, of: Sequence[Tensor] | None = None) -> None:
+        super().__init__()
+        self.missing, self.of = missing, of
+
+    def _pyro_missing(self, msg: Any) -> None:
+        if not msg["done"]:  # the innermost handler answers
+            inputs = [i for i in msg["infer"].get("inputs", ()) if isinstance(i, Tensor)]
+            other = self.of is not None and any(all(i is not known for known in self.of) for i in inputs)
+            msg["value"] = self.missing or other
+            msg["done"] = True
+
+
+class called_with(Messenger):
+    """Effect handler: notes for other handlers what a program was called with.
+
+    Arguments:
+        inputs: The data and its context.
+    """
+
+    def __init__(self, inputs: Sequence[Any]) -> None:
+        super().__init__()
+        self.inputs = inputs
+
+    def _pyro_missing(self, msg: Any) -> None:
+        msg["infer"].setdefault("inputs", self.inputs)
+
+
+class completions(Messenger):
+    """Effect handler: collects the completed values of the observe statements inside it.
+
+    Entering it returns a dictionary that maps site names to completed values.
+    """
+
+    def __enter__(self) -> dict[str, Tensor]:  # type: ignore[override]
+        super().__enter__()
+        self.values: dict[str, Tensor] = {}
+        return self.values
+
+    def _pyro_post_completion(self, msg: Any) -> None:
+        self.values[msg["name"]] = msg["value"]
+
+
+class no_completion(Messenger):
+    """Effect handler: draws no missing entries, for densities that must be functions of their inputs alone.
+
+    The completed value keeps its NaNs, so that a model which goes on computing with them cannot do so unnoticed.
+    """
+
+    def _pyro_completion(self, msg: Any) -> None:
+        msg["value"] = msg["args"][0]
+        msg["done"] = True
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# observe
+
+
+def observe(name: str, distribution: Any, value: Tensor | None = None) -> Tensor:
+    """Makes the sample site of observed data, in which NaN means "not observed".
+
+    Without missing entries this is ``pyro.sample(name, distribution, obs=value)``. With missing entries the site
+    scores exactly what was seen: elementwise distributions are masked, Gaussians (full, low-rank) are marginalised,
+    mixtures do so inside their components, and any other distribution can be used as long as each event is seen
+    entirely or not at all. A distribution of one's own may have a method ``marginalise(value)``, which returns the
+    distribution of what is seen, the value without NaN, and a function that draws all entries given the seen ones.
+
+    Arguments:
+        name: The name of the site.
+        distribution: A Pyro distribution with the batch and event shape of ``value``.
+        value: The data, with NaN where nothing was observed; ``None`` samples the site.
+
+    Returns:
+        The completed value, with the shape of ``value``: seen entries untouched, missing ones drawn from
+        p(missing | seen, latents).
+
+    Raises:
+        ValueError: The shapes do not fit, or the distribution cannot be marginalised over part of an event.
+
+    Example:
+        >>> import pyro, torch
+        >>> import pyro.distributions as dist
+        >>> x = torch.tensor([[0.0, torch.nan]])
+        >>> def model():
+        ...     return observe("x", dist.Normal(0.0, 1.0).expand([1, 2]).to_event(2), x)
+        >>> trace = pyro.poutine.trace(model).get_trace()
+        >>> round(trace.log_prob_sum().item(), 4)  # one standard normal at its mode
+        -0.9189
+    """
+    if value is None:
+        return pyro.sample(name, distribution)
+    _check_shape(name, distribution, value)
+    if not _any_missing(value, name=name):
+        return _complete(pyro.sample(name, distribution, obs=value), name=name)
+    try:
+        scored, filled, draw = marginalise(distribution, value)
+    except _CannotMarginaliseError as error:
+        raise ValueError(
+            f"observe('{name}'): {error} cannot be marginalised over part of an event. Treat the missing entries as "
+            "latent variables (sample them in model and guide and observe the completed value), or use an elementwise, "
+            "Gaussian or mixture distribution."
+        ) from None
+    law = _law_of_missing(distribution, value, name=name)
+    if law is None or isinstance(law, str):
+        pyro.sample(name, scored, obs=filled)
+        completed = _complete(value, draw, name=name)
+        return completed if law is None else torch.where(torch.isnan(completed), filled.to(value.dtype), completed)
+    infer: Any = {"missing_of": name}
+    latent = pyro.sample(f"{name}.missing", law, infer=infer)
+    pyro.sample(name, scored, obs=filled)
+    _complete(value, lambda: latent, name=name)  # for handlers that listen
+    return torch.where(torch.isnan(value), latent.to(value.dtype), value)
+
+
+class _CannotMarginaliseError(Exception):
+    pass
+
+
+def _check_shape(name: str, distribution: Any, value: Tensor) -> None:
+    event_dim = getattr(distribution, "event_dim", None)
+    if event_dim is None:
+        kind = type(distribution)
+        raise TypeError(
+            f"observe('{name}'): {kind.__module__}.{kind.__name__} is no distribution of Pyro: take that of its name "
+            "in pyro.distributions; of a zuko flow, dist.TransformedDistribution(base, [flow().transform.inv]) with a "
+            "base of Pyro's."
+        )
+    shape = tuple(value.shape)
+    if shape[value.dim() - event_dim :] != tuple(distribution.event_shape):
+        raise ValueError(
+            f"observe('{name}'): the value has shape {shape}, the distribution event shape "
+            f"{tuple(distribution.event_shape)}: the rightmost dimensions must agree (use .to_event)."
+        )
+    batch = shape[: value.dim() - event_dim]
+    try:
+        joint = torch.broadcast_shapes(distribution.batch_shape, batch)
+    except RuntimeError:
+        joint = None
+    # Dimensions to the left of the value's are particles or enumerated values.
+    if joint is None or tuple(joint[len(joint) - len(batch) :]) != batch:
+        raise ValueError(
+            f"observe('{name}'): distribution of batch shape {tuple(distribution.batch_shape)} and value of batch "
+            f"shape {batch} do not fit."
+        )
+
+
+def marginalise(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor]]:
+    """Splits a distribution at the missing entries of ``value``.
+
+    Returns a distribution and a NaN-free value whose log-density is the marginal one of the seen entries, and a
+    function that draws all entries given the seen ones. NaN is filled *before* log_prob: a NaN masked afterwards would
+    still reach the gradient.
+    """
+    if hasattr(d, "marginalise"):
+        return d.marginalise(value)  # type: ignore[no-any-return]
+    missing = torch.isnan(value)
+    if isinstance(d, torch.distributions.Independent):
+        scored, filled, draw = marginalise(d.base_dist, value)
+        return scored.to_event(d.reinterpreted_batch_ndims), filled, draw
+    if isinstance(d, torch.distributions.MixtureSameFamily):
+        return _marginalise_mixture(d, value)
+    if d.event_dim == 0:
+        base = d.expand(torch.broadcast_shapes(d.batch_shape, value.shape))
+        filled = torch.where(missing, _point_in(base.support).to(value), value)
+        return base.mask(~missing), filled, lambda: _draw(base)
+    # Gaussians: an entry that is missing becomes an independent N(0, 1 / (2 pi)) evaluated at its mode, log-density 0.
+    seen = (~missing).to(value.dtype)
+    if isinstance(d, torch.distributions.LowRankMultivariateNormal):
+        scored = dist.LowRankMultivariateNormal(
+            d.loc * seen,
+            d.cov_factor * seen.unsqueeze(-1),
+            torch.where(missing, 1 / (2 * math.pi), d.cov_diag),
+            validate_args=False,
+        )
+        return scored, value.nan_to_num(), lambda: _draw_gaussian(d, scored, value, seen)
+    if isinstance(d, torch.distributions.MultivariateNormal):
+        covariance = d.covariance_matrix * seen.unsqueeze(-1) * seen.unsqueeze(-2)
+        scored = dist.MultivariateNormal(
+            d.loc * seen, covariance + torch.diag_embed((1 - seen) / (2 * math.pi)), validate_args=False
+        )
+        return scored, value.nan_to_num(), lambda: _draw_gaussian(d, scored, value, seen)
+    event = tuple(range(-d.event_dim, 0))
+    if bool((missing.any(event) != missing.all(event)).any()):
+        raise _CannotMarginaliseError(type(d).__name__)
+    whole = missing.any(event)
+    base = d.expand(torch.broadcast_shapes(d.batch_shape, whole.shape))
+    return base.mask(~whole), torch.where(missing, base.sample().to(value.dtype), value), lambda: _draw(base)
+
+
+def _marginalise_mixture(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor]]:
+    k_dim = -1 - d.event_dim  # the components' dimension
+    components, filled, draw_components = marginalise(d.component_distribution, value.unsqueeze(k_dim))
+    if filled.shape[k_dim] > 1:  # the support's fill value may depend on the component
+        if not bool((filled == filled.narrow(k_dim, 0, 1)).all()):
+            raise _CannotMarginaliseError(f"A mixture of {type(d.component_distribution).__name__} of unequal supports")
+        filled = filled.narrow(k_dim, 0, 1)
+    mixing = d.mixture_distribution
+
+    def draw() -> Tensor:
+        k = dist.Categorical(logits=mixing.logits + components.log_prob(filled)).sample()
+        values = draw_components()
+        index = k.reshape(k.shape + (1,) * (1 + d.event_dim))
+        return values.take_along_dim(index, k_dim).squeeze(k_dim)
+
+    scored = dist.MixtureSameFamily(mixing, components, validate_args=False)
+    return scored, filled.squeeze(k_dim), draw
+
+
+def _draw(d: Any) -> Tensor:
+    return d.rsample() if d.has_rsample else d.sample()  # type: ignore[no-any-return]
+
+
+def _draw_gaussian(d: Any, scored: Any, value: Tensor, seen: Tensor) -> Tensor:
+    """Draws from N(loc, S) given the seen entries, by Matheron's rule: correct a joint draw by the seen residual."""
+    joint = d.expand(scored.batch_shape).rsample()
+    residual = (value.nan_to_num() - joint) * seen
+    precision = torch.linalg.solve(scored.covariance_matrix, residual.unsqueeze(-1)) * seen.unsqueeze(-1)
+    # The data may be of higher precision than the model.
+    return joint + (d.covariance_matrix.to(precision.dtype) @ precision).squeeze(-1)  # type: ignore[no-any-return]
+
+
+def _point_in(support: Any) -> Tensor:
+    """A point inside a univariate support, to stand where nothing was observed."""
+    if not support.is_discrete:
+        return transform_to(support)(torch.zeros(()))  # type: ignore[no-any-return]
+    return torch.as_tensor(getattr(support, "lower_bound", 0.0))  # booleans have no bounds
