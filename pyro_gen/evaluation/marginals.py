@@ -45,6 +45,7 @@ DRAWS = 4096  # of missing entries that are not summed over
 POINTS = (201, 801, 3201)  # of quadrature, until two agree
 WIDTH = 14  # standard deviations of the entry given what comes before it, to both sides; over the real line,
 FAR = 20.0  # the same number of sinh(20)
+COUNTS = 2048  # summed over, from 0
 FEWEST = 100  # effective draws from which a standard error can be had
 
 
@@ -110,6 +111,7 @@ class _Missing(NamedTuple):
     site: str
     law: Any
     values: Tensor
+    place: Tensor  # where the entry is in an event of the site, or among the entries of a datum; boolean
 
 
 def _missing_entry(
@@ -126,7 +128,7 @@ def _missing_entry(
     if site is not None:
         drawn = [completed_once(program, data, latents, site) for _ in range(32)]
         _, law, missing = drawn[0]
-        return _Missing(site, law, torch.stack([value[missing] for value, _, _ in drawn]))
+        return _Missing(site, law, torch.stack([value[missing] for value, _, _ in drawn]), missing[0])
     if which > 0:
         return None  # the program conditions on it
     # No observe statement was given it: the program has dealt with it. The site is where another value of it shows.
@@ -142,7 +144,7 @@ def _missing_entry(
         changed = s["value"] != traces[1][name]["value"]
         if bool(changed.any()) and not s["infer"].get("_deterministic"):
             here = changed.any(0, keepdim=True).expand(changed.shape)
-            return _Missing(name, s["fn"], s["fn"].expand(s["fn"].batch_shape).sample((32,))[:, here])
+            return _Missing(name, s["fn"], s["fn"].expand(s["fn"].batch_shape).sample((32,))[:, here], here[0])
     return None
 
 
@@ -174,12 +176,19 @@ def _compare(
         def log_joint(v: Tensor) -> Tensor:
             return torch.cat([vmap_or_loop(log_joint_of_one, some) for some in v.split(1024)])
 
-        if unit.support.is_discrete:
-            if not getattr(unit, "has_enumerate_support", False) or unit.event_dim:
+        support, of_its_own = _entry_support(unit, missing.place)
+        if support is None:
+            return Comparison(site, found, None, error, f"an entry of '{site}' has no density")
+        if support.is_discrete:
+            numbers = _enumerated(unit, support, of_its_own)
+            if numbers is None:
                 return Comparison(site, found, None, error, f"the values of '{site}' cannot be enumerated")
-            support = unit.enumerate_support(expand=False).reshape(-1, 1).to(missing.values.dtype)
-            return Comparison(site, found, log_joint(support.expand(-1, len(found))).logsumexp(0), error)
-        real = unit.support is constraints.real or unit.support is constraints.real_vector
+            terms = log_joint(numbers.to(missing.values.dtype).reshape(-1, 1).expand(-1, len(found)))
+            total = terms.logsumexp(0)
+            if support is constraints.nonnegative_integer and bool((terms[-1] - total > math.log(1e-9)).any()):
+                return Comparison(site, found, None, error, f"too few of the counts of '{site}' were summed over")
+            return Comparison(site, found, total, error)
+        real = support is constraints.real or support is constraints.real_vector
         if unit.event_dim and not real:
             return Comparison(site, found, None, error, f"an entry of '{site}' has no values of its own")
         points: Sequence[int] = POINTS
@@ -187,10 +196,26 @@ def _compare(
             torch.vmap(log_joint_of_one)(missing.values[:2])
         except Exception:  # a model that runs once for each value is asked for fewer of them
             points = POINTS[:2]
-        transform = None if real else biject_to(unit.support)
+        transform = None if real else biject_to(support)
         expected = _quadrature(log_joint, missing.values, transform, points)
         reason = f"quadrature over an entry of '{site}' did not settle" if expected is None else ""
         return Comparison(site, found, expected, error, reason)
+
+
+def _entry_support(unit: Any, place: Tensor) -> tuple[Any, bool]:
+    """What values an entry can take, and whether that is its own: ``column_supports`` says it column by column."""
+    columns = getattr(unit, "column_supports", None)
+    return (unit.support, False) if columns is None else (columns[int(place.nonzero()[0, -1])], True)
+
+
+def _enumerated(unit: Any, support: Any, of_its_own: bool) -> Tensor | None:
+    """All values of a discrete entry, counts up to a number; ``None`` where they are not known."""
+    if not of_its_own:
+        known = getattr(unit, "has_enumerate_support", False) and not unit.event_dim
+        return unit.enumerate_support(expand=False) if known else None
+    if support is constraints.nonnegative_integer:
+        return torch.arange(COUNTS)
+    return torch.arange(support.lower_bound, support.upper_bound + 1)
 
 
 def _quadrature(

@@ -278,7 +278,7 @@ def fit(
             training = _Training(fabric, module, optimizer, step, batches, held_out, settings)
             training.result.mode, training.result.mode_reason = mode, reason
             if checkpoint is not None:
-                training.identity |= identity
+                training.identity = training.own_identity() | identity
             if checkpoint is not None and resume and Path(checkpoint).exists():
                 training.load(Path(checkpoint))
             with _progress_bar(progress and fabric.is_global_zero, epochs * len(batches)) as bar:
@@ -344,7 +344,7 @@ class _Training:
         self.fabric, self.module, self.optimizer, self.step = fabric, module, optimizer, step
         self.batches, self.held_out, self.settings = batches, held_out, settings
         self.result = FitResult(module.program)
-        self.identity = self._identity()
+        self.identity: dict[str, Any] = {}
         self.best: dict[str, Tensor] | None = None
         self.last_good = copy.deepcopy(module.state_dict())
 
@@ -479,7 +479,7 @@ class _Training:
         self.result.seconds = state["seconds"]
         self.last_good = copy.deepcopy(self.module.state_dict())
 
-    def _identity(self) -> dict[str, Any]:
+    def own_identity(self) -> dict[str, Any]:
         """What must be the same for a run to be the same."""
         settings = self.settings
         return {

@@ -355,6 +355,12 @@ def test_a_schedule_goes_by_the_share_of_all_epochs(tmp_path: Path) -> None:
         quiet(pg.models.Gaussian(3), x, epochs=2, schedule=lambda share: 1 - share, checkpoint=file, resume=True)
 
 
+def test_a_schedule_is_asked_before_each_step_and_not_else() -> None:
+    asked: list[float] = []
+    result = quiet(pg.models.Gaussian(3), correlated(), epochs=2, schedule=lambda share: asked.append(share) or 1.0)
+    assert len(asked) == result.steps and asked == sorted(asked)
+
+
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "junk").write_text("junk")
     with pytest.raises(ValueError, match="is not a checkpoint"):

@@ -91,6 +91,15 @@ class MixedColumns(dist.TorchDistribution):
             torch.Size(batch_shape),
         )
 
+    @property
+    def column_supports(self) -> list[Any]:
+        """What values each column of a row can take."""
+        real, counts, _ = self.sizes
+        depths = (self.logits > 0.5 * NO_LEVEL).sum(-1).reshape(-1, self.sizes[2])[0].tolist() if self.sizes[2] else []
+        kinds: list[Any] = [constraints.real] * real + [constraints.nonnegative_integer] * counts
+        kinds += [constraints.integer_interval(0, depth - 1) for depth in depths]
+        return [kinds[i] for i in torch.argsort(self.order).tolist()]
+
     def _in_row_order(self, *parts: Tensor) -> Tensor:
         return torch.cat(parts, -1).index_select(-1, torch.argsort(self.order))
 

@@ -9,11 +9,13 @@ Neither are curves learnt from entries at the atom. So whatever is done with lev
 holes is right for both parts.
 """
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_gen.data.atoms import at_atom, atoms_of
 from pyro_gen.data.column import Column
@@ -80,6 +82,18 @@ class Layout(NamedTuple):
     def randomness(self) -> int:
         """How many uniform numbers the entries of a row take."""
         return self.columns + len(self.with_atom)
+
+    def supports(self) -> list[Any]:
+        """What values each of the D columns can take; ``None`` where there is an atom, and so no density."""
+        found: dict[int, Any] = {}
+        for d, atom in zip(self.real, self.atoms.tolist(), strict=True):
+            found[d] = constraints.real if math.isnan(atom) else None
+        for d, last in zip(self.counts, self.last.tolist(), strict=True):
+            ends = math.isfinite(last)
+            found[d] = constraints.integer_interval(0, int(last)) if ends else constraints.nonnegative_integer
+        for d, size in (*zip(self.ordinal, self.grades, strict=True), *zip(self.levels, self.sizes, strict=False)):
+            found[d] = constraints.integer_interval(0, size - 1)
+        return [found[d] for d in range(self.columns)]
 
 
 class Curves(NamedTuple):

@@ -140,6 +140,11 @@ class MixtureRows(dist.TorchDistribution):
         self.layout, self.curves, self.p, self.seen = layout, curves, p, seen
         super().__init__(torch.Size([rows]), torch.Size([layout.columns]), validate_args=False)
 
+    @property
+    def column_supports(self) -> list[Any]:
+        """What values each column of a row can take."""
+        return self.layout.supports()
+
     def _prepared(self, value: Tensor) -> Rows:
         return prepare(torch.where(torch.as_tensor(self.seen), value, torch.nan), self.layout, self.curves)
 

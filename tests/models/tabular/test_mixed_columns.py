@@ -2,10 +2,14 @@
 
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy import stats
 
+import pyro_gen as pg
+from pyro_gen import check_program
 from pyro_gen.models.tabular.mixed_columns import NO_LEVEL, MixedColumns, cut_points, level_logits, marginal_cuts
 
 
@@ -102,3 +106,43 @@ def test_means_and_draws_of_counts_end_at_the_last():
     error = draws[:, :2].std(0) / 2000**0.5
     assert ((draws[:, :2].mean(0) - d.mean[:2]).abs() < 4 * error).all()
     assert ((draws[:, :2].mean(0) - log_mean[:2].exp()).abs() > 4 * error).all()
+
+
+class TooHeavy(MixedColumns):
+    """Entries whose probabilities sum to 1.01."""
+
+    def expand(self, batch_shape, _instance=None):
+        return self
+
+    def log_prob(self, value):
+        return super().log_prob(value) + math.log(1.01)
+
+
+class EveryKind(pg.Program):
+    """Rows of a real column, a count, a binary column and one of three levels."""
+
+    def __init__(self, law):
+        super().__init__()
+        self.law = law
+
+    def model(self, x):
+        with self.plate(x):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0)).unsqueeze(-1)
+            logits = torch.tensor([[0.3, -0.2, NO_LEVEL], [0.0, 1.0, 2.0]]).to(x)
+            rows = self.law(z, 0 * z + 1, None, z, 0 * z[:1, 0], z.unsqueeze(-1) + logits, torch.arange(4))
+            return pg.observe("x", rows.to_event(1), x)
+
+    def guide(self, x):
+        with self.plate(x):
+            pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+
+
+@pytest.mark.parametrize("law", [MixedColumns, TooHeavy])
+def test_check_program_sums_over_levels_and_counts(law):
+    """Missing entries of each kind are integrated over the values that they have; a mass of 1.01 is found out."""
+    x = torch.tensor([[0.3, 2.0, 1.0, 2.0], [-1.0, 0.0, 0.0, 0.0], [0.5, 1.0, 0.0, 1.0]], dtype=torch.float64)
+    for seed in range(3):  # other entries are taken away
+        result = check_program(EveryKind(law), x, seed=seed)["missing_exact"]
+        assert (result.status == "failed") == (law is TooHeavy)
+        wanted = "With an entry of site 'x' missing" if law is TooHeavy else "2 entries to 1e-05"
+        assert wanted in result.message
