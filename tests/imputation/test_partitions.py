@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pyro_gen._files import atomic, open_claimed
-from pyro_gen.imputation import partitions
 from pyro_gen.imputation.imputer import Imputer
-from pyro_gen.imputation.partitions import impute_partitions, imputer_of
+from pyro_gen.imputation.partitions import folder, impute_partitions, imputer_of, sample
 
 DRAWS = 3
 
@@ -114,15 +113,15 @@ def test_rows_that_are_alike_get_draws_of_their_own_in_each_file(tmp_path: Path)
 
 
 def test_levels_that_the_sample_lacks_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(partitions, "SAMPLE", 1)
-    monkeypatch.setattr(partitions, "SAMPLED_GROUPS", 1)
+    monkeypatch.setattr(sample, "SAMPLED_ROWS", 1)
+    monkeypatch.setattr(sample, "SAMPLED_GROUPS", 1)
     (tmp_path / "in").mkdir()
     for i, level in enumerate(("blue", "green", "red")):
         frame = pd.DataFrame({"a": np.arange(30.0) % 7, "colour": ([level] * 2 + ["grey"]) * 10})
         frame.loc[::5, "a"] = np.nan
         frame.loc[1::6, "colour"] = None
         frame.to_parquet(tmp_path / "in" / f"{i}.parquet")
-    monkeypatch.setattr(partitions, "SAMPLE", 100)
+    monkeypatch.setattr(sample, "SAMPLED_ROWS", 100)
     found = frames(impute_partitions(tmp_path / "in", tmp_path / "out", imputer()))
     assert set(pd.concat(found)["colour"]) == {"blue", "green", "grey", "red"}
 
@@ -273,12 +272,12 @@ def test_the_first_imputer_of_two_runs_is_that_of_both(source: Path, tmp_path: P
 
     def slower(*arguments: Any) -> Imputer:
         with monkeypatch.context() as patch:
-            patch.setattr(partitions, "_fit", fit)
+            patch.setattr(folder, "fit_on_sample", fit)
             impute_partitions(source, out, gaussian(None), ignore=["name", "sex"])
         return fit(*arguments)
 
-    fit = partitions._fit
-    monkeypatch.setattr(partitions, "_fit", slower)
+    fit = folder.fit_on_sample
+    monkeypatch.setattr(folder, "fit_on_sample", slower)
     first = impute_partitions(source, out, gaussian(None), ignore=["name", "sex"])
     kept = imputer_of(out)
     assert len(first) == 4 and isinstance(kept.seed_, int)
@@ -295,7 +294,7 @@ def test_a_folder_holds_no_code(source: Path, tmp_path: Path):
     out = tmp_path / "out"
     impute_partitions(source, out, gaussian(), ignore=["name", "sex"])
     assert not [path for path in out.rglob("*") if path.suffix in (".pkl", ".pickle")]
-    (out / partitions.KEPT).write_bytes(pickle.dumps({"asked": Runs(), "imputer": Runs()}))
+    (out / folder.IMPUTER_FILE).write_bytes(pickle.dumps({"asked": Runs(), "imputer": Runs()}))
     for run in (lambda: impute_partitions(source, out, gaussian(), ignore=["name", "sex"]), lambda: imputer_of(out)):
         with pytest.raises(ValueError, match="not an imputer that pyro-gen wrote"):
             run()
