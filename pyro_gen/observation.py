@@ -9,7 +9,6 @@ exactly, and the completed value has :math:`x_m \sim p(x_m \mid x_o, z)`. So gen
 observed, and in-painting is imputation of a region.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +19,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import effectful
 from torch import Tensor
 from torch.distributions import transform_to
+
+from pyro_gen.distributions import gaussian
 
 __all__ = [
     "assume_missing",
@@ -230,22 +231,8 @@ def marginalise(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor
         base = d.expand(torch.broadcast_shapes(d.batch_shape, value.shape))
         filled = torch.where(missing, _point_in(base.support).to(value), value)
         return base.mask(~missing), filled, lambda: _draw(base)
-    # Gaussians: an entry that is missing becomes an independent N(0, 1 / (2 pi)) evaluated at its mode, log-density 0.
-    seen = (~missing).to(value.dtype)
-    if isinstance(d, torch.distributions.LowRankMultivariateNormal):
-        scored = dist.LowRankMultivariateNormal(
-            d.loc * seen,
-            d.cov_factor * seen.unsqueeze(-1),
-            torch.where(missing, 1 / (2 * math.pi), d.cov_diag),
-            validate_args=False,
-        )
-        return scored, value.nan_to_num(), lambda: _draw_gaussian(d, scored, value, seen)
-    if isinstance(d, torch.distributions.MultivariateNormal):
-        covariance = d.covariance_matrix * seen.unsqueeze(-1) * seen.unsqueeze(-2)
-        scored = dist.MultivariateNormal(
-            d.loc * seen, covariance + torch.diag_embed((1 - seen) / (2 * math.pi)), validate_args=False
-        )
-        return scored, value.nan_to_num(), lambda: _draw_gaussian(d, scored, value, seen)
+    if gaussian.is_gaussian(d):
+        return gaussian.marginal(d, value), value.nan_to_num(), lambda: gaussian.complete(d, value)
     event = tuple(range(-d.event_dim, 0))
     if bool((missing.any(event) != missing.all(event)).any()):
         raise _CannotMarginaliseError(type(d).__name__)
@@ -275,15 +262,6 @@ def _marginalise_mixture(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[
 
 def _draw(d: Any) -> Tensor:
     return d.rsample() if d.has_rsample else d.sample()  # type: ignore[no-any-return]
-
-
-def _draw_gaussian(d: Any, scored: Any, value: Tensor, seen: Tensor) -> Tensor:
-    """Draws from N(loc, S) given the seen entries, by Matheron's rule: correct a joint draw by the seen residual."""
-    joint = d.expand(scored.batch_shape).rsample()
-    residual = (value.nan_to_num() - joint) * seen
-    precision = torch.linalg.solve(scored.covariance_matrix, residual.unsqueeze(-1)) * seen.unsqueeze(-1)
-    # The data may be of higher precision than the model.
-    return joint + (d.covariance_matrix.to(precision.dtype) @ precision).squeeze(-1)  # type: ignore[no-any-return]
 
 
 def _point_in(support: Any) -> Tensor:

@@ -26,6 +26,7 @@ from torch.distributions import constraints
 
 from pyro_gen._random import seeded
 from pyro_gen.density.inputs import any_missing, evaluation, row_chunks, rows_of
+from pyro_gen.distributions import gaussian
 from pyro_gen.observation import marginalise
 from pyro_gen.program import Program, fixed
 from pyro_gen.traces import data_dim, data_frame, sample_sites, site_log_prob
@@ -212,8 +213,8 @@ def law_of_missing(name: str, d: Any, value: Tensor, masked: bool = False) -> An
         base = d.expand(torch.broadcast_shapes(d.batch_shape, value.shape))
         return base.mask(missing) if masked else base
     event = tuple(range(-d.event_dim, 0))
-    if isinstance(d, torch.distributions.MultivariateNormal | torch.distributions.LowRankMultivariateNormal):
-        return _conditional_gaussian(d, value)
+    if gaussian.is_gaussian(d):
+        return gaussian.conditional(d, value)
     if isinstance(d, torch.distributions.MixtureSameFamily):
         k_dim = -1 - len(d.event_shape)
         seen, filled, _ = marginalise(d.component_distribution, value.unsqueeze(k_dim))
@@ -229,20 +230,6 @@ def law_of_missing(name: str, d: Any, value: Tensor, masked: bool = False) -> An
     whole = missing.any(event)
     base = d.expand(torch.broadcast_shapes(d.batch_shape, whole.shape))
     return base.mask(whole) if masked else base
-
-
-def _conditional_gaussian(d: Any, value: Tensor) -> Any:
-    r""":math:`N(\mu_m + S_{mo} S_{oo}^{-1} (x_o - \mu_o), S_{mm} - S_{mo} S_{oo}^{-1} S_{om})`; N(0, 1) where seen."""
-    missing = torch.isnan(value).to(d.loc.dtype)
-    seen = 1 - missing
-    covariance = d.covariance_matrix
-    within = covariance * seen.unsqueeze(-1) * seen.unsqueeze(-2) + torch.diag_embed(missing)
-    across = covariance * seen.unsqueeze(-1) * missing.unsqueeze(-2)  # S_om
-    gain = torch.linalg.solve(within, across)  # S_oo^-1 S_om
-    residual = (value.nan_to_num().to(d.loc.dtype) - d.loc) * seen
-    loc = (d.loc + (gain.mT @ residual.unsqueeze(-1)).squeeze(-1)) * missing
-    rest = covariance * missing.unsqueeze(-1) * missing.unsqueeze(-2) - gain.mT @ across
-    return dist.MultivariateNormal(loc, (rest + rest.mT) / 2 + torch.diag_embed(seen), validate_args=False)
 
 
 def unit_law(d: Any) -> Any:

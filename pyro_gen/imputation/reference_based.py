@@ -50,8 +50,8 @@ from pyro_gen._random import fork, seeded
 from pyro_gen.data.column import Column
 from pyro_gen.data.scaling import Scaling
 from pyro_gen.data.schema import Schema
+from pyro_gen.distributions.gaussian import draw_given
 from pyro_gen.imputation.completed import Completed
-from pyro_gen.models.tabular.conditional import draw_given
 from pyro_gen.models.tabular.gaussian import TableGaussian
 from pyro_gen.models.tabular.normal import kept_normal
 

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
+from pyro_gen.distributions.gaussian import condition
 from pyro_gen.imputation import reference_based as module
 from pyro_gen.imputation.reference_based import STRATEGIES, adjusted, impute_by_reference
-from pyro_gen.models.tabular.conditional import condition
 
 DOUBLE = torch.float64
 

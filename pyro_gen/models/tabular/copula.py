@@ -47,9 +47,9 @@ from torch import Tensor
 
 from pyro_gen._random import seeded, uniforms
 from pyro_gen.data.column import Column
+from pyro_gen.distributions.gaussian import condition, draw_missing
 from pyro_gen.models.tabular import copula_gibbs
 from pyro_gen.models.tabular.atoms import AtomCurves
-from pyro_gen.models.tabular.conditional import condition, draw_missing
 from pyro_gen.models.tabular.copula_rows import CopulaRows
 from pyro_gen.models.tabular.gibbs import Schedule, gibbs, small
 from pyro_gen.models.tabular.heavy import HeavyNormal, degrees, may_be_heavy, sample_log_df, weight_given

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyro_gen.models.tabular.conditional import condition_rest, draw_missing, mean_and_deviation, seen_factor
+from pyro_gen.distributions.gaussian import condition_rest, draw_missing, mean_and_deviation, seen_factor
 from pyro_gen.models.tabular.heavy import (
     HeavyNormal,
     degrees,

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_gen.models.tabular.conditional import draw_given, seen_factor
+from pyro_gen.distributions.gaussian import draw_given, seen_factor
 from pyro_gen.models.tabular.levels import draw_in_turn
 from pyro_gen.models.tabular.marginals import Marginals
 

@@ -43,7 +43,7 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
-from pyro_gen.models.tabular.conditional import condition, draw_missing
+from pyro_gen.distributions.gaussian import condition, draw_missing
 from pyro_gen.models.tabular.gibbs import Schedule, gibbs
 from pyro_gen.models.tabular.normal import WEAK, Normal, draw_normal, kept_normal, sample_normal
 from pyro_gen.models.tabular.table import KeptProgram, LearningProgress, table_model

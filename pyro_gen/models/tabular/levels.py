@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen._random import uniforms
-from pyro_gen.models.tabular.conditional import seen_factor
+from pyro_gen.distributions.gaussian import seen_factor
 from pyro_gen.models.tabular.truncated import log_mass, truncated_normal
 
 __all__ = ["Levels", "draw_in_turn", "log_argmax", "log_nominal", "redraw"]

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
-from pyro_gen.models.tabular.conditional import condition, mean_and_deviation
+from pyro_gen.distributions.gaussian import condition, mean_and_deviation
 from pyro_gen.models.tabular.gibbs import Schedule, gibbs
 from pyro_gen.models.tabular.heavy import (
     HeavyNormal,

@@ -5,7 +5,7 @@ import math
 import torch
 from scipy import stats
 
-from pyro_gen.models.tabular.conditional import condition
+from pyro_gen.distributions.gaussian import condition
 from pyro_gen.models.tabular.slices import elliptical_slices, given_seen, slice_randomness
 
 NAN = torch.nan

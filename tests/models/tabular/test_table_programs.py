@@ -7,8 +7,8 @@ from scipy import stats
 
 from pyro_gen import check_program, impute, posterior
 from pyro_gen.data.column import Column
+from pyro_gen.distributions.gaussian import condition
 from pyro_gen.models.tabular import TableFactors, TableGaussian, TableProgram, TableStudent
-from pyro_gen.models.tabular.conditional import condition
 from pyro_gen.models.tabular.gibbs import join
 
 PROGRAMS = [TableGaussian, TableStudent, TableFactors]

@@ -2,11 +2,20 @@
 
 from collections.abc import Callable
 
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
 
-from pyro_gen.models.tabular.conditional import condition, condition_rest, draw_given, draw_missing
+from pyro_gen.distributions.gaussian import (
+    complete,
+    condition,
+    condition_rest,
+    conditional,
+    draw_given,
+    draw_missing,
+    marginal,
+)
 
 LOC = torch.tensor([1.0, -2.0, 0.5, 0.0], dtype=torch.float64)
 FACTOR = torch.tensor(
@@ -37,7 +46,34 @@ def test_moments_are_those_of_the_block_formula():
         assert not variance[n, ~m].any()
 
 
-@pytest.mark.parametrize("draw", [draw_given, draw_missing])
+def law(kind: str) -> dist.Distribution:
+    if kind == "full":
+        return dist.MultivariateNormal(LOC, COVARIANCE)
+    # All of the covariance but a little of its diagonal, by a factor of full rank.
+    rest = torch.full((4,), 0.05, dtype=torch.float64)
+    return dist.LowRankMultivariateNormal(LOC, torch.linalg.cholesky(COVARIANCE - rest.diag()), rest)
+
+
+@pytest.mark.parametrize("kind", ["full", "low_rank"])
+def test_laws_of_parts_are_those_of_the_block_formula(kind: str):
+    d = law(kind)
+    score = marginal(d, ROWS).log_prob(ROWS.nan_to_num())
+    rest = conditional(d, ROWS)
+    for n, row in enumerate(ROWS):
+        m = torch.isnan(row)
+        seen = dist.MultivariateNormal(LOC[~m], COVARIANCE[~m][:, ~m]).log_prob(row[~m]) if (~m).any() else 0.0
+        torch.testing.assert_close(score[n], torch.as_tensor(seen, dtype=torch.float64))
+        mean, covariance = by_blocks(row)
+        torch.testing.assert_close(rest.mean[n, m], mean)
+        torch.testing.assert_close(rest.covariance_matrix[n][m][:, m], covariance)
+        assert torch.equal(rest.covariance_matrix[n][~m], torch.eye(4, dtype=torch.float64)[~m])
+
+
+def completed(kind: str) -> Callable[..., Tensor]:
+    return lambda x, loc, covariance, noise: torch.where(torch.isnan(x), complete(law(kind), x), x)
+
+
+@pytest.mark.parametrize("draw", [draw_given, draw_missing, completed("full"), completed("low_rank")])
 def test_draws_have_the_moments_of_the_block_formula(draw: Callable[..., Tensor]):
     # 40,000 draws: a mean or covariance that is off by 5 standard errors has a chance of 6e-7, times some 30 of them.
     torch.manual_seed(0)
@@ -70,6 +106,6 @@ def test_the_rest_given_what_is_seen_of_the_first():
 
 def test_many_columns_are_taken_in_chunks(monkeypatch):
     whole = condition(ROWS, LOC, COVARIANCE)
-    monkeypatch.setattr("pyro_gen.models.tabular.conditional.CHUNK", 16)
+    monkeypatch.setattr("pyro_gen.distributions.gaussian.LARGEST_TENSOR", 16)
     for a, b in zip(condition(ROWS, LOC, COVARIANCE), whole, strict=True):
         torch.testing.assert_close(a, b)
