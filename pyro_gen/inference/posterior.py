@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_gen._archives import read_archive
 from pyro_gen._files import atomic
 from pyro_gen._identity import digest as _digest
 from pyro_gen._identity import settings_of
@@ -475,10 +476,17 @@ class _State:
                 f"{path} has no {file.name} beside it, so it cannot be gone on with: give another name, or "
                 "overwrite it (overwrite=True)."
             )
-        saved = torch.load(file, map_location="cpu", weights_only=True)
-        state = cls(json.loads(saved["mark"]))
-        state.done, state.sampler, state.tail = saved["done"], saved["sampler"], saved["tail"]
-        state.attrs = json.loads(saved["attrs"])
+        try:
+            saved = read_archive(file)
+            state = cls(json.loads(saved["mark"]))
+            state.done, state.sampler, state.tail = saved["done"], saved["sampler"], saved["tail"]
+            state.attrs = json.loads(saved["attrs"])
+        except (ValueError, TypeError, KeyError) as error:
+            reason = error if type(error) is ValueError else "it was not written by pyro_gen.posterior"
+            raise ValueError(
+                f"{file} does not say where the run stands ({reason}), so it cannot be gone on with: give another "
+                "name, or overwrite it (overwrite=True)."
+            ) from error
         return state
 
     def save(self, path: Path) -> None:

@@ -427,6 +427,32 @@ def test_a_finished_run_is_extended(tmp_path: Path, small_blocks: None) -> None:
     assert again.posterior.sizes["draw"] == 5
 
 
+@pytest.mark.parametrize("content", ["cut off", "another archive", "code"])
+def test_a_state_of_other_hands_is_refused(content: str, tmp_path: Path, small_blocks: None) -> None:
+    path = tmp_path / "run.nc"
+    posterior(conjugate, X, draws=20, save=path, **RUN)
+    file, ran = _State.file(path), tmp_path / "ran"
+    if content == "cut off":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif content == "another archive":
+        torch.save({"mark": torch.zeros(2)}, file)
+    else:
+        torch.save({"mark": Runs(ran)}, file)
+    with pytest.raises(ValueError, match=r"run\.nc\.state does not say where the run stands \(it .+\), so"):
+        posterior(conjugate, X, draws=50, save=path, resume=True, **RUN)
+    assert not ran.exists()
+
+
+class Runs:
+    """An object that makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
 def test_memory_is_bounded_by_a_block(tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyro_gen.inference.mcmc as mcmc
 
