@@ -219,7 +219,7 @@ def test_a_worker_that_is_killed_loses_nothing(source: Path, tmp_path: Path):
     alone = impute_partitions(source, tmp_path / "alone", fitted, ignore=["name"])
     killed: list[int] = []
     with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
         distributed.Client(cluster) as client,
     ):
 
