@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["over_impute"]
 
-ROWS = 2000  # with hidden cells, that are imputed
+IMPUTED_ROWS = 2000  # with hidden cells, that are imputed
 
 
 def over_impute(
@@ -52,7 +52,7 @@ def over_impute(
     schema = imputer.schema_
     hollow = ampute(table, MCAR(share), seed=seed)
     truth, seen = schema.encode(table), ~schema.encode(hollow).isnan()
-    rows = spread_out((~seen & ~truth.isnan()).any(1).nonzero()[:, 0].numpy(), ROWS)
+    rows = spread_out((~seen & ~truth.isnan()).any(1).nonzero()[:, 0].numpy(), IMPUTED_ROWS)
     if len(rows) == 0 or bool((seen.sum(0) == 0).any()):
         return {}
     learner = imputer.refit(hollow)

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Picture", "picture"]
 
-SHRUNK = 520  # pixels: wider pictures could not be read if they were shrunk to a phone's width
-PHONE = 336  # pixels, a phone's width less its margins
+SHRUNK_WIDTH = 520  # pixels: wider pictures could not be read if they were shrunk to a phone's width
+PHONE_WIDTH = 336  # pixels, a phone's width less its margins
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Picture:
 
     @property
     def shrinks(self) -> bool:
-        return self.width <= SHRUNK
+        return self.width <= SHRUNK_WIDTH
 
     @property
     def frame(self) -> int:
         """The width of picture and caption, in pixels."""
-        return max(self.width, PHONE)
+        return max(self.width, PHONE_WIDTH)
 
 
 def picture(figure: "Figure") -> Picture:

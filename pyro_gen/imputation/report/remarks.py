@@ -9,7 +9,7 @@ from pyro_gen.imputation.report.words import counted, it, listed, percent
 
 __all__ = ["remarks"]
 
-REPEATABLE = 0.1  # the coefficient of variation of standard errors above which more draws are advised
+REPEATABLE_CV = 0.1  # the coefficient of variation of standard errors above which more draws are advised
 
 
 def remarks(summary: Summary) -> list[str]:
@@ -28,11 +28,11 @@ def remarks(summary: Summary) -> list[str]:
             "distribution of the table."
         )
     pooled = [p for p in (pooled_means(summary), pooled_shares(summary)) if p is not None]
-    if not all(p.enough(REPEATABLE) for p in pooled):
-        needed = max(p.draws_needed(REPEATABLE) for p in pooled)
+    if not all(p.enough(REPEATABLE_CV) for p in pooled):
+        needed = max(p.draws_needed(REPEATABLE_CV) for p in pooled)
         said.append(
             f"With {summary.draws} draws the standard errors of what is pooled below differ by more than "
-            f"{REPEATABLE:.0%} from one seed to the next; {needed} draws make them repeatable."
+            f"{REPEATABLE_CV:.0%} from one seed to the next; {needed} draws make them repeatable."
         )
     for name, found in calibrated(summary).items():
         size, coverage = len(found.get("pit", ())), float(found["coverage95"])

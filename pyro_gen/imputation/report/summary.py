@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Array", "Filled", "Summary", "spread_out", "summarise"]
 
-ENTRIES = 4000  # of a column, that are kept for its picture
+SHOWN_ENTRIES = 4000  # of a column, that are kept for its picture
 
 Array = npt.NDArray[Any]
 
@@ -110,6 +110,6 @@ def summarise(completed: "Completed", progress: Callable[[float], None] | None) 
     return Summary(schema, missing, tuple(filled), *each, completed.info)
 
 
-def spread_out(rows: Array, most: int = ENTRIES) -> Array:
+def spread_out(rows: Array, most: int = SHOWN_ENTRIES) -> Array:
     """No more than so many, evenly spread."""
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]

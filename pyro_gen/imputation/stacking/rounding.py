@@ -20,8 +20,8 @@ from pyro_gen.data.column import Column
 
 __all__ = ["comparable", "dequantise"]
 
-COARSEST = 0.5  # standard deviations: noise as wide adds 2% to the variance; coarser columns are left as they are
-SHARED, DENSEST = 0.05, 2.0  # of a value that many rows share: which part of the rows, and its density
+WIDEST_STEP = 0.5  # standard deviations: noise as wide adds 2% to the variance; coarser columns are left as they are
+SHARED_ROWS, SHARED_DENSITY = 0.05, 2.0  # of a value that many rows share: which part of the rows, and its density
 
 
 def dequantise(x: Tensor, columns: Sequence[Column], seed: int) -> Tensor:
@@ -48,7 +48,7 @@ def dequantise(x: Tensor, columns: Sequence[Column], seed: int) -> Tensor:
     out = x.clone()
     for d, column in enumerate(columns):
         step = _step(spread[:, d])
-        if column.kind == "real" and step <= COARSEST:
+        if column.kind == "real" and step <= WIDEST_STEP:
             out[:, d] += torch.where(torch.isnan(spread[:, d]), 0.0, step * noise[:, d])
             if column.atom is not None:  # steps are not all alike: what would cross the atom is mirrored back
                 away = (x[:, d] - column.atom).sign()
@@ -78,7 +78,7 @@ def _fine(values: Tensor) -> bool:
     step = _step(values)
     counts = values[~torch.isnan(values)].unique(return_counts=True)[1]
     share = float(counts.max() / counts.sum()) if len(counts) > 1 else 0.0
-    return step <= COARSEST and not (share >= SHARED and share > DENSEST * step)
+    return step <= WIDEST_STEP and not (share >= SHARED_ROWS and share > SHARED_DENSITY * step)
 
 
 def _step(values: Tensor) -> float:
