@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from machine import processor, versions
 
 import pyro_gen as pg
-from pyro_gen.inference.ais import ais
+from pyro_gen.inference.likelihood.ais import ais
 
 GAP, CHAINS, SIMULATED = 0.5, 16, 24  # nats; chains per datum; data
 TEMPERATURES = {"ours": (4, 16, 64, 256, 512, 1024, 2048), "wu2017": (50, 100, 200, 400, 800, 1600, 3200)}

@@ -9,8 +9,8 @@ import pyro.distributions as dist
 import torch
 
 import pyro_gen as pg
-from pyro_gen.inference.evidence import log_evidence
-from pyro_gen.inference.smc import smc
+from pyro_gen.inference.likelihood.evidence import log_evidence
+from pyro_gen.inference.likelihood.smc import smc
 
 NOISE, DEGREES = 0.3, (0, 1, 2, 3, 4, 5)
 

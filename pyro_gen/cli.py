@@ -799,7 +799,7 @@ def _evaluate(
     as_json: Json = False,
 ) -> None:
     """Estimate the log-likelihood of data under a trained program."""
-    from pyro_gen.inference.importance import log_likelihood
+    from pyro_gen.inference.likelihood.door import log_likelihood
 
     saved = load_program(weights, target, trust)
     read = _aligned(saved, _read(data, part, data_root, drop_empty, decimal, to_train=False))

@@ -16,9 +16,9 @@ from pyro_gen import zoo
 from pyro_gen._random import seeded
 from pyro_gen.data import load
 from pyro_gen.evaluation.baselines import independent_bernoulli, mixture_of_bernoullis
-from pyro_gen.inference.ais import bdmc
-from pyro_gen.inference.importance import log_likelihood
-from pyro_gen.inference.likelihood import LogLikelihood
+from pyro_gen.inference.likelihood.bdmc import bdmc
+from pyro_gen.inference.likelihood.door import log_likelihood
+from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.predictive import impute, reconstruct, sample
 from pyro_gen.inference.progress import progress_bar
 from pyro_gen.models import VAE
@@ -47,7 +47,7 @@ def run(
         seed: Seeds everything; the caller's generators are left alone.
         progress: Whether to show progress on standard error.
         training: Arguments of :func:`pyro_gen.fit` other than the recipe's, for a shorter run.
-        ais: Arguments of :func:`pyro_gen.inference.ais.ais` other than its defaults.
+        ais: Arguments of :func:`pyro_gen.inference.likelihood.ais.ais` other than its defaults.
         simulated: How many data to simulate for the BDMC gap.
         test_size: How many of the test data to use, by default all.
 

@@ -23,6 +23,7 @@ __all__ = [
     "data_frame",
     "is_local",
     "is_subsample",
+    "latent_sites",
     "per_datum_log_prob",
     "sample_sites",
     "site_log_prob",
@@ -41,6 +42,11 @@ def is_subsample(site: Any) -> bool:
 def sample_sites(trace: Trace) -> dict[str, Any]:
     """The sample sites of a trace by name, in the order of execution, plates' own index sites left out."""
     return {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not is_subsample(s)}
+
+
+def latent_sites(trace: Trace) -> dict[str, Any]:
+    """The sample sites of a trace that are not observed, by name, in the order of execution."""
+    return {n: s for n, s in sample_sites(trace).items() if not s["is_observed"]}
 
 
 def trace_pair(program: "Program", x: Tensor, *context: Any) -> tuple[Trace, Trace]:

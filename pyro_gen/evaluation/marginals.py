@@ -30,8 +30,8 @@ from pyro_gen.density.missing import (
     propose_missing,
     unit_law,
 )
-from pyro_gen.inference.finite import Summed
-from pyro_gen.inference.weights import effective_sample_size, log_mean_exp
+from pyro_gen.inference.likelihood.enumeration import Summed
+from pyro_gen.inference.likelihood.weights import effective_sample_size, log_mean_exp
 from pyro_gen.observation import assume_missing, no_completion
 from pyro_gen.program import Program, fixed
 from pyro_gen.traces import data_frame, per_datum_log_prob, sample_sites

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pyro_gen.data.prepared import Prepared
-from pyro_gen.inference.importance import log_likelihood
-from pyro_gen.inference.likelihood import LogLikelihood
+from pyro_gen.inference.likelihood.door import log_likelihood
+from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.program import Program
 from pyro_gen.registry import Measured, measure
 

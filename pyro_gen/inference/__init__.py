@@ -1,13 +1,13 @@
 """Inference for any program: training, likelihoods and evidence, posteriors, calibration, generation."""
 
 from pyro_gen.inference import guides, mcmc
-from pyro_gen.inference.ais import bdmc
 from pyro_gen.inference.calibration import Calibration, sbc
 from pyro_gen.inference.diagnose import Diagnosis, diagnose, summary
-from pyro_gen.inference.evidence import log_evidence
 from pyro_gen.inference.guides import GuideReport, check_guide, with_guide
-from pyro_gen.inference.importance import log_likelihood
-from pyro_gen.inference.likelihood import LogLikelihood
+from pyro_gen.inference.likelihood.bdmc import bdmc
+from pyro_gen.inference.likelihood.door import log_likelihood
+from pyro_gen.inference.likelihood.evidence import log_evidence
+from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.objectives import ELBO, IWAE, DReG, EnumELBO, Objective, Renyi, ScoreFunctionELBO
 from pyro_gen.inference.posterior import posterior
 from pyro_gen.inference.predictive import impute, reconstruct, sample

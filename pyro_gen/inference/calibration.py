@@ -48,11 +48,11 @@ from pyro_gen._files import save_figure
 from pyro_gen._random import seeded
 from pyro_gen.density import Density, ProgramDensity, as_inputs, density, evaluation
 from pyro_gen.inference.factors import refuse_factors
+from pyro_gen.inference.likelihood.smc import smc
 from pyro_gen.inference.mcmc.driver import run
 from pyro_gen.inference.mcmc.initial import NoStart
 from pyro_gen.inference.mcmc.sampler import Sampler
-from pyro_gen.inference.predictive import given_site, simulate_sets
-from pyro_gen.inference.smc import smc
+from pyro_gen.inference.simulate import given_site, simulate_sets
 from pyro_gen.program import Program
 from pyro_gen.traces import sample_sites
 
@@ -372,7 +372,7 @@ def sbc(
         seed: Seeds everything; the caller's generators are left alone.
         progress: Called with the fraction done, where the method reports it.
         options: Passed to :func:`pyro_gen.inference.mcmc.run` (``warmup``, ``init``, ...) or
-            :func:`pyro_gen.inference.smc.smc`.
+            :func:`pyro_gen.inference.likelihood.smc.smc`.
 
     Returns:
         The ranks and what they say.

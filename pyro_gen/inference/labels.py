@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_gen.density import ProgramDensity, evaluation
 from pyro_gen.density.finite import finite_sites
 from pyro_gen.density.missing import latent_missing
-from pyro_gen.inference.finite import Summed, enumerated
+from pyro_gen.inference.likelihood.enumeration import Summed, enumerated
 from pyro_gen.program import Program
 
 __all__ = ["draw_beside", "draw_exactly"]
@@ -24,7 +24,7 @@ def draw_exactly(program: Program, data: tuple[Tensor, ...], draws: int) -> dict
     """Independent draws from the posterior of discrete latent variables, by the global generator.
 
     Arguments:
-        program: A program for which :func:`pyro_gen.inference.finite.is_enumerable` holds.
+        program: A program for which :func:`pyro_gen.inference.likelihood.enumeration.is_enumerable` holds.
         data: The data, with shape :math:`(N, *)`, and its context.
         draws: The number S of draws.
 

@@ -40,14 +40,14 @@ from pyro_gen.inference.export import (
     claimed,
     layout,
 )
-from pyro_gen.inference.finite import is_enumerable, probe
-from pyro_gen.inference.importance import draws_for
 from pyro_gen.inference.labels import draw_exactly
+from pyro_gen.inference.likelihood.enumeration import is_enumerable, probe
+from pyro_gen.inference.likelihood.smc import smc
+from pyro_gen.inference.likelihood.weights import psis_khat
 from pyro_gen.inference.mcmc import initial
 from pyro_gen.inference.mcmc.gibbs import held_names
 from pyro_gen.inference.progress import progress_bar
-from pyro_gen.inference.smc import smc
-from pyro_gen.inference.weights import psis_khat
+from pyro_gen.inference.proposals import draws_for
 from pyro_gen.program import Program
 from pyro_gen.traces import sample_sites
 

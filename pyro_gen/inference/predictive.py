@@ -19,28 +19,22 @@ from pyro_gen.data import as_tensor
 from pyro_gen.density import as_inputs, evaluation, row_chunks, rows_of
 from pyro_gen.density.finite import finite_sites
 from pyro_gen.density.missing import latent_missing, missing_site
-from pyro_gen.inference.ais import posterior_draws
 from pyro_gen.inference.diagnose import diagnose
 from pyro_gen.inference.factors import refuse_data_factors
-from pyro_gen.inference.finite import Summed, enumerated, is_enumerable, probe
-from pyro_gen.inference.importance import (
-    effective_sample_size,
-    guide_draws,
-    guide_obstacle,
-    guide_on,
-    is_annealed,
-    psis_khat,
-)
-from pyro_gen.inference.paths import resample
+from pyro_gen.inference.likelihood.ais import is_annealed, posterior_draws
+from pyro_gen.inference.likelihood.enumeration import Summed, enumerated, is_enumerable, probe
+from pyro_gen.inference.likelihood.particles import resample
+from pyro_gen.inference.likelihood.weights import effective_sample_size, psis_khat
 from pyro_gen.inference.posterior import posterior
+from pyro_gen.inference.proposals import guide_draws, guide_obstacle, guide_on
 from pyro_gen.inference.returned import require_completed
-from pyro_gen.observation import assume_missing, completions, no_completion
+from pyro_gen.inference.simulate import ROWS, complete, not_amortised, simulate
+from pyro_gen.observation import assume_missing
 from pyro_gen.program import Program, fixed
 from pyro_gen.traces import Structure, data_dim, is_local, sample_sites, structure
 
-__all__ = ["impute", "reconstruct", "sample", "simulate"]
+__all__ = ["impute", "reconstruct", "sample"]
 
-ROWS = 1024  # rows at a time; part of what a seed means
 MORE = 25  # times as many, where they are not enough and nothing else applies
 PROPOSALS = 200  # draws of the guide per datum, to resample from
 HMC_DRAWS = 100  # of each of 64 chains, at least
@@ -77,108 +71,6 @@ def sample(program: Program, n: int, *, context: tuple[Any, ...] = (), seed: int
     """
     with seeded(seed), torch.no_grad(), evaluation(program):
         return simulate(program, n, context)[0]
-
-
-def simulate(program: Program, n: int, context: tuple[Any, ...]) -> tuple[Tensor, dict[str, Tensor], dict[str, int]]:
-    """Draws data together with the local latent variables that made them, by the global generators.
-
-    Arguments:
-        program: The program, in evaluation mode.
-        n: The number of data.
-        context: What the model conditions on, each with shape :math:`(n, *)`.
-
-    Returns:
-        The data with shape :math:`(n, *)`, the values of the local latent sites by name, and where their data dimension
-        lies, counted from the left.
-    """
-    if n < 1:
-        raise ValueError(f"The number of data to generate is {n}: give a positive one.")
-    if program.event_shape is None:
-        raise ValueError(
-            f"{type(program).__name__} does not know the shape of one datum: set program.event_shape (pyro_gen.fit "
-            "does)."
-        )
-    like = next((p for p in program.parameters() if p.is_floating_point()), torch.empty(0))
-    x = torch.full((n, *program.event_shape), torch.nan, dtype=like.dtype, device=like.device)
-    with pyro.validation_enabled(False):
-        few = (x[:ROWS], *rows_of(x, context, slice(ROWS)))
-        shared: dict[str, Tensor] = {}
-        kinds = structure(program, *few)
-        if kinds.kind == "unnormalised":
-            refuse_data_factors(program, *few, verb="sample")
-        require_completed(program, few[0], few[1:])
-        if kinds.global_:
-            if guide_obstacle(program, *few) == "other rows":
-                raise _not_amortised(program, len(few[0]))
-            sites = sample_sites(pyro.poutine.trace(program.guide).get_trace(*few))
-            shared = {name: s["value"] for name, s in sites.items() if not is_local(s)}
-        data, values, dims = [], [], {}
-        for rows in row_chunks(n, ROWS):
-            with pyro.poutine.trace() as tape, fixed(shared):
-                data.append(complete(program, x[rows], rows_of(x, context, rows)))
-            latent = {m: s for m, s in sample_sites(tape.trace).items() if not s["is_observed"] and is_local(s)}
-            values.append({name: s["value"] for name, s in latent.items()})
-            dims = {name: data_dim(s) for name, s in latent.items()}
-    return torch.cat(data), {m: torch.cat([v[m] for v in values], d) for m, d in dims.items()}, dims
-
-
-def _not_amortised(program: Program, rows: int) -> ValueError:
-    return ValueError(
-        f"The guide of {type(program).__name__} is not amortised: it has parameters for each row of its training data "
-        f"and does not run on {rows} rows. Give as many rows as it was trained on, a guide that computes local "
-        'latent variables from x, or use draws of Markov chains: pg.impute(method="hmc"), pg.posterior.'
-    )
-
-
-def complete(program: Program, x: Tensor, context: tuple[Any, ...]) -> Tensor:
-    """Runs the model on data with missing entries, and returns the completed data."""
-    with completions() as completed:
-        out = program.model(x, *context)
-    if out is None and len(completed) == 1:  # a model without a return statement
-        out = next(iter(completed.values()))
-    if not isinstance(out, Tensor) or out.shape != x.shape:
-        raise ValueError(
-            f"The model of {type(program).__name__} must return the completed data, of shape {tuple(x.shape)} here: "
-            "return what observe(...) returns."
-        )
-    whole = torch.where(torch.isnan(x), out.to(x.dtype), x)
-    if bool(torch.isnan(whole).any()):
-        raise ValueError(
-            f"The model of {type(program).__name__} returns NaN for entries that were not observed: observe the data "
-            "with pg.observe, which draws them, and return what it returns, not x."
-        )
-    return whole
-
-
-def simulate_sets(program: Program, sets: int, nothing: Tensor, *context: Any) -> tuple[Tensor, dict[str, Tensor]]:
-    """Draws data sets and the latent variables that made them, each tensor with a leading dimension S.
-
-    Draws by the global generator, with the program as it is.
-
-    Arguments:
-        program: The program; it may have global latent variables, drawn anew for each data set.
-        sets: The number S of data sets.
-        nothing: Data of which nothing was seen, NaN with shape :math:`(N, *)`.
-        context: What the model conditions on.
-    """
-    data, values = [], []
-    for _ in range(sets):
-        with pyro.poutine.trace() as tape, pyro.validation_enabled(False):
-            data.append(complete(program, nothing, context))
-        sites = sample_sites(tape.trace)
-        values.append({name: s["value"] for name, s in sites.items() if not s["is_observed"]})
-    return torch.stack(data), {name: torch.stack([v[name] for v in values]) for name in values[0]}
-
-
-def given_site(program: Program, nothing: Tensor, *context: Any) -> str | None:
-    """The name of a site that a model observes although nothing was seen of the data: it conditions on its context."""
-    with pyro.poutine.trace() as tape, completions() as seen, no_completion(), pyro.validation_enabled(False):
-        program.model(nothing, *context)
-    for name, site in sample_sites(tape.trace).items():
-        observed = site["is_observed"] and not site["infer"].get("_deterministic")
-        if observed and not bool(torch.isnan(seen.get(name, site["value"])).all()):
-            return name
-    return None
 
 
 def reconstruct(program: Program, x: Tensor, *context: Any, draws: int = 1, seed: int = 0) -> Tensor:
@@ -365,7 +257,7 @@ def impute(
             completed = _by_rows(program, y, context, draws)
         elif kinds.global_ and method != "ais":
             if obstacle == "other rows":
-                raise _not_amortised(program, len(x))
+                raise not_amortised(program, len(x))
             completed = _by_guide_alone(program, y, context, draws)
         elif method == "auto" and is_enumerable(program, y, *context):
             completed = _by_enumeration(program, y, context, draws)

@@ -12,7 +12,7 @@ import pyro_gen as pg
 import pyro_gen.density.joint as joint
 from pyro_gen._random import seeded
 from pyro_gen.density import density
-from pyro_gen.inference.smc import smc
+from pyro_gen.inference.likelihood.smc import smc
 
 LENGTHS = torch.tensor([3, 1, 2, 0])
 

@@ -10,8 +10,8 @@ import torch
 import pyro_gen as pg
 import pyro_gen.density.joint as joint
 from pyro_gen.density import density
-from pyro_gen.inference.ais import anneal
-from pyro_gen.inference.smc import smc
+from pyro_gen.inference.likelihood.ais import anneal
+from pyro_gen.inference.likelihood.smc import smc
 
 N = 30
 X = torch.linspace(-1, 1, 2 * N).sin().reshape(2, N).T.contiguous()

@@ -284,7 +284,7 @@ def test_a_target_per_datum_counts_pairs() -> None:
 
 def weighted(scale: float, count: int = 4000) -> az.InferenceData:
     """Draws of N(0, scale^2) weighted to be of N(0, 1), with the k-hat of the weights."""
-    from pyro_gen.inference.weights import psis_khat
+    from pyro_gen.inference.likelihood.weights import psis_khat
 
     x = scale * np.random.default_rng(0).normal(size=(1, count))
     log_w = -0.5 * x**2 + 0.5 * (x / scale) ** 2
@@ -310,7 +310,7 @@ def test_bad_weights_are_said() -> None:
 
 
 def test_weights_that_are_not_numbers_are_said() -> None:
-    from pyro_gen.inference.weights import psis_khat
+    from pyro_gen.inference.likelihood.weights import psis_khat
 
     for bad in (math.nan, math.inf):
         idata = weighted(1.5)

@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_gen import posterior
 from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity, density
-from pyro_gen.inference.weights import psis, psis_khat
+from pyro_gen.inference.likelihood.weights import psis, psis_khat
 from tests.inference.natural_scales import REGRESSIONS, Regression
 
 QUICK = ["poisson_doses", "weibull_days", "gamma_dollars", "hierarchical_dollars", "normal_farads"]

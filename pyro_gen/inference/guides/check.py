@@ -31,12 +31,13 @@ from torch import Tensor
 from pyro_gen._random import fork, seeded
 from pyro_gen.density import as_inputs, evaluation
 from pyro_gen.inference.calibration import LOG_LIKELIHOOD, LOG_PRIOR, Calibration, sbc
-from pyro_gen.inference.evidence import log_evidence
 from pyro_gen.inference.guides.latent import Guide, guide_of, with_guide
-from pyro_gen.inference.importance import guide_draws, joint_guide_draws, log_likelihood
-from pyro_gen.inference.likelihood import LogLikelihood, number_or_none
+from pyro_gen.inference.likelihood.door import log_likelihood
+from pyro_gen.inference.likelihood.evidence import log_evidence
+from pyro_gen.inference.likelihood.result import LogLikelihood, number_or_none
+from pyro_gen.inference.likelihood.weights import effective_sample_size, log_mean_exp, psis_khat, tail_length
+from pyro_gen.inference.proposals import guide_draws, joint_guide_draws
 from pyro_gen.inference.svi import fit
-from pyro_gen.inference.weights import effective_sample_size, log_mean_exp, psis_khat, tail_length
 from pyro_gen.program import Program
 from pyro_gen.traces import structure
 
@@ -208,7 +209,7 @@ def check_guide(
         context: What the model conditions on.
         draws: The number K of draws of the guide, for each datum where all latent variables are local.
         evidence: Another method to estimate the evidence by: ``"auto"`` is ``"smc"`` for a joint posterior
-            (:func:`pyro_gen.inference.evidence.log_evidence`) and ``"ais"`` from the prior for one of each datum
+            (:func:`pyro_gen.log_evidence`) and ``"ais"`` from the prior for one of each datum
             (:func:`pyro_gen.log_likelihood`); an estimate that is already there; ``None`` leaves it out.
         simulations: The number of simulated data sets for simulation-based calibration, 0 for none. 200 and more tell
             something.

@@ -14,6 +14,7 @@ from pyro_gen._random import seeded
 from pyro_gen.density import Density
 from pyro_gen.inference.mcmc import initial
 from pyro_gen.inference.mcmc.sampler import Sampler
+from pyro_gen.inference.mcmc.samplers import SAMPLERS
 
 __all__ = ["Block", "Progress", "Samples", "run"]
 
@@ -163,8 +164,6 @@ def run(
 
 
 def _sampler(method: str | type[Sampler], density: Density, options: dict[str, Any]) -> Sampler:
-    from pyro_gen.inference.mcmc import SAMPLERS
-
     if isinstance(method, str):
         if method not in SAMPLERS:
             raise ValueError(f"run(method={method!r}): choose from {', '.join(SAMPLERS)}.")

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from pyro_gen.density import Density, ProgramDensity, evaluation
 from pyro_gen.density.support import obstacle
-from pyro_gen.inference.importance import draws_for
 from pyro_gen.inference.mcmc.pathfinder import TRIES, pathfinder, search
 from pyro_gen.inference.mcmc.starts import evaluate, far, flat, uniform
+from pyro_gen.inference.proposals import draws_for
 from pyro_gen.program import Program
 
 __all__ = ["Init", "NoStart", "points"]

@@ -50,8 +50,8 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.density import Density, ProgramDensity
+from pyro_gen.inference.likelihood.weights import psis
 from pyro_gen.inference.mcmc.starts import Rescaled, candidates, evaluate, far, flat, uniform
-from pyro_gen.inference.weights import psis
 
 __all__ = ["Approximation", "approximate", "pathfinder", "search"]
 

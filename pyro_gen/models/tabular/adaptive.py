@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_gen.inference.weights import effective_sample_size, psis, psis_khat
+from pyro_gen.inference.likelihood.weights import effective_sample_size, psis, psis_khat
 
 __all__ = ["LatentDraws", "posterior_draws"]
 

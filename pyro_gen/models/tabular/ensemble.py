@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from pyro_gen._random import normals, uniforms
 from pyro_gen.data.column import Column
 from pyro_gen.density import row_chunks, rows_per_chunk
-from pyro_gen.inference.weights import psis_khat
+from pyro_gen.inference.likelihood.weights import psis_khat
 from pyro_gen.models.tabular.adaptive import posterior_draws
 from pyro_gen.models.tabular.mixed_columns import MixedColumns
 from pyro_gen.models.tabular.table import TableProgram

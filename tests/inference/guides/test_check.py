@@ -12,7 +12,7 @@ from torch import Tensor
 import pyro_gen as pg
 from pyro_gen.inference.guides import FullRank, GuideReport, MeanField, check_guide, guide_of, laplace
 from pyro_gen.inference.guides import check as check_module
-from pyro_gen.inference.likelihood import LogLikelihood
+from pyro_gen.inference.likelihood.result import LogLikelihood
 
 FEATURES = torch.stack([torch.ones(6), torch.linspace(3.0, 5.0, 6)], 1)
 TARGETS = torch.linspace(1.0, 2.0, 6)

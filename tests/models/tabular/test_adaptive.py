@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyro_gen._random import normals
-from pyro_gen.inference.weights import psis_khat
+from pyro_gen.inference.likelihood.weights import psis_khat
 from pyro_gen.models.tabular import adaptive
 from pyro_gen.models.tabular.adaptive import posterior_draws
 

@@ -10,12 +10,12 @@ import torch
 
 import pyro_gen.density.sites
 from pyro_gen.density import density
-from pyro_gen.inference import paths
-from pyro_gen.inference.ais import anneal
-from pyro_gen.inference.evidence import log_evidence
-from pyro_gen.inference.importance import log_likelihood
-from pyro_gen.inference.paths import Path
-from pyro_gen.inference.smc import smc
+from pyro_gen.inference.likelihood import paths
+from pyro_gen.inference.likelihood.ais import anneal
+from pyro_gen.inference.likelihood.door import log_likelihood
+from pyro_gen.inference.likelihood.evidence import log_evidence
+from pyro_gen.inference.likelihood.paths import Path
+from pyro_gen.inference.likelihood.smc import smc
 from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
 from pyro_gen.observation import observe
 from pyro_gen.program import Program, plate

@@ -9,8 +9,8 @@ from torch.distributions import biject_to
 
 from pyro_gen._random import seeded
 from pyro_gen.density import Density, density
-from pyro_gen.inference import bridge as module
-from pyro_gen.inference.bridge import bridge, bridge_evidence
+from pyro_gen.inference.likelihood import bridge as module
+from pyro_gen.inference.likelihood.bridge import bridge, bridge_evidence
 from pyro_gen.observation import observe
 from pyro_gen.program import Program
 

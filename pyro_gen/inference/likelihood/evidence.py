@@ -16,14 +16,16 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity, as_arguments, density, evaluation
-from pyro_gen.inference.ais import anneal, evidence_with_gap
-from pyro_gen.inference.bridge import bridge_evidence
 from pyro_gen.inference.factors import energy_of
-from pyro_gen.inference.importance import draws_for, log_likelihood
-from pyro_gen.inference.likelihood import LogLikelihood
-from pyro_gen.inference.paths import unit_of
-from pyro_gen.inference.smc import smc
-from pyro_gen.inference.weights import effective_sample_size, log_mean_exp, psis_khat
+from pyro_gen.inference.likelihood.ais import anneal
+from pyro_gen.inference.likelihood.bdmc import evidence_with_gap
+from pyro_gen.inference.likelihood.bridge import bridge_evidence
+from pyro_gen.inference.likelihood.door import log_likelihood
+from pyro_gen.inference.likelihood.paths import unit_of
+from pyro_gen.inference.likelihood.result import LogLikelihood
+from pyro_gen.inference.likelihood.smc import smc
+from pyro_gen.inference.likelihood.weights import effective_sample_size, log_mean_exp, psis_khat
+from pyro_gen.inference.proposals import draws_for
 from pyro_gen.program import Program
 from pyro_gen.traces import structure
 
@@ -48,10 +50,11 @@ def log_evidence(
         program: A program, or a plain Pyro model function called with the data.
         x: The data, with shape :math:`(N, *)` and NaN where nothing was observed; what was seen is scored.
         context: What the model conditions on, each with shape :math:`(N, *)`.
-        method: ``"smc"``, :func:`pyro_gen.inference.smc.smc`; ``"ais"``, :func:`pyro_gen.inference.ais.anneal`;
-            ``"bdmc"``, the same with an upper bound on data simulated from the program in the diagnostics (``sets`` of
-            them, 8); ``"bridge"``, :func:`pyro_gen.inference.bridge.bridge_evidence`; ``"importance"``, draws of the
-            program's guide (``num_particles``, 1000). ``"exact"`` where no latent variable is global and
+        method: ``"smc"``, :func:`pyro_gen.inference.likelihood.smc.smc`; ``"ais"``,
+            :func:`pyro_gen.inference.likelihood.ais.anneal`; ``"bdmc"``, the same with an upper bound on data simulated
+            from the program in the diagnostics (``sets`` of them, 8); ``"bridge"``,
+            :func:`pyro_gen.inference.likelihood.bridge.bridge_evidence`; ``"importance"``, draws of the program's guide
+            (``num_particles``, 1000). ``"exact"`` where no latent variable is global and
             :func:`pyro_gen.log_likelihood` knows an exact method.
         seed: Seeds the draws; the caller's generators are left alone.
         progress: Called with the fraction done, now and then.
@@ -127,7 +130,7 @@ def _require_evidence(target: ProgramDensity) -> None:
             "the integral of its joint density is no evidence but the normalising constant "
             "of an unnormalised density, which no other model's compares with. Write censored data by "
             "pg.distributions.Censored. If that constant is the number you want: "
-            "pyro_gen.inference.smc.smc(pyro_gen.density.density(program, x)).evidence."
+            "pyro_gen.inference.likelihood.smc.smc(pyro_gen.density.density(program, x)).evidence."
         )
 
 

@@ -60,10 +60,10 @@ from torch import Tensor
 from pyro_gen._random import fork, seeded
 from pyro_gen.density import Density
 from pyro_gen.inference.diagnose import effective_draws
-from pyro_gen.inference.likelihood import LogLikelihood
+from pyro_gen.inference.likelihood.paths import unit_of
+from pyro_gen.inference.likelihood.result import LogLikelihood
+from pyro_gen.inference.likelihood.weights import psis_khat
 from pyro_gen.inference.mcmc.driver import run
-from pyro_gen.inference.paths import unit_of
-from pyro_gen.inference.weights import psis_khat
 
 __all__ = ["bridge", "bridge_evidence"]
 

@@ -1,10 +1,10 @@
 r"""Adaptive tempered sequential Monte Carlo with waste-free moves.
 
-Particles follow the path :math:`f_\beta` from a base to the posterior (:mod:`pyro_gen.inference.paths`). At each step
-they are weighted by :math:`g = f_{\beta'} / f_\beta`, M of N are drawn by systematic resampling, and each of these
-makes :math:`N / M - 1` moves that leave :math:`f_{\beta'}` invariant. *All* states on the way are the new particles,
-not the last ones alone: the moves are not wasted, and M chains that are few and long forget where they came from. The
-product of the mean weights,
+Particles follow the path :math:`f_\beta` from a base to the posterior (:mod:`pyro_gen.inference.likelihood.paths`). At
+each step they are weighted by :math:`g = f_{\beta'} / f_\beta`, M of N are drawn by systematic resampling, and each of
+these makes :math:`N / M - 1` moves that leave :math:`f_{\beta'}` invariant. *All* states on the way are the new
+particles, not the last ones alone: the moves are not wasted, and M chains that are few and long forget where they came
+from. The product of the mean weights,
 
 .. math:: \hat Z = \prod_t \frac{1}{N} \sum_{i=1}^N g_t(z_{t-1}^i) ,
 
@@ -40,22 +40,11 @@ from torch.distributions import Distribution
 from pyro_gen._random import seeded
 from pyro_gen.density import Density, ProgramDensity, density, evaluation, row_chunks, rows_of, rows_per_chunk
 from pyro_gen.density.support import obstacle
-from pyro_gen.inference.importance import entries_seen
-from pyro_gen.inference.likelihood import LogLikelihood
+from pyro_gen.inference.likelihood.particles import cholesky_factors, covariances, resample
+from pyro_gen.inference.likelihood.paths import DENSE, Engine, Particles, Path, as_target, engine_of, unit_of
+from pyro_gen.inference.likelihood.result import LogLikelihood, entries_seen
+from pyro_gen.inference.likelihood.weights import effective_sample_size, log_mean_exp
 from pyro_gen.inference.mcmc.hmc import Metric, Point
-from pyro_gen.inference.paths import (
-    DENSE,
-    Engine,
-    Particles,
-    Path,
-    as_target,
-    cholesky_factors,
-    covariances,
-    engine_of,
-    resample,
-    unit_of,
-)
-from pyro_gen.inference.weights import effective_sample_size, log_mean_exp
 from pyro_gen.program import Program
 
 __all__ = ["likelihoods", "smc"]
@@ -113,7 +102,7 @@ def smc(
 
     Arguments:
         target: A density, a program or model function of which :func:`pyro_gen.density.density` makes one, or a
-            :class:`~pyro_gen.inference.paths.Path` with moves of its own.
+            :class:`~pyro_gen.inference.likelihood.paths.Path` with moves of its own.
         data: What the program or function is called with.
         seed: Seeds the draws; the caller's generators are left alone.
         progress: Called with the fraction done, after each temperature.

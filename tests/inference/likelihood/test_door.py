@@ -3,8 +3,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_gen.inference import finite, importance
-from pyro_gen.inference.importance import log_likelihood
+from pyro_gen.inference import proposals
+from pyro_gen.inference.likelihood import enumeration, exact
+from pyro_gen.inference.likelihood.door import log_likelihood
 from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
 from pyro_gen.observation import observe
 from pyro_gen.program import Program
@@ -101,13 +102,13 @@ def test_two_site_guide_is_the_same_guide(program, data):
 
 def test_chunks_do_not_matter(program, data, monkeypatch):
     whole = log_likelihood(program, data, method="iwae", num_particles=4000)
-    monkeypatch.setattr(importance, "rows_per_chunk", lambda entries, device: 300)
+    monkeypatch.setattr(proposals, "rows_per_chunk", lambda entries, device: 300)
     parts = log_likelihood(program, data, method="iwae", num_particles=4000)
     difference = (whole.value - parts.value) / (whole.standard_error**2 + parts.standard_error**2).sqrt()
     assert difference.abs().max() < 5.5 and not torch.equal(whole.value, parts.value)
-    exact = log_likelihood(program, data)
-    monkeypatch.setattr(importance, "rows_per_chunk", lambda entries, device: 7)
-    torch.testing.assert_close(log_likelihood(program, data).value, exact.value)
+    exact_value = log_likelihood(program, data)
+    monkeypatch.setattr(exact, "rows_per_chunk", lambda entries, device: 7)
+    torch.testing.assert_close(log_likelihood(program, data).value, exact_value.value)
 
 
 def test_reproducible(program, data, untouched_rng):
@@ -245,7 +246,7 @@ def test_discrete_latents_are_summed_out(method, monkeypatch, untouched_rng):
     result = log_likelihood(Mixture(), x, method=method)
     assert result.kind == "exact" and result.mean_standard_error() == 0
     torch.testing.assert_close(result.value, mixture_density(x), rtol=1e-5, atol=1e-5)
-    monkeypatch.setattr(importance, "rows_per_chunk", lambda entries, device: 7)  # chunks of rows and of values
+    monkeypatch.setattr(enumeration, "rows_per_chunk", lambda entries, device: 7)  # chunks of rows and of values
     torch.testing.assert_close(log_likelihood(Mixture(), x).value, result.value)
     # The twin: one value left out.
     monkeypatch.setattr(dist.Categorical, "enumerate_support", lambda self, expand=True: torch.arange(2).unsqueeze(-1))
@@ -283,7 +284,7 @@ def test_joint_values_of_several_sites_against_loops(monkeypatch):
                 terms.append(prior + dist.Normal(loc, Chain.scale[b]).log_prob(x).sum(-1))
     expected = torch.stack(terms).logsumexp(0).double()
     torch.testing.assert_close(log_likelihood(Chain(), x).value, expected, rtol=1e-5, atol=1e-5)
-    monkeypatch.setattr(finite, "MAX_ASSIGNMENTS", 23)
+    monkeypatch.setattr(enumeration, "MAX_ASSIGNMENTS", 23)
     with pytest.raises(ValueError, match="24 joint values"):
         log_likelihood(Chain(), x)
 

@@ -7,11 +7,13 @@ import torch
 
 import pyro_gen.density
 import pyro_gen.density.sites
-from pyro_gen.inference import ais as module
-from pyro_gen.inference import annealing, importance, paths
-from pyro_gen.inference.ais import ais, ais_with_gap, bdmc
-from pyro_gen.inference.importance import log_likelihood
-from pyro_gen.inference.paths import resample
+from pyro_gen.inference import proposals
+from pyro_gen.inference.likelihood import annealing, paths, weights
+from pyro_gen.inference.likelihood import bdmc as module
+from pyro_gen.inference.likelihood.ais import ais
+from pyro_gen.inference.likelihood.bdmc import ais_with_gap, bdmc
+from pyro_gen.inference.likelihood.door import log_likelihood
+from pyro_gen.inference.likelihood.particles import resample
 from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
 from pyro_gen.observation import observe
 from pyro_gen.program import Program, plate
@@ -144,7 +146,7 @@ def test_sandwich(program):
     assert torch.equal(gap, result.upper - result.lower)
     # The same data again, by the same seed: lower <= exact <= upper in the mean, up to 4 standard errors.
     with module.seeded(0), torch.no_grad():
-        from pyro_gen.inference.predictive import simulate
+        from pyro_gen.inference.simulate import simulate
 
         x = simulate(program, 200, ())[0]
     exact = log_likelihood(program, x, method="exact").value
@@ -195,7 +197,7 @@ def test_chunks_of_data(program, data, monkeypatch):
 
 def test_guide_in_smaller_chunks_than_the_chains(program, data, monkeypatch):
     # The rows at which the guide is drawn from 64 times are not those at which 16 chains fit into memory.
-    monkeypatch.setattr(importance, "rows_per_chunk", lambda entries, device: 64 * 7)
+    monkeypatch.setattr(proposals, "rows_per_chunk", lambda entries, device: 64 * 7)
     exact = log_likelihood(program, data, method="exact")
     assert abs(ais(program, data).mean() - exact.mean()) < 0.02
 
@@ -250,13 +252,13 @@ def test_a_point_is_no_base(program, data, monkeypatch):
         ais(map_program(x), x)
     assert abs(ais(map_program(x), x, start="prior").mean() - exact) < 0.05
     # A guide that is no Delta, and yet one point.
-    right = importance.guide_draws
+    right = proposals.guide_draws
 
     def still(*args, **options):
         for part in right(*args, **options):
             yield part._replace(values={n: v[:1].expand_as(v) for n, v in part.values.items()})
 
-    monkeypatch.setattr(importance, "guide_draws", still)
+    monkeypatch.setattr(proposals, "guide_draws", still)
     with pytest.raises(ValueError, match="one point"):
         ais(program, data)
 
@@ -288,8 +290,8 @@ def test_error_of_the_middle_of_a_sandwich():
     scale = 0.3
     log_w = scale * torch.randn(4, 20_000).double() - scale**2 / 2
     log_v = scale * torch.randn(1, 20_000).double() + scale**2 / 2
-    lower, error = importance.log_mean_exp(log_w)
-    upper, _ = importance.log_mean_exp(torch.cat([log_v, log_w[1:]]))
+    lower, error = weights.log_mean_exp(log_w)
+    upper, _ = weights.log_mean_exp(torch.cat([log_v, log_w[1:]]))
     spread = ((lower + upper) / 2).var()
     # The spread is known to 1 %, the jackknife over 4 weights is short by 4 % or so.
     assert 0.92 < module._sandwich_error(log_w, log_v).square().mean() / spread < 1.05

@@ -7,13 +7,14 @@ import torch
 
 from pyro_gen._random import seeded
 from pyro_gen.density import Density, density
-from pyro_gen.inference import paths
-from pyro_gen.inference import smc as module
-from pyro_gen.inference.ais import anneal
-from pyro_gen.inference.importance import log_likelihood
+from pyro_gen.inference.likelihood import paths
+from pyro_gen.inference.likelihood import smc as module
+from pyro_gen.inference.likelihood.ais import anneal
+from pyro_gen.inference.likelihood.door import log_likelihood
+from pyro_gen.inference.likelihood.particles import resample
+from pyro_gen.inference.likelihood.paths import Path
+from pyro_gen.inference.likelihood.smc import smc
 from pyro_gen.inference.mcmc import hmc
-from pyro_gen.inference.paths import Path, resample
-from pyro_gen.inference.smc import smc
 from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
 
 

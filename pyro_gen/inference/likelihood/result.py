@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["LogLikelihood", "number_or_none"]
+__all__ = ["LogLikelihood", "entries_seen", "number_or_none"]
 
 _KINDS = ("exact", "estimate", "stochastic lower bound", "stochastic upper bound", "sandwich")
 _UNITS = {  # the unit, and what the values are counted in
@@ -144,3 +144,8 @@ def number_or_none(value: float | Tensor) -> float | None:
     """A number for JSON, which has neither NaN nor infinity."""
     value = float(value)
     return value if math.isfinite(value) else None
+
+
+def entries_seen(x: Tensor) -> float:
+    """How many numbers of a datum were seen, in the mean over the data."""
+    return float((~torch.isnan(x)).sum()) / len(x)

@@ -1,8 +1,8 @@
 r"""Chains along a path from a base to a target: the pilot rounds that tune them, and the run that is weighed.
 
-What annealed importance sampling does, see :mod:`pyro_gen.inference.ais`, for all who ask for it. Weights have the
-right expectation as long as schedule and step sizes are fixed before the chains start. So they are tuned in pilot
-rounds, and the weights come from one more run with random numbers of its own.
+What annealed importance sampling does, see :mod:`pyro_gen.inference.likelihood.ais`, for all who ask for it. Weights
+have the right expectation as long as schedule and step sizes are fixed before the chains start. So they are tuned in
+pilot rounds, and the weights come from one more run with random numbers of its own.
 
 The pilot rounds double the number of temperatures, and place them so that every step adds the same divergence: the
 length of the path, or barrier, :math:`\Lambda`, is measured by :math:`\log \mathbb{E} g^2 - 2 \log \mathbb{E} g` of
@@ -33,20 +33,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_gen.density import Density, density, row_chunks, rows_of, rows_per_chunk
-from pyro_gen.inference.likelihood import LogLikelihood
+from pyro_gen.inference.likelihood.particles import Correlated, cholesky_factors, correlations, covariances
+from pyro_gen.inference.likelihood.paths import DENSE, Engine, Hamiltonian, Path, engine_of
+from pyro_gen.inference.likelihood.result import LogLikelihood
+from pyro_gen.inference.likelihood.weights import effective_sample_size, log_mean_exp, psis_khat
 from pyro_gen.inference.mcmc.hmc import Metric, Point
-from pyro_gen.inference.paths import (
-    DENSE,
-    Correlated,
-    Engine,
-    Hamiltonian,
-    Path,
-    cholesky_factors,
-    correlations,
-    covariances,
-    engine_of,
-)
-from pyro_gen.inference.weights import effective_sample_size, log_mean_exp, psis_khat
 from pyro_gen.program import Program
 
 __all__ = ["CHAINS", "Options", "Plan", "Rows", "Run", "Runs", "Single", "backward"]
@@ -63,7 +54,7 @@ CHAINS = (16, 1024)  # of each target of many, and of a single one
 
 @dataclass(frozen=True)
 class Options:
-    """The options of annealed importance sampling, checked; see :func:`pyro_gen.inference.ais.ais` for their meaning.
+    """The options of :func:`pyro_gen.inference.likelihood.ais.ais`, checked; their meaning stands there.
 
     One leapfrog step is the default by measurement. Mean error of a log-weight in nats for PPCA (20 dimensions, rank 4)
     at equal cost, 480 gradients from the prior | 48 from the guide: L = 1: 0.11 | 0.02; L = 2: 0.25 | 0.10 (steps not

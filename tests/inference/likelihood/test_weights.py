@@ -2,7 +2,7 @@ import arviz
 import pytest
 import torch
 
-from pyro_gen.inference.weights import effective_sample_size, log_mean_exp, psis, psis_khat
+from pyro_gen.inference.likelihood.weights import effective_sample_size, log_mean_exp, psis, psis_khat
 
 SPREADS = torch.tensor([0.1, 0.5, 1.0, 2.0, 4.0, 8.0])
 

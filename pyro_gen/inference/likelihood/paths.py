@@ -28,25 +28,23 @@ from torch.distributions import Distribution
 
 from pyro_gen._random import fork, seeded
 from pyro_gen.density import Density, ProgramDensity, density
-from pyro_gen.inference.importance import draws_for
-from pyro_gen.inference.likelihood import LogLikelihood
+from pyro_gen.inference.likelihood.particles import gather, resample
+from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.mcmc import hmc
 from pyro_gen.inference.mcmc.hmc import Evaluation, Metric, Point
+from pyro_gen.inference.proposals import draws_for
 from pyro_gen.program import Program
 
 __all__ = [
     "Base",
-    "Correlated",
     "Engine",
     "Hamiltonian",
+    "Own",
     "Particles",
     "Path",
     "as_target",
-    "cholesky_factors",
-    "correlations",
-    "covariances",
     "engine_of",
-    "resample",
+    "guide_base",
     "unit_of",
 ]
 
@@ -92,6 +90,10 @@ class Path(abc.ABC):
         r"""One transition that leaves :math:`f_\beta` invariant, by the global generator."""
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# Bases
+
+
 @dataclass(frozen=True)
 class Particles:
     """Weighted draws of a posterior, and the evidence that came with them.
@@ -124,85 +126,13 @@ class Particles:
             index = resample(flat, count)
         batch = self.log_weights.shape[1:]
         states = self.z.reshape(len(self.z), flat.shape[1], *self.z.shape[1 + len(batch) :])
-        return _gather(states, index).reshape(count, *self.z.shape[1:])
+        return gather(states, index).reshape(count, *self.z.shape[1:])
 
     def posterior(self, count: int, seed: int = 0) -> dict[str, Tensor]:
         """Resamples values of the latent and deterministic sites by name, each with shape :math:`(S, *)`."""
         if not isinstance(self.target, Density):
             raise ValueError("The states of a Path have no sites: use draws(count).")
         return self.target.constrain(self.draws(count, seed))
-
-
-def resample(log_weights: Tensor, draws: int) -> Tensor:
-    """Systematic resampling: (K, N) log-weights -> (draws, N) indices, in random order."""
-    cumulative = log_weights.softmax(0).cumsum(0).T.contiguous()
-    n = len(cumulative)
-    device = log_weights.device
-    points = (torch.arange(draws, device=device) + torch.rand(n, 1, dtype=torch.float64, device=device)) / draws
-    index = torch.searchsorted(cumulative, points).clamp(max=len(log_weights) - 1)
-    shuffle = torch.rand(n, draws, device=device).argsort(1)
-    return index.gather(1, shuffle).T
-
-
-def _gather(tensor: Tensor, index: Tensor) -> Tensor:
-    return tensor[index, torch.arange(index.shape[1], device=index.device)]
-
-
-def covariances(z: Tensor, log_weights: Tensor, dense: bool = False) -> Tensor:
-    """The weighted variances of points (C, N, D), with shape :math:`(N, D)`; or the covariances, :math:`(N, D, D)`."""
-    w = log_weights.softmax(0).to(z.dtype).unsqueeze(-1)
-    centred = z - (w * z).sum(0)
-    return torch.einsum("cni,cnj->nij", w * centred, centred) if dense else (w * centred.square()).sum(0)
-
-
-def correlations(z: Tensor, log_weights: Tensor) -> Tensor:
-    """The weighted correlations of points (C, N, D), in the mean over targets, with shape :math:`(D, D)`."""
-    root = log_weights.softmax(0).sqrt().to(z.dtype).unsqueeze(-1)
-    centred = root * (z - (root.square() * z).sum(0))
-    standard = (centred / centred.square().sum(0).sqrt().clamp(min=1e-12)).flatten(0, 1)
-    return standard.T @ standard / z.shape[1]
-
-
-class Correlated(Metric):
-    """Scales of each target (*B, D) after a factor (D, D) of correlations that all of them share."""
-
-    kind = "correlated"
-
-    def __init__(self, scale: Tensor, factor: Tensor) -> None:
-        self.scale, self.factor = scale, factor
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        return self.scale, self.factor
-
-    def push(self, u: Tensor) -> Tensor:
-        return self.scale * (u @ self.factor.mT)
-
-    def pull(self, g: Tensor) -> Tensor:
-        return (self.scale * g) @ self.factor
-
-    def whiten(self, z: Tensor) -> Tensor:
-        u: Tensor = torch.linalg.solve_triangular(self.factor.mT, z / self.scale, upper=True, left=False)
-        return u
-
-    def unpull(self, q: Tensor) -> Tensor:
-        g: Tensor = torch.linalg.solve_triangular(self.factor, q, upper=False, left=False)
-        return g / self.scale
-
-    def scaled(self, factor: float | Tensor) -> Metric:
-        return Correlated(self.scale * (factor.unsqueeze(-1) if isinstance(factor, Tensor) else factor), self.factor)
-
-
-def cholesky_factors(covariance: Tensor, effective: Tensor) -> Tensor:
-    """Cholesky factors of covariances (*, D, D), drawn to their diagonal the more the fewer draws (*) they are from."""
-    diagonal = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12).diag_embed()
-    share = (effective / (effective + 5 + 0.5 * covariance.shape[-1])).reshape(*effective.shape, 1, 1)
-    factor: Tensor = torch.linalg.cholesky((share * covariance + (1 - share) * diagonal).double())
-    return factor.to(covariance)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Bases
 
 
 class Base(abc.ABC):
@@ -326,8 +256,8 @@ class Engine(abc.ABC):
 
     def take(self, point: Point, index: Tensor) -> Point:
         """Picks chains for each target: an index with shape :math:`(S, N)`."""
-        z, log_density, grad = (_gather(t, index) for t in point[:3])
-        return Point(z, log_density, grad, tuple(_gather(t, index) for t in point.parts))
+        z, log_density, grad = (gather(t, index) for t in point[:3])
+        return Point(z, log_density, grad, tuple(gather(t, index) for t in point.parts))
 
     def coordinates(self, point: Point) -> Tensor:
         """What moves are scaled by, with shape :math:`(C, N, D)`."""
@@ -450,7 +380,7 @@ def as_target(target: Any, data: tuple[Any, ...]) -> Density | Path:
 
 
 def engine_of(target: Density | Path, start: str | Distribution, leapfrog: int) -> Engine:
-    """The engine of a density or path; ``start`` as in :func:`pyro_gen.inference.ais.ais`."""
+    """The engine of a density or path; ``start`` as in :func:`pyro_gen.inference.likelihood.ais.ais`."""
     if isinstance(target, Path):
         return Own(target)
     base: Base | None = None

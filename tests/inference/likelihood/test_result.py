@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from pyro_gen.inference.likelihood import LogLikelihood
+from pyro_gen.inference.likelihood.result import LogLikelihood
 
 
 def make(**changes):

@@ -1,0 +1,119 @@
+"""The one door to all likelihood estimates, above the estimators."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from pyro_gen.density import (
+    as_inputs,
+    evaluation,
+    rows_of,
+)
+from pyro_gen.density.missing import latent_missing
+from pyro_gen.inference.likelihood.ais import ais, is_annealed
+from pyro_gen.inference.likelihood.bdmc import ais_with_gap
+from pyro_gen.inference.likelihood.enumeration import is_enumerable
+from pyro_gen.inference.likelihood.exact import enumerated_likelihood, exact_likelihood
+from pyro_gen.inference.likelihood.guide_bounds import guide_bound
+from pyro_gen.inference.likelihood.result import LogLikelihood
+from pyro_gen.inference.likelihood.smc import likelihoods
+from pyro_gen.program import Program
+from pyro_gen.traces import structure
+
+__all__ = ["log_likelihood"]
+
+METHODS = ("auto", "exact", "elbo", "iwae", "ais", "bdmc", "smc")
+
+
+def log_likelihood(
+    program: Program,
+    x: Tensor,
+    *context: Any,
+    method: str = "auto",
+    num_particles: int | None = None,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+    **options: Any,
+) -> LogLikelihood:
+    r"""Estimates :math:`\log p(x_n)` of each datum under a program.
+
+    Arguments:
+        program: The program.
+        x: The data, with shape :math:`(N, *)` and NaN where nothing was observed; what was seen is scored.
+        context: What the model conditions on, each with shape :math:`(N, *)`.
+        method: ``"exact"`` for programs without latent variables, with a closed-form ``marginal()``, or with discrete
+            local latent variables only, summed over their joint values (at most 16384 per datum); ``"elbo"`` and
+            ``"iwae"`` by importance sampling from the guide; ``"ais"`` by annealed importance sampling and ``"bdmc"``
+            by the same with an upper bound on simulated data in the diagnostics, see
+            :mod:`pyro_gen.inference.likelihood.bdmc`; ``"smc"`` by sequential Monte Carlo,
+            :mod:`pyro_gen.inference.likelihood.smc`. ``"auto"`` takes ``"exact"`` where it applies, else ``"ais"``.
+        num_particles: The number K of draws of the guide per datum, by default 64 for the ELBO and 1000 for IWAE.
+        seed: Seeds the draws; the caller's generators are left alone.
+        progress: Called with the fraction done, now and then.
+        options: Passed to :func:`pyro_gen.inference.likelihood.ais.ais` or its sandwich, or to
+            :func:`pyro_gen.inference.likelihood.smc.smc`.
+
+    Returns:
+        The estimates with errors and diagnostics (effective sample size ``ess`` and Pareto ``khat``, per datum: above
+        0.7 the guide misses part of the posterior and the error is not to be trusted).
+
+    Raises:
+        ValueError: The method does not exist or does not apply to the program.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> from pyro_gen import Program, observe
+        >>> class Standard(Program):
+        ...     def model(self, x):
+        ...         with self.plate(x):
+        ...             return observe("x", dist.Normal(torch.zeros(2), 1.0).to_event(1), x)
+        >>> print(log_likelihood(Standard(), torch.zeros(4, 2)))
+        log-likelihood -1.838 +- 0.000 nats per datum (exact; 4 data, sampling error 0.000)
+    """
+    if method not in METHODS:
+        raise ValueError(f"log_likelihood(method={method!r}): choose one of {', '.join(METHODS)}.")
+    if method in ("exact", "elbo", "iwae") and options:
+        raise ValueError(f'log_likelihood(method="{method}") has no option {next(iter(options))!r}.')
+    if method in ("exact", "ais", "bdmc", "smc") and num_particles is not None:
+        raise ValueError(f'log_likelihood(method="{method}") has no particles: num_particles is for "elbo" and "iwae".')
+    x, *parts = as_inputs(program, x, *context)
+    context = tuple(parts)
+    with evaluation(program), latent_missing(program, x, *context):
+        kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
+        if kinds.kind in ("unnormalised", "implicit"):
+            what = "a factor" if kinds.kind == "unnormalised" else "an observed site without a density"
+            raise ValueError(
+                f"{type(program).__name__} has {what}, so the data have no likelihood one by one that is known by any "
+                "method here: where latent variables are global, pg.log_evidence takes a factor of censored data, and "
+                "pg.distributions.Censored says the same without one."
+            )
+        if kinds.kind == "exact" and method in ("auto", "exact"):
+            return exact_likelihood(program, x, context)
+        if type(program).marginal is not Program.marginal and method in ("auto", "exact"):
+            known = {"method": method, "num_particles": num_particles, "seed": seed, "progress": progress}
+            return log_likelihood(program.marginal(), x, *context, **known, **options)  # type: ignore[arg-type]
+        discrete = is_enumerable(program, x, *context)
+        if discrete and method in ("auto", "exact"):
+            return enumerated_likelihood(program, x, context, progress)
+        if method == "auto":
+            method = "ais" if is_annealed(program, x, *context) else "iwae"
+        if kinds.global_:
+            raise ValueError(
+                f"{type(program).__name__} has the global latent variable '{kinds.global_[0]}', shared by all data, so "
+                "the data have no likelihood one by one: no method estimates it. pyro_gen.log_evidence estimates that "
+                "of the whole data set."
+            )
+        if method == "exact":
+            return exact_likelihood(program.marginal(), x, context)  # which says why there is none
+        if kinds.kind == "exact":
+            raise ValueError(f'{type(program).__name__} has no latent variable: its likelihood is method="exact".')
+        if method == "ais":
+            return ais(program, x, *context, seed=seed, progress=progress, **options)
+        if method == "bdmc":
+            return ais_with_gap(program, x, *context, seed=seed, progress=progress, **options)
+        if method == "smc":
+            return likelihoods(program, x, *context, seed=seed, progress=progress, **options)
+        if num_particles is None:
+            num_particles = 64 if method == "elbo" else 1000
+        return guide_bound(program, x, context, method, num_particles, seed, progress)

@@ -1,0 +1,51 @@
+"""Likelihoods that are known: of programs without latent variables, and by sums over discrete ones."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_gen.density import (
+    entries_per_datum,
+    evaluation,
+    local_site,
+    row_chunks,
+    rows_of,
+    rows_per_chunk,
+)
+from pyro_gen.inference.likelihood.enumeration import enumerated
+from pyro_gen.inference.likelihood.result import LogLikelihood, entries_seen
+from pyro_gen.observation import no_completion
+from pyro_gen.program import Program
+from pyro_gen.traces import per_datum_log_prob, sample_sites
+
+__all__ = ["enumerated_likelihood", "exact_likelihood"]
+
+
+def exact_likelihood(program: Program, x: Tensor, context: tuple[Any, ...]) -> LogLikelihood:
+    """The log-densities of data under a program without latent variables."""
+    with torch.no_grad(), evaluation(program), no_completion():
+        first = pyro.poutine.trace(program.model).get_trace(x[:1], *rows_of(x, context, slice(1)))
+        values = []
+        for rows in row_chunks(len(x), rows_per_chunk(entries_per_datum(first), x.device)):
+            trace = pyro.poutine.trace(program.model).get_trace(x[rows], *rows_of(x, context, rows))
+            trace.compute_log_prob()
+            sites = [s for s in sample_sites(trace).values() if not s["infer"].get("_deterministic")]
+            values.append(sum(per_datum_log_prob(local_site(site)).double() for site in sites))
+        value = torch.cat(values)  # type: ignore[arg-type]
+    return LogLikelihood(value, torch.zeros_like(value), "exact", "exact", entries_seen(x))
+
+
+def enumerated_likelihood(
+    program: Program, x: Tensor, context: tuple[Any, ...], progress: Callable[[float], None] | None
+) -> LogLikelihood:
+    """The likelihoods of data under a program with discrete local latent variables only, which are summed out."""
+    value, done = torch.zeros(len(x), dtype=torch.float64, device=x.device), 0
+    for sums in enumerated(program, x, *context):
+        value[sums.rows] = sums.log_weights.logsumexp(0)
+        done += sums.log_weights.shape[1]
+        if progress is not None:
+            progress(done / len(x))
+    return LogLikelihood(value, torch.zeros_like(value), "exact", "exact", entries_seen(x))
