@@ -74,7 +74,7 @@ class DrawnCells:
 
     def mean(self) -> Tensor:
         """The mean of each missing entry over the draws, of levels the most frequent one, with shape :math:`(C)`."""
-        total = torch.zeros(len(self.holes), dtype=torch.float64)
+        total = torch.zeros(self.holes.count, dtype=torch.float64)
         for drawn in self:
             total += drawn
         summary = total / self.m
@@ -85,7 +85,7 @@ class DrawnCells:
 
     def summarised(self, summarise: Callable[[Array, Column], Array]) -> Tensor:
         """What a function makes of all draws (m, c) of some entries of a column, with shape :math:`(C)`."""
-        size = len(self.holes)
+        size = self.holes.count
         summary = torch.empty(size, dtype=torch.float64)
         with tempfile.SpooledTemporaryFile(max_size=SPOOLED_BYTES) as file:
             for drawn in self:

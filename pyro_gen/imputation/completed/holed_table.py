@@ -44,7 +44,9 @@ class HoledTable:
         self.rows, self.columns = missing.nonzero(as_tuple=True)
         self.at = [(self.columns == d).nonzero()[:, 0] for d in range(len(schema.columns))]
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """The number C of missing entries."""
         return len(self.rows)
 
     @cached_property
@@ -59,8 +61,8 @@ class HoledTable:
 
     def checked(self, cells: Tensor) -> Tensor:
         """Draws (m, C) of the missing entries, if none is left open; not copied."""
-        if cells.ndim != 2 or cells.shape[1] != len(self):
-            raise ValueError(f"cells: got shape {tuple(cells.shape)}, expected (m, {len(self)}): one for each hole.")
+        if cells.ndim != 2 or cells.shape[1] != self.count:
+            raise ValueError(f"cells: got shape {tuple(cells.shape)}, expected (m, {self.count}): one for each hole.")
         cells = cells.detach().cpu()
         finite = cells.isfinite().all(0)
         if not bool(finite.all()):

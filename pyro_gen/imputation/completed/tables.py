@@ -194,7 +194,7 @@ class Completed:
 
     def __repr__(self) -> str:
         rows, columns = self.missing.shape
-        cells = len(self.holes)
+        cells = self.holes.count
         counted = f"{cells} cell{'' if cells == 1 else 's'} ({cells / max(1, self.missing.size):.1%}) imputed"
         return f"Completed({self.m} draw{'' if self.m == 1 else 's'} of {rows} rows x {columns} columns, {counted})"
 
