@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from pyro_gen._errors import said
+from pyro_gen._internals import operation_schema
 
 __all__ = ["WithinMemory", "read_archive"]
 
@@ -113,9 +114,9 @@ class WithinMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Counts what a function is about to create, by running it on arrays without numbers."""
-        kwargs = kwargs or {}
-        if not any(returned.alias_info for returned in func._schema.returns):  # neither a view nor in place
-            device = {"device": "meta"} if any(a.name == "device" for a in func._schema.arguments) else {}
+        kwargs, schema = kwargs or {}, operation_schema(func)
+        if not any(returned.alias_info for returned in schema.returns):  # neither a view nor in place
+            device = {"device": "meta"} if any(a.name == "device" for a in schema.arguments) else {}
             try:
                 found = func(*tree_map(_hollow, args), **tree_map(_hollow, kwargs) | device)
             except (NotImplementedError, RuntimeError):  # no such form of it

@@ -11,6 +11,8 @@ import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
+from pyro_gen._internals import own_buffers, own_modules, own_parameters
+
 __all__ = ["digest", "settings_of"]
 
 
@@ -83,9 +85,9 @@ def _settings(value: Any, above: frozenset[int]) -> Any:
     out = [type(value).__qualname__, _settings(named, above), _settings(methods, above)]
     if isinstance(value, nn.Module):
         out += [_settings(getattr(type(value), n, None), above) for n in ("model", "guide", "forward", "loss")]
-        out += [[n, [*p.shape], p.requires_grad] for n, p in value._parameters.items() if p is not None]
-        out += [[n, [*b.shape]] for n, b in value._buffers.items() if b is not None]
-        out += [_settings(dict(value._modules), above)]
+        out += [[n, [*p.shape], p.requires_grad] for n, p in own_parameters(value).items() if p is not None]
+        out += [[n, [*b.shape]] for n, b in own_buffers(value).items() if b is not None]
+        out += [_settings(dict(own_modules(value)), above)]
     return out
 
 

@@ -15,7 +15,7 @@ global parameter store is never used.
 """
 
 import functools
-import sys
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import FrameType
@@ -27,10 +27,11 @@ import torch
 from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import _PYRO_PARAM_STORE, effectful
+from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
+from pyro_gen._internals import own_modules, own_parameters, parameter_store, set_autoguide_model
 from pyro_gen._random import exclusive, seeded
 from pyro_gen.observation import called_with
 from pyro_gen.traces import DATA_PLATE, trace_pair
@@ -294,7 +295,7 @@ def _announced(msg: Any) -> tuple[str, nn.Module] | None:
     """Name and network of a ``pyro.module`` statement, where a message to an effect handler comes from one."""
     if "$$$" not in msg["name"]:  # Pyro's mark between the name of a network and that of a parameter
         return None
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = inspect.currentframe()
     while frame is not None and frame.f_code is not pyro.module.__code__:  # the message has a parameter alone
         frame = frame.f_back
     return None if frame is None else (frame.f_locals["name"], frame.f_locals["nn_module"])
@@ -302,7 +303,7 @@ def _announced(msg: Any) -> tuple[str, nn.Module] | None:
 
 def _is_statement(msg: Any) -> bool:
     """Whether a message is a ``pyro.param`` statement, and no note that a PyroModule was asked for a parameter."""
-    return getattr(msg["fn"], "__self__", None) is _PYRO_PARAM_STORE
+    return getattr(msg["fn"], "__self__", None) is parameter_store()
 
 
 class _OwnNetworks(Messenger):
@@ -336,7 +337,7 @@ class _ModuleParameters(Messenger):
             return
         if (found := _announced(msg)) is not None:
             name = found[0].replace(".", "__")
-            if name not in self.module._modules and not any(part is found[1] for part in self.whole.modules()):
+            if name not in own_modules(self.module) and not any(part is found[1] for part in self.whole.modules()):
                 self.networks[name] = found[1]
                 self.module.add_module(name, found[1].train(self.module.training))
             msg["value"] = msg["args"][1]  # the network's own, no copy
@@ -345,14 +346,14 @@ class _ModuleParameters(Messenger):
         init, constraint = (*msg["args"][1:], None, None)[:2]
         constraint = msg["kwargs"].get("constraint", constraint) or dist.constraints.real
         transform = transform_to(constraint)
-        if name not in self.module._parameters:
+        if name not in own_parameters(self.module):
             if init is None:
                 raise ValueError(f"pyro.param('{msg['name']}') is read before it has an initial value.")
             value = init() if callable(init) else init
             if not isinstance(value, nn.Parameter):
                 value = nn.Parameter(transform.inv(value.detach().clone()))
             self.module.register_parameter(name, value)
-        msg["value"] = transform(self.module._parameters[name])
+        msg["value"] = transform(own_parameters(self.module)[name])
 
 
 class _Networks(dict[str, nn.Module]):
@@ -396,17 +397,22 @@ class FunctionProgram(Program):
                 raise ValueError(f"The {type(guide).__name__} has run before, outside of the program: give a new one.")
             for part in guide.modules():
                 if isinstance(part, AutoGuide):  # its run of the model is to meet the parameters of this program
-                    part._model = (self._with_parameters(part.model),)
+                    set_autoguide_model(part, (self._with_parameters(part.model),))
         elif isinstance(guide, type) and issubclass(guide, AutoGuide):
             guide = guide(self.model)
         elif isinstance(other := getattr(guide, "__self__", None), nn.Module) and other is not owner:
             self._adopt("_guide_program", other)
         self._guide: Any = guide
 
+    @property
+    def functions(self) -> list[Any]:
+        """The model and, where there is one, the guide that it was made of."""
+        return [function for function in (self._model, self._guide) if function is not None]
+
     @contextmanager
     def _parameters_of_functions(self) -> Iterator[None]:
         with ExitStack() as stack:
-            for name, network in self.params._modules.items():
+            for name, network in own_modules(self.params).items():
                 if network is not None and network is not self._networks[name]:
                     stack.enter_context(_standing_in(network, self._networks[name]))
             stack.enter_context(_ModuleParameters(self.params, self._networks, self))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from pyro_gen._internals import is_transformed
 from pyro_gen._random import exclusive, vmap_draws
 from pyro_gen.density.graphs import compile_graph, compiler_available, nan_on_failure, record
 from pyro_gen.density.inputs import first_line, rows_per_chunk
@@ -383,7 +384,7 @@ class Density(abc.ABC):
 
     def _both(self, z: Tensor, held: Held | None) -> tuple[Tensor, Tensor]:
         tensors = self._held_tensors(held)
-        if (torch.is_grad_enabled() and z.requires_grad) or torch._C._functorch.is_functorch_wrapped_tensor(z):
+        if (torch.is_grad_enabled() and z.requires_grad) or is_transformed(z):
             with self._ready():
                 return self._values(z, *tensors)
         return self._evaluate("values", z, *tensors)  # type: ignore[return-value]

@@ -17,6 +17,7 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyro_gen._internals import enumeration_dims
 from pyro_gen.density.vectorised import vmappable
 from pyro_gen.traces import DATA_PLATE, sample_sites
 
@@ -78,7 +79,7 @@ def enumerated_components(trace: Trace) -> dict[str, frozenset[str]]:
     discrete = set(trace.symbol_to_dim) - set(trace.plate_to_symbol.values())
     over = {}
     for name, site in sample_sites(trace).items():
-        over[name] = frozenset(site["packed"]["log_prob"]._pyro_dims) & discrete
+        over[name] = frozenset(enumeration_dims(site["packed"]["log_prob"])) & discrete
         scaled = site["scale"] if isinstance(site["scale"], Tensor) else float(site["scale"]) != 1.0
         if over[name] and (isinstance(scaled, Tensor) or scaled):
             raise NotSummableError(
@@ -112,7 +113,7 @@ def contract(trace: Trace, names: list[str], per_datum: bool = False, plates_of:
         target = ordinals[plates_of]
     with vmappable():
         total: Any = contract_to_tensor(factors, discrete, target_ordinal=target)
-    dims: str = total._pyro_dims
+    dims: str = enumeration_dims(total)
     if plates_of is None:
         return total.reshape(-1) if per_datum else total  # type: ignore[no-any-return]
     site: Any = trace.nodes[plates_of]

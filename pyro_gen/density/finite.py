@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.density.inputs import row_chunks, rows_of
-from pyro_gen.density.missing import MissingEntries, active, missing_site, run_model, unit_law
+from pyro_gen.density.missing import MissingEntries, active, missing_site, run_model
+from pyro_gen.distributions import elements
 from pyro_gen.program import Program
 from pyro_gen.traces import data_dim, data_frame, sample_sites
 
@@ -58,7 +59,7 @@ def finite_sites(trace: Trace, leave_out: Collection[str] = ()) -> dict[str, Fin
     for name, site in sample_sites(trace).items():
         if site["is_observed"] or name in leave_out or data_frame(site) is None:
             continue
-        fn = unit_law(site["fn"]) if missing_site(site) else site["fn"]
+        fn = elements(site["fn"]) if missing_site(site) else site["fn"]
         if not getattr(fn, "has_enumerate_support", False):
             continue
         support = fn.enumerate_support(expand=False)

@@ -14,6 +14,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.func import functional_call
 
+from pyro_gen._internals import is_vmapped
 from pyro_gen._random import seeded
 from pyro_gen.density.base import RANDOM, Density, Held, generator_states, looped, no_validation, vmap_or_loop
 from pyro_gen.density.enumeration import contract, enumerated_components, enumerating, mark_discrete
@@ -39,7 +40,6 @@ from pyro_gen.density.sites import (
     Unconstrained,
     connected,
     drawn_anew,
-    elements_of,
     flat_where,
     frames,
     held_site,
@@ -49,7 +49,7 @@ from pyro_gen.density.sites import (
 )
 from pyro_gen.density.sums import check_sums, summing
 from pyro_gen.density.support import check_observations
-from pyro_gen.distributions.innermost import innermost
+from pyro_gen.distributions import elements, innermost
 from pyro_gen.observation import assume_missing, completions, no_completion
 from pyro_gen.program import Program
 from pyro_gen.traces import data_dim, data_frame, is_local, is_subsample, per_datum_log_prob, sample_sites
@@ -311,7 +311,7 @@ class ProgramDensity(Density):
         def all_sets(z: Tensor, held: Held) -> Any:
             args = (z, dict(held), [self.data[i] for i in places])
             # As the chains: they are looped over where torch has no rule for what the model does.
-            if torch._C._functorch.is_batchedtensor(z):
+            if is_vmapped(z):
                 return torch.vmap(one_set, randomness=randomness)(*args)
             return looped(one_set, *args)
 
@@ -795,7 +795,7 @@ def _check_structure(program: Program | Callable[..., Any], prototype: Trace, ho
     discrete = [n for n, s in latent.items() if s["fn"].support.is_discrete and n not in hold]
     for name in discrete:
         fn = latent[name]["fn"]
-        if not fn.has_enumerate_support and getattr(elements_of(fn), "has_enumerate_support", False):
+        if not fn.has_enumerate_support and getattr(elements(fn), "has_enumerate_support", False):
             raise ValueError(
                 f"The latent variable '{name}' is an event of several discrete ones (to_event), which are not summed "
                 "out: put them in a plate, where one does not depend on another, or sample them by a Gibbs block, "

@@ -15,6 +15,7 @@ import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyro_gen._internals import site_mask
 from pyro_gen.traces import sample_sites
 
 TRIALS = 8  # other values of masked variables, to see whether anything depends on them
@@ -26,7 +27,7 @@ def masked_out(site: Any) -> Tensor | None:
     masks = [(site["mask"], fn)]
     while True:
         if isinstance(fn, dist.MaskedDistribution):
-            masks.append((fn._mask, fn))
+            masks.append((site_mask(fn), fn))
         if not hasattr(fn, "base_dist") or isinstance(fn, torch.distributions.TransformedDistribution):
             break
         fn = fn.base_dist

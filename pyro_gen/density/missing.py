@@ -19,14 +19,14 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_gen._internals import handlers
 from pyro_gen._random import seeded
 from pyro_gen.density.inputs import any_missing, evaluation, row_chunks, rows_of
-from pyro_gen.distributions import gaussian
+from pyro_gen.distributions import elements, gaussian
 from pyro_gen.observation import marginalise
 from pyro_gen.program import Program, fixed
 from pyro_gen.traces import data_dim, data_frame, sample_sites, site_log_prob
@@ -38,7 +38,6 @@ __all__ = [
     "law_of_missing",
     "missing_site",
     "propose_missing",
-    "unit_law",
 ]
 
 ROWS = 4096  # rows of one look at what is missing
@@ -131,7 +130,7 @@ class MissingEntries(Messenger):
 
 def active(program: Program | Callable[..., Any] | None = None) -> LatentMissing | None:
     """The handler for the missing entries of a program, or of any, inside which this is called."""
-    for handler in reversed(_PYRO_STACK):
+    for handler in reversed(handlers()):
         if isinstance(handler, LatentMissing) and (program is None or handler.program == program):
             return handler
     return None
@@ -230,13 +229,6 @@ def law_of_missing(name: str, d: Any, value: Tensor, masked: bool = False) -> An
     whole = missing.any(event)
     base = d.expand(torch.broadcast_shapes(d.batch_shape, whole.shape))
     return base.mask(whole) if masked else base
-
-
-def unit_law(d: Any) -> Any:
-    """A distribution without to_event and mask around it: its batch entries are independent variables."""
-    while isinstance(d, torch.distributions.Independent | dist.MaskedDistribution):
-        d = d.base_dist
-    return d
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -411,7 +403,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def _others(d: Any, value: Tensor) -> Iterator[tuple[bool, Tensor]]:
     """Other values in the support of a distribution, and whether it is sure that a model can do with them."""
-    unit = unit_law(d)
+    unit = elements(d)
     if getattr(unit, "has_enumerate_support", False):
         with suppress(NotImplementedError):
             support = unit.enumerate_support(expand=False)

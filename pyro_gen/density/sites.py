@@ -14,7 +14,7 @@ from torch.distributions.transforms import IndependentTransform
 
 from pyro_gen.density.enumeration import NotSummableError
 from pyro_gen.density.masks import along, masked_out
-from pyro_gen.distributions.innermost import innermost
+from pyro_gen.distributions import elements, innermost
 from pyro_gen.traces import is_subsample
 
 
@@ -151,7 +151,7 @@ class Constrained(Messenger):
             try:
                 u = bijection(msg["fn"].support).inv(msg["value"])
             except NotImplementedError:
-                family = type(elements_of(msg["fn"])).__name__
+                family = type(elements(msg["fn"])).__name__
                 raise ValueError(
                     f"The latent variable '{msg['name']}' ({family}) cannot be sampled: there is no map from "
                     f"unconstrained space to its support, {msg['fn'].support}. A covariance is written as scales and "
@@ -232,20 +232,13 @@ def frames(site: Any) -> list[Any]:
 def held_site(site: Any) -> HeldSite:
     """What is known of a latent site of a trace."""
     fn, value = site["fn"], site["value"]
-    element, support = elements_of(fn), None
+    element, support = elements(fn), None
     if getattr(element, "has_enumerate_support", False):
         with suppress(NotImplementedError):  # elements with other possible values each: a binomial of many counts
             support = element.enumerate_support(expand=False).reshape(-1, *element.event_shape)
     to_event = fn.event_dim - element.event_dim
     plates = tuple(sorted(f.dim - to_event for f in frames(site) if f.size > 1))
     return HeldSite(value.shape, element.event_dim, plates, support, value.dtype, to_event)
-
-
-def elements_of(fn: Any) -> Any:
-    """A distribution without what ``to_event`` and masks put around it, with their dimensions as batch dimensions."""
-    while isinstance(fn, torch.distributions.Independent | dist.MaskedDistribution):
-        fn = fn.base_dist
-    return fn
 
 
 def connected(over: Mapping[str, frozenset[str]]) -> list[list[str]]:

@@ -13,7 +13,8 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_gen.density.masks import along, masked_out
-from pyro_gen.density.sites import elements_of, is_data, is_factor
+from pyro_gen.density.sites import is_data, is_factor
+from pyro_gen.distributions import elements
 from pyro_gen.traces import sample_sites
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def check_observations(prototype: Trace, draw: Callable[[], Trace]) -> None:
         wrong = {key: bad for key, bad in wrong.items() if bool(bad.any())}
     for (name, kind, support), bad in wrong.items():
         site: Any = prototype.nodes[name]
-        family = type(elements_of(site["fn"])).__name__
+        family = type(elements(site["fn"])).__name__
         what = _entry(site["value"], bad)
         if kind == "outside":
             hint = "; mark what was not observed by NaN and pg.observe" if "nan" in what else ""

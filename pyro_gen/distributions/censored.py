@@ -25,6 +25,8 @@ from torch import Tensor
 from torch.distributions import transform_to
 from torch.distributions.utils import broadcast_all
 
+from pyro_gen._internals import standard_gamma_slope, without_validation
+
 __all__ = ["Censored", "log_cdf", "log_survival"]
 
 
@@ -74,8 +76,7 @@ class Censored(dist.TorchDistribution):
         bounds = [torch.as_tensor(b, dtype=like.dtype, device=like.device) for b in given]
         shape = torch.broadcast_shapes(base.batch_shape, *(b.shape for b in bounds))
         self.low, self.high, self.start, self.end = (b.expand(shape) for b in bounds)
-        self.base_dist = base.expand(shape)
-        self.base_dist._validate_args = False  # it is asked at points of its support alone
+        self.base_dist = without_validation(base.expand(shape))  # it is asked at points of its support alone
         super().__init__(shape, validate_args=validate_args)
         self._points = _points_in(base.support, like)
         try:
@@ -188,7 +189,7 @@ def _log_tail(d: Any, x: Tensor, upper: bool) -> Tensor:
         # Torch knows no derivative by the concentration: at a given probability y moves with it by this much.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "There is a performance drop")  # it has no rule for vmap
-            slope = torch._standard_gamma_grad(a.detach(), y.detach())
+            slope = standard_gamma_slope(a.detach(), y.detach())
         y = y - slope * (a - a.detach())
         regularised = torch.special.gammaincc if upper else torch.special.gammainc
         return torch.log(regularised(a.detach(), y))

@@ -28,8 +28,8 @@ from pyro_gen.density.missing import (
     latent_missing,
     missing_site,
     propose_missing,
-    unit_law,
 )
+from pyro_gen.distributions import elements
 from pyro_gen.inference.likelihood.enumeration import Summed
 from pyro_gen.inference.likelihood.weights import effective_sample_size, log_mean_exp
 from pyro_gen.observation import assume_missing, no_completion
@@ -158,7 +158,7 @@ def _compare(
     latents: Mapping[str, Tensor],
     seed: int,
 ) -> Comparison:
-    site, unit = missing.site, unit_law(missing.law)
+    site, unit = missing.site, elements(missing.law)
     with torch.no_grad(), seeded(seed):
         found, error = _given(program, data, latents)
         if missing.values.shape[1] != len(found):

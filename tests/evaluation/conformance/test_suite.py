@@ -1,6 +1,8 @@
 """The conformance suite lets sound programs pass, and for each check there is a broken program that it catches."""
 
 import functools
+import importlib
+import pkgutil
 import random
 
 import numpy as np
@@ -15,7 +17,8 @@ from torch import nn
 from torch.distributions import constraints
 
 import pyro_gen as pg
-from pyro_gen.evaluation.conformance import CHECKS, check_program
+import pyro_gen.evaluation.conformance as conformance
+from pyro_gen.evaluation.conformance import CHECKS, Case, Check, check_program, rows, suite
 from pyro_gen.program import Program, plate
 
 N, D, K = 9, 4, 2
@@ -849,6 +852,16 @@ BROKEN = {
 }
 
 
+def test_every_check_is_run():
+    modules = [
+        importlib.import_module(f"{conformance.__name__}.{found.name}")
+        for found in pkgutil.iter_modules(conformance.__path__)
+    ]
+    with_checks = [m for m in modules if any(isinstance(v, Check) for v in vars(m).values())]
+    assert {m.__name__ for m in suite.THEMES} == {m.__name__ for m in with_checks}
+    assert next(iter(CHECKS)) == "runs" and len(CHECKS) == 22
+
+
 def test_every_check_has_a_broken_program():
     assert list(CHECKS) == [n for n in CHECKS if BROKEN.get(n)] and set(BROKEN) == set(CHECKS)
 
@@ -898,7 +911,7 @@ def test_a_program_that_does_not_run_skips_the_rest():
     report = check(Crashes, X)
     assert [r.name for r in report.failures] == ["runs"]
     assert all(r.status == "skipped" for r in report.results[1:])
-    assert "test_conformance.py" in report["runs"].advice
+    assert "test_suite.py" in report["runs"].advice
 
 
 def test_vmap_names_the_line_that_refuses():
@@ -994,7 +1007,4 @@ def test_rounding_is_no_coupling_of_rows():
     assert check(Rounded, X)["model_rows"].status == "passed"
     for coupled in (1e-2, 1.0):  # the twin: what couples in double precision too, by little and by much
         assert check(lambda coupled=coupled: Rounded(coupled), X)["model_rows"].status == "failed"
-    from pyro_gen.evaluation import conformance
-
-    case = conformance.Case(Rounded(), X, (), 0)
-    assert conformance._exchanged(case, "model") is not None  # without the second look
+    assert rows.exchanged(Case(Rounded(), X, (), 0), "model") is not None  # without the second look

@@ -1,0 +1,118 @@
+"""What Pyro and torch keep to themselves and this package cannot do without, in one place.
+
+All else reads no other object's underscored attributes (ruff's SLF001): where Pyro or torch change one, it is mended
+here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyro.infer.autoguide import AutoGuide
+from pyro.nn import PyroModule
+from pyro.poutine.runtime import _PYRO_PARAM_STORE, _PYRO_STACK
+from torch import Tensor, nn
+
+# Public functions give the same of most modules, but skip what is None or there twice.
+
+
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """The parameters that stand on a module itself, by name."""
+    return module._parameters  # noqa: SLF001
+
+
+def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
+    """The buffers that stand on a module itself, by name."""
+    return module._buffers  # noqa: SLF001
+
+
+def own_modules(module: nn.Module) -> dict[str, nn.Module | None]:
+    """The modules that stand on a module itself, by name."""
+    return module._modules  # noqa: SLF001
+
+
+DROPOUT: type[nn.Module] = nn.modules.dropout._DropoutNd  # noqa: SLF001 -- the base class of all dropout layers
+BATCH_NORM: type[nn.Module] = nn.modules.batchnorm._NormBase  # noqa: SLF001 -- ... of all that keep statistics of rows
+
+
+# torch.func has no public question for these.
+
+
+def is_vmapped(tensor: Tensor) -> bool:
+    """Whether a tensor stands for one of a batch, inside ``torch.vmap``."""
+    return bool(torch._C._functorch.is_batchedtensor(tensor))  # noqa: SLF001
+
+
+def is_transformed(tensor: Tensor) -> bool:
+    """Whether a tensor belongs to any transformation of ``torch.func``: ``vmap``, ``grad``, ``jvp`` ..."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))  # noqa: SLF001
+
+
+def operation_schema(operation: Any) -> Any:
+    """What torch knows of one of its operations: its arguments, what it returns, and what it writes into."""
+    return operation._schema  # noqa: SLF001
+
+
+# Torch's own gamma distribution checks its arguments and makes tensors of them first.
+
+
+def standard_gamma(shape: Tensor) -> Tensor:
+    """Draws from gamma distributions of rate 1, by the global generator; differentiable in the shape parameter."""
+    return torch._standard_gamma(shape)  # noqa: SLF001
+
+
+def standard_gamma_slope(shape: Tensor, value: Tensor) -> Tensor:
+    """How a value of the standard gamma distribution moves with its shape parameter, at a given probability."""
+    return torch._standard_gamma_grad(shape, value)  # noqa: SLF001
+
+
+# Pyro's effect handlers, parameters and autoguides.
+
+
+def handlers() -> list[Any]:
+    """The effect handlers inside which this is called, the innermost last."""
+    return list(_PYRO_STACK)
+
+
+def parameter_store() -> Any:
+    """Pyro's parameter store, by which a handler knows a ``pyro.param`` statement."""
+    return _PYRO_PARAM_STORE
+
+
+def parameter_context(module: PyroModule) -> Any:
+    """The context in which a module keeps parameters of statements inside of it."""
+    return module._pyro_context  # noqa: SLF001
+
+
+def autoguide_model(guide: AutoGuide) -> Any:
+    """The model of an autoguide as it keeps it: in a tuple, so that it is no part of it."""
+    return guide._model  # noqa: SLF001
+
+
+def set_autoguide_model(guide: AutoGuide, model: Any) -> None:
+    """Gives an autoguide another model, in a tuple."""
+    guide._model = model  # noqa: SLF001
+
+
+def autoguide_plates(guide: AutoGuide) -> Mapping[str, Any]:
+    """The plates that an autoguide has seen in its run of the model, by name."""
+    return guide._prototype_frames  # noqa: SLF001
+
+
+# Distributions.
+
+
+def site_mask(distribution: Any) -> Any:
+    """The mask of a ``MaskedDistribution``: a tensor, a boolean, or ``None``."""
+    return distribution._mask  # noqa: SLF001
+
+
+def enumeration_dims(tensor: Tensor) -> Any:
+    """The names of the dimensions of a packed tensor, one letter each."""
+    return tensor._pyro_dims  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def without_validation(distribution: Any) -> Any:
+    """The same distribution, which from now on takes any value."""
+    distribution._validate_args = False  # noqa: SLF001
+    return distribution

@@ -1,0 +1,43 @@
+"""The check of the objective that a program brings along."""
+
+from pyro_gen._random import seeded
+from pyro_gen.evaluation.conformance.case import Case
+from pyro_gen.evaluation.conformance.check import Failed, Skipped, check
+from pyro_gen.evaluation.conformance.gradients import gradients_of
+from pyro_gen.evaluation.conformance.scores import quoted
+from pyro_gen.inference.objectives import resolve_objective
+from pyro_gen.program import data_size
+
+__all__ = ["objective"]
+
+
+@check
+def objective(case: Case) -> str | None:
+    """The program's own objective gives a finite loss and finite gradients, with missing entries too."""
+    own = getattr(case.program, "objective", None)
+    if own is None:
+        raise Skipped("The program has no objective of its own: it trains by the ELBO.")
+    objective = resolve_objective(case.program, own).train()
+    name = type(objective).__name__
+    if case.kind not in objective.kinds:
+        raise Failed(
+            f"The density of the data is {case.kind}, and {name} is for {' or '.join(objective.kinds)} ones.",
+            "Give the program an objective for such densities, or say in its `kinds` that it is right for them.",
+        )
+    case.program.train()
+    holes = (
+        [] if case.kind in ("unnormalised", "implicit") else [(x, " with NaN in x") for x, _, _ in case.with_holes()]
+    )
+    for x, when in [(case.x, ""), *holes]:
+        with seeded(case.seed), data_size(len(x)):
+            loss = objective.loss(case.program, x, *case.context)
+        if loss.dim() or not loss.isfinite():
+            raise Failed(
+                f"{name} gives the loss {loss.tolist()}{when}.", "Its loss is to be one finite number for any data."
+            )
+        bad = [n for n, g in gradients_of(case.program, loss).items() if g is not None and not g.isfinite().all()]
+        if bad:
+            raise Failed(
+                f"The gradient of {name} for {quoted(bad)} is not finite{when}.", "Fill NaN before a function."
+            )
+    return name
