@@ -28,6 +28,7 @@ __all__ = [
     "sample_sites",
     "site_log_prob",
     "structure",
+    "trace_guide",
     "trace_pair",
 ]
 
@@ -49,6 +50,15 @@ def latent_sites(trace: Trace) -> dict[str, Any]:
     return {n: s for n, s in sample_sites(trace).items() if not s["is_observed"]}
 
 
+def trace_guide(program: "Program", x: Tensor, *context: Any) -> Trace:
+    """Runs the guide; its trace is without the sites at which plates draw their indices."""
+    trace: Trace = pyro.poutine.trace(program.guide).get_trace(x, *context)
+    for name in [n for n, s in trace.nodes.items() if s["type"] == "sample" and is_subsample(s)]:
+        # Replaying an autoguide's plate would impose the batch size of its first run on the model.
+        trace.remove_node(name)
+    return trace
+
+
 def trace_pair(program: "Program", x: Tensor, *context: Any) -> tuple[Trace, Trace]:
     """Runs the guide, then the model with the guide's latent variables.
 
@@ -65,10 +75,7 @@ def trace_pair(program: "Program", x: Tensor, *context: Any) -> tuple[Trace, Tra
 
 
 def _trace_pair(program: "Program", x: Tensor, *context: Any) -> tuple[Trace, Trace]:
-    guide_trace = pyro.poutine.trace(program.guide).get_trace(x, *context)
-    for name in [n for n, s in guide_trace.nodes.items() if s["type"] == "sample" and is_subsample(s)]:
-        # Replaying an autoguide's plate would impose the batch size of its first run on the model.
-        guide_trace.remove_node(name)
+    guide_trace = trace_guide(program, x, *context)
     model_trace = pyro.poutine.trace(pyro.poutine.replay(program.model, guide_trace)).get_trace(x, *context)
     return model_trace, guide_trace
 

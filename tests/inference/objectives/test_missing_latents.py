@@ -229,11 +229,11 @@ def test_minibatches_average_to_the_full_loss():
 
 
 def test_a_loss_of_ones_own_is_served_too():
-    from pyro_gen.inference.traces import trace_pair
+    from pyro_gen.inference.objectives.pairs import trace_pair_with_missing
 
     class Own(Objective):
         def loss(self, program, x, *context, kl_weight=1.0):
-            trace, _ = trace_pair(program, x, *context)
+            trace, _ = trace_pair_with_missing(program, x, *context)
             trace.compute_log_prob()
             return -sum(s["log_prob"].sum() for s in trace.nodes.values() if s["type"] == "sample" and "log_prob" in s)
 

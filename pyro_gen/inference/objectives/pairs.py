@@ -1,6 +1,9 @@
-"""The traces of guide and model that an objective is made of, missing values that feed a later density among them."""
+"""The traces of guide and model that an objective is made of, and their latent sites in pairs.
 
-from collections.abc import Mapping
+Missing values that feed a later density are latent variables among them.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
@@ -12,15 +15,28 @@ from torch import Tensor
 from pyro_gen._random import vmap_draws
 from pyro_gen.density.finite import FiniteSite, assignments, finite_sites, joint_values
 from pyro_gen.density.missing import active, missing_site
+from pyro_gen.distributions.innermost import innermost
 from pyro_gen.program import Program, data_size, fixed
-from pyro_gen.traces import data_frame, is_local, is_subsample, per_datum_log_prob, sample_sites
+from pyro_gen.traces import data_frame, is_local, per_datum_log_prob, sample_sites, trace_guide
 
-__all__ = ["proposed_by_model", "trace_model", "trace_pair"]
+__all__ = [
+    "is_delta",
+    "log_ratio_of",
+    "observed_sites",
+    "paired_latents",
+    "proposed_by_model",
+    "require_proposals",
+    "require_reparameterised",
+    "trace_model_with_missing",
+    "trace_pair_with_missing",
+]
 
 MAX_IN_TRAINING = 1024  # joint values that a training step runs the model for
 
 
-def trace_pair(program: Program, x: Tensor, *context: Any, everything: bool = False) -> tuple[Trace, Trace]:
+def trace_pair_with_missing(
+    program: Program, x: Tensor, *context: Any, everything: bool = False
+) -> tuple[Trace, Trace]:
     """Runs the guide, then the model with the guide's latent variables.
 
     Missing entries that are latent variables (see :mod:`pyro_gen.density.missing`) and that the guide does not sample
@@ -36,11 +52,8 @@ def trace_pair(program: Program, x: Tensor, *context: Any, everything: bool = Fa
     Returns:
         The traces of model and guide.
     """
-    guide_trace = pyro.poutine.trace(program.guide).get_trace(x, *context)
-    for name in [n for n, s in guide_trace.nodes.items() if s["type"] == "sample" and is_subsample(s)]:
-        # Replaying an autoguide's plate would impose the batch size of its first run on the model.
-        guide_trace.remove_node(name)
-    model_trace = trace_model(program, guide_trace, x, *context, everything=everything)
+    guide_trace = trace_guide(program, x, *context)
+    model_trace = trace_model_with_missing(program, guide_trace, x, *context, everything=everything)
     for name, site in sample_sites(model_trace).items():
         if missing_site(site) and not site["is_observed"] and name not in guide_trace.nodes:
             guide_trace.add_node(name, **{**site, "infer": {**site["infer"], "from_model": True}})
@@ -52,8 +65,10 @@ def proposed_by_model(guide_trace: Trace) -> str | None:
     return next((missing_site(s) for s in sample_sites(guide_trace).values() if s["infer"].get("from_model")), None)
 
 
-def trace_model(program: Program, guide_trace: Trace, x: Tensor, *context: Any, everything: bool = False) -> Trace:
-    """Runs the model with the guide's latent variables, see :func:`trace_pair`."""
+def trace_model_with_missing(
+    program: Program, guide_trace: Trace, x: Tensor, *context: Any, everything: bool = False
+) -> Trace:
+    """Runs the model with the guide's latent variables, see :func:`trace_pair_with_missing`."""
     trace: Trace = pyro.poutine.trace(pyro.poutine.replay(program.model, guide_trace)).get_trace(x, *context)
     handler = active()
     if handler is None or not handler.names:
@@ -127,3 +142,71 @@ def _sum_out(
     observed = {"fn": dist.Unit(total), "value": total.new_empty(*total.shape, 0), "is_observed": True, "infer": {}}
     trace.add_node(first["name"], **{**first, **observed, "mask": None, "cond_indep_stack": (frame,)})
     return trace
+
+
+def paired_latents(model_trace: Trace, guide_trace: Trace) -> dict[str, tuple[Any | None, Any]]:
+    """Pairs the latent sites of model and guide, in the order of the model.
+
+    An autoguide draws unconstrained auxiliary variables and makes the latent ones from them, as ``Delta`` sites whose
+    log-density is the Jacobian. The auxiliary sites come last, paired with ``None``.
+
+    Raises:
+        ValueError: A site stands in only one of them.
+    """
+    model = {n: s for n, s in sample_sites(model_trace).items() if not s["is_observed"]}
+    guide = {n: s for n, s in sample_sites(guide_trace).items() if not s["is_observed"]}
+    auxiliary = {n for n, s in guide.items() if s["infer"].get("is_auxiliary")}
+    if missing := [n for n in model if n not in guide]:
+        raise ValueError(
+            f"The model samples {', '.join(map(repr, missing))} but the guide does not: sample every latent variable "
+            "in the guide too, or sum a discrete one out with EnumELBO."
+        )
+    if extra := [n for n in guide if n not in model and n not in auxiliary]:
+        raise ValueError(
+            f"The guide samples {', '.join(map(repr, extra))} but the model does not: remove the site, or mark it "
+            "with infer={'is_auxiliary': True}."
+        )
+    unmatched = {n: (None, guide[n]) for n in guide if n not in model}
+    if unmatched and not any(is_delta(guide[n]) for n in model):
+        raise ValueError(
+            f"The guide's auxiliary sites {', '.join(map(repr, unmatched))} have no density to score them against, "
+            "since no latent variable is a function (a Delta site) of them: write the guide without them."
+        )
+    return {n: (model[n], guide[n]) for n in model} | unmatched
+
+
+def is_delta(site: Any) -> bool:
+    """Whether a site has a value and no spread, under masks and event dimensions."""
+    return isinstance(innermost(site["fn"]), dist.Delta)
+
+
+def log_ratio_of(p: Any | None, q: Any, log_prob: Callable[[Any], Tensor]) -> Tensor:
+    """The log-density of a latent site in the model over that in the guide; an auxiliary site has only the latter."""
+    return -log_prob(q) if p is None else log_prob(p) - log_prob(q)
+
+
+def observed_sites(model_trace: Trace) -> list[Any]:
+    """The sites of data of a trace of the model, deterministic ones left out."""
+    sites = sample_sites(model_trace).values()
+    return [s for s in sites if s["is_observed"] and not s["infer"].get("_deterministic")]
+
+
+def require_proposals(guide_trace: Trace) -> None:
+    """Refuses draws of the model in the place of a guide's: the bound of one draw is too loose to train by."""
+    if name := proposed_by_model(guide_trace):
+        raise ValueError(
+            f"observe('{name}'): its completed value feeds a later density, so its missing entries are latent "
+            f"variables, which the guide has to sample: sample '{name}.missing' in the guide, inside the data plate, "
+            "with the shape of the value; or use IWAE(50), for which many draws of the model itself do; or leave out "
+            f"rows without '{name}'."
+        )
+
+
+def require_reparameterised(guide_trace: Trace) -> None:
+    """Refuses draws of the guide through which no gradient goes."""
+    for name, site in sample_sites(guide_trace).items():
+        if not site["is_observed"] and not site["fn"].has_rsample:
+            raise ValueError(
+                f"Site '{name}' ({type(site['fn']).__name__}) cannot be reparameterised, its gradient would be wrong: "
+                "use ScoreFunctionELBO, or EnumELBO for an enumerable discrete site."
+            )

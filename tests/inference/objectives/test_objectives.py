@@ -16,7 +16,8 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from torch import Tensor, nn
 
 import pyro_gen as pg
-from pyro_gen.inference import ELBO, IWAE, DReG, EnumELBO, Objective, Renyi, ScoreFunctionELBO, objectives
+from pyro_gen.inference import ELBO, IWAE, DReG, EnumELBO, Objective, Renyi, ScoreFunctionELBO
+from pyro_gen.inference.objectives import elbo, importance, pairs
 from pyro_gen.program import Program, data_size
 
 Z = 4.5  # standard errors
@@ -145,7 +146,7 @@ def test_the_closed_form_kl_needs_its_condition(monkeypatch: pytest.MonkeyPatch)
     """Twin: the guide samples z2 before z1, so KL(q(z2) || p(z2 | z1)) with z1 ~ q(z1 | z2) is not a divergence."""
     program = Linear("21")
     truth = gradients(-linear_elbo(program, X), program)
-    monkeypatch.setattr(objectives, "set", lambda _: frozenset(), raising=False)  # "nothing was sampled before"
+    monkeypatch.setattr(elbo, "set", lambda _: frozenset(), raising=False)  # "nothing was sampled before"
     assert not agrees(estimates(ELBO(), program, X, 500, 40), truth)
 
 
@@ -360,8 +361,8 @@ def test_dreg_has_less_variance_for_the_guide() -> None:
 
 
 def test_dreg_twin_with_first_powers_of_the_weights_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    align = objectives._align
-    monkeypatch.setattr(objectives, "_align", lambda squared, dims, data_dim: align(squared.sqrt(), dims, data_dim))
+    align = importance._align
+    monkeypatch.setattr(importance, "_align", lambda squared, dims, data_dim: align(squared.sqrt(), dims, data_dim))
     assert not dreg_matches_iwae(Linear("12", c=0.9))
 
 
@@ -627,7 +628,8 @@ def test_the_elbo_of_an_autoguide_counts_the_jacobian(guide: Any, objective: Obj
 
 
 def test_autoguide_twin_without_the_jacobian_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objectives, "_is_delta", lambda site: site["name"] == "never")
+    for module in (elbo, pairs):
+        monkeypatch.setattr(module, "is_delta", lambda site: site["name"] == "never")
     with pytest.raises(ValueError, match="no density to score them against"):
         ELBO().loss(Program.from_functions(_gamma_model, AutoNormal).initialise(X), X)
 

@@ -1,0 +1,31 @@
+r"""What training minimises: negative bounds on the log-likelihood :math:`\log p(x_{1:N})`, in nats.
+
+With particles :math:`z_k \sim q(z \mid x)` and weights :math:`w_k = p(x, z_k) / q(z_k \mid x)`,
+
+.. math::
+    \text{ELBO} = \mathbb{E} \big[ \log w_1 \big], \qquad
+    \text{IWAE}_K = \mathbb{E} \Big[ \log \tfrac{1}{K} \sum_k w_k \Big], \qquad
+    \text{Renyi}_\alpha = \tfrac{1}{1 - \alpha} \, \mathbb{E} \Big[ \log \tfrac{1}{K} \sum_k w_k^{1 - \alpha} \Big] .
+
+An objective is a module whose :meth:`~Objective.loss` returns a differentiable scalar; what is traced inside is the
+program's guide, then its model with the guide's latent variables. On a minibatch, inside
+:class:`~pyro_gen.program.data_size`, the loss is an unbiased estimate of that of the full data set.
+"""
+
+from pyro_gen.inference.objectives.base import Objective
+from pyro_gen.inference.objectives.elbo import ELBO, resolve_objective
+from pyro_gen.inference.objectives.enumeration import EnumELBO
+from pyro_gen.inference.objectives.importance import IWAE, DReG, Renyi, local_log_weight
+from pyro_gen.inference.objectives.score_function import ScoreFunctionELBO
+
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "DReG",
+    "EnumELBO",
+    "Objective",
+    "Renyi",
+    "ScoreFunctionELBO",
+    "local_log_weight",
+    "resolve_objective",
+]
