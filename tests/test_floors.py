@@ -18,7 +18,7 @@ FLOORS = [
     {"inference"},
     {"models"},
     {"imputation", "structure", "evaluation", "lightning"},
-    {"zoo", "cli", "console", "demo", "outputs", "targets", "pictures", "saving", "__init__", "__main__"},
+    {"zoo", "cli", "demo", "targets", "pictures", "saving", "__init__", "__main__"},
 ]
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pyro_gen import cli, console
+from pyro_gen import cli
+from pyro_gen.cli import console
 
 PROGRAM = """
 import atexit, logging, os, sys

@@ -17,6 +17,8 @@ import pytest
 import torch
 
 from pyro_gen import cli
+from pyro_gen.cli import zoo
+from pyro_gen.cli.app import app
 from pyro_gen.saving import save_program
 from pyro_gen.targets import build
 
@@ -195,8 +197,8 @@ def wrong_values() -> Iterator[tuple[str, ...]]:
 
 
 def commands() -> dict[tuple[str, ...], Callable[..., Any]]:
-    found = {(str(one.name),): one.callback for one in cli.app.registered_commands}
-    found |= {("zoo", str(one.name)): one.callback for one in cli.zoo_app.registered_commands}
+    found = {(str(one.name),): one.callback for one in app.registered_commands}
+    found |= {("zoo", str(one.name)): one.callback for one in zoo.app.registered_commands}
     return found  # type: ignore[return-value]
 
 
