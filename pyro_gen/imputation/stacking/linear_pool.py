@@ -37,6 +37,7 @@ from pyro_gen.models.tabular import TableProgram
 __all__ = ["CENTRE_DRAWS", "LinearPool", "allocated"]
 
 SPREAD_ROWS, SPREAD_DRAWS = 300, 100  # by which c is estimated
+SPREAD_ENTRIES = 60_000  # of these rows at most, but one row at least: of wide tables draws take minutes a row
 CENTRE_DRAWS = 8  # draws of each program whose mean draws are pulled to: (1 - c) of its error gets into a draw
 FULL_SPREAD = 0.98  # a greater c is taken for 1: what it would change is less than what its estimate is off by
 LOWEST_SPREAD = 0.7  # c where programs disagree by a third of what they say that they err by, or more
@@ -75,7 +76,7 @@ class LinearPool:
         rows = missing.any(1).nonzero()[:, 0]
         if len(self.programs) == 1 or not len(rows):
             return 1.0
-        chosen = np.random.default_rng(seed).permutation(len(rows))[:SPREAD_ROWS]
+        chosen = np.random.default_rng(seed).permutation(len(rows))[: self.spread_rows(x.shape[1])]
         rows = rows[torch.as_tensor(chosen, device=rows.device)]
         drawn = [of[:, missing[rows]] for of in self._by_program(x[rows], SPREAD_DRAWS, mix(rows + seed))]  # of (S, C)
         mean, variance = (torch.stack(v) for v in ([of.mean(0) for of in drawn], [of.var(0) for of in drawn]))
@@ -86,6 +87,11 @@ class LinearPool:
         between = between.clamp(min=0)
         spread = float(((inside - between).clamp(min=0) / (inside + between)).sqrt().clamp(min=LOWEST_SPREAD))
         return spread if spread < FULL_SPREAD else 1.0
+
+    @staticmethod
+    def spread_rows(columns: int) -> int:
+        """How many rows of a table the c of draws is estimated by, at most."""
+        return max(1, min(SPREAD_ROWS, SPREAD_ENTRIES // columns))
 
     def expected(self, x: Tensor) -> list[Tensor]:
         """What is to be expected of missing entries, see :meth:`TableProgram.cell_expected`."""
