@@ -119,9 +119,10 @@ def test_posterior_at_its_defaults(name: str) -> None:
 def test_twin_a_quadrature_of_other_data_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     regression = REGRESSIONS["hierarchical_dollars"]
     region, salary = regression.data
+    found = run("hierarchical_dollars")
     monkeypatch.setitem(REGRESSIONS, "hierarchical_dollars", regression._replace(data=(region, salary * 1.02)))
     with pytest.raises(AssertionError, match="sd off"):
-        check(run("hierarchical_dollars"), hierarchical_quadrature.dollars())
+        check(found, hierarchical_quadrature.dollars())
 
 
 def test_twin_a_posterior_of_other_data_is_told_apart() -> None:
