@@ -31,8 +31,8 @@ def exclusive() -> Iterator[None]:
 
 def _after_fork() -> None:
     """In a forked process the lock is free, unless the thread that forked holds it: the others are gone."""
-    if not _LOCK._is_owned():  # type: ignore[attr-defined]
-        _LOCK._at_fork_reinit()  # type: ignore[attr-defined]
+    if not _LOCK._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 -- as threading does it
+        _LOCK._at_fork_reinit()  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -17,19 +17,20 @@ tensor operations. The graph is compared with the function it came from before i
 """
 
 from pyro_gen.density.base import Density, Terms
+from pyro_gen.density.door import density
+from pyro_gen.density.errors import first_line
 from pyro_gen.density.inputs import (
     any_missing,
     as_arguments,
     as_inputs,
     entries_per_datum,
     evaluation,
-    first_line,
     local_site,
     row_chunks,
     rows_of,
     rows_per_chunk,
 )
-from pyro_gen.density.joint import ProgramDensity, density
+from pyro_gen.density.joint import ProgramDensity
 from pyro_gen.density.sites import HeldSite
 
 __all__ = [

@@ -2,25 +2,23 @@
 
 import abc
 import math
-import random
-import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import numpy as np
-import pyro
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from pyro_gen._internals import is_transformed
-from pyro_gen._random import exclusive, vmap_draws
+from pyro_gen.density.chains import looped, vmap_or_loop
+from pyro_gen.density.errors import error_line, first_line
+from pyro_gen.density.gradient_check import check_gradient
 from pyro_gen.density.graphs import compile_graph, compiler_available, nan_on_failure, record
-from pyro_gen.density.inputs import first_line, rows_per_chunk
+from pyro_gen.density.inputs import rows_per_chunk
+from pyro_gen.density.randomness import RANDOM, is_randomness
+from pyro_gen.density.validation import no_validation
 from pyro_gen.density.vectorised import vmappable
 
 Held = Mapping[str, Tensor]
@@ -123,12 +121,12 @@ class Density(abc.ABC):
     # What a kind of density defines, for one chain.
 
     @abc.abstractmethod
-    def _one(self, z: Tensor, held: Held) -> tuple[Tensor, Tensor]:
-        """(*batch, dim) -> log-prior and log-likelihood, each (*batch,)."""
+    def terms_of_chain(self, z: Tensor, held: Held) -> tuple[Tensor, Tensor]:
+        """Maps a point (*batch, D) of one chain to its log-prior and log-likelihood, each (*batch)."""
 
     @abc.abstractmethod
-    def _constrain_one(self, z: Tensor, held: Held) -> dict[str, Tensor]:
-        """(*batch, dim) -> values by name."""
+    def constrain_chain(self, z: Tensor, held: Held) -> dict[str, Tensor]:
+        """Maps a point (*batch, D) of one chain to values by name."""
 
     @abc.abstractmethod
     def sample_prior(self, chains: int) -> Tensor:
@@ -145,7 +143,7 @@ class Density(abc.ABC):
         """
 
     @contextmanager
-    def _ready(self) -> Iterator[None]:
+    def ready(self) -> Iterator[None]:
         """What holds during an evaluation."""
         with no_validation(), vmappable(), nan_on_failure():  # type: ignore[no-untyped-call]
             yield
@@ -198,7 +196,7 @@ class Density(abc.ABC):
     # What is evaluated: functions of many chains, by kind. Each is recorded as a graph.
 
     def _values(self, z: Tensor, *held: Tensor) -> tuple[Tensor, Tensor]:
-        return self._batched(lambda z, *h: self._one(z, self._named(h)), z, *held)  # type: ignore[no-any-return]
+        return self._batched(lambda z, *h: self.terms_of_chain(z, self._named(h)), z, *held)  # type: ignore[no-any-return]
 
     def _terms(self, z: Tensor, *held: Tensor) -> tuple[Tensor, ...]:
         with torch.enable_grad():
@@ -247,7 +245,7 @@ class Density(abc.ABC):
 
     def _make_graph(self, kind: str, *args: Tensor) -> Callable[..., tuple[Tensor, ...]]:
         def function(*args: Tensor) -> tuple[Tensor, ...]:
-            with self._ready():
+            with self.ready():
                 return getattr(self, f"_{kind}")(*args)  # type: ignore[no-any-return]
 
         if self.mode in ("traced", "compiled"):
@@ -267,12 +265,11 @@ class Density(abc.ABC):
             try:
                 function(*args)
             except Exception as error:
-                if _is_randomness(error):
+                if is_randomness(error):
                     raise ValueError(RANDOM) from error
                 self.mode, notice = "loop", "The model cannot be vectorised by torch.vmap, so chains come one by one. "
                 reason, place = first_line(error), error_line(error)
-                with self._ready():
-                    self._check_gradient(args[0], *args[1 + (kind == "tempered") :])
+                self._check_gradient(args[0], *args[1 + (kind == "tempered") :])
             warnings.warn(f"{notice}{reason}{place}", stacklevel=7)
         return function
 
@@ -307,47 +304,15 @@ class Density(abc.ABC):
         self._evaluations = evaluations
 
     def _check_gradient(self, z: Tensor, *held: Tensor) -> None:
-        """Refuses a model whose gradient gets lost, by float(z) say, by a difference quotient at the first chain."""
-        point = z[0].double()
-        fixed = self._named([h[0] for h in held])
+        """Refuses a model whose gradient gets lost, at the first chain."""
+        given = self._named([h[0] for h in held])
 
         def value(u: Tensor) -> Tensor:
-            prior, likelihood = self._one(u.to(point.dtype), fixed)
+            prior, likelihood = self.terms_of_chain(u, given)
             return (prior + likelihood).sum()
 
-        try:
-            value(point)
-        except RuntimeError:  # networks of float32
-            point = z[0]
-        if not bool(value(point).isfinite()):
-            point = torch.zeros_like(point)
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Converting a tensor with requires_grad")  # said better below
-            leaf = point.clone().requires_grad_()
-            total = value(leaf)
-            grad = torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None
-        grad = torch.zeros_like(point) if grad is None else grad
-        noise = _rounding(value, point)
-        for i in range(min(self.dim, 50)):
-            direction = torch.zeros_like(point)
-            direction[..., i] = 1
-            found, wrong = float((grad * direction).sum()), None
-            for step in (1e-5, 1e-4, 1e-3, 1e-2):  # the smallest first at which differences rise above the rounding
-                slope = float(value(point + step * direction) - value(point - step * direction)) / (2 * step)
-                size, error = max(abs(slope), abs(found)), noise / step
-                if not math.isfinite(slope) or error > 0.05 * size + 1e-3:
-                    continue
-                if abs(slope - found) <= 0.05 * size + error + 1e-3:
-                    break
-                wrong = slope if wrong is None else wrong
-            else:
-                if wrong is None:
-                    continue
-                raise ValueError(
-                    f"The gradient of the log-density along latent variable {i} (of sites {', '.join(self.names)}) is "
-                    f"{wrong:.4g} by differences and {found:.4g} by autograd: the model takes a latent variable out of "
-                    "the graph, by float(), .item(), torch.tensor([...]) or .detach(). Use torch.stack and tensors."
-                )
+        with self.ready():
+            check_gradient(value, z[0], self.names)
 
     # What users call.
 
@@ -385,7 +350,7 @@ class Density(abc.ABC):
     def _both(self, z: Tensor, held: Held | None) -> tuple[Tensor, Tensor]:
         tensors = self._held_tensors(held)
         if (torch.is_grad_enabled() and z.requires_grad) or is_transformed(z):
-            with self._ready():
+            with self.ready():
                 return self._values(z, *tensors)
         return self._evaluate("values", z, *tensors)  # type: ignore[return-value]
 
@@ -413,7 +378,7 @@ class Density(abc.ABC):
             The values of the latent and deterministic sites by name, each with shape :math:`(C, *site)`, or
             :math:`(C, S, *site)` for stacked data sets; without those that depend on a variable that is summed out.
         """
-        return self._map(self._constrain_one, z, held)  # type: ignore[no-any-return]
+        return self._map(self.constrain_chain, z, held)  # type: ignore[no-any-return]
 
     def _map(self, function: Callable[[Tensor, Held], Any], z: Tensor, held: Held | None) -> Any:
         """Maps a function of one chain, and its values of the held sites, over chains, in chunks."""
@@ -422,7 +387,7 @@ class Density(abc.ABC):
             here = self._named(tensors)
             return looped(function, z, here) if self.mode == "loop" else vmap_or_loop(function, z, here)
 
-        with torch.no_grad(), self._ready():
+        with torch.no_grad(), self.ready():
             return self._in_chunks(chunk, z, *self._held_tensors(held))
 
 
@@ -444,66 +409,17 @@ class FunctionDensity(Density):
         self._log_likelihood, self._log_prior, self._sample_prior = log_likelihood, log_prior, sample_prior
         self._to_values = constrain
 
-    def _one(self, z: Tensor, held: Held) -> tuple[Tensor, Tensor]:
+    def terms_of_chain(self, z: Tensor, held: Held) -> tuple[Tensor, Tensor]:
         prior = z.new_zeros(z.shape[:-1]) if self._log_prior is None else self._log_prior(z)
         return prior, self._log_likelihood(z)
 
-    def _constrain_one(self, z: Tensor, held: Held) -> dict[str, Tensor]:
+    def constrain_chain(self, z: Tensor, held: Held) -> dict[str, Tensor]:
         return {"z": z} if self._to_values is None else self._to_values(z)
 
     def sample_prior(self, chains: int) -> Tensor:
         if self._sample_prior is None:
             raise ValueError("This density knows no draws of its prior: give sample_prior to Density.from_functions.")
         return self._sample_prior(chains)
-
-
-RANDOM = (
-    "The model draws random numbers outside of sample sites, so it has no density: draw them by pyro.sample, or "
-    "switch them off in evaluation mode as torch.nn.Dropout does."
-)
-
-
-def looped(function: Callable[..., Any], *args: Any) -> Any:
-    """What vmap does, one after another."""
-    rows = [function(*tree_map(lambda t, i=i: t[i], args)) for i in range(len(tree_leaves(args)[0]))]
-    return tree_map(lambda *leaves: torch.stack(leaves), *rows)
-
-
-def vmap_or_loop(function: Callable[..., Any], *args: Any, draws: bool = False) -> Any:
-    """Maps a function over the first dimension of tensors: by vmap, or one after another where torch refuses that.
-
-    Torch has no rule for some operations, and for draws from some distributions, and says so by any kind of error. An
-    error of the function itself comes again.
-
-    Arguments:
-        function: The function.
-        args: Tensors, and dictionaries of them.
-        draws: Whether the function draws, each time anew.
-    """
-    with suppress(Exception):
-        return vmap_draws(function, len(tree_leaves(args)[0]), *args) if draws else torch.vmap(function)(*args)
-    return looped(function, *args)
-
-
-def _rounding(value: Callable[[Tensor], Tensor], point: Tensor) -> float:
-    """By how much rounding may move a function at a point, whatever precision it computes in: points of double
-    precision may go into tensors of single precision on the way.
-
-    Arguments:
-        value: The function, of which the gradient is to be taken by differences.
-        point: The point.
-    """
-    # Nearby points in general position: what does not lie on a parabola through them is rounding.
-    direction = torch.linspace(0.7, 1.3, point.numel(), dtype=point.dtype, device=point.device).view_as(point)
-    at = torch.arange(-4.0, 5.0, dtype=torch.float64)
-    values = torch.stack([value(point + 1e-6 * float(k) * direction).detach() for k in at]).double().cpu()
-    if not bool(values.isfinite().all()):
-        return math.inf
-    powers = torch.stack([torch.ones_like(at), at, at.square()], 1)
-    values = values - values[4]
-    residuals = values - powers @ torch.linalg.lstsq(powers, values.unsqueeze(1)).solution[:, 0]
-    least = torch.finfo(values.dtype).eps * (1 + float(value(point).detach().abs()))
-    return 5 * max(float(residuals.abs().max()), least)
 
 
 def _gradient(value: Tensor, z: Tensor) -> Tensor:
@@ -514,49 +430,8 @@ def _gradient(value: Tensor, z: Tensor) -> Tensor:
     return torch.autograd.grad(value.sum(), z, retain_graph=True, materialize_grads=True, allow_unused=True)[0]
 
 
-@contextmanager
-def no_validation() -> Iterator[None]:
-    """Checks that look at values are for the one run before: they would stop the batch, or the recording.
-
-    A distribution that was made outside of the model remembers that it is to check its samples.
-    """
-    with exclusive():
-        cls: Any = torch.distributions.Distribution
-        check = cls._validate_sample
-        cls._validate_sample = lambda self, value: None
-        try:
-            with pyro.validation_enabled(False):
-                yield
-        finally:
-            cls._validate_sample = check
-
-
-def generator_states(device: torch.device) -> list[Any]:
-    """The states of the generators that a model on this device may draw from."""
-    states: list[Any] = [torch.get_rng_state().numpy().tobytes(), random.getstate()]
-    _, keys, *place = np.random.get_state()  # noqa: NPY002 -- whether a model draws from it
-    states += [np.asarray(keys).tobytes(), place]
-    return [*states, torch.cuda.get_rng_state(device).numpy().tobytes()] if device.type == "cuda" else states
-
-
 def _agree(a: Tensor, b: Tensor) -> bool:
     # Sums of thousands of float32 terms in another order: relative to the largest entry.
     largest = b.abs().nan_to_num(posinf=0.0).max() if b.numel() else 0.0  # a gradient, where all sites are held
     tolerance = (1e-4 if a.dtype == torch.float32 else 1e-8) * (1 + largest)
     return torch.allclose(a, b, rtol=1e-3 if a.dtype == torch.float32 else 1e-7, atol=float(tolerance), equal_nan=True)
-
-
-def _is_randomness(error: Exception) -> bool:
-    return "vmap" in str(error) and "random" in str(error)
-
-
-LIBRARIES = ("torch", "pyro", "opt_einsum", "pyro_gen")
-
-
-def error_line(error: Exception) -> str:
-    """The line of the user's model that raised an error."""
-    # By where they are, not by name: a user's own folder may be called pyro.
-    folders = [Path(str(sys.modules[name].__file__)).parent for name in LIBRARIES if name in sys.modules]
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[0] != "<"]
-    own = [f for f in frames if not any(Path(f.filename).is_relative_to(folder) for folder in folders)]
-    return f" At {Path(own[-1].filename).name}:{own[-1].lineno}: {own[-1].line}" if own else ""

@@ -11,12 +11,21 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.density.inputs import row_chunks, rows_of
-from pyro_gen.density.missing import MissingEntries, active, missing_site, run_model
+from pyro_gen.density.missing import LatentMissing, MissingEntries, active, missing_site, run_model
+from pyro_gen.density.requirements import name_of
 from pyro_gen.distributions import elements
 from pyro_gen.program import Program
 from pyro_gen.traces import data_dim, data_frame, sample_sites
 
-__all__ = ["MAX_SUMMED", "FiniteSite", "assignments", "finite_sites", "joint_values", "present_units"]
+__all__ = [
+    "MAX_SUMMED",
+    "FiniteSite",
+    "assignments",
+    "finite_sites",
+    "joint_values",
+    "present_units",
+    "summed_assignments",
+]
 
 MAX_SUMMED = 256  # joint values of discrete latent variables that are summed over beside draws of others
 
@@ -125,3 +134,53 @@ def assignments(sites: Mapping[str, FiniteSite], present: Mapping[str, Tensor]) 
     split = digits.split([f.units for f in sites.values()], 2)
     values = {n: f.value(f.support[d]) for (n, f), d in zip(sites.items(), split, strict=True)}
     return values, number.unsqueeze(1) < totals
+
+
+def summed_assignments(
+    program: Program | Callable[..., Any],
+    data: tuple[Any, ...],
+    prototype: Trace,
+    hold: Collection[str],
+    handler: LatentMissing,
+    stacked: bool,
+    device: torch.device,
+) -> tuple[dict[str, Tensor], Tensor, LatentMissing]:
+    """Joint values of the discrete variables of a datum, (A, *site), where some are missing entries that feed more.
+
+    How the model is written is then its own affair: it runs for each of them.
+
+    Arguments:
+        program: The program, or the plain model function.
+        data: What it is called with.
+        prototype: A trace of the model.
+        hold: Sites at given values.
+        handler: Makes missing entries latent.
+        stacked: Whether the data are many data sets.
+        device: Where the values are to be.
+
+    Returns:
+        The values, which of them count in which row, booleans (A, N), and the handler with new sites masked; no values
+        where nothing is to be summed over in this way.
+
+    Raises:
+        ValueError: There are too many.
+    """
+    nothing: tuple[dict[str, Tensor], Tensor] = {}, torch.zeros(0, 0, dtype=torch.bool)
+    finite = finite_sites(prototype, hold)
+    summed = [n for n in handler.names if f"{n}.missing" in finite]
+    if not summed:
+        return *nothing, handler
+    if not stacked:
+        handler = handler.with_masked(summed)
+        present = present_units(finite, program, *data)
+    else:  # each data set has holes of its own: all entries of all rows are summed over
+        rows = {n: f.shape[f.data_dim] for n, f in finite.items()}
+        present = {n: torch.ones(rows[n], f.units, dtype=torch.bool, device=device) for n, f in finite.items()}
+    most = int(joint_values(finite, present).max())
+    if most > MAX_SUMMED:
+        raise ValueError(
+            f"The discrete latent variables of a datum of {name_of(program)}, the missing entries of "
+            f"'{summed[0]}' among them, have {most} joint values, more than the {MAX_SUMMED} that are summed over "
+            'beside continuous ones: use method="iwae".'
+        )
+    return *assignments(finite, present), handler

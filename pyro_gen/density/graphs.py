@@ -8,6 +8,8 @@ go, goes: what is computed twice is computed once, and what changes nothing is l
 times as long for each operation.
 """
 
+# ruff: noqa: SLF001 -- names of torch's operations begin with an underscore, and so does what tells one from another
+
 import operator
 import shutil
 from collections.abc import Callable

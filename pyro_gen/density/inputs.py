@@ -6,10 +6,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pyro.distributions as dist
 import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
+from pyro_gen._internals import site_mask
 from pyro_gen._random import exclusive
 from pyro_gen.data import as_tensor
 from pyro_gen.program import Program
@@ -94,7 +96,9 @@ def entries_per_datum(trace: Trace) -> int:
 
 def largest_tensor(site: Any) -> int:
     """The size of the largest tensor of a site: its value, or a parameter of its distribution."""
-    if site["is_observed"] and getattr(site["fn"], "_mask", None) is False:  # a deterministic value
+    if (
+        site["is_observed"] and isinstance(site["fn"], dist.MaskedDistribution) and site_mask(site["fn"]) is False
+    ):  # a deterministic value
         return int(site["value"].numel())
     fn, tensors = site["fn"], [site["value"]]
     while hasattr(fn, "base_dist"):
@@ -131,8 +135,3 @@ def local_site(site: Any) -> Any:
     if not is_local(site):
         raise ValueError(f"The observed site '{site['name']}' stands outside of the data plate: move it into it.")
     return site
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, in one line."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

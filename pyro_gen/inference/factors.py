@@ -97,12 +97,14 @@ def energy_of(target: ProgramDensity) -> str | None:
     """
     if not target.unnormalised:
         return None
-    leaves = [d.detach().clone() for d in target._set(0) if isinstance(d, Tensor) and d.is_floating_point()]
-    with torch.enable_grad(), seeded(0), target._ready():
+    leaves = [d.detach().clone() for d in target.data_set(0) if isinstance(d, Tensor) and d.is_floating_point()]
+    with torch.enable_grad(), seeded(0), target.ready():
         floating = iter([leaf.requires_grad_() for leaf in leaves])
-        data = tuple(next(floating) if isinstance(d, Tensor) and d.is_floating_point() else d for d in target._set(0))
+        data = tuple(
+            next(floating) if isinstance(d, Tensor) and d.is_floating_point() else d for d in target.data_set(0)
+        )
         with no_completion():
-            sites = sample_sites(target._trace(data, Constrained({}, target.hold)))
+            sites = sample_sites(target.run(data, Constrained({}, target.hold)))
         scored = [torch.zeros_like(leaf, dtype=torch.bool) for leaf in leaves]
         for site in (s for s in sites.values() if is_data(s)):
             found = _gradients(torch.where(_is_scored(site), site["value"], 0.0), leaves)

@@ -14,9 +14,9 @@ from torch import Tensor, fx, nn
 
 from pyro_gen._random import seeded
 from pyro_gen.density import first_line
-from pyro_gen.density.base import no_validation
 from pyro_gen.density.graphs import compile_graph, compiler_available, record
 from pyro_gen.density.missing import LatentMissing
+from pyro_gen.density.validation import no_validation
 from pyro_gen.inference.objectives import Objective
 from pyro_gen.observation import assume_missing
 from pyro_gen.program import Program, data_size

@@ -23,7 +23,7 @@ from pyro_gen.density import (
     rows_of,
     rows_per_chunk,
 )
-from pyro_gen.density.base import vmap_or_loop
+from pyro_gen.density.chains import vmap_or_loop
 from pyro_gen.density.finite import MAX_SUMMED, FiniteSite, finite_sites, joint_values, present_units
 from pyro_gen.density.missing import active, propose_missing
 from pyro_gen.distributions.innermost import innermost

@@ -60,7 +60,7 @@ def test_gradients_against_a_loop():
     terms = target.value_and_grad(z)
     for c in range(3):
         point = z[c].clone().requires_grad_()
-        prior, likelihood = target._one(point, {})
+        prior, likelihood = target.terms_of_chain(point, {})
         (g,) = torch.autograd.grad(prior.sum(), point, retain_graph=True)
         (h,) = torch.autograd.grad(likelihood.sum(), point)
         torch.testing.assert_close(terms.grad_prior[c], g, rtol=1e-4, atol=1e-4)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import pyro_gen as pg
-import pyro_gen.density.joint as joint
+import pyro_gen.density.door as door
 from pyro_gen._random import seeded
 from pyro_gen.density import density
 from pyro_gen.inference.likelihood.smc import smc
@@ -66,7 +66,7 @@ def test_likelihoods_of_ragged_sequences(method, start, monkeypatch):
     # False-alarm rate below 1e-5: five standard errors, of four data.
     assert bool(((found.value - exact(x)).abs() < 5 * found.standard_error + 2e-3).all())
     if start == "guide":  # the twin: masked steps are flat, and their integral counts
-        monkeypatch.setattr(joint, "masked_out", lambda site: None)
+        monkeypatch.setattr(door, "masked_out", lambda site: None)
         assert float((estimate().value - exact(x)).abs()[1:].min()) > 1
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from pyro_gen._random import seeded
-from pyro_gen.density.base import vmap_or_loop
+from pyro_gen.density.chains import vmap_or_loop
 from pyro_gen.density.finite import finite_sites
 from pyro_gen.density.missing import (
     MissingEntries,

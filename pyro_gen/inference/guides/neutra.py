@@ -40,17 +40,17 @@ class NeuTra(Density):
         self.target = target
         self._guide = copy.deepcopy(guide).to(target.device, target.dtype).requires_grad_(False)
 
-    def _one(self, z: Tensor, held: Held) -> tuple[Tensor, Tensor]:
+    def terms_of_chain(self, z: Tensor, held: Held) -> tuple[Tensor, Tensor]:
         v, log_det = self._guide.transport(z)
-        prior, likelihood = self.target._one(v, held)
+        prior, likelihood = self.target.terms_of_chain(v, held)
         return prior + log_det, likelihood
 
-    def _constrain_one(self, z: Tensor, held: Held) -> dict[str, Tensor]:
-        return self.target._constrain_one(self._guide.transport(z)[0], held)
+    def constrain_chain(self, z: Tensor, held: Held) -> dict[str, Tensor]:
+        return self.target.constrain_chain(self._guide.transport(z)[0], held)
 
     @contextmanager
-    def _ready(self) -> Iterator[None]:
-        with self.target._ready():
+    def ready(self) -> Iterator[None]:
+        with self.target.ready():
             yield
 
     def sample_prior(self, chains: int) -> Tensor:
