@@ -23,8 +23,8 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor, nn
 
 import pyro_gen as pg
-from pyro_gen.inference.graph import GradientStep, LossModule
 from pyro_gen.inference.objectives import ELBO
+from pyro_gen.inference.svi.step import GradientStep, LossModule
 
 BATCH, PIXELS, HIDDEN, LATENT, STEPS = 64, 64, 64, 8, 50
 RESULT = Path(__file__).parent / "results" / "svi_step.json"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["Report", "new_bar", "progress_bar"]
+__all__ = ["Report", "TrainingBar", "new_bar", "progress_bar", "training_bar"]
 
 PATIENCE = 2.0  # seconds before a bar shows
 
@@ -69,3 +69,30 @@ def progress_bar(text: str, progress: bool | Callable[[float], None]) -> Iterato
     finally:
         if bar.live.is_started:  # to stop what never started prints an empty line
             bar.stop()
+
+
+class TrainingBar:
+    """A progress bar that costs nothing per step."""
+
+    def __init__(self, progress: "Progress | None", total: int) -> None:
+        self.progress = progress
+        self.task = None if progress is None else progress.add_task("training", total=total)
+        self.done, self.shown_at = 0, 0.0
+
+    def advance(self, steps: int, text: str = "training") -> None:
+        """Counts steps, and shows them ten times a second."""
+        self.done += steps
+        now = time.monotonic()
+        if self.progress is not None and self.task is not None and now - self.shown_at > 0.1:
+            self.progress.update(self.task, completed=self.done, description=text)
+            self.shown_at = now
+
+
+@contextmanager
+def training_bar(show: bool, total: int) -> Iterator[TrainingBar]:
+    """Yields a bar of so many steps, or one that shows nothing."""
+    if not show:
+        yield TrainingBar(None, total)
+        return
+    with new_bar() as progress:
+        yield TrainingBar(progress, total)

@@ -108,9 +108,9 @@ def test_a_resumed_fit_ends_where_the_uninterrupted_one_ends(
             raise KeyboardInterrupt
         return one_epoch(training, epoch, bar)
 
-    one_epoch = svi._Training._epoch
+    one_epoch = svi.loop.Training._epoch
     with monkeypatch.context() as patch:
-        patch.setattr(svi._Training, "_epoch", stop)
+        patch.setattr(svi.loop.Training, "_epoch", stop)
         assert run(capsys, *words, "--checkpoint", "run.ckpt")[0] == 130
     resumed = run_json(capsys, *words, "--checkpoint", "run.ckpt", "--resume", "--out", "resumed.pt")
     assert resumed["train_loss"] == whole["train_loss"]

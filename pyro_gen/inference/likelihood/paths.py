@@ -70,7 +70,7 @@ class Path(abc.ABC):
         ...         return 3.0 * beta * x - torch.tensor(2.0).log()
         ...     def move(self, x, beta):
         ...         return torch.bernoulli(torch.sigmoid(torch.full_like(x, 3.0 * beta)))
-        >>> from pyro_gen.inference.ais import anneal
+        >>> from pyro_gen.inference.likelihood.ais import anneal
         >>> abs(anneal(Coin(), temperatures=20).evidence.mean() - 2.355) < 0.1
         True
     """

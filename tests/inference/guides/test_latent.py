@@ -15,8 +15,8 @@ from torch import Tensor
 import pyro_gen as pg
 from pyro_gen.density import density
 from pyro_gen.inference import ELBO
-from pyro_gen.inference.graph import LossModule
 from pyro_gen.inference.guides import Flow, FullRank, Guide, LowRank, MeanField, guide_of, laplace, with_guide
+from pyro_gen.inference.svi.step import LossModule
 from pyro_gen.program import data_size
 from pyro_gen.traces import trace_pair
 

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 import pyro_gen as pg
 from pyro_gen.inference import ELBO, IWAE, DReG, NonFiniteLossError, ScoreFunctionELBO
-from pyro_gen.inference.svi import fit
+from pyro_gen.inference.svi import door, fit, loop, step
 from pyro_gen.program import Program
 
 
@@ -223,7 +223,7 @@ def test_an_interrupted_run_ends_where_the_uninterrupted_one_does(
     class PowerCutError(Exception):
         pass
 
-    epoch = pg.inference.svi._Training._epoch
+    epoch = loop.Training._epoch
 
     def until_the_third(self: Any, number: int, bar: Any) -> Any:
         if number == 2:
@@ -232,7 +232,7 @@ def test_an_interrupted_run_ends_where_the_uninterrupted_one_does(
 
     file = tmp_path / "folder" / "checkpoint.pt"
     with monkeypatch.context() as patch:
-        patch.setattr(pg.inference.svi._Training, "_epoch", until_the_third)
+        patch.setattr(loop.Training, "_epoch", until_the_third)
         with pytest.raises(PowerCutError):
             quiet(halves, binary(), checkpoint=file, log_dir=tmp_path / "log", **(options | {"objective": make()}))
     resumed = vae()
@@ -399,7 +399,7 @@ def test_after_a_resume_the_last_good_weights_are_those_of_the_checkpoint(
     trained = pg.models.Gaussian(3)
     quiet(trained, x, epochs=3, lr=0.1, checkpoint=file)
     fresh = pg.models.Gaussian(3)
-    monkeypatch.setattr(pg.inference.svi.GradientStep, "__call__", lambda *_: (torch.nan, torch.nan))
+    monkeypatch.setattr(step.GradientStep, "__call__", lambda *_: (torch.nan, torch.nan))
     with pytest.raises(NonFiniteLossError):
         quiet(fresh, x, epochs=4, lr=0.1, checkpoint=file, resume=True)
     assert same(fresh, trained)
@@ -675,7 +675,7 @@ def test_data_of_another_shape_is_refused_in_its_first_line() -> None:
 
 
 def test_without_the_preflight_it_would_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pg.inference.svi, "_preflight", lambda *_: None)
+    monkeypatch.setattr(door, "preflight", lambda *_: None)
     with pyro.validation_enabled(False):
         assert quiet(Broadcast(), torch.randn(20, 1), epochs=1).steps == 1
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import pyro_gen as pg
-from pyro_gen.inference import ELBO, IWAE, DReG, Objective, Renyi, ScoreFunctionELBO, svi
-from pyro_gen.inference.graph import GradientStep, LossModule, NotTraceableError, compiler_available
+from pyro_gen.inference import ELBO, IWAE, DReG, Objective, Renyi, ScoreFunctionELBO
+from pyro_gen.inference.svi import devices
+from pyro_gen.inference.svi.step import GradientStep, LossModule, NotTraceableError, compiler_available
 from pyro_gen.program import Program
 
 
@@ -293,7 +294,7 @@ def test_a_compiler_that_does_not_work_is_done_without(monkeypatch: pytest.Monke
         return function
 
     monkeypatch.setattr(torch, "compile", broken)
-    monkeypatch.setattr(svi, "STEPS_WORTH_COMPILING", 0)
+    monkeypatch.setattr(devices, "STEPS_WORTH_COMPILING", 0)
     options: dict[str, Any] = {"epochs": 1, "progress": False}
     result = pg.fit(vae(), binary(), **options)
     assert result.mode == "traced" and "no working compiler" in result.mode_reason

@@ -1,0 +1,224 @@
+r"""Stochastic variational inference: :func:`fit` trains any program on any data.
+
+Each step takes a minibatch :math:`B`, draws the latent variables from the guide and follows the gradient of
+
+.. math:: -\frac{1}{N} \Big( \frac{N}{|B|} \sum_{n \in B} \mathcal{L}_n + \mathcal{L}_\text{global} \Big) ,
+
+an unbiased estimate of the negative bound per datum, with Adam. What a step sees and draws is a function of the seed
+and the epoch alone, so a run that is interrupted and resumed ends where the uninterrupted one ends.
+
+References:
+    | Stochastic Variational Inference (Hoffman et al., 2013)
+    | https://arxiv.org/abs/1206.7055
+    | Automated Variational Inference in Probabilistic Programming (Wingate & Weber, 2013)
+    | https://arxiv.org/abs/1301.1299
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pyro.infer.autoguide import AutoGuide
+from torch import Tensor
+
+from pyro_gen._identity import digest, settings_of
+from pyro_gen._random import seeded, undisturbed
+from pyro_gen.data import Batches
+from pyro_gen.inference.objectives import Objective, resolve_objective
+from pyro_gen.inference.progress import training_bar
+from pyro_gen.inference.svi.checkpoint import identity_of, read_checkpoint
+from pyro_gen.inference.svi.devices import device_of, launch, make_step
+from pyro_gen.inference.svi.loop import Training
+from pyro_gen.inference.svi.preflight import (
+    ROWS_TO_INITIALISE,
+    any_missing,
+    first_rows,
+    latent_missing_of,
+    preflight,
+    refuse_local_latents,
+    typed,
+)
+from pyro_gen.inference.svi.result import FitResult
+from pyro_gen.inference.svi.settings import Settings
+from pyro_gen.inference.svi.step import LossModule
+from pyro_gen.program import Program
+from pyro_gen.traces import structure
+
+__all__ = ["fit"]
+
+_WHY = {
+    "exact": "no latent variable",
+    "bound": "latent variables",
+    "unnormalised": "a factor site",
+    "implicit": "an observed site that is a Delta",
+}
+
+
+@undisturbed()
+def fit(
+    program: Program,
+    data: Any,
+    *,
+    objective: Objective | None = None,
+    epochs: int = 100,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    validation: Any = None,
+    patience: int | None = None,
+    transform: Callable[[Tensor], Tensor] | None = None,
+    schedule: str | Callable[[float], float] = "constant",
+    clip_norm: float | None = None,
+    weight_decay: float = 0.0,
+    kl_warmup: int = 0,
+    seed: int = 0,
+    compile: bool | str = "auto",
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    log_dir: str | Path | None = None,
+    logger: str = "csv",
+    accelerator: str | None = None,
+    devices: int | str = 1,
+    num_nodes: int = 1,
+    strategy: str = "auto",
+    progress: bool = True,
+) -> FitResult:
+    """Trains a program by stochastic variational inference, in place.
+
+    Arguments:
+        program: The program; its parameters are updated.
+        data: The data: a tensor, array or data frame of shape :math:`(N, *)` with NaN where nothing was observed, a
+            tuple ``(x, *context)``, or a torch ``Dataset`` of these.
+        objective: What is minimised; by default the program's ``objective``, or the ELBO.
+        epochs: Passes through the data.
+        batch_size: Rows per step, all processes together.
+        lr: The learning rate of Adam (AdamW with ``weight_decay``).
+        validation: Held-out data, as ``data``; its loss is reported after each epoch.
+        patience: Stop after so many epochs without a better validation loss, and return to the best weights.
+        transform: Applied to ``x`` of each minibatch: ``pg.data.DynamicBinarize`` say. Validation data takes it too,
+            with the same draws in each epoch.
+        schedule: ``"constant"``, ``"cosine"`` (to zero), or a function of the progress in [0, 1] that returns a
+            factor for ``lr``.
+        clip_norm: Greatest norm of the gradient.
+        weight_decay: Decoupled weight decay.
+        kl_warmup: Epochs over which the weight of the KL term rises linearly from 0 to 1. (For free bits give
+            ``objective=ELBO(free_bits=...)``.)
+        seed: Seeds order, draws and dropout. The caller's generators are left alone.
+        compile: ``"auto"`` records the step as a graph and compiles it when the run is long enough to repay that;
+            ``True`` compiles, ``"trace"`` records, ``False`` runs the Python.
+        checkpoint: A file, written after each epoch.
+        resume: Go on from ``checkpoint`` if it exists; the result is that of the uninterrupted run.
+        log_dir: A folder for the history as ``metrics.csv`` or TensorBoard events.
+        logger: ``"csv"`` or ``"tensorboard"``.
+        accelerator: ``"cpu"``, ``"gpu"``, ``"auto"`` as in Lightning Fabric; by default where the program is.
+        devices: Devices per node. More than one is data-parallel training (DDP), started by ``torchrun`` or by Fabric.
+        num_nodes: Nodes.
+        strategy: Fabric's strategy, ``"ddp"`` say.
+        progress: Whether to show a progress bar on standard error.
+
+    Returns:
+        The history and how it ended.
+
+    Raises:
+        ValueError: Arguments, program or data do not fit.
+        NonFiniteLossError: The loss became NaN or infinite.
+
+    Example:
+        >>> import torch, pyro_gen as pg
+        >>> x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)) + 2
+        >>> result = pg.fit(pg.models.Gaussian(3), x, epochs=100, lr=0.1, schedule="cosine", progress=False)
+        >>> bool((result.program.loc - x.mean(0)).abs().max() < 0.02)
+        True
+    """
+    if not isinstance(program, Program):
+        what = "the class itself: create an instance" if isinstance(program, type) else type(program).__name__
+        raise TypeError(f"pg.fit trains a pyro_gen.Program, and was given {what}.")
+    objective = resolve_objective(program, objective)
+    settings = Settings(epochs, batch_size, lr, patience, schedule, kl_warmup, seed)
+    settings.check(validation)
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm={clip_norm}: the greatest norm of the gradient is positive.")
+    if resume and checkpoint is None:
+        raise ValueError("resume=True goes on from a checkpoint: give checkpoint= too.")
+    if checkpoint is not None and not resume and Path(checkpoint).exists():
+        read_checkpoint(Path(checkpoint))  # what is no checkpoint is not written over
+    if kl_warmup and not objective.anneals:
+        raise ValueError(f"{type(objective).__name__} has no KL weight to warm up: use kl_warmup=0.")
+
+    data, validation = (typed(program, part, wide=transform is not None) for part in (data, validation))
+    dtype = next((p.dtype for p in program.parameters() if p.is_floating_point()), None)
+    fabric = launch(program, data, accelerator, devices, num_nodes, strategy, log_dir, logger)
+    with seeded(seed):
+        drawn: dict[str, Any] = {"seed": seed, "transform": transform, "dtype": dtype}
+        batches = Batches(data, batch_size, rank=fabric.global_rank, world_size=fabric.world_size, **drawn)
+        held_out = None
+        if validation is not None:
+            held_out = Batches(validation, batch_size, **drawn)
+            if held_out.event_shape != batches.event_shape:
+                raise ValueError(
+                    f"Validation data of shape {tuple(held_out.event_shape)} per datum, training data of "
+                    f"{tuple(batches.event_shape)}."
+                )
+        first = next(batches.epoch(0))
+        if held_out is not None and (parts := len(next(held_out.epoch(0)))) != len(first):
+            raise ValueError(f"Validation data of {parts} parts (x, *context), training data of {len(first)}.")
+        # All rows, not this rank's: each epoch deals them anew, and all ranks start at the same parameters.
+        everything = Batches(data, batch_size, **drawn)
+        missing = any_missing(everything, held_out)
+        if isinstance(getattr(program, "_guide", None), AutoGuide) and batches.batch_size < batches.size:
+            refuse_local_latents(program, first)  # an autoguide has parameters for each datum, and does not read x
+        program.initialise(
+            *(r.to(device_of(program, data)) for r in first_rows(everything, ROWS_TO_INITIALISE)), seed=seed
+        )
+        program.to(fabric.device)
+        objective.to(fabric.device)
+        for rows in (first, *(() if held_out is None else (next(held_out.epoch(0)),))):
+            preflight(program, [b.to(fabric.device) for b in rows], batches.size)
+        kind = structure(program, *(b.to(fabric.device) for b in first)).kind
+        if kind not in objective.kinds:
+            raise ValueError(
+                f"{type(program).__name__} is {kind} ({_WHY[kind]}), and {type(objective).__name__} is right for what "
+                f"is {' or '.join(objective.kinds)}: give an objective= made for such models (kinds: {kind!r}) "
+                "(censored data need no factor, see pg.distributions.Censored; pg.posterior needs no objective)."
+            )
+        if program.event_shape is None:
+            program.event_shape = torch.Size(first[0].shape[1:])
+        identity: dict[str, Any] = {}
+        if checkpoint is not None:
+            identity = {
+                "weight_decay": weight_decay,
+                "clip_norm": clip_norm,
+                "patience": patience,
+                "processes": fabric.world_size,
+                "data": everything.fingerprint(),
+                "validation data": None if held_out is None else held_out.fingerprint(),
+                "transform": digest(settings_of(transform)),
+                "program": digest(settings_of(program)),
+            }
+        latent = latent_missing_of(program, data, validation, transform, fabric.device) if missing else None
+        module = LossModule(program, objective, batches.size, missing, latent)
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        if not parameters:
+            raise ValueError(f"{type(program).__name__} has no parameters to train.")
+        optimizer: torch.optim.Optimizer = (
+            torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
+            if weight_decay
+            else torch.optim.Adam(parameters, lr=lr, fused=True)
+        )
+        was_training = program.training
+        csv_file = Path(log_dir) / "metrics.csv" if log_dir is not None and logger == "csv" else None
+        try:
+            module.train()  # before the step is recorded
+            step, mode, reason = make_step(fabric, module, optimizer, clip_norm, compile, epochs * len(batches), first)
+            training = Training(fabric, module, optimizer, step, batches, held_out, settings)
+            training.result.mode, training.result.mode_reason = mode, reason
+            if checkpoint is not None:
+                training.identity = identity_of(settings, objective, batches.size) | identity
+            if checkpoint is not None and resume and Path(checkpoint).exists():
+                training.load(Path(checkpoint))
+            with training_bar(progress and fabric.is_global_zero, epochs * len(batches)) as bar:
+                training.run(None if checkpoint is None else Path(checkpoint), csv_file, bar)
+        finally:
+            module.train()
+            program.train(was_training)
+    return training.result

@@ -1,0 +1,199 @@
+"""The loop over epochs and steps."""
+
+import copy
+import csv
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_gen._files import atomic
+from pyro_gen.data import Batches
+from pyro_gen.inference.progress import TrainingBar
+from pyro_gen.inference.svi.checkpoint import read_checkpoint, require_same_run, write_checkpoint
+from pyro_gen.inference.svi.result import KEPT, FitResult, NonFiniteLossError
+from pyro_gen.inference.svi.settings import Settings
+from pyro_gen.inference.svi.step import LossModule
+from pyro_gen.traces import sample_sites, site_log_prob, trace_pair
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+__all__ = ["Training"]
+
+
+class Training:
+    """The loop. Its state after an epoch is its checkpoint."""
+
+    def __init__(
+        self,
+        fabric: "Fabric",
+        module: LossModule,
+        optimizer: torch.optim.Optimizer,
+        step: Callable[[Sequence[Tensor], Tensor], tuple[float, float]],
+        batches: Batches,
+        held_out: Batches | None,
+        settings: Settings,
+    ) -> None:
+        self.fabric, self.module, self.optimizer, self.step = fabric, module, optimizer, step
+        self.batches, self.held_out, self.settings = batches, held_out, settings
+        self.result = FitResult(module.program)
+        self.identity: dict[str, Any] = {}
+        self.best: dict[str, Tensor] | None = None
+        self.last_good = copy.deepcopy(module.state_dict())
+
+    def run(self, checkpoint: Path | None, csv_file: Path | None, bar: "TrainingBar") -> None:
+        start = time.perf_counter() - self.result.seconds
+        bar.advance(self.result.steps)
+        while len(self.result.history) < self.settings.epochs and not self._out_of_patience():
+            try:
+                row = self._epoch(len(self.result.history), bar)
+            except NonFiniteLossError:
+                self.module.load_state_dict(self.last_good)
+                raise
+            self.result.history.append(row)
+            self._keep_best()
+            self.result.seconds = row["seconds"] = time.perf_counter() - start
+            self.fabric.log_dict(row, step=int(row["epoch"]))
+            if csv_file is not None and self.fabric.is_global_zero:
+                self._write_history(csv_file)
+            if checkpoint is not None and self.fabric.is_global_zero:
+                self.save(checkpoint)
+        for logger in self.fabric.loggers:
+            logger.finalize("success")
+        self.result.stopped = "patience" if self._out_of_patience() else "epochs"
+        if self.settings.patience is not None and self.best is not None:
+            self.module.load_state_dict(self.best)
+
+    def _epoch(self, epoch: int, bar: "TrainingBar") -> dict[str, float]:
+        settings, steps = self.settings, len(self.batches)
+        torch.manual_seed(_mix(settings.seed, epoch, self.fabric.global_rank))
+        self.module.train()
+        total, rows = 0.0, 0
+        for i, rows_on_host in enumerate(self.batches.epoch(epoch)):
+            progress = (epoch * steps + i) / (settings.epochs * steps)
+            kl_weight = min(1.0, (epoch + i / steps) / settings.kl_warmup) if settings.kl_warmup else 1.0
+            for group in self.optimizer.param_groups:
+                group["lr"] = settings.lr_at(progress)
+            batch = [b.to(self.fabric.device) for b in rows_on_host]
+            try:
+                loss, norm = self.step(batch, torch.tensor(kl_weight, device=self.fabric.device))
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise ValueError(
+                    f"A minibatch of {len(batch[0])} of {self.batches.size} rows is too small for BatchNorm, which "
+                    "takes variances over rows: give a batch_size= that leaves no single row over, or use LayerNorm."
+                ) from error
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # a Cholesky factor of a matrix with NaN, say
+                raise NonFiniteLossError(f"Epoch {epoch + 1}: {error} {KEPT}") from error
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise _non_finite(self.module, batch, epoch + 1, loss)
+            if i == 0:  # weights are known to be good once a loss was computed with them, not when they are reached
+                self.last_good = copy.deepcopy(self.module.state_dict())
+            self.optimizer.step()
+            total, rows = total + loss * len(batch[0]), rows + len(batch[0])
+            self.result.steps += 1
+            bar.advance(1, f"epoch {epoch + 1}/{settings.epochs}  loss {total / rows:.4f}{self._validation_text()}")
+        row = {"epoch": epoch + 1, "train_loss": total / rows}
+        if self.held_out is not None:
+            row["validation_loss"] = self._validate(self.held_out)
+        return row | {"lr": self.optimizer.param_groups[0]["lr"], "kl_weight": kl_weight}
+
+    @torch.no_grad()
+    def _validate(self, held_out: Batches) -> float:
+        """The loss per held-out datum; a global latent's divergence is shared by the training data as in training."""
+        torch.manual_seed(_mix(self.settings.seed, 0, 0))  # the same draws for each epoch
+        self.module.eval()
+        total, one = 0.0, torch.ones((), device=self.fabric.device)
+        with pyro.validation_enabled(False):
+            for batch in held_out.epoch(0):
+                on_device = [b.to(self.fabric.device) for b in batch]
+                loss = self.module(on_device, one).item()
+                if not math.isfinite(loss):
+                    raise _non_finite(self.module, on_device, len(self.result.history) + 1, loss, "validation loss")
+                total += loss * len(batch[0])
+        return total / held_out.size
+
+    def _validation_text(self) -> str:
+        if self.held_out is None or not self.result.history:
+            return ""
+        return f"  validation {self.result.history[-1]['validation_loss']:.4f}"
+
+    def _keep_best(self) -> None:
+        if self.held_out is None:
+            return
+        losses = [row["validation_loss"] for row in self.result.history]
+        best = int(np.argmin(losses)) + 1
+        if best == len(losses):
+            self.result.best_epoch = best
+            if self.settings.patience is not None:
+                self.best = copy.deepcopy(self.module.state_dict())
+
+    def _out_of_patience(self) -> bool:
+        if self.settings.patience is None or self.result.best_epoch is None:
+            return False
+        return len(self.result.history) - self.result.best_epoch >= self.settings.patience
+
+    def _write_history(self, path: Path) -> None:
+        """Writes the whole history: a resumed run has its first epochs in it too, an interrupted one all it did."""
+        with atomic(path) as partial, partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(self.result.history[0]))
+            writer.writeheader()
+            writer.writerows(self.result.history)
+
+    def save(self, path: Path) -> None:
+        """Writes the state after an epoch."""
+        state = {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+            "history": self.result.history,
+            "best_epoch": self.result.best_epoch,
+            "steps": self.result.steps,
+            "seconds": self.result.seconds,
+            "identity": self.identity,
+        }
+        write_checkpoint(path, state)
+
+    def load(self, path: Path) -> None:
+        """Goes on from a checkpoint."""
+        state = read_checkpoint(path, self.fabric.device)
+        require_same_run(path, state["identity"], self.identity)
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best, self.result.history = state["best"], state["history"]
+        self.result.best_epoch, self.result.steps = state["best_epoch"], state["steps"]
+        self.result.seconds = state["seconds"]
+        self.last_good = copy.deepcopy(self.module.state_dict())
+
+
+def _mix(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _non_finite(
+    module: LossModule, batch: Sequence[Tensor], epoch: int, loss: float, name: str = "loss"
+) -> NonFiniteLossError:
+    what = f"The {name} became {loss}" if not math.isfinite(loss) else "The gradient of the loss became NaN or infinite"
+    head = f"{what} in epoch {epoch}"
+    with torch.no_grad(), pyro.validation_enabled(False):
+        for _ in range(10):  # the draws of the failing step are gone; others find the site nearly always
+            model_trace, guide_trace = trace_pair(module.program, *batch)
+            for where, trace in (("guide", guide_trace), ("model", model_trace)):  # the guide makes the values
+                for name, site in sample_sites(trace).items():
+                    if not torch.isfinite(site["value"]).all():
+                        return NonFiniteLossError(f"{head}: the {where}'s site '{name}' has a non-finite value. {KEPT}")
+                    if not torch.isfinite(site_log_prob(site)).all():
+                        return NonFiniteLossError(
+                            f"{head}: the {where}'s site '{name}' has a non-finite log_prob. {KEPT}"
+                        )
+    bad = [n for n, p in module.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    few = ", ".join(bad[:2]) + (f" and {len(bad) - 2} more" if len(bad) > 2 else "")
+    return NonFiniteLossError(f"{head}: through the parameters {few or 'of the program'}. {KEPT}")

@@ -1,0 +1,119 @@
+"""What is looked at before the first step: data and program, and whether they go together."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro
+import torch
+from pyro.poutine.trace_struct import Trace
+from pyro.util import check_site_shape
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pyro_gen.data import Batches, as_tensor
+from pyro_gen.density import as_inputs
+from pyro_gen.density.missing import LatentMissing, find_latent_missing
+from pyro_gen.density.shapes import check_broadcasts
+from pyro_gen.program import Program, data_size
+from pyro_gen.traces import is_local, sample_sites, structure, trace_pair
+
+__all__ = ["any_missing", "first_rows", "latent_missing_of", "preflight", "refuse_local_latents", "typed"]
+
+
+# Rows that a program sees before training, to create its parameters and to start them near the data.
+ROWS_TO_INITIALISE = 4096
+
+
+def any_missing(batches: Batches, held_out: Batches | None) -> bool:
+    """Looks at all data once, so that a recorded graph need not."""
+    return any(
+        part.is_floating_point() and bool(torch.isnan(part).any())
+        for source in (batches, held_out)
+        if source is not None
+        for batch in source.epoch(0)
+        for part in batch
+    )
+
+
+def latent_missing_of(
+    program: Program, data: Any, validation: Any, transform: Callable[[Tensor], Tensor] | None, device: torch.device
+) -> LatentMissing:
+    """Which missing values of all data feed a later density, so that no step need find that out."""
+    found = [
+        find_latent_missing(program, *(b.to(device) for b in rows))
+        for part in (data, validation)
+        if part is not None
+        for rows in Batches(part, ROWS_TO_INITIALISE, seed=0, transform=transform).epoch(0)
+    ]
+    return LatentMissing.union(program, found)
+
+
+def refuse_local_latents(program: Program, batch: Sequence[Tensor]) -> None:
+    """Refuses minibatches to an autoguide, which has parameters for each datum."""
+    if local := structure(program, *batch).local:
+        raise ValueError(
+            f"An autoguide has parameters of '{local[0]}' for each datum, so it cannot be trained in minibatches: give "
+            "batch_size= the size of the data, or write a guide that computes them from x."
+        )
+
+
+def typed(program: Program, data: Any, wide: bool) -> Any:
+    """Data in memory in the dtype of the program; where it is still to be transformed, ``x`` with all its digits."""
+    if data is None or isinstance(data, Dataset):
+        return data
+    x, *context = data if isinstance(data, tuple) and data else (data,)
+    inputs = as_inputs(program, x, *context)
+    return (as_tensor(x, "data", torch.float64), *inputs[1:]) if wide else inputs
+
+
+def first_rows(batches: Batches, count: int) -> list[Tensor]:
+    """At least ``count`` rows of the data, where there are so many."""
+    taken: list[tuple[Tensor, ...]] = []
+    for batch in batches.epoch(0):
+        taken.append(batch)
+        if sum(len(b[0]) for b in taken) >= count:
+            break
+    return [torch.cat(part) for part in zip(*taken, strict=True)]
+
+
+def preflight(program: Program, batch: Sequence[Tensor], size: int) -> None:
+    """Runs the program once with Pyro's validation on: the user meets Pyro's messages, and no silent broadcast."""
+    with torch.no_grad(), pyro.validation_enabled(True), data_size(size):
+        try:
+            model_trace, guide_trace = trace_pair(program, *batch)
+        except (RuntimeError, ValueError) as error:
+            if len(batch[0]) == size:
+                raise
+            raise ValueError(
+                f"{type(program).__name__} does not run on a minibatch of {len(batch[0])} of {size} rows: "
+                f"{str(error).strip().splitlines()[0]} A guide with parameters for each row is not amortised: give "
+                f"batch_size={size}, or a guide that computes the local latent variables from x."
+            ) from error
+        for where, trace in (("guide", guide_trace), ("model", model_trace)):
+            trace.compute_log_prob()
+            for site in sample_sites(trace).values():
+                try:
+                    check_site_shape(site, max_plate_nesting=1000)
+                except ValueError as error:
+                    raise ValueError(f"{where} of {type(program).__name__}, {str(error).strip()}") from None
+            check_broadcasts(trace)
+        _say_what_is_not_scaled(program, model_trace, guide_trace, size / len(batch[0]))
+
+
+def _say_what_is_not_scaled(program: Program, model: Trace, guide: Trace, scale: float) -> None:
+    """Warns where a minibatch stands for itself alone, and not for all of the data."""
+    if scale == 1:
+        return
+    observed = [s for s in sample_sites(model).values() if s["is_observed"] and not s["infer"].get("_deterministic")]
+    sites = [s for t in (model, guide) for s in sample_sites(t).values() if is_local(s)]
+    sites += [] if any(is_local(s) for s in observed) else observed[:1]
+    plain = [s["name"] for s in sites if not isinstance(s["scale"], Tensor) and s["scale"] == 1.0]
+    if plain:
+        warnings.warn(
+            f"fit: site '{plain[0]}' of {type(program).__name__} counts a minibatch of 1 / {scale:.3g} of the data as "
+            "if it were all of them, so the loss is not that of a datum, and global latent variables weigh too much "
+            "against the data: open the data plate by self.plate(x), pg.plate(x) in a function, which scales to the "
+            "data size.",
+            stacklevel=4,
+        )
