@@ -31,6 +31,7 @@ ALWAYS_MISSING = frozenset(
         *("#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#NULL!", "#NV"),
     )
 )
+TIME_OF_DAY = re.compile(r"\d{1,2}:\d\d(:\d\d(\.\d{1,6})?)?( ?[AaPp]\.?[Mm]\.?)?")
 # What does so only beside numbers, dates or booleans: beside words it may be a level.
 MISSING_BESIDE_NUMBERS = frozenset(
     ("-", "--", "---", "–", "—", ".", "..", "...", "…", "*", "n.a.", "n.d.", "k.A.", "na", "n/d", "(null)", "missing")
@@ -232,6 +233,9 @@ class _Column:
         if self.codes_like and all(_parsed(text) is not None for text in seen):
             code = next(text for text in seen if self._is_code(text))
             reading.notes["taken for codes, not numbers"] = f"{code} in row {self.row(code)}"
+        if all(TIME_OF_DAY.fullmatch(text) for text in seen):
+            how = f"{seen[0]} in row {self.row(seen[0])}; give hours since midnight as numbers if their order counts"
+            reading.notes["times of day are taken for words"] = how
         for mark in MISSING_BESIDE_NUMBERS.intersection(seen):
             reading.notes[f"{mark!r} is a value beside words"] = f"row {self.row(mark)}; say so if it means missing"
         return reading

@@ -105,7 +105,12 @@ def read_table(
             if name in table.problems:
                 raise ValueError(table.problems[name].rstrip("."))
             if table.cells is not None and name in table.dates:
-                series = table.cells.iloc[:, i].where(series.notna())
+                written = table.cells.iloc[:, i].where(series.notna())
+                row = int(written.notna().to_numpy().argmax())
+                raise ValueError(
+                    f"column {name!r} holds dates: {written.iloc[row]!r} in row {row + 1}; make numbers of them, such "
+                    "as days since 1970, or leave the column out (only impute reads them as days)"
+                )
             numbers[:, i] = _column_to_array(name, series)
             if not allow_all_missing and np.isnan(numbers[:, i]).all():
                 raise ValueError(f"column {name!r} has no observed value; leave it out")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pyro_gen._internals import site_mask
 from pyro_gen._random import exclusive
 from pyro_gen.data import as_tensor
+from pyro_gen.data.precision import to_precision
 from pyro_gen.program import Program
 from pyro_gen.traces import data_frame, is_local, sample_sites
 
@@ -33,12 +34,27 @@ def as_inputs(program: Program, x: Any, *context: Any) -> tuple[Any, ...]:
         ValueError: As by :func:`pyro_gen.data.as_tensor`.
     """
     like = next((p for p in program.parameters() if p.is_floating_point()), None)
-    parts = [as_tensor(x)]
+    dtype = torch.get_default_dtype() if like is None else like.dtype
+    own = x.dtype if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()) else None
+    # A tensor keeps its precision where no parameter says another one.
+    exact = as_tensor(x, dtype=torch.float64 if _is_wide(x) else dtype)
+    keeps = own is not None and like is None
+    parts = [exact if keeps else to_precision(exact, dtype, _names(x))]
     for part in context:
         array_like = not isinstance(part, Tensor) and hasattr(part, "__array__")
         parts.append(torch.as_tensor(np.array(part)) if array_like else part)
     floating = [isinstance(p, Tensor) and p.is_floating_point() for p in parts]
     return tuple(p.to(like.dtype) if f and like is not None else p for p, f in zip(parts, floating, strict=True))
+
+
+def _is_wide(x: Any) -> bool:
+    """Whether numbers may have more digits than single precision."""
+    dtype = getattr(x, "dtype", None)
+    return not ((isinstance(dtype, np.dtype | torch.dtype) and dtype.itemsize < 4) or str(dtype).endswith("float32"))
+
+
+def _names(x: Any) -> list[str] | None:
+    return [str(name) for name in x.columns] if hasattr(x, "columns") else None
 
 
 def as_arguments(program: Program | Callable[..., Any], *data: Any) -> tuple[Any, ...]:
@@ -53,7 +69,7 @@ def as_arguments(program: Program | Callable[..., Any], *data: Any) -> tuple[Any
     for part in data:
         if not isinstance(part, Tensor) and hasattr(part, "__array__") and not hasattr(part, "columns"):
             tensor = torch.as_tensor(np.array(part))
-            part = tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
+            part = to_precision(tensor, torch.get_default_dtype()) if tensor.is_floating_point() else tensor
         out.append(part)
     return tuple(out)
 

@@ -279,3 +279,17 @@ def test_observed_cells_of_a_completed_table_are_those_of_the_file(tmp_path: Pat
         if name.startswith(("plain", "shortest", "exponent,", "plus")) and "German" not in name:
             raw = pd.read_csv(path, sep=name[-2] if "\\t" not in name else "\t", dtype=str)
             assert (cells.to_numpy()[seen] == raw.to_numpy()[seen]).all(), name
+
+
+@pytest.mark.parametrize("times", [["12:30", "7:05", ""], ["12:30:15", "23:59:59"], ["9:15 am", "12:30 PM", "?"]])
+def test_times_of_day_are_words_and_said_to_be(times: list[str]) -> None:
+    reading = notation.read_columns(pd.DataFrame({"at": times}))["at"]
+    assert reading.kind == "text"
+    said = reading.notes["times of day are taken for words"]
+    assert said.startswith(f"{times[0]} in row 1; give hours since midnight")
+
+
+@pytest.mark.parametrize("words", [["12:30", "noon"], ["1:2", "2:1"], ["12:30", "12:30-13:00"]])
+def test_other_words_are_no_times(words: list[str]) -> None:
+    reading = notation.read_columns(pd.DataFrame({"at": words}))["at"]
+    assert reading.kind == "text" and not reading.notes

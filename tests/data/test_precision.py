@@ -1,134 +1,89 @@
-"""Large numbers that differ little: tables are read and standardised with all their digits.
+"""Large numbers that differ little: kept where the program is double precision, else said."""
 
-A column shifted by a constant that float64 holds exactly has the same likelihood, whatever the shift.
-"""
-
-import json
-from pathlib import Path
+import math
+import warnings
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from torch import Tensor
 
 import pyro_gen as pg
-from pyro_gen import cli
-from pyro_gen.data import Batches, Standardize, as_tensor, read_table
-from pyro_gen.saving import load_program, save_program
-from pyro_gen.targets import describe_transform, restore_transform
+from pyro_gen.data import Standardize
+from pyro_gen.density.inputs import as_arguments, as_inputs
+from pyro_gen.models.linear.gaussian import Gaussian
 
-OFFSETS = [1e7, 1e8, 1.7e9, -4e12]  # the third: seconds since 1970
-ROWS = 60
-
-
-def hours(offset: float) -> pd.DataFrame:
-    """Numbers in quarters, so that the offset moves no digit of them in float64."""
-    rng = np.random.default_rng(0)
-    a = (rng.normal(0, 3, ROWS) * 4).round() / 4
-    b = (a + rng.normal(0, 2, ROWS)).round(2)
-    return pd.DataFrame({"time": a + offset, "b": b})
+UNIT = np.random.default_rng(6).normal(size=(200, 2))
+SECONDS = 1.7e9 + 60 * UNIT[:, 0]  # Unix times within minutes
+FAR = 1e8 + UNIT
 
 
-def run_json(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, float]:
-    code = cli.main([*words, "--json"])
-    out, err = capsys.readouterr()
-    assert code == 0, err
-    found: dict[str, float] = json.loads(out)
-    return found
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        (FAR, "Column 0 and 1 more: numbers near 1e\\+08 that differ by [0-9.]+ or so lose that in float32"),
+        (torch.from_numpy(FAR), "Column 0 and 1 more"),
+        (FAR.tolist(), "Column 0 and 1 more"),
+        (pd.DataFrame({"when": SECONDS, "y": UNIT[:, 1]}), "Column 'when': numbers near 1.7e\\+09"),
+        (np.stack([UNIT[:, 0], SECONDS.round()], 1).astype(np.int64), "Column 1: numbers near 1.7e\\+09"),
+        (np.where(UNIT > 1, np.nan, FAR), "Column 0 and 1 more"),
+    ],
+)
+def test_lost_digits_are_said(x: Any, said: str) -> None:
+    with pytest.warns(UserWarning, match=said) as caught:
+        found = as_inputs(Gaussian(2), x)[0]
+    assert found.dtype == torch.float32 and len(caught) == 1
+    assert "Standardise them before" in str(caught[0].message)
 
 
-def likelihood(capsys: pytest.CaptureFixture[str], name: str, seed: int = 0) -> float:
-    """The log-likelihood of a file on the scale of its data, by a Gaussian trained on it."""
-    words = ["fit", "Gaussian", "--data", name, "--transform", "standardize", "--epochs", "5", "--out", "g.pt"]
-    run_json(capsys, *words, "--no-progress", "--seed", str(seed))
-    found = run_json(capsys, "evaluate", "g.pt", "--data", name, "--method", "exact", "--no-progress")
-    return found["mean_on_the_scale_of_the_data"] if "mean_on_the_scale_of_the_data" in found else found["mean"]
+@pytest.mark.parametrize(
+    "x",
+    [
+        1990 + 10 * UNIT,  # years
+        5e4 + 1e4 * UNIT,  # dollars
+        2e12 + 7e11 * UNIT,
+        FAR.astype(np.float32),  # what is lost already
+        np.full((3, 2), 1e9),  # nothing to lose
+        FAR[:1],
+        torch.from_numpy(UNIT),
+    ],
+)
+def test_what_single_precision_bears_is_taken_as_it_is(x: Any) -> None:
+    found = as_inputs(Gaussian(2), x)[0]
+    assert found.dtype == torch.float32
+    assert torch.equal(found, torch.as_tensor(x).float())
 
 
-def as_npy(table: pd.DataFrame, name: str) -> str:
-    np.save(f"{name}.npy", table.to_numpy())
-    return f"{name}.npy"
+def test_double_programs_keep_all_digits() -> None:
+    """The closed form; rounded first, it is off by nats."""
+    program = Gaussian(2).double()
+    with torch.no_grad():
+        program.loc.fill_(1e8)
+    exact = torch.from_numpy(-0.5 * ((FAR - 1e8) ** 2).sum(1) - math.log(2 * math.pi))
+    assert float((pg.log_likelihood(program, FAR).value - exact).abs().max()) < 1e-9
+    assert float((pg.log_likelihood(program, FAR.astype(np.float32)).value - exact).abs().max()) > 1
 
 
-def as_csv(table: pd.DataFrame, name: str) -> str:
-    table.to_csv(f"{name}.csv", index=False)
-    return f"{name}.csv"
+def test_fit_says_it_and_standardising_serves() -> None:
+    with pytest.warns(UserWarning, match="Column 0 and 1 more"):
+        pg.fit(Gaussian(2), FAR, epochs=1, progress=False)
+    program = Gaussian(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pg.fit(program, FAR, transform=Standardize.fit(torch.from_numpy(FAR)), epochs=1, progress=False)
 
 
-def as_parquet(table: pd.DataFrame, name: str) -> str:
-    table.to_parquet(f"{name}.parquet")
-    return f"{name}.parquet"
+def test_arrays_of_plain_functions() -> None:
+    def model(y: Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(1e8, 10.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
 
-
-@pytest.mark.parametrize("save", [as_csv, as_parquet, as_npy])
-def test_an_offset_does_not_change_a_likelihood(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], save: object
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert callable(save)
-    expected = likelihood(capsys, save(hours(0.0), "t"))
-    for offset in OFFSETS:
-        assert likelihood(capsys, save(hours(offset), "t")) == pytest.approx(expected, abs=1e-5), offset
-    # What is drawn lies where the data does, and between whole numbers too: float32 has steps of 128 at 1.7e9.
-    likelihood(capsys, save(hours(1.7e9), "t"))
-    run_json(capsys, "sample", "g.pt", "--n", "400", "--out", "s.csv")
-    drawn = pd.read_csv("s.csv").iloc[:, 0]
-    assert drawn.nunique() == 400 and abs(drawn.mean() - 1.7e9) < 2 and 2 < drawn.std() < 4
-
-
-def test_the_twin_by_single_precision_is_caught(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The same numbers after a detour through float32: nats are wrong at 1e7, and nothing varies at 1.7e9."""
-    monkeypatch.chdir(tmp_path)
-    expected = likelihood(capsys, as_csv(hours(0.0), "t"))
-    assert abs(likelihood(capsys, as_csv(hours(1e7).astype(np.float32).astype(float), "t")) - expected) > 1e-4
-    as_csv(hours(1.7e9).astype(np.float32).astype(float), "t")
-    assert cli.main(["fit", "Gaussian", "--data", "t.csv", "--transform", "standardize"]) == 2
-    assert "'time' does not vary" in capsys.readouterr().err
-
-
-def test_a_transform_of_fit_sees_all_digits() -> None:
-    """Also one that is applied to minibatches, of an array: validation data too."""
-    near, far = (hours(offset).to_numpy() for offset in (0.0, 1.7e9))
-
-    def losses(x: np.ndarray) -> list[float]:
-        transform = Standardize.fit(as_tensor(x, dtype=torch.float64))
-        found = pg.fit(
-            pg.models.Gaussian(2), x, transform=transform, validation=x[:20], epochs=3, batch_size=16, progress=False
-        )
-        return [row[name] for row in found.history for name in ("train_loss", "validation_loss")]
-
-    assert losses(far) == pytest.approx(losses(near), abs=1e-5)
-    # The batch itself is in the precision of the program, for a program of float64 too.
-    for program in (pg.models.Gaussian(2), pg.models.Gaussian(2).double()):
-        dtype = next(program.parameters()).dtype
-        (x,) = next(Batches(far, 60, seed=0, transform=lambda x: x - 1.7e9, dtype=dtype).epoch(0))
-        assert x.dtype == dtype
-
-
-def test_moments_come_back_from_a_file_with_all_digits(tmp_path: Path) -> None:
-    path = tmp_path / "t.csv"
-    hours(1.7e9).to_csv(path, index=False)
-    table = read_table(path)
-    assert table.values.dtype == torch.float64 and table.values[:, 0].sub(1.7e9).tolist() == hours(0.0)["time"].tolist()
-    transform = Standardize.fit(table.values)
-    again = restore_transform(json.loads(json.dumps(describe_transform(transform))))
-    assert isinstance(again, Standardize) and again.mean.tolist() == transform.mean.tolist()
-    assert torch.equal(again(table.values), transform(table.values))
-    program = pg.fit(pg.models.Gaussian(2), transform(table.values), epochs=1, progress=False).program
-    save_program(tmp_path / "g.pt", program, "Gaussian", transform=transform)
-    saved = load_program(tmp_path / "g.pt").transform
-    assert isinstance(saved, Standardize) and saved.mean.tolist() == transform.mean.tolist()
-
-
-@pytest.mark.parametrize("offset", OFFSETS)
-def test_an_imputer_does_not_see_an_offset(offset: float) -> None:
-    near, far = hours(0.0), hours(offset)
-    holes = np.random.default_rng(1).random((ROWS, 2)) < 0.2
-    filled = [
-        pg.Imputer("gaussian", random_state=0).fit_transform(table.mask(holes)) - [shift, 0]
-        for table, shift in ((near, 0.0), (far, offset))
-    ]
-    # The step of float64 at the largest offset is 5e-4.
-    np.testing.assert_allclose(filled[1], filled[0], atol=2e-3)
+    with pytest.warns(UserWarning, match="The data: numbers near 1e\\+08 that differ by 1 or so"):
+        as_arguments(model, FAR[:, 0])
+    (kept,) = as_arguments(model, torch.from_numpy(FAR[:, 0]))
+    assert kept.dtype == torch.float64

@@ -63,8 +63,10 @@ def typed(program: Program, data: Any, wide: bool) -> Any:
     if data is None or isinstance(data, Dataset):
         return data
     x, *context = data if isinstance(data, tuple) and data else (data,)
-    inputs = as_inputs(program, x, *context)
-    return (as_tensor(x, "data", torch.float64), *inputs[1:]) if wide else inputs
+    if not wide:
+        return as_inputs(program, x, *context)
+    x = as_tensor(x, "data", torch.float64)
+    return (x, *as_inputs(program, x[:1], *context)[1:])
 
 
 def first_rows(batches: Batches, count: int) -> list[Tensor]:
