@@ -4,14 +4,17 @@ All else reads no other object's underscored attributes (ruff's SLF001): where P
 here.
 """
 
+import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import _PYRO_PARAM_STORE, _PYRO_STACK
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 # Public functions give the same of most modules, but skip what is None or there twice.
 
@@ -31,7 +34,19 @@ def own_modules(module: nn.Module) -> dict[str, nn.Module | None]:
     return module._modules  # noqa: SLF001
 
 
-DROPOUT: type[nn.Module] = nn.modules.dropout._DropoutNd  # noqa: SLF001 -- the base class of all dropout layers
+def without_parts(module: M) -> M:
+    """A shallow copy of a module that has lost its parameters and the modules inside of it."""
+    fresh = copy.copy(module)
+    fresh._parameters, fresh._modules = {}, {}  # noqa: SLF001
+    return fresh
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often a tensor was changed in place."""
+    return tensor._version  # noqa: SLF001
+
+
+DROPOUT = nn.modules.dropout._DropoutNd  # noqa: SLF001 -- the base class of all dropout layers
 BATCH_NORM: type[nn.Module] = nn.modules.batchnorm._NormBase  # noqa: SLF001 -- ... of all that keep statistics of rows
 
 

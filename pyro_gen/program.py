@@ -190,6 +190,11 @@ class Program(PyroModule):
             if owner is cls or not issubclass(owner, Program):  # class V(MyVAE, Program): that of MyVAE
                 setattr(cls, name, _in_module_context(owner.__dict__[name]))
 
+    @property
+    def given_guide(self) -> Any:
+        """The guide where it was given from outside, an autoguide or a :class:`ModelGuide` say; else ``None``."""
+        return None
+
     def model(self, x: Tensor, *context: Any) -> Any:
         """The generative story :math:`p(x, z, w)`.
 
@@ -403,6 +408,10 @@ class FunctionProgram(Program):
         elif isinstance(other := getattr(guide, "__self__", None), nn.Module) and other is not owner:
             self._adopt("_guide_program", other)
         self._guide: Any = guide
+
+    @property
+    def given_guide(self) -> Any:
+        return self._guide
 
     @property
     def functions(self) -> list[Any]:

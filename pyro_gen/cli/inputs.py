@@ -144,7 +144,7 @@ def warn_of_scales(x: Tensor, columns: Sequence[str] | None) -> None:
 
 def check_context(program: Program, target: str) -> None:
     """Raises ValueError where a model takes more than data."""
-    model = getattr(program, "_model", program.model)  # that of Program.from_functions
+    model = getattr(program, "functions", [program.model])[0]  # of Program.from_functions, as it was written
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(model).parameters.values()
     if context := [p.name for p in parameters if p.kind in kinds and p.default is p.empty][1:]:

@@ -9,10 +9,12 @@ latent variables.
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyro_gen._internals import site_mask
 from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity
 from pyro_gen.density.sites import Constrained, is_data, is_factor
@@ -129,7 +131,7 @@ def _is_scored(site: Any) -> Tensor:
     scored = torch.ones_like(value, dtype=torch.bool)
     levels = [(site["mask"], fn.event_dim)]
     while hasattr(fn, "base_dist"):
-        levels.append((getattr(fn, "_mask", None), fn.event_dim))
+        levels.append((site_mask(fn) if isinstance(fn, dist.MaskedDistribution) else None, fn.event_dim))
         fn = fn.base_dist
     for mask, event_dim in levels:
         if mask is not None:

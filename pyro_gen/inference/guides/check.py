@@ -246,7 +246,7 @@ def check_guide(
         raise TypeError(f"check_guide checks the guide of a Program, and was given {type(program).__name__}.")
     x, *parts = as_inputs(program, x, *context)
     data = (x, *parts)
-    blind = isinstance(getattr(program, "_guide", None), Guide)
+    blind = isinstance(program.given_guide, Guide)
     if simulations and blind and refit is None:
         raise ValueError(
             "The guide does not read the data, so calibration trains it anew on each simulated data set: give "
@@ -304,7 +304,8 @@ def check_guide(
 
 def _name(program: Program) -> str:
     program = getattr(program, "unguided", program)
-    return getattr(getattr(program, "_model", None), "__name__", type(program).__name__)
+    functions = getattr(program, "functions", None)  # of Program.from_functions
+    return type(program).__name__ if functions is None else getattr(functions[0], "__name__", type(program).__name__)
 
 
 class _Refit:

@@ -31,6 +31,8 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn import functional as F
 
+from pyro_gen._internals import version_of
+
 __all__ = ["AmortisedFlow", "FlowDistribution", "Transport"]
 
 KINDS = ("affine", "spline", "coupling")
@@ -274,7 +276,7 @@ class FlowDistribution(TorchDistribution):
         return FlowDistribution(self.transport, h, torch.Size(batch_shape))
 
     def _versions(self) -> tuple[int, ...]:
-        return tuple(p._version for p in self.transport.parameters())
+        return tuple(version_of(p) for p in self.transport.parameters())
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
         loc = self.transport.loc

@@ -19,7 +19,6 @@ References:
     | https://arxiv.org/abs/1505.05770
 """
 
-import copy
 import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -33,6 +32,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_gen._internals import without_parts
 from pyro_gen.density.sites import Slot, bijection
 from pyro_gen.inference.guides.flows import FlowDistribution, Transport, check_options
 from pyro_gen.observation import no_completion
@@ -143,6 +143,7 @@ class Guide(ModelGuide):
 
     Attributes:
         dim: The number D of unconstrained latent variables, 0 before the guide has met its model.
+        layout: Where each latent site lies in the vector.
     """
 
     def __init__(self, init_scale: float = 0.1) -> None:
@@ -151,17 +152,17 @@ class Guide(ModelGuide):
             raise ValueError(f"init_scale={init_scale}: the first standard deviation is positive.")
         self.init_scale = init_scale
         self.dim = 0
-        self._layout: dict[str, Slot] = {}
+        self.layout: dict[str, Slot] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
         """The latent sites that the guide draws, in the order of the model."""
-        return tuple(self._layout)
+        return tuple(self.layout)
 
     def untrained(self) -> "Guide":
         """A guide of the same kind and options that has not met a model."""
-        fresh = copy.copy(self)
-        fresh._parameters, fresh._modules, fresh._layout, fresh.dim = {}, {}, {}, 0
+        fresh = without_parts(self)
+        fresh.layout, fresh.dim = {}, 0
         return fresh
 
     def forward(self, model: Callable[..., Any], x: Tensor, *context: Any) -> dict[str, Tensor]:
@@ -175,10 +176,10 @@ class Guide(ModelGuide):
         Returns:
             The values by site.
         """
-        if not self._layout:
+        if not self.layout:
             self.prepare(model, x, *context)
         vector = pyro.sample(AUXILIARY, self.distribution(), infer={"is_auxiliary": True})
-        place = _Place(self._layout, vector)
+        place = _Place(self.layout, vector)
         try:
             with place, no_completion():
                 model(x, *context)
@@ -208,7 +209,7 @@ class Guide(ModelGuide):
             )
         offset = 0
         for name, u in survey.start.items():
-            self._layout[name] = Slot(offset, u.numel(), u.shape, None)
+            self.layout[name] = Slot(offset, u.numel(), u.shape, None)
             offset += u.numel()
         self.dim = offset
         self.build(torch.cat([u.reshape(-1) for u in survey.start.values()]))
@@ -479,7 +480,7 @@ def guide_of(program: Program) -> Guide:
     Raises:
         ValueError: It has none, or one that has not met its model yet.
     """
-    guide = getattr(program, "_guide", None)
+    guide = program.given_guide
     if not isinstance(guide, Guide):
         raise ValueError(
             "The program has no guide of pyro_gen.inference.guides: give it one by with_guide(program, Flow())."
@@ -513,6 +514,10 @@ class _Guided(Program):
         self._own: frozenset[str] | None = None  # local sites that stay with the program's own guide
 
     @property
+    def given_guide(self) -> Guide:
+        return self._guide
+
+    @property
     def unguided(self) -> Program:
         """The program under the guide."""
         program = self._modules["_program"]
@@ -534,7 +539,7 @@ class _Guided(Program):
 
 
 def _own_local_sites(program: Program, x: Tensor, *context: Any) -> frozenset[str]:
-    if isinstance(getattr(program, "_guide", None), AutoGuide | ModelGuide):
+    if isinstance(program.given_guide, AutoGuide | ModelGuide):
         return frozenset()
     with torch.no_grad(), pyro.poutine.block():
         sites = sample_sites(pyro.poutine.trace(program.guide).get_trace(x, *context))

@@ -13,8 +13,9 @@ from typing import Any
 import pyro
 import torch
 from pyro.poutine.trace_struct import Trace
-from torch import Tensor, nn
+from torch import Tensor
 
+from pyro_gen._internals import DROPOUT
 from pyro_gen.inference.objectives.base import Objective, over_particles, positive, vmapped
 from pyro_gen.inference.objectives.pairs import (
     log_ratio_of,
@@ -112,7 +113,7 @@ class DReG(Objective):
 
     def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:
         for name, layer in program.named_modules():
-            if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0:
+            if isinstance(layer, DROPOUT) and layer.training and layer.p > 0:
                 raise ValueError(f"DReG runs the guide twice, and '{name}' drops other units each time: use IWAE.")
         frames: dict[str, int] = {}  # name -> dimension of the data in the site's value, counted from the right
 

@@ -165,7 +165,7 @@ def fit(
         # All rows, not this rank's: each epoch deals them anew, and all ranks start at the same parameters.
         everything = Batches(data, batch_size, **drawn)
         missing = any_missing(everything, held_out)
-        if isinstance(getattr(program, "_guide", None), AutoGuide) and batches.batch_size < batches.size:
+        if isinstance(program.given_guide, AutoGuide) and batches.batch_size < batches.size:
             refuse_local_latents(program, first)  # an autoguide has parameters for each datum, and does not read x
         program.initialise(
             *(r.to(device_of(program, data)) for r in first_rows(everything, ROWS_TO_INITIALISE)), seed=seed

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, fx, nn
 
+from pyro_gen._internals import own_buffers
 from pyro_gen._random import seeded
 from pyro_gen.density import first_line
 from pyro_gen.density.graphs import compile_graph, compiler_available, record
@@ -201,7 +202,7 @@ def _constant_buffers(module: nn.Module) -> Iterator[None]:
         for name in changed:
             tensor, value = before[name]
             owner, _, attribute = name.rpartition(".")
-            module.get_submodule(owner)._buffers[attribute] = tensor.copy_(value)
+            own_buffers(module.get_submodule(owner))[attribute] = tensor.copy_(value)
     if changed:
         raise NotTraceableError(f"each step changes the buffer '{changed[0].removeprefix('program.')}'")
 

@@ -32,8 +32,8 @@ def fitted(guide: Guide, epochs: int = 400) -> tuple[pg.Program, Density]:
 class Dropped(NeuTra):
     """The planted defect: no log|det dT/du|."""
 
-    def _one(self, z: Tensor, held: Any) -> tuple[Tensor, Tensor]:
-        return self.target._one(self._guide.transport(z)[0], held)
+    def terms_of_chain(self, z: Tensor, held: Any) -> tuple[Tensor, Tensor]:
+        return self.target.terms_of_chain(self._guide.transport(z)[0], held)
 
 
 def scores(warped: NeuTra, draws: int = 40) -> Tensor:
