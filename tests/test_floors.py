@@ -5,6 +5,7 @@ Imports inside functions count; imports under `if TYPE_CHECKING:` do not, they n
 """
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,12 @@ def violations(package: Path) -> list[str]:
 
 def test_no_floor_imports_from_above() -> None:
     assert violations(PACKAGE) == []
+
+
+def test_the_table_of_the_floors_is_the_list() -> None:
+    page = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## The floors")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert [set(re.findall(r"`(\w+)`", row)) for row in reversed(rows)] == FLOORS
 
 
 @pytest.mark.parametrize(

@@ -49,12 +49,13 @@ source = "nowhere"
 """
 
 
-def test_a_new_model_is_one_file_a_line_and_a_recipe(tmp_path: Path) -> None:
+def test_a_new_model_is_a_file_its_name_in_two_and_a_recipe(tmp_path: Path) -> None:
     package = tmp_path / "pyro_gen"
     shutil.copytree(ROOT / "pyro_gen", package, ignore=shutil.ignore_patterns("__pycache__"))
     (package / "models" / "linear" / "toy.py").write_text(MODEL, encoding="utf-8")
-    with (package / "models" / "linear" / "__init__.py").open("a", encoding="utf-8") as file:
-        file.write("from pyro_gen.models.linear.toy import Toy  # noqa\n")
+    for home, origin in (("models/linear", "linear.toy"), ("models", "linear")):
+        with (package / home / "__init__.py").open("a", encoding="utf-8") as file:
+            file.write(f"from pyro_gen.models.{origin} import Toy\n")
     (package / "recipes" / "toy.toml").write_text(RECIPE, encoding="utf-8")
 
     def run(*words: str) -> str:
@@ -75,6 +76,7 @@ def test_a_new_model_is_one_file_a_line_and_a_recipe(tmp_path: Path) -> None:
         "from pyro_gen.evaluation.conformance import check_program\n"
         "card = MODELS['Toy']\n"
         "check_program(*card.small['']()).raise_for_failures()\n"
+        "assert __import__('pyro_gen').models.Toy is card.cls\n"
         "print(card.family)",
     )
     assert checked == "linear\n"
