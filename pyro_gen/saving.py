@@ -24,7 +24,7 @@ from pyro_gen.targets import build, describe_transform, file_and_name, restore_t
 
 __all__ = ["SavedProgram", "is_saved_program", "load", "load_program", "save_program"]
 
-FREE = 2**28  # bytes that building a program may take besides what its weights say
+BUILDING_BYTES = 2**28  # bytes that building a program may take besides what its weights say
 
 
 class SavedProgram(NamedTuple):
@@ -110,7 +110,7 @@ def load_program(
     elif isinstance(target, Program):
         description = description | {"options": {}}
     try:
-        with WithinMemory(FREE + 16 * size):
+        with WithinMemory(BUILDING_BYTES + 16 * size):
             program = build(target or description["target"], shape, description["options"])
             program.event_shape = shape
             # Parameters that a first run creates (plain functions, autoguides) must exist before they can be filled.

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 __all__ = ["plausible_range"]
 
-FAR = 25.0  # times as far from the median as any other number
+DISTANCE_RATIO = 25.0  # times as far from the median as any other number
 CODES, SHARE = 2, 0.1  # different numbers, and the share of rows that they have, at most
 
 
@@ -42,7 +42,7 @@ def plausible_range(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     far = float(distance.max())
     for least in np.unique(distance)[::-1][:CODES]:
         others = distance[distance < least]
-        if len(values) - len(others) <= SHARE * len(values) and least > FAR * others.max():
+        if len(values) - len(others) <= SHARE * len(values) and least > DISTANCE_RATIO * others.max():
             far = float(others.max())
             break
-    return 4 * (middle - FAR * far), 4 * (middle + FAR * far)
+    return 4 * (middle - DISTANCE_RATIO * far), 4 * (middle + DISTANCE_RATIO * far)

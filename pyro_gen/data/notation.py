@@ -51,7 +51,7 @@ BODIES = {  # with groups of thousands; those of India, too
     ",": re.compile(rf"(?:\d+|[1-9]\d{{0,2}}([.'’{SPACES}])\d{{3}}(?:\1\d{{3}})*)(?:,\d*)?|,\d+"),
 }
 GROUPED_BY_POINTS = re.compile(r"[-+]?[1-9]\d{0,2}(?:\.\d{3})+")
-MOST_NUMBERS = 12  # different whole numbers of two digits beside words that may be levels all the same
+MAX_NUMERIC_LEVELS = 12  # different whole numbers of two digits beside words that may be levels all the same
 
 
 @dataclass
@@ -296,7 +296,7 @@ class _Column:
         if self.codes_like or 2 * len(numbers) <= len(seen):
             return None
         rows = np.bincount(self.codes, minlength=len(self.texts))[~self.hole]
-        short = all(re.fullmatch(r"\d{1,2}", seen[i]) for i in numbers) and len(numbers) <= MOST_NUMBERS
+        short = all(re.fullmatch(r"\d{1,2}", seen[i]) for i in numbers) and len(numbers) <= MAX_NUMERIC_LEVELS
         if short or 2 * rows[numbers].sum() <= rows.sum():
             return None
         word = seen[min(set(range(len(seen))) - set(numbers))]

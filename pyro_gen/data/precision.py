@@ -8,7 +8,9 @@ from torch import Tensor
 
 __all__ = ["to_precision"]
 
-COARSE = 0.05  # of a column's standard deviation: a greater distance between neighbouring numbers shows in a density
+MAX_SPACING = (
+    0.05  # of a column's standard deviation: a greater distance between neighbouring numbers shows in a density
+)
 
 
 def to_precision(x: Tensor, dtype: torch.dtype, columns: Sequence[str] | None = None) -> Tensor:
@@ -35,7 +37,7 @@ def to_precision(x: Tensor, dtype: torch.dtype, columns: Sequence[str] | None = 
     mean = rows.nan_to_num().sum(0) / count
     spread = ((rows - mean).nan_to_num().square().sum(0) / count).sqrt()
     step = rows.nan_to_num().abs().amax(0) * torch.finfo(dtype).eps
-    coarse = ((spread > 0) & (step > COARSE * spread)).nonzero()[:, 0].tolist()
+    coarse = ((spread > 0) & (step > MAX_SPACING * spread)).nonzero()[:, 0].tolist()
     if coarse:
         first = coarse[0]
         what = f"Column {first if columns is None else repr(columns[first])}" if rows.shape[1] > 1 else "The data"

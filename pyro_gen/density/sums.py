@@ -24,7 +24,7 @@ from pyro_gen.traces import sample_sites
 if TYPE_CHECKING:
     from pyro_gen.density.joint import ProgramDensity
 
-ASSIGNMENTS = 3
+ASSIGNMENTS = 3  # of the variables that are summed out, at which the sum is compared
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from pyro_gen.data import (
     Transform,
     bits_per_dim,
 )
-from pyro_gen.data.transforms import _hashed_uniform
+from pyro_gen.data.transforms.binarisation import hashed_uniform
 
 NAN = float("nan")
 STANDARDIZE = Standardize(torch.tensor([0.2, 0.5, -1.0, 3.0]), torch.tensor([0.5, 2.0, 1.0, 7.0]))
@@ -237,13 +237,13 @@ def test_hashed_uniforms_are_uniform_and_uncorrelated() -> None:
     images = torch.zeros(400, 64)
     images[torch.arange(400), torch.arange(400) % 64] = 1.0 + torch.arange(400) // 64
     for data in (images, torch.arange(400.0)[:, None].expand(400, 64), torch.rand(400, 64)):
-        u = _hashed_uniform(data, 0)
+        u = hashed_uniform(data, 0)
         assert u.dtype == torch.float64 and u.min() >= 0 and u.max() < 1
         assert uniformity(u) > 1e-4
     # Another seed is another draw.
-    assert stats.pearsonr(_hashed_uniform(images, 0).flatten(), _hashed_uniform(images, 1).flatten()).pvalue > 1e-4
+    assert stats.pearsonr(hashed_uniform(images, 0).flatten(), hashed_uniform(images, 1).flatten()).pvalue > 1e-4
     # The planted defect: the draw of the first datum for all.
-    assert uniformity(_hashed_uniform(images, 0)[:1].expand(400, 64)) < 1e-4
+    assert uniformity(hashed_uniform(images, 0)[:1].expand(400, 64)) < 1e-4
 
 
 def test_standardize_fits_observed_moments() -> None:

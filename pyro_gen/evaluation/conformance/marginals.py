@@ -40,13 +40,13 @@ __all__ = ["Comparison", "compare_marginals"]
 
 TRIES = 48  # entries that are looked at to find some of each site
 PER_SITE = 2  # entries of each site
-ROWS = 3
+ROWS = 3  # in which an entry is taken away
 DRAWS = 4096  # of missing entries that are not summed over
 POINTS = (201, 801, 3201)  # of quadrature, until two agree
 WIDTH = 14  # standard deviations of the entry given what comes before it, to both sides; over the real line,
-FAR = 20.0  # the same number of sinh(20)
+SINH_LIMIT = 20.0  # the same number of sinh(20)
 COUNTS = 2048  # summed over, from 0
-FEWEST = 100  # effective draws from which a standard error can be had
+MIN_EFFECTIVE_DRAWS = 100  # effective draws from which a standard error can be had
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def _quadrature(
     before: Tensor | None = None
     start = values if transform is None else transform.inv(values)
     centre, spread = start.mean(0), start.std(0)
-    end = FAR if transform is None else WIDTH
+    end = SINH_LIMIT if transform is None else WIDTH
     for points in numbers:
         t = torch.linspace(-end, end, points, dtype=values.dtype).unsqueeze(1)
         if transform is None:
@@ -285,4 +285,4 @@ def _given(program: Program, data: tuple[Any, ...], latents: Mapping[str, Tensor
     if count == 1:
         return log_w[0], torch.zeros_like(log_w[0])
     found, error = log_mean_exp(log_w)
-    return found, torch.where(effective_sample_size(log_w) < FEWEST, math.inf, error)
+    return found, torch.where(effective_sample_size(log_w) < MIN_EFFECTIVE_DRAWS, math.inf, error)
