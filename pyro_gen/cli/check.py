@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_gen import zoo
 from pyro_gen.cli.console import print_json
 from pyro_gen.cli.inputs import built, check_context, read_data
-from pyro_gen.cli.options import TARGET, DataRoot, Decimal, Json, Part, Seed, program_options
+from pyro_gen.cli.options import TARGET, DataRoot, Decimal, DropEmpty, Json, Part, Seed, program_options
 from pyro_gen.program import Program
 from pyro_gen.registry import MODELS
 from pyro_gen.targets import build
@@ -23,7 +23,7 @@ def command(
     ] = None,
     transform: Annotated[list[str] | None, typer.Option(help="As for fit.")] = None,
     options: Annotated[list[str] | None, typer.Option("--set", help="As for fit.")] = None,
-    drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without any value.")] = False,
+    drop_empty: DropEmpty = False,
     decimal: Decimal = None,
     data_root: DataRoot = None,
     seed: Seed = 0,

@@ -8,7 +8,7 @@ import typer
 
 from pyro_gen.cli.console import print_json
 from pyro_gen.cli.inputs import aligned, read_data
-from pyro_gen.cli.options import DataRoot, Decimal, Json, Method, Moved, Part, Progress, Saved, Seed, Trust
+from pyro_gen.cli.options import DataRoot, Decimal, DropEmpty, Json, Method, Moved, Part, Progress, Saved, Seed, Trust
 from pyro_gen.inference.progress import progress_bar
 from pyro_gen.saving import load_program
 from pyro_gen.targets import transform_with_ladj
@@ -22,7 +22,7 @@ def command(
     num_particles: Annotated[int | None, typer.Option(min=1, help="Draws of the guide, for elbo and iwae.")] = None,
     chains: Annotated[int | None, typer.Option(min=1, help="Chains per datum (16), or islands of smc (4).")] = None,
     temperatures: Annotated[int | None, typer.Option(min=1, help="Temperatures, for ais and bdmc.")] = None,
-    drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without any value.")] = False,
+    drop_empty: DropEmpty = False,
     decimal: Decimal = None,
     target: Moved = None,
     trust: Trust = False,

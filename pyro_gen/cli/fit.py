@@ -13,6 +13,7 @@ from pyro_gen.cli.options import (
     DataRoot,
     Decimal,
     Device,
+    DropEmpty,
     Json,
     ObjectiveName,
     Overwrite,
@@ -67,7 +68,7 @@ def command(
     device: Annotated[
         Device | None, typer.Option(help="By default the CPU; for an entry of the zoo a GPU if there is one.")
     ] = None,
-    drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without any value.")] = False,
+    drop_empty: DropEmpty = False,
     decimal: Decimal = None,
     data_root: DataRoot = None,
     seed: Seed = 0,

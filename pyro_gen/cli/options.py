@@ -26,6 +26,7 @@ DataRoot = Annotated[
 Decimal = Annotated[
     str | None, typer.Option(help="The decimal mark in a text file, . or a comma; by default its numbers say it.")
 ]
+DropEmpty = Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without any value.")]
 Saved = Annotated[Path, typer.Argument(metavar="WEIGHTS", help="A file written by pyro-gen fit.")]
 Moved = Annotated[str | None, typer.Option("--target", help="Where the program's class is, my_file.py:MyProgram.")]
 Overwrite = Annotated[
@@ -34,7 +35,6 @@ Overwrite = Annotated[
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run the Python file that the program came from, if it is what it was.")
 ]
-
 
 TARGET = (
     "A model of the zoo (VAE), an entry of it (vae-digits), or a file of yours: my_file.py:MyProgram, a class or an "

@@ -16,6 +16,7 @@ together that miss as many entries.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pyro.distributions as dist
@@ -215,17 +216,9 @@ def mean_and_deviation(x: Tensor, loc: Tensor, covariance: Tensor, noise: Tensor
         :math:`(N, D)`.
     """
     precision = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
-    missing = torch.isnan(x)
     pull = (x - loc).nan_to_num() @ precision
-    counts = missing.sum(1)
-    places = missing.to(torch.uint8).argsort(dim=1, descending=True, stable=True)  # missing columns first
     mean, deviation = x.clone(), torch.zeros_like(x)
-    for count in counts.unique().tolist():
-        if count == 0:
-            continue
-        rows = (counts == count).nonzero()
-        at = places[rows[:, 0], :count]
-        factor = torch.linalg.cholesky(precision[at.unsqueeze(2), at.unsqueeze(1)])
+    for rows, at, factor in _missing_blocks(x, precision):
         mean[rows, at] = loc[at] - torch.cholesky_solve(pull[rows, at].unsqueeze(2), factor).squeeze(2)
         deviation[rows, at] = torch.linalg.solve_triangular(
             factor.mT, noise[rows, at].unsqueeze(2), upper=True
@@ -252,21 +245,29 @@ def condition_rest(x: Tensor, loc: Tensor, covariance: Tensor) -> tuple[Tensor, 
     pull = (x - loc[:size]).nan_to_num() @ precision[:size]
     between, inner = precision[:size, size:], precision[size:, size:].expand(len(x), -1, -1).clone()
     out = pull[:, size:].clone()
-    missing = torch.isnan(x)
-    counts = missing.sum(1)
-    places = missing.to(torch.uint8).argsort(dim=1, descending=True, stable=True)  # missing columns first
-    for count in counts.unique().tolist():
-        if count == 0:
-            continue
-        rows = (counts == count).nonzero()
-        at = places[rows[:, 0], :count]
-        factor = torch.linalg.cholesky(precision[at.unsqueeze(2), at.unsqueeze(1)])
+    for rows, at, factor in _missing_blocks(x, precision):
         right = torch.cat([between[at], pull[rows, at].unsqueeze(2)], 2)
         right = torch.linalg.solve_triangular(factor, right, upper=False)
         lost = right[..., :-1].mT @ right
         inner[rows[:, 0]] -= lost[..., :-1]
         out[rows[:, 0]] -= lost[..., -1]
     return loc[size:] - torch.linalg.solve(inner, out), inner
+
+
+def _missing_blocks(x: Tensor, precision: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For each number M > 0 of missing entries, the rows that miss as many.
+
+    Yields:
+        The rows with shape (R, 1), the places of their missing entries (R, M), and the Cholesky factors of the
+        precisions of these (R, M, M).
+    """
+    missing = torch.isnan(x)
+    counts = missing.sum(1)
+    places = missing.to(torch.uint8).argsort(dim=1, descending=True, stable=True)  # missing columns first
+    for count in counts[counts > 0].unique().tolist():
+        rows = (counts == count).nonzero()
+        at = places[rows[:, 0], :count]
+        yield rows, at, torch.linalg.cholesky(precision[at.unsqueeze(2), at.unsqueeze(1)])
 
 
 def _chunks(x: Tensor) -> tuple[Tensor, ...]:
