@@ -44,7 +44,7 @@ MIXED = ("anes96", "fair")
 SEEDS = (1234, 0, 1, 2, 3)
 DRAWS = 200
 INSIDE = (0.93, 0.97)
-OURS = ("ours: auto", "ours: gaussian", "ours: student", "ours: copula", "ours: mixture")
+OURS = ("ours: auto", "ours: gaussian", "ours: student_t", "ours: copula", "ours: mixture")
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {  # of rivals, where they are not the same for all tables
     ("ExtraTrees", "breast"): {"depth": 8},
     ("Gaussian EM", "digits"): {"ridge": 1e-2, "iterations": 30},
@@ -224,7 +224,7 @@ def selection(x: np.ndarray, seed: int, sign: str) -> tuple[np.ndarray, np.ndarr
     encoded = schema.encode(x)
     scaling = Scaling.fit(schema, encoded)
     working, missing = scaling.forward(encoded), torch.isnan(encoded)
-    program = TableSelection(scaling.columns, sign=sign).learn(working, seed=seed)
+    program = TableSelection(scaling.columns, sign=sign).fit_posterior(working, seed=seed)
     draws = scaling.inverse(program.complete(working, DRAWS, seeds=torch.arange(len(x))))
     return scaling.inverse(program.cell_mean(working))[missing].numpy(), draws[:, missing].numpy()
 

@@ -1,7 +1,7 @@
 """What every test gets: a fixed seed, one thread, pictures without a screen."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -48,3 +48,20 @@ def mnist_root() -> Path:
     if not (root / "MNIST" / "raw").is_dir():
         pytest.skip(f"no MNIST in {root}; name the folder that holds MNIST/raw in PYRO_GEN_DATA")
     return root
+
+
+@pytest.fixture(scope="session")
+def logistic_selection() -> Callable[[float, float, float, float], tuple[torch.Tensor, ...]]:
+    """Of a normal selected by a logistic function: the probability, mean and variance of what is selected, and its
+    distribution function on a grid of 120,001 points from -30 to 30.
+    """
+    grid = torch.linspace(-30.0, 30.0, 120_001).double()
+
+    def moments(loc: float, scale: float, intercept: float, slope: float) -> tuple[torch.Tensor, ...]:
+        density = torch.distributions.Normal(loc, scale).log_prob(grid).exp() * torch.sigmoid(intercept + slope * grid)
+        total = torch.trapezoid(density, grid)
+        mean = torch.trapezoid(density * grid, grid) / total
+        variance = torch.trapezoid(density * (grid - mean).square(), grid) / total
+        return total, mean, variance, torch.cumulative_trapezoid(density, grid) / total
+
+    return moments

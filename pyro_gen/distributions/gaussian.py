@@ -26,10 +26,12 @@ from torch import Tensor
 __all__ = [
     "complete",
     "condition",
+    "condition_factor",
     "condition_rest",
     "conditional",
     "draw_given",
     "draw_missing",
+    "factor_posterior",
     "is_gaussian",
     "marginal",
     "mean_and_deviation",
@@ -284,3 +286,61 @@ def seen_factor(rows: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tenso
     seen_covariance = covariance * mask
     square = seen_covariance * mask.mT + torch.diag_embed((~seen).to(covariance.dtype))
     return seen, torch.linalg.cholesky(square), seen_covariance
+
+
+def condition_factor(x: Tensor, loc: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
+    """Moments of the missing entries of rows given the seen ones.
+
+    Arguments:
+        x: Rows with shape :math:`(N, D)`, NaN where an entry is missing.
+        loc: The mean of rows, with shape :math:`(*, D)`.
+        precision: The inverse covariance, with shape :math:`(*, D, D)`.
+
+    Returns:
+        Rows completed by the means, with shape :math:`(*, N, D)`, and factors of the covariances of missing entries,
+        with shape :math:`(*, N, D, D)`, 0 in rows and columns of seen entries.
+
+    Example:
+        >>> precision = torch.linalg.inv(torch.tensor([[1.0, 0.8], [0.8, 1.0]]))
+        >>> mean, factor = condition_factor(torch.tensor([[2.0, torch.nan]]), torch.zeros(2), precision)
+        >>> [round(m, 3) for m in mean[0].tolist()], round((factor @ factor.mT)[0, 1, 1].item(), 3)
+        ([2.0, 1.6], 0.36)
+    """
+    loc, precision = loc.unsqueeze(-2), precision.unsqueeze(-3)
+    seen = ~torch.isnan(x)
+    missing = (~seen).to(loc)  # (N, D)
+    block = precision * missing.unsqueeze(-1) * missing.unsqueeze(-2)
+    lower = torch.linalg.cholesky(block + torch.diag_embed(1 - missing))  # (*, N, D, D)
+    residual = torch.where(seen, x - loc, 0.0).unsqueeze(-1)
+    shift = (precision @ residual) * missing.unsqueeze(-1)
+    mean = loc - torch.cholesky_solve(shift, lower).squeeze(-1)
+    factor = torch.linalg.solve_triangular(lower.mT, torch.diag_embed(missing).expand_as(lower), upper=True)
+    return torch.where(seen, x, mean), factor
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Factor models
+
+
+def factor_posterior(x: Tensor, loadings: Tensor, loc: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors of each row given what is seen of it.
+
+    Arguments:
+        x: Rows with shape :math:`(N, D)`.
+        loadings: With shape :math:`(C, D, K)`.
+        loc: With shape :math:`(C, D)`.
+        noise: Variances, with shape :math:`(C, D)`.
+
+    Returns:
+        Means, with shape :math:`(C, N, K)`, and Cholesky factors of precisions, with shape :math:`(C, N, K, K)`.
+    """
+    seen, filled = (~torch.isnan(x)).to(x), x.nan_to_num()
+    scaled, rank = loadings / noise.unsqueeze(-1), loadings.shape[-1]  # (C, D, K)
+    # Products with what is seen, so that nothing has the shape (C, N, D).
+    outer = (loadings.unsqueeze(-1) * scaled.unsqueeze(-2)).flatten(2)  # (C, D, K K)
+    precision = (seen @ outer).unflatten(-1, (rank, rank))
+    precision.diagonal(dim1=-2, dim2=-1).add_(1)
+    factor = torch.linalg.cholesky(precision)
+    projected = (filled @ scaled - seen @ (loc.unsqueeze(-1) * scaled)).unsqueeze(-1)
+    forward = torch.linalg.solve_triangular(factor, projected, upper=False)
+    return torch.linalg.solve_triangular(factor.mT, forward, upper=True).squeeze(-1), factor

@@ -163,7 +163,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             self.weights_: dict[str, float] = found.weights
             kept = list(self.weights_)
             self.programs_ = {
-                name: found.programs.get(name) or learner.learn(name, x, len(kept) - i) for i, name in enumerate(kept)
+                name: found.programs.get(name) or learner.fit(name, x, len(kept) - i) for i, name in enumerate(kept)
             }
         if stack is None:
             holed = x.masked_fill(hide(x, HIDDEN_SHARE, self.seed_, torch.ones_like(scored)), torch.nan)

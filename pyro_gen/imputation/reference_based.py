@@ -53,7 +53,7 @@ from pyro_gen.data.schema import Schema
 from pyro_gen.distributions.gaussian import draw_given
 from pyro_gen.imputation.completed import Completed
 from pyro_gen.models.tabular.gaussian import TableGaussian
-from pyro_gen.models.tabular.normal import kept_normal
+from pyro_gen.models.tabular.parts.normal_posterior import normal_of_draw
 
 __all__ = ["STRATEGIES", "adjusted", "impute_by_reference"]
 
@@ -139,7 +139,7 @@ def impute_by_reference(
         own = x[group == code]
         if empty := [name for name, column in zip(visits, own.T, strict=True) if bool(column.isnan().all())]:
             raise ValueError(f"arm {level!r} has no observed value at visit {_listed(empty)}: leave the visit out.")
-        programs[level] = TableGaussian(scaling.columns).learn(own, seed=state)
+        programs[level] = TableGaussian(scaling.columns).fit_posterior(own, seed=state)
     missing = encoded.isnan()
     cells = []
     with seeded(fork(state)), torch.no_grad():
@@ -190,7 +190,7 @@ def adjusted(strategy: str, own: Moments, reference: Moments, seen: int) -> Mome
 
 def _moments(program: TableGaussian, s: int, scaling: Scaling) -> Moments:
     """The s-th draw of mean and covariance, in the unit of the visits: standardised ones have no common increments."""
-    loc, covariance = kept_normal(program.kept, s)
+    loc, covariance = normal_of_draw(program.posterior_draws, s)
     scale = loc.new_tensor(scaling.scale)
     return loc * scale + loc.new_tensor(scaling.loc), covariance * scale * scale.unsqueeze(-1)
 

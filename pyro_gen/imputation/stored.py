@@ -21,8 +21,10 @@ from pyro_gen.data.column import Column
 from pyro_gen.data.scaling import Scaling
 from pyro_gen.data.schema import Schema
 from pyro_gen.imputation.imputer import Imputer
-from pyro_gen.models.tabular import METHODS, marginals, mixture_columns
-from pyro_gen.models.tabular.features import Features
+from pyro_gen.models.tabular import METHODS
+from pyro_gen.models.tabular.parts.copula_marginals import CopulaLayout
+from pyro_gen.models.tabular.parts.latent_table import Features
+from pyro_gen.models.tabular.parts.mixture_columns import MixtureLayout
 from pyro_gen.program import Program
 
 __all__ = ["read_imputer", "write_imputer"]
@@ -31,8 +33,8 @@ RECORDS: dict[str, Any] = {  # made by their arguments
     "Column": Column,
     "Schema": Schema,
     "Scaling": Scaling,
-    "marginals.Layout": marginals.Layout,
-    "mixture_columns.Layout": mixture_columns.Layout,
+    "CopulaLayout": CopulaLayout,
+    "MixtureLayout": MixtureLayout,
 }
 MODULES: dict[str, type[nn.Module]] = {  # made by their attributes
     **METHODS,

@@ -93,7 +93,7 @@ def test_advice_is_in_words_of_the_shell(python: str, shell: str) -> None:
         ),
         (("fit", "VAE", "--data", "iris", "--set", "latent=two"), "VAE(latent): a width is a positive integer"),
         (("fit", "vae-digits", "--data", "iris"), "an entry of the zoo"),
-        (("fit", "TableStudent", "--data", "t.csv"), "type pyro-gen impute t.csv --method student"),
+        (("fit", "TableStudent", "--data", "t.csv"), "type pyro-gen impute t.csv --method student_t"),
         (("fit", "tabular", "--data", "t.csv"), "there is no model 'tabular': choose one of "),
         (("evaluate", "nothing.pt", "--data", "iris"), "nothing.pt: no such file"),
         (("evaluate", "junk.pt", "--data", "iris"), "junk.pt: not a program saved by pyro-gen fit"),

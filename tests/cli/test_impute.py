@@ -40,7 +40,7 @@ class Resampling(BaseEstimator):  # type: ignore[misc]
         self.schema_, self.limit_ = self.schema, self.time_limit
         self.encoded_ = self.schema.encode(table)
         one = isinstance(self.method, str) and self.method != "auto"
-        self.weights_ = {self.method: 1.0} if one else {"gaussian": 0.75, "factors": 0.25}
+        self.weights_ = {self.method: 1.0} if one else {"gaussian": 0.75, "factor_analysis": 0.25}
         self.programs_ = dict.fromkeys(self.weights_)
         return self
 
@@ -57,7 +57,7 @@ class Resampling(BaseEstimator):  # type: ignore[misc]
             seen = self.encoded_[:, d][~self.encoded_[:, d].isnan()].numpy()
             holes = values[:, :, d].isnan()
             values[:, :, d][holes] = torch.from_numpy(rng.choice(seen, int(holes.sum())))
-        info = {"method": self.method, "weights": self.weights_, "scores": {"gaussian": -1.5, "factors": -2.0}}
+        info = {"method": self.method, "weights": self.weights_, "scores": {"gaussian": -1.5, "factor_analysis": -2.0}}
         return Completed(values, self.schema, table, {**info, "seconds": 1.5, "warnings": ["beware"], "seed": 0})
 
 
@@ -122,7 +122,9 @@ def test_all_draws_stand_below_each_other(here: Path, capsys: pytest.CaptureFixt
     assert (found["rows"], found["columns"], found["draws"]) == (60, 3, 5)
     assert found["missing"] == int(table.drop(columns="id").isna().to_numpy().sum())
     assert found["ignored"] == ["id"] and found["dropped"] == [] and found["report"] is None
-    assert found["weights"] == {"gaussian": 0.75, "factors": 0.25} and found["scores"]["factors"] == -2.0
+    assert (
+        found["weights"] == {"gaussian": 0.75, "factor_analysis": 0.25} and found["scores"]["factor_analysis"] == -2.0
+    )
     assert found["warnings"] == ["beware"]
     long = pd.read_parquet(out) if suffix == ".parquet" else pd.read_csv(out)
     assert list(long.columns) == [".imp", ".id", "height", "visits", "smokes", "id"]
@@ -142,10 +144,10 @@ def test_what_is_asked_for_reaches_the_imputer(here: Path, capsys: pytest.Captur
     Path("kinds.json").write_text(
         json.dumps({"visits": "real", "height": {"kind": "bounded", "lower": 100, "upper": 250}})
     )
-    words = ["--method", "gaussian, factors", "--seed", "7", "--time-limit", "60", "--draws", "3"]
+    words = ["--method", "gaussian, factor_analysis", "--seed", "7", "--time-limit", "60", "--draws", "3"]
     found = run_json(capsys, *BASE, *words, "--schema", "kinds.json", "--type", "visits=count")
     made = MADE[0]
-    assert (made.method, made.draws, made.random_state) == (["gaussian", "factors"], 3, 7)
+    assert (made.method, made.draws, made.random_state) == (["gaussian", "factor_analysis"], 3, 7)
     assert (made.time_limit, made.progress) == (60.0, False)
     assert made.schema.columns[0] == Column("height", "bounded", lower=100, upper=250)
     assert made.schema.columns[1].kind == "count"  # the option goes before the file
@@ -175,7 +177,11 @@ def test_words_for_people(here: Path, capsys: pytest.CaptureFixture[str]) -> Non
     missing = int(people().drop(columns="id").isna().to_numpy().sum())
     assert f"{missing} of 180 cells" in out and "4 times" in out
     lines = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
-    assert lines["gaussian"] == ["gaussian", "0.75", "-1.500"] and lines["factors"] == ["factors", "0.25", "-2.000"]
+    assert lines["gaussian"] == ["gaussian", "0.75", "-1.500"] and lines["factor_analysis"] == [
+        "factor_analysis",
+        "0.25",
+        "-2.000",
+    ]
     assert f"Saved: {here / 'i.csv'}" in out and f"Report: {here / 'r.html'}" in out
     assert err == "warning: beware\n"
 
@@ -186,7 +192,7 @@ def test_the_report_says_how_calibrated_the_draws_are(here: Path, capsys: pytest
     assert "Imputation of people.csv" in page and "95% intervals held" in page
     assert set(found["coverage95"]) == {"height", "visits"}
     # Those that were kept learnt again in the time left, without the hidden cells.
-    assert [made.method for made in MADE] == ["auto", ["gaussian", "factors"]]
+    assert [made.method for made in MADE] == ["auto", ["gaussian", "factor_analysis"]]
     assert all(int(made.encoded_.isnan().sum()) > int(MADE[0].encoded_.isnan().sum()) for made in MADE[1:])
     assert [made.limit_ for made in MADE] == [60.0, 40.0]
 

@@ -70,7 +70,7 @@ def densities(imputer: Imputer, frame: pd.DataFrame, name: str, grid: np.ndarray
 
 def totals() -> dict[str, float]:
     frame = units()[list(NUMBERS)]
-    imputer = Imputer(method=["gaussian", "factors"], schema=SCHEMA, random_state=0).fit(frame)
+    imputer = Imputer(method=["gaussian", "factor_analysis"], schema=SCHEMA, random_state=0).fit(frame)
     return {n: float(np.trapezoid(densities(imputer, frame, n, grid), grid)) for n, grid in NUMBERS.items()}
 
 
@@ -86,7 +86,7 @@ def test_densities_without_the_slope_of_the_scale_do_not(monkeypatch):
 
 def test_densities_of_draws_that_are_pulled_together_integrate_to_one_too():
     frame = units()[list(NUMBERS)]
-    imputer = Imputer(method=["gaussian", "factors"], schema=SCHEMA, random_state=0).fit(frame)
+    imputer = Imputer(method=["gaussian", "factor_analysis"], schema=SCHEMA, random_state=0).fit(frame)
     assert 0.9 < imputer.spread_ <= 1 and imputer.info_["spread"] == imputer.spread_
     imputer.spread_ = 0.75
     for name, grid in NUMBERS.items():
@@ -153,8 +153,8 @@ def test_new_rows_need_no_refit_and_a_row_alone_gives_what_it_gives_in_a_batch(f
 def test_a_draw_is_the_same_alone_and_with_others(fitted: Imputer, monkeypatch: pytest.MonkeyPatch):
     """Whichever are asked for, in whatever order; programs that always make their first draw are found out."""
     frame = table()
-    imputer = Imputer(method=("gaussian", "factors"), random_state=0).fit(frame)
-    imputer.weights_ = {"gaussian": 0.6, "factors": 0.4}
+    imputer = Imputer(method=("gaussian", "factor_analysis"), random_state=0).fit(frame)
+    imputer.weights_ = {"gaussian": 0.6, "factor_analysis": 0.4}
     if len(imputer.programs_) == 1:
         imputer.programs_ = {name: imputer.programs_.get(name) or fitted.programs_[name] for name in imputer.weights_}
     together = imputer.impute(frame, draws=7)
@@ -235,8 +235,8 @@ def test_in_pipelines_and_column_transformers():
 
 
 def test_auto_stacks_and_says_what_it_chose():
-    imputer = Imputer(method=("gaussian", "factors"), random_state=0).fit(table(40))
-    assert set(imputer.scores_) == {"gaussian", "factors"}
+    imputer = Imputer(method=("gaussian", "factor_analysis"), random_state=0).fit(table(40))
+    assert set(imputer.scores_) == {"gaussian", "factor_analysis"}
     assert sum(imputer.weights_.values()) == pytest.approx(1)
     assert imputer.info_["weights"] == imputer.weights_
     completed = imputer.impute(table(40), draws=10)
@@ -303,8 +303,8 @@ def test_numbers_stay_numbers_for_a_program_of_real_columns():
 
 
 def test_options_reach_the_program():
-    imputer = Imputer(method="factors", options={"rank": 1}, random_state=0).fit(table())
-    assert imputer.programs_["factors"].rank == 1
+    imputer = Imputer(method="factor_analysis", options={"rank": 1}, random_state=0).fit(table())
+    assert imputer.programs_["factor_analysis"].rank == 1
     assert clone(imputer).options == {"rank": 1}
 
 
@@ -359,14 +359,14 @@ def test_a_fit_that_is_cut_short_says_so():
 
 def test_few_hidden_entries_of_many_need_no_second_fit(monkeypatch: pytest.MonkeyPatch):
     fits = []
-    learn = Learner.learn
-    monkeypatch.setattr(Learner, "learn", lambda self, name, *rest: fits.append(name) or learn(self, name, *rest))
+    learn = Learner.fit
+    monkeypatch.setattr(Learner, "fit", lambda self, name, *rest: fits.append(name) or learn(self, name, *rest))
     frame = table(400)
-    Imputer(method=("gaussian", "factors"), random_state=0, time_limit=1.0).fit(frame)
+    Imputer(method=("gaussian", "factor_analysis"), random_state=0, time_limit=1.0).fit(frame)
     assert fits.count("gaussian") == 3 + 1  # scored thrice, as the table is small
     fits.clear()
     monkeypatch.setattr("pyro_gen.imputation.stacking.learning.ENTRIES_AT_A_TIME", 30)
-    scored = Imputer(method=("gaussian", "factors"), random_state=0, time_limit=1.0).fit(frame)
+    scored = Imputer(method=("gaussian", "factor_analysis"), random_state=0, time_limit=1.0).fit(frame)
     assert fits.count("gaussian") == 3
     assert not scored.transform(frame).isna().any().any()
 
@@ -374,17 +374,19 @@ def test_few_hidden_entries_of_many_need_no_second_fit(monkeypatch: pytest.Monke
 def test_programs_learn_again_where_few_entries_are_many_of_their_column(monkeypatch: pytest.MonkeyPatch):
     """Entries are hidden in columns that have holes alone: few of a wide table, and a seventh of the column."""
     learnt = []
-    learn = Learner.learn
-    monkeypatch.setattr(Learner, "learn", lambda self, name, x, *rest: learnt.append(x) or learn(self, name, x, *rest))
+    learn = Learner.fit
+    monkeypatch.setattr(Learner, "fit", lambda self, name, x, *rest: learnt.append(x) or learn(self, name, x, *rest))
     frame = table(100).fillna(0.0).assign(**{f"d{i}": np.arange(100.0) ** (1 + i / 9) for i in range(9)})
     frame.loc[::2, "a"] = np.nan
-    Imputer(method=("gaussian", "factors"), random_state=0, time_limit=1.0).fit(frame)
+    Imputer(method=("gaussian", "factor_analysis"), random_state=0, time_limit=1.0).fit(frame)
     assert int(learnt[0].isnan().sum()) > 50  # scored without some of the 50 that are seen
     assert int(learnt[-1].isnan().sum()) == int(learnt[-2].isnan().sum()) == 50
 
 
 def test_a_table_too_small_to_hide_an_entry_of_has_no_scores():
-    imputer = Imputer(method=("gaussian", "factors"), random_state=0).fit([[1.0, 2.5], [np.nan, 3.7], [2.0, np.nan]])
+    imputer = Imputer(method=("gaussian", "factor_analysis"), random_state=0).fit(
+        [[1.0, 2.5], [np.nan, 3.7], [2.0, np.nan]]
+    )
     assert imputer.scores_ == {} and set(imputer.weights_.values()) == {0.5}
 
 

@@ -30,7 +30,7 @@ def drawn(imputer: Imputer, frame: pd.DataFrame) -> dict[str, np.ndarray]:
     return {name: np.stack([t[name][frame[name].isna()] for t in tables]) for name in frame}
 
 
-@pytest.mark.parametrize("method", ["student", "copula", "mixture"])
+@pytest.mark.parametrize("method", ["student_t", "copula", "mixture"])
 def test_numbers_that_are_never_negative_are_never_imputed_so(method: str) -> None:
     frame = season()
     imputer = Imputer(method=method, random_state=0).fit(frame)
@@ -126,7 +126,7 @@ def errors(method: str, entry: float, **options: Any) -> tuple[float, float, Imp
     return of[0], of[1], imputer
 
 
-@pytest.mark.parametrize("method", ["student", "copula", "gaussian"])
+@pytest.mark.parametrize("method", ["student_t", "copula", "gaussian"])
 def test_a_gross_entry_ruins_nothing_and_is_named(method: str) -> None:
     clean = errors(method, 0.1)
     assert clean[2].info_["warnings"] == []

@@ -48,7 +48,7 @@ class Learner:
         self.columns, self.options, self.seed = columns, options, seed
         self.report, self.deadline, self.notes = report, deadline, notes
 
-    def learn(self, name: str, x: Tensor, left: int) -> TableProgram:
+    def fit(self, name: str, x: Tensor, left: int) -> TableProgram:
         """Makes a program and learns it.
 
         Arguments:
@@ -69,7 +69,7 @@ class Learner:
                     self.notes += [note] * (note not in self.notes)
                 tick(share, words)
 
-            return program.learn(x, seed=self.seed, progress=progress, deadline=deadline)
+            return program.fit_posterior(x, seed=self.seed, progress=progress, deadline=deadline)
 
 
 class Weighed(NamedTuple):
@@ -115,7 +115,7 @@ def weigh(learner: Learner, names: Sequence[str], x: Tensor, columns: Tensor) ->
         rows = hidden.any(1)
         for i, name in enumerate(names):
             left = (tables - table) * len(names) - i + len(names) * (not lasting)
-            program = learner.learn(name, shown, left)
+            program = learner.fit(name, shown, left)
             if lasting:
                 learnt[name] = program
             scored[name].append(program.cell_log_prob(shown[rows], values[rows])[hidden[rows]])

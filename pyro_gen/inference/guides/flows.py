@@ -32,6 +32,7 @@ from torch.distributions import constraints
 from torch.nn import functional as F
 
 from pyro_gen._internals import version_of
+from pyro_gen.distributions.monotone_spline import RationalQuadratic
 
 __all__ = ["AmortisedFlow", "FlowDistribution", "Transport"]
 
@@ -75,20 +76,10 @@ def spline(x: Tensor, parameters: Tensor, inverse: bool = False) -> tuple[Tensor
     k = (point.unsqueeze(-1) >= inner[..., int(inverse), :]).sum(-1)[..., None, None]
     x0, y0, d0 = table.gather(-1, k.expand(*k.shape[:-2], 3, 1)).squeeze(-1).unbind(-1)
     x1, y1, d1 = table.gather(-1, k.expand(*k.shape[:-2], 3, 1) + 1).squeeze(-1).unbind(-1)
-    width, height = x1 - x0, y1 - y0
-    slope = height / width
-    curve = d0 + d1 - 2 * slope
-    if inverse:
-        rise = point - y0
-        a, b, c = height * (slope - d0) + rise * curve, height * d0 - rise * curve, -slope * rise
-        theta = 2 * c / (-b - (b.square() - 4 * a * c).clamp(min=0).sqrt())
-        image = x0 + theta * width
-    else:
-        theta = (point - x0) / width
-        image = y0 + height * theta * (slope * theta + d0 * (1 - theta)) / (slope + curve * theta * (1 - theta))
-    mixed = theta * (1 - theta)
-    numerator = d1 * theta.square() + 2 * slope * mixed + d0 * (1 - theta).square()
-    log_slope = numerator.log() + 2 * (slope / (slope + curve * mixed)).log()
+    piece = RationalQuadratic(x0, x1 - x0, y0, y1 - y0, d0, d1)
+    theta = piece.solve(point - y0) if inverse else (point - x0) / piece.width
+    image = x0 + theta * piece.width if inverse else piece.value(theta)
+    log_slope = piece.log_slope(theta)
     log_slope = torch.where(inside, -log_slope if inverse else log_slope, 0.0)
     return torch.where(inside, image, x), log_slope
 

@@ -2,13 +2,13 @@
 
 from pyro_gen.models.tabular.copula import TableCopula
 from pyro_gen.models.tabular.deep import DeepLatentTable
-from pyro_gen.models.tabular.factors import TableFactors
+from pyro_gen.models.tabular.factor_analysis import TableFactors
 from pyro_gen.models.tabular.gaussian import TableGaussian
 from pyro_gen.models.tabular.mixture import TableMixture
-from pyro_gen.models.tabular.mnar import NotMIWAE
+from pyro_gen.models.tabular.not_miwae import NotMIWAE
+from pyro_gen.models.tabular.parts.table_program import TableProgram
 from pyro_gen.models.tabular.selection import TableSelection
-from pyro_gen.models.tabular.student import TableStudent
-from pyro_gen.models.tabular.table import TableProgram
+from pyro_gen.models.tabular.student_t import TableStudent
 
 __all__ = [
     "METHODS",
@@ -25,8 +25,8 @@ __all__ = [
 
 METHODS: dict[str, type[TableProgram]] = {
     "gaussian": TableGaussian,
-    "student": TableStudent,
-    "factors": TableFactors,
+    "student_t": TableStudent,
+    "factor_analysis": TableFactors,
     "copula": TableCopula,
     "mixture": TableMixture,
     "deep": DeepLatentTable,

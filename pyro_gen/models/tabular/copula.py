@@ -7,7 +7,7 @@ r"""The copula for mixed columns: a latent row, normal but for heavy tails, behi
 with one latent variable for a column whose values have an order, and one less than there are levels for a nominal one:
 
 * real: :math:`x = T^{-1}(z)`, with a smooth increasing curve :math:`T` learnt from the observed entries, which jumps
-  where many of them are equal (:mod:`pyro_gen.models.tabular.atoms`);
+  where many of them are equal;
 * binary, ordinal: :math:`x \le k` where :math:`z \le T(k + 1/2)`, thresholds at the distribution function of the
   observed entries (cumulative probit);
 * count: :math:`x \le k` where :math:`z \le T(\log(k + 1/2))`, so that tails are log-normal;
@@ -21,12 +21,41 @@ binary and nominal columns nothing depends on the scale of the latent variable; 
 it move is the parameter expansion that makes the sampler mix.
 
 **The density** of a row given its weight has a factor for its real columns, and the probability of a rectangle for the
-latent variables of its levels: an integral over uniform numbers :math:`u_n`, see
-:mod:`pyro_gen.models.tabular.copula_rows`. So :math:`w_n` and :math:`u_n` are this program's local latent variables.
+latent variables of its levels. With the Cholesky factor :math:`C` of :math:`\Sigma_{oo} / w` and :math:`z = \mu + C e`
+each interval of :math:`z_j` given those before it is one :math:`[a_j, b_j]` of :math:`e_j`, and
 
-**Learning** is Gibbs sampling, after the curves; **a new row** takes some sweeps over its own levels and weight, and
-given these all is Gaussian. Curves stand in :mod:`pyro_gen.models.tabular.curves`, latent variables behind levels in
-:mod:`pyro_gen.models.tabular.levels`, the sampler in :mod:`pyro_gen.models.tabular.copula_gibbs`.
+.. math::
+    p(x_o \mid w) = p(z_{\text{real}} \mid w) \prod_{d \text{ real}} T_d'(x_d)
+    \int_{[0, 1]^q} \prod_j \big(\Phi(b_j) - \Phi(a_j)\big) \, du , \qquad e_j = \Phi^{-1}_{[a_j, b_j]}(u_j) ,
+
+the quantile of the normal truncated to it (Geweke, Hajivassiliou & Keane). So :math:`w_n` and uniform :math:`u_n` are
+this program's local latent variables.
+
+**The posterior** is sampled by Gibbs steps, after the curves. One sweep, with :math:`P = \Sigma^{-1}` and :math:`o_n`
+of the latent variables of row n having seen entries, at the squared distance :math:`\delta_n = (z_{n,o} - \mu_o)^\top
+\Sigma_{oo}^{-1} (z_{n,o} - \mu_o)`:
+
+1. :math:`\nu` and :math:`w_n \sim \operatorname{Gamma}\big(\tfrac{\nu + o_n}{2}, \tfrac{\nu + \delta_n}{2}\big)` as in
+   :class:`TableStudent`;
+2. what is behind missing entries, :math:`z_{n,m} \sim \mathcal{N}\big(\mu_m + \Sigma_{mo} \Sigma_{oo}^{-1}
+   (z_{n,o} - \mu_o), \; (\Sigma_{mm} - \Sigma_{mo} \Sigma_{oo}^{-1} \Sigma_{om}) / w_n\big)` ;
+3. what is behind seen levels one by one, from a normal truncated to what the level allows,
+
+   .. math::
+       z_j \mid z_{-j} \sim \mathcal{N}\big(\mu_j - \textstyle\sum_{i \ne j} P_{ji} (z_i - \mu_i) / P_{jj}, \;
+       1 / (w P_{jj})\big) ;
+
+4. :math:`\log \kappa` by random-walk Metropolis, then, given complete latent rows of Q variables,
+
+   .. math::
+       s_j &\sim \operatorname{Gamma}\big(1 + \tfrac{Q + 1 + \kappa}{2}, \; 1 + \tfrac{\kappa}{2} P_{jj}\big) ; \\
+       P &\sim \mathcal{W}\big(Q + 1 + \kappa + N, \;
+       (\kappa \operatorname{diag}(s) + \textstyle\sum_n w_n (z_n - \mu)(z_n - \mu)^\top)^{-1}\big) ; \\
+       \mu &\sim \mathcal{N}\big(V P \textstyle\sum_n w_n z_n, \; V\big), \quad
+       V = \big(\textstyle\sum_n w_n P + I / 9\big)^{-1} .
+
+**A new row** given the parameters: the levels one after another by the quantiles above, six sweeps of step 3 with the
+weight drawn anew after every second, then step 2, and :math:`x = g(z)`.
 
 References:
     | Extending the rank likelihood for semiparametric copula estimation (Hoff, 2007)
@@ -35,6 +64,8 @@ References:
     | https://doi.org/10.1111/j.1751-5823.2005.tb00254.x
     | A Bayesian analysis of the multinomial probit model using marginal data augmentation (Imai & van Dyk, 2005)
     | https://doi.org/10.1016/j.jeconom.2004.02.002
+    | Simulation estimation of multivariate normal rectangle probabilities (Hajivassiliou et al., 1996)
+    | https://doi.org/10.1016/0304-4076(94)01716-6
 """
 
 from collections.abc import Iterator, Sequence
@@ -48,27 +79,35 @@ from torch import Tensor
 from pyro_gen._random import seeded, uniforms
 from pyro_gen.data.column import Column
 from pyro_gen.distributions.gaussian import condition, draw_missing
-from pyro_gen.models.tabular import copula_gibbs
-from pyro_gen.models.tabular.atoms import AtomCurves
-from pyro_gen.models.tabular.copula_rows import CopulaRows
-from pyro_gen.models.tabular.gibbs import Schedule, gibbs, small
-from pyro_gen.models.tabular.heavy import HeavyNormal, degrees, may_be_heavy, sample_log_df, weight_given
-from pyro_gen.models.tabular.levels import log_nominal
-from pyro_gen.models.tabular.marginals import Marginals, Rows
-from pyro_gen.models.tabular.normal import kept_normal, moments, sample_normal
-from pyro_gen.models.tabular.table import KeptProgram, LearningProgress, table_model
-from pyro_gen.models.tabular.warp import Warp
+from pyro_gen.distributions.monotone_spline import MonotoneSpline
+from pyro_gen.distributions.rectangle import log_argmax_given
+from pyro_gen.inference.mcmc.blocked_gibbs import FitProgress, Schedule, blocked_gibbs, is_small
+from pyro_gen.models.tabular.parts import copula_sampler as copula_gibbs
+from pyro_gen.models.tabular.parts.copula_marginals import CopulaEvidence, Marginals
+from pyro_gen.models.tabular.parts.copula_sampler import CopulaRows
+from pyro_gen.models.tabular.parts.marginal_transforms import SplineWithAtom
+from pyro_gen.models.tabular.parts.normal_posterior import (
+    StudentTParameters,
+    degrees,
+    may_have_heavy_tails,
+    moments,
+    normal_of_draw,
+    sample_log_df,
+    sample_normal_parameters,
+    weight_conditional,
+)
+from pyro_gen.models.tabular.parts.table_program import PosteriorDrawsProgram, table_model
 from pyro_gen.observation import observe
 
 __all__ = ["TableCopula"]
 
-SCHEDULE = Schedule(burn_in=80, kept=32, thin=4)
-MOST_ROWS = 4000  # of a longer table as many are drawn to learn from
-GOLDEN = 0.6180339887498949  # multiples of it, without whole parts, fill [0, 1] evenly
+SCHEDULE = Schedule(burn_in=80, draws=32, thin=4)
+ROWS_TO_FIT = 4000  # of a longer table as many are drawn to learn from
+GOLDEN_RATIO = 0.6180339887498949  # multiples of it, without whole parts, fill [0, 1] evenly
 
 
 @table_model("Gaussian and t copula of mixed columns", paper="Hoff (2007)")
-class TableCopula(KeptProgram):
+class TableCopula(PosteriorDrawsProgram):
     r"""Creates a copula for the rows of a table, with a posterior over its parameters.
 
     Arguments:
@@ -86,7 +125,8 @@ class TableCopula(KeptProgram):
         >>> _ = torch.manual_seed(0)
         >>> z = torch.randn(300, 1, dtype=torch.float64) + 0.3 * torch.randn(300, 2, dtype=torch.float64)
         >>> x = torch.stack([z[:, 0].exp(), (z[:, 1] > 0).double()], 1)
-        >>> program = TableCopula([Column("income", "real"), Column("owner", "binary", levels=("no", "yes"))]).learn(x)
+        >>> columns = [Column("income", "real"), Column("owner", "binary", levels=("no", "yes"))]
+        >>> program = TableCopula(columns).fit_posterior(x)
         >>> rows = torch.tensor([[0.2, torch.nan], [5.0, torch.nan]], dtype=torch.float64)
         >>> program.cell_mean(rows)[:, 1].tolist()
         [0.0, 1.0]
@@ -105,24 +145,26 @@ class TableCopula(KeptProgram):
         self.layout = marginals.layout
         self.register_buffer("_top", marginals.top)
         self._keep_curves(marginals)
-        self.keep(HeavyNormal.sites([HeavyNormal.centre(torch.ones(1, self.layout.size, dtype=torch.float64))]))
+        self.store_draws(
+            StudentTParameters.sites([StudentTParameters.centre(torch.ones(1, self.layout.size, dtype=torch.float64))])
+        )
 
     @property
     def marginals(self) -> Marginals:
         """The curves, as learnt."""
-        real, mixed, whole = (Warp(*self.get_buffer(f"_{kind}_knots")) for kind in ("real", "mixed", "whole"))
-        atoms = AtomCurves(mixed, self.get_buffer("_atoms"))
+        real, mixed, whole = (MonotoneSpline(*self.get_buffer(f"_{kind}_knots")) for kind in ("real", "mixed", "whole"))
+        atoms = SplineWithAtom(mixed, self.get_buffer("_atoms"))
         return Marginals(self.layout, real, atoms, whole, self.get_buffer("_top"))
 
     def _keep_curves(self, marginals: Marginals) -> None:
         self.register_buffer("_atoms", marginals.mixed.edges)
-        curves = {"real": marginals.real, "mixed": marginals.mixed.warp, "whole": marginals.whole}
+        curves = {"real": marginals.real, "mixed": marginals.mixed.spline, "whole": marginals.whole}
         for kind, curve in curves.items():
             self.register_buffer(f"_{kind}_knots", torch.stack(curve))  # (2, D, K)
 
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The joint density of rows with shape :math:`(N, D)` and parameters; returns the rows completed."""
-        loc, factor = sample_normal(x, self.layout.size)  # mu, (Q,), and Sigma^-1 = F F', (Q, Q)
+        loc, factor = sample_normal_parameters(x, self.layout.size)  # mu, (Q,), and Sigma^-1 = F F', (Q, Q)
         half = degrees(sample_log_df(x)).unsqueeze(-1).expand(len(x)) / 2
         with self.plate(x):
             w = pyro.sample("weight", dist.Gamma(half, half))  # (N,)
@@ -131,12 +173,12 @@ class TableCopula(KeptProgram):
 
     def guide(self, x: Tensor, *context: Any) -> None:
         """Deals out one of the kept draws of the posterior; draws weights given real columns, and levels uniformly."""
-        parameters = self.deal(x)
+        parameters = self.sample_posterior_draw(x)
         loc, covariance = moments(parameters)
-        rows = self.prepared(x)
+        rows = self.prepare_rows(x)
         squares, count = copula_gibbs.real_distance(rows, loc, covariance, lambda *own: condition(*own)[0])
         with self.plate(x):
-            pyro.sample("weight", dist.Gamma(*weight_given(degrees(parameters["log_df"]), squares, count)))
+            pyro.sample("weight", dist.Gamma(*weight_conditional(degrees(parameters["log_df"]), squares, count)))
             self._quantiles(x)
 
     def _quantiles(self, x: Tensor) -> Tensor:
@@ -144,66 +186,66 @@ class TableCopula(KeptProgram):
         zeros = x.new_zeros(len(x), self.layout.levels)
         return pyro.sample("u", dist.Uniform(zeros, zeros + 1).to_event(1)) if self.layout.levels else zeros
 
-    def learn(
-        self, x: Tensor, *, seed: int = 0, progress: LearningProgress | None = None, deadline: float | None = None
+    def fit_posterior(
+        self, x: Tensor, *, seed: int = 0, progress: FitProgress | None = None, deadline: float | None = None
     ) -> Self:
-        """Learns the curves, then the posterior by Gibbs sampling, see :meth:`TableProgram.learn`."""
+        """Learns the curves, then the posterior by Gibbs sampling, see :meth:`TableProgram.fit_posterior`."""
         with seeded(seed), torch.no_grad():
-            if len(x) > MOST_ROWS:
-                x = x[torch.randperm(len(x))[:MOST_ROWS].to(x.device)]
+            if len(x) > ROWS_TO_FIT:
+                x = x[torch.randperm(len(x))[:ROWS_TO_FIT].to(x.device)]
             self._keep_curves(self.marginals.fit(x))
-            rows = self.prepared(x)
-            chains = 4 if small(x) else 2
+            rows = self.prepare_rows(x)
+            chains = 4 if is_small(x) else 2
             z = copula_gibbs.start(rows, chains)  # (C, N, Q)
 
-            def sweep(state: HeavyNormal) -> HeavyNormal:
+            def sweep(state: StudentTParameters) -> StudentTParameters:
                 nonlocal z  # not kept: it is as long as the table
                 z, state = copula_gibbs.sweep(rows, z, state)
                 return state
 
-            heavy = may_be_heavy(x[:, self.layout.real])
-            first = HeavyNormal.centre(torch.ones(chains, self.layout.size).to(x), heavy)
-            kept = gibbs(sweep, first, SCHEDULE, progress, deadline)
-        self.keep(HeavyNormal.sites(kept))
+            heavy = may_have_heavy_tails(x[:, self.layout.real])
+            first = StudentTParameters.centre(torch.ones(chains, self.layout.size).to(x), heavy)
+            kept = blocked_gibbs(sweep, first, SCHEDULE, progress, deadline)
+        self.store_draws(StudentTParameters.sites(kept))
         return self
 
     # Entries given a draw of the parameters
 
     @property
-    def randomness(self) -> int:
+    def uniforms_per_row(self) -> int:
         return sum(copula_gibbs.numbers(self.layout.levels)) + self.layout.size
 
     def numbers_per_row(self) -> int:
         return self.layout.size**2
 
-    def prepared(self, x: Tensor) -> Rows:
+    def prepare_rows(self, x: Tensor) -> CopulaEvidence:
         return self.marginals.rows(x)
 
-    def _latent(self, rows: Rows, s: int, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _latent(self, rows: CopulaEvidence, s: int, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A draw of the latent variables behind what was seen (N, Q), NaN elsewhere; mean, covariance and weights."""
-        loc, covariance = kept_normal(self.kept, s)
-        z, w = copula_gibbs.draw_latent(rows, loc, covariance, degrees(self.kept("log_df")[s]), u)
+        loc, covariance = normal_of_draw(self.posterior_draws, s)
+        z, w = copula_gibbs.draw_latent(rows, loc, covariance, degrees(self.posterior_draws("log_df")[s]), u)
         return z, loc, covariance, w
 
-    def drawn(self, rows: Rows, s: int, u: Tensor) -> Tensor:
+    def complete_rows(self, rows: CopulaEvidence, s: int, u: Tensor) -> Tensor:
         z, loc, covariance, w = self._latent(rows, s, u[:, : -self.layout.size])
         noise = torch.special.ndtri(u[:, -self.layout.size :]) * w.rsqrt().unsqueeze(-1)
         return self.marginals.values(draw_missing(z, loc, covariance, noise))
 
-    def given(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+    def conditionals(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
         """For kept draws: means and scales (N, Q) of latent variables, log-probabilities (N, L) of nominal levels."""
-        rows, split = self.prepared(x), len(self.layout.real)
+        rows, split = self.prepare_rows(x), len(self.layout.real)
         blocks = [slice(split + block.start, split + block.stop) for block in self.layout.blocks]
         row = torch.zeros(1, dtype=torch.int64, device=x.device)
-        for s in range(self.num_kept):
-            u = uniforms(row, self.randomness - self.layout.size, stream=s)  # the same for all rows
-            u[:, -1] = (s + 1) * GOLDEN % 1
+        for s in range(self.num_posterior_draws):
+            u = uniforms(row, self.uniforms_per_row - self.layout.size, stream=s)  # the same for all rows
+            u[:, -1] = (s + 1) * GOLDEN_RATIO % 1
             z, loc, covariance, w = self._latent(rows, s, u.expand(len(x), -1))
             mean, variance = condition(z, loc, covariance)
             scale = (variance / w.unsqueeze(-1)).clamp(min=1e-12).sqrt()
-            yield mean, scale, [log_nominal(z, mean, covariance, w, block, stream=s) for block in blocks]
+            yield mean, scale, [log_argmax_given(z, mean, covariance, w, block, stream=s) for block in blocks]
 
-    def scored(self, rows: Rows, mean: Tensor, scale: Tensor, levels: list[Tensor]) -> Tensor:
+    def score_conditional(self, rows: CopulaEvidence, mean: Tensor, scale: Tensor, levels: list[Tensor]) -> Tensor:
         out = mean.new_empty(len(mean), len(self.columns))
         out[:, self.layout.real + self.layout.mixed + self.layout.whole] = self.marginals.log_prob(rows, mean, scale)
         codes = rows.levels.codes.nan_to_num().long()
@@ -211,6 +253,6 @@ class TableCopula(KeptProgram):
             out[:, d] = levels[m].gather(1, codes[:, m : m + 1]).squeeze(1)
         return out
 
-    def expected(self, mean: Tensor, scale: Tensor, levels: list[Tensor]) -> list[Tensor]:
+    def expect_conditional(self, mean: Tensor, scale: Tensor, levels: list[Tensor]) -> list[Tensor]:
         found = [*self.marginals.expected(mean, scale), *(v.exp() for v in levels)]
         return [found[self.layout.order.index(d)] for d in range(len(found))]

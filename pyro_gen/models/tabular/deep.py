@@ -12,10 +12,15 @@ Each column has a likelihood of its kind, with its share of :math:`h`:
 * binary: Bernoulli, :math:`h` its logit; ordinal: cumulative logit with ordered cut-points;
 * nominal: categorical, an entry of :math:`h` for each level.
 
-The decoder, and the guide that adds up the evidence of what was seen, are those of
-:mod:`pyro_gen.models.tabular.latent`; learning is :mod:`pyro_gen.models.tabular.latent_training`, an
-importance-weighted bound for each member of an ensemble that stands for the posterior of the parameters; imputation is
-:mod:`pyro_gen.models.tabular.ensemble`.
+The guide adds up what seen features :math:`\phi_f` say of :math:`z`, :math:`q(z \mid x_o) = \mathcal{N}(P^{-1} v,
+P^{-1})` with :math:`P = I + \sum_{f \in o} e^{\tau_f} a_f a_f^\top` and :math:`v = \sum_{f \in o} e^{\tau_f} \phi_f
+a_f`, and a network moves it. An ensemble stands for the posterior of the parameters: member e maximises
+
+.. math::
+    \sum_n \omega_{ne} \log \frac{1}{K} \sum_k \frac{p(x_{n,o} \mid z_{nke}) \, p(z_{nke})}{q(z_{nke} \mid x_{n,o})}
+    + \log p(\theta_e), \qquad \omega_{ne} \sim \operatorname{Exp}(1) .
+
+Missing entries are drawn from :math:`p(x_m \mid z, \theta_e)`, with :math:`z` by importance sampling from the guide.
 
 References:
     | MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets (Mattei & Frellsen, 2019)
@@ -33,16 +38,13 @@ import torch
 from torch import Tensor
 
 from pyro_gen.data.column import Column
-from pyro_gen.models.tabular.features import Features
-from pyro_gen.models.tabular.latent import LatentTable
-from pyro_gen.models.tabular.latent_training import STEPS
-from pyro_gen.models.tabular.mixed_columns import MixedColumns, cut_points, level_logits, marginal_cuts
-from pyro_gen.models.tabular.table import last_counts, table_model
+from pyro_gen.distributions.mixed_columns import MixedColumns, cut_points, level_logits, marginal_cuts
+from pyro_gen.models.tabular.parts.ensemble_training import STEPS
+from pyro_gen.models.tabular.parts.latent_table import SCALE_FLOOR, Features, LatentTable
+from pyro_gen.models.tabular.parts.table_program import last_counts, table_model
 from pyro_gen.observation import observe
 
-__all__ = ["LEAST_SCALE", "DeepLatentTable"]
-
-LEAST_SCALE = 0.05  # of a real column's noise, on the working scale
+__all__ = ["DeepLatentTable"]
 
 
 @table_model("ensemble of deep latent-variable models", paper="Mattei & Frellsen (2019)")
@@ -125,7 +127,7 @@ class DeepLatentTable(LatentTable):
         loc, log_mean, code, level = h.split(features.parts, -1)
         binary, ordinal = code.split([features.sizes["binary"], features.sizes["ordinal"]], -1)
         log_scale = w["log_scale"] if "log_scale" in w else h.new_zeros(0)
-        scale = LEAST_SCALE + (log_scale + noise if self.decoder_sizes else log_scale).clamp(max=5.0).exp()
+        scale = SCALE_FLOOR + (log_scale + noise if self.decoder_sizes else log_scale).clamp(max=5.0).exp()
         at = features.nominal_at  # (M, L)
         return MixedColumns(
             loc,

@@ -25,8 +25,8 @@ then the parameters given the completed rows, with :math:`P = \Sigma^{-1}` and :
     P &\sim \mathcal{W}\big(\nu + N, \;
     (\kappa \operatorname{diag}(s) + \textstyle\sum_n (x_n - \mu)(x_n - \mu)^\top)^{-1}\big) ;
 
-and :math:`\log \kappa` by steps of random-walk Metropolis. Prior and these draws stand in
-:mod:`pyro_gen.models.tabular.normal`.
+and :math:`\log \kappa` by steps of random-walk Metropolis. Entries count as rounded to 0.001, so that columns that
+determine each other have a density.
 
 References:
     | The Calculation of Posterior Distributions by Data Augmentation (Tanner & Wong, 1987)
@@ -44,18 +44,24 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
 from pyro_gen.distributions.gaussian import condition, draw_missing
-from pyro_gen.models.tabular.gibbs import Schedule, gibbs
-from pyro_gen.models.tabular.normal import WEAK, Normal, draw_normal, kept_normal, sample_normal
-from pyro_gen.models.tabular.table import KeptProgram, LearningProgress, table_model
+from pyro_gen.inference.mcmc.blocked_gibbs import FitProgress, Schedule, blocked_gibbs
+from pyro_gen.models.tabular.parts.normal_posterior import (
+    COLUMNS_PER_PRIOR_ROW,
+    NormalParameters,
+    draw_normal_parameters,
+    normal_of_draw,
+    sample_normal_parameters,
+)
+from pyro_gen.models.tabular.parts.table_program import PosteriorDrawsProgram, table_model
 from pyro_gen.observation import observe
 
 __all__ = ["TableGaussian"]
 
-CHAINS, SCHEDULE = 2, Schedule(burn_in=50, kept=25, thin=3)
+CHAINS, SCHEDULE = 2, Schedule(burn_in=50, draws=25, thin=3)
 
 
 @table_model("multivariate normal, parameters with a posterior", paper="Schafer (1997)")
-class TableGaussian(KeptProgram):
+class TableGaussian(PosteriorDrawsProgram):
     r"""Creates a multivariate normal for the rows of a table, with a posterior over its parameters.
 
     Arguments:
@@ -72,7 +78,7 @@ class TableGaussian(KeptProgram):
         >>> _ = torch.manual_seed(0)
         >>> x = torch.randn(200, 1, dtype=torch.float64) + 0.3 * torch.randn(200, 2, dtype=torch.float64)
         >>> x[::3, 1] = torch.nan
-        >>> program = TableGaussian([Column("a", "real"), Column("b", "real")]).learn(x)
+        >>> program = TableGaussian([Column("a", "real"), Column("b", "real")]).fit_posterior(x)
         >>> mean = program.cell_mean(torch.tensor([[1.0, torch.nan]], dtype=torch.float64))
         >>> bool((mean[0, 1] - 0.9).abs() < 0.15)
         True
@@ -82,7 +88,7 @@ class TableGaussian(KeptProgram):
 
     def __init__(self, columns: Sequence[Column]) -> None:
         super().__init__(columns)
-        self.keep(Normal.centre(torch.ones(1, len(self.columns), dtype=torch.float64)).sites())
+        self.store_draws(NormalParameters.centre(torch.ones(1, len(self.columns), dtype=torch.float64)).sites())
 
     @classmethod
     def automatic(cls, columns: int, observed: int) -> bool:
@@ -90,54 +96,54 @@ class TableGaussian(KeptProgram):
 
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The joint density of rows with shape :math:`(N, D)` and parameters; returns the rows completed."""
-        loc, factor = sample_normal(x, x.shape[-1])  # mu, (D,), and P = F F', (D, D)
+        loc, factor = sample_normal_parameters(x, x.shape[-1])  # mu, (D,), and P = F F', (D, D)
         with self.plate(x):
             return observe("x", dist.MultivariateNormal(loc, precision_matrix=factor @ factor.mT), x)
 
-    def learn(
-        self, x: Tensor, *, seed: int = 0, progress: LearningProgress | None = None, deadline: float | None = None
+    def fit_posterior(
+        self, x: Tensor, *, seed: int = 0, progress: FitProgress | None = None, deadline: float | None = None
     ) -> Self:
-        """Learns the posterior by data augmentation, see :meth:`TableProgram.learn`."""
+        """Learns the posterior by data augmentation, see :meth:`TableProgram.fit_posterior`."""
 
-        def sweep(normal: Normal) -> Normal:
+        def sweep(normal: NormalParameters) -> NormalParameters:
             given = zip(normal.loc, normal.covariance(), strict=True)
             complete = [draw_missing(x, loc, covariance, torch.randn_like(x)) for loc, covariance in given]
-            return draw_normal(torch.stack(complete), normal)
+            return draw_normal_parameters(torch.stack(complete), normal)
 
         with seeded(seed), torch.no_grad():
-            kept = gibbs(sweep, _start(x), SCHEDULE, progress, deadline, "data augmentation")
-        self.keep(Normal.join(kept).sites())
+            kept = blocked_gibbs(sweep, _start(x), SCHEDULE, progress, deadline, "data augmentation")
+        self.store_draws(NormalParameters.join(kept).sites())
         return self
 
     # Entries given a draw of the parameters
 
     @property
-    def randomness(self) -> int:
+    def uniforms_per_row(self) -> int:
         return len(self.columns)
 
     def numbers_per_row(self) -> int:
         return len(self.columns) ** 2
 
-    def drawn(self, rows: Tensor, s: int, u: Tensor) -> Tensor:
-        return draw_missing(rows, *kept_normal(self.kept, s), torch.special.ndtri(u))
+    def complete_rows(self, rows: Tensor, s: int, u: Tensor) -> Tensor:
+        return draw_missing(rows, *normal_of_draw(self.posterior_draws, s), torch.special.ndtri(u))
 
-    def given(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        for s in range(self.num_kept):
-            yield condition(x, *kept_normal(self.kept, s))
+    def conditionals(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for s in range(self.num_posterior_draws):
+            yield condition(x, *normal_of_draw(self.posterior_draws, s))
 
-    def scored(self, values: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    def score_conditional(self, values: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         return -0.5 * ((values - mean).square() / variance + (2 * math.pi * variance).log())
 
-    def expected(self, mean: Tensor, variance: Tensor) -> Sequence[Tensor]:
+    def expect_conditional(self, mean: Tensor, variance: Tensor) -> Sequence[Tensor]:
         return mean.unsqueeze(-1).unbind(1)
 
 
-def _start(x: Tensor) -> Normal:
+def _start(x: Tensor) -> NormalParameters:
     """Parameters with which chains begin: those of independent columns, the strengths spread out."""
     features, loc = x.shape[1], x.nanmean(0).nan_to_num()  # of a column that rows drawn to learn from leave out, 0
     variance = (x - loc).square().nanmean(0).nan_to_num(1.0).clamp(min=1e-6)
-    return Normal(
-        math.log(features / WEAK) + torch.linspace(-2, 2, CHAINS).to(x),
+    return NormalParameters(
+        math.log(features / COLUMNS_PER_PRIOR_ROW) + torch.linspace(-2, 2, CHAINS).to(x),
         variance.expand(CHAINS, features),
         torch.diag_embed(1 / variance).expand(CHAINS, features, features),
         loc.expand(CHAINS, features),

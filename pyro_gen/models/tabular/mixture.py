@@ -15,7 +15,7 @@ atom with probability :math:`q_{kd} \sim \operatorname{Beta}(1, 1)`, and where i
 it is, that number is as good as missing.
 
 Skewed columns would take components for their tails, so powers :math:`T_d`, learnt from the observed entries, make each
-straight before, see :mod:`pyro_gen.models.tabular.curves`. Counts are rounded log-normal variables, whose probabilities
+straight before. Counts are rounded log-normal variables, whose probabilities
 are those of intervals; :math:`a_d, b_d` standardise the observed ones. So are ordinal columns of three levels or more
 rounded normal ones, a level between its neighbours also where a component has too few rows to have seen it; a standard
 normal variable would have the levels as often as observed, by :math:`e_{dj}`. The stick-breaking weights of a
@@ -31,11 +31,48 @@ with gamma priors on :math:`\lambda_j, \tau_j, \bar\psi_d`: factors that the tab
 where :math:`\lambda` is great all components have one covariance. Means have standard normal priors, as straightened
 columns, the logarithms of counts and what is behind ordinal columns are standardised.
 
-**A row given the parameters** is closed: the responsibilities of components from its seen entries, then the factors and
-the missing entries inside a component, see :mod:`pyro_gen.models.tabular.mixture_rows`.
+**A row given the parameters** is closed: the responsibilities of components from its seen entries, with the density
 
-**Learning** is blocked Gibbs sampling, and draws nothing that is missing, see
-:mod:`pyro_gen.models.tabular.mixture_learning`.
+.. math::
+    p(x_o \mid k) = \mathcal{N}\big(T(x_o^{\text{real}}); \; \mu_k, W_k W_k^\top + \Psi_k\big) \prod_d T_d'(x_d)
+    \prod_{\text{whole}} P_{kd}(l \in [g_d, h_d]) \prod_{\text{level}} p_{kd}(x_d) ,
+
+then the factors and the missing entries inside a component.
+
+**The posterior** is sampled by blocked Gibbs steps, which draw nothing that is missing. With :math:`n_k` rows in
+component k, sums over rows where a column was seen, O the J components with rows, and :math:`\tilde z_n = (z_n, 1)`:
+
+1. :math:`P(c_n = k) \propto \pi_k \, p(x_{n,o} \mid k)`, the factors integrated out;
+2. :math:`v_k \sim \operatorname{Beta}(1 + n_k, \alpha + \sum_{l > k} n_l)`,
+   :math:`\alpha \sim \operatorname{Gamma}(2 + K - 1, \; 2 - \sum_k \log(1 - v_k))`;
+3. :math:`z_n \sim \mathcal{N}\big(M^{-1} W_o^\top \Psi_o^{-1} (x_o - \mu_o), \; M^{-1}\big)` in component
+   :math:`c_n`, with :math:`M = I + W_o^\top \Psi_o^{-1} W_o`;
+4. what components share, of R real columns,
+
+   .. math::
+       \bar W_{dj} &\sim \mathcal{N}\Big(\frac{\lambda_j \sum_{k \in O} W_{kdj}}{\tau_j + J \lambda_j}, \;
+       \frac{1}{\tau_j + J \lambda_j}\Big) , \qquad
+       \tau_j \sim \operatorname{Gamma}\big(1 + \tfrac{R}{2}, \; \tfrac{1}{2} + \tfrac{1}{2} \textstyle\sum_d
+       \bar W_{dj}^2\big) , \\
+       \lambda_j &\sim \operatorname{Gamma}\big(2 + \tfrac{J R}{2}, \; \tfrac{1}{5} + \tfrac{1}{2} \textstyle\sum_{k \in
+       O} \sum_d (W_{kdj} - \bar W_{dj})^2\big) ;
+
+5. loadings and means, a regression with :math:`\Lambda = \operatorname{diag}(\lambda, 1)`, then the noise, with
+   :math:`a = 4`,
+
+   .. math::
+       (w_{kd}, \mu_{kd}) &\sim \mathcal{N}\big(A^{-1} b, A^{-1}\big), \quad
+       A = \Lambda + \textstyle\sum_n \tilde z_n \tilde z_n^\top / \psi_{kd}, \quad
+       b = \Lambda (\bar w_d, 0) + \textstyle\sum_n \tilde z_n x_{nd} / \psi_{kd} , \\
+       \bar\psi_d &\sim \operatorname{Gamma}\big(2 + a J, \; 4 + a \textstyle\sum_{k \in O} \psi_{kd}^{-1}\big) , \qquad
+       \psi_{kd}^{-1} \sim \operatorname{Gamma}\big(a + \tfrac{n_{kd}}{2}, \;
+       a \bar\psi_d + \tfrac{1}{2} \textstyle\sum_n (x_{nd} - w_{kd}^\top z_n - \mu_{kd})^2\big) ;
+
+6. of whole numbers :math:`l_{nd} \sim \mathcal{N}(m_{kd}, s_{kd})` truncated to :math:`[g_{nd}, h_{nd}]`, then
+   :math:`m_{kd}, s_{kd}` as in step 5 without factors; of levels and atoms
+   :math:`p_{kd} \sim \operatorname{Dirichlet}(1 + n_{kd1}, 1 + n_{kd2}, \ldots)` .
+
+Empty components follow what is shared, so that a row can always go to a new one.
 
 References:
     | The EM algorithm for mixtures of factor analyzers (Ghahramani & Hinton, 1996)
@@ -57,26 +94,32 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
-from pyro_gen.models.tabular.gibbs import Schedule, gibbs, join, small
-from pyro_gen.models.tabular.mixture_cells import expect_cells, score_cells
-from pyro_gen.models.tabular.mixture_columns import Curves, Layout, Rows, prepare
-from pyro_gen.models.tabular.mixture_learning import Prior, start, sweep
-from pyro_gen.models.tabular.mixture_rows import Draw, MixtureRows, draw_rows, fit
-from pyro_gen.models.tabular.table import KeptProgram, LearningProgress, table_model
-from pyro_gen.models.tabular.warp import Warp
+from pyro_gen.distributions.monotone_spline import MonotoneSpline
+from pyro_gen.inference.mcmc.blocked_gibbs import FitProgress, Schedule, blocked_gibbs, is_small, join_chains
+from pyro_gen.models.tabular.parts.mixture_columns import MixtureCurves, MixtureEvidence, MixtureLayout, prepare
+from pyro_gen.models.tabular.parts.mixture_rows import (
+    Draw,
+    MixtureRows,
+    component_posterior,
+    draw_rows,
+    expect_cells,
+    score_cells,
+)
+from pyro_gen.models.tabular.parts.mixture_sampler import Prior, start, sweep
+from pyro_gen.models.tabular.parts.table_program import PosteriorDrawsProgram, table_model
 from pyro_gen.observation import observe
 
 __all__ = ["TableMixture"]
 
-CHAINS, SCHEDULE = 4, Schedule(burn_in=150, kept=32, thin=4)  # of a large table half as many are kept
-MOST_ROWS = 4000  # of a longer table as many are drawn to learn from
-MOST_FACTORS = 8
-COMPONENTS, MANY = (12, 24), 1000  # of a table with fewer rows than so many, and of another one
+CHAINS, SCHEDULE = 4, Schedule(burn_in=150, draws=32, thin=4)  # of a large table half as many are kept
+ROWS_TO_FIT = 4000  # of a longer table as many are drawn to learn from
+FACTORS_LIMIT = 8
+COMPONENTS, ROWS_FOR_MORE_COMPONENTS = (12, 24), 1000  # of a table with fewer rows than so many, and of another one
 PRIOR = Prior(concentration=(2.0, 2.0), use=(1.0, 0.5), alike=(2.0, 0.2), common_noise=(2.0, 4.0), noise=4.0)
 
 
 @table_model("Dirichlet-process mixture of mixed columns", paper="Ishwaran & James (2001)")
-class TableMixture(KeptProgram):
+class TableMixture(PosteriorDrawsProgram):
     r"""Creates a mixture of factor analysers for the rows of a table, with a posterior over its parameters.
 
     Arguments:
@@ -96,7 +139,7 @@ class TableMixture(KeptProgram):
         >>> _ = torch.manual_seed(0)
         >>> side = torch.arange(200) % 2  # two clouds
         >>> x = (4.0 * side - 2).unsqueeze(1) + 0.5 * torch.randn(200, 2)
-        >>> program = TableMixture([Column("a", "real"), Column("b", "real")]).learn((x / 2).double())
+        >>> program = TableMixture([Column("a", "real"), Column("b", "real")]).fit_posterior((x / 2).double())
         >>> rows = torch.tensor([[1.0, torch.nan], [-1.0, torch.nan]], dtype=torch.float64)
         >>> [round(v) for v in program.cell_mean(rows)[:, 1].tolist()]
         [1, -1]
@@ -110,24 +153,26 @@ class TableMixture(KeptProgram):
         if components is not None and components < 2:
             raise ValueError(f"TableMixture(components={components}): give at least 2.")
         self._given = components
-        self.layout = Layout.of(self.columns)
-        self.rank = min(MOST_FACTORS, (len(self.layout.real) + 1) // 2)
-        self._keep_curves(Curves.learn(torch.empty(0, len(columns)).double(), self.layout))  # straight lines
+        self.layout = MixtureLayout.of(self.columns)
+        self.rank = min(FACTORS_LIMIT, (len(self.layout.real) + 1) // 2)
+        self._keep_curves(MixtureCurves.fit(torch.empty(0, len(columns)).double(), self.layout))  # straight lines
         with seeded(0):
-            nothing = self.prepared(torch.full((1, len(columns)), torch.nan, dtype=torch.float64))
-            self.keep(start(nothing, components or COMPONENTS[0], self.rank, 1))
+            nothing = self.prepare_rows(torch.full((1, len(columns)), torch.nan, dtype=torch.float64))
+            self.store_draws(start(nothing, components or COMPONENTS[0], self.rank, 1))
 
     @property
     def components(self) -> int:
         """The most components K that it can have."""
-        return self.kept("sticks").shape[-1] + 1
+        return self.posterior_draws("sticks").shape[-1] + 1
 
     @property
-    def curves(self) -> Curves:
+    def curves(self) -> MixtureCurves:
         """What makes columns normal, or nearly so, as learnt."""
-        return Curves(Warp(*self.get_buffer("_knots")), self.get_buffer("_log_counts"), self.get_buffer("_ends"))
+        return MixtureCurves(
+            MonotoneSpline(*self.get_buffer("_knots")), self.get_buffer("_log_counts"), self.get_buffer("_ends")
+        )
 
-    def _keep_curves(self, curves: Curves) -> None:
+    def _keep_curves(self, curves: MixtureCurves) -> None:
         self.register_buffer("_knots", torch.stack(curves.real))  # (2, R, K)
         self.register_buffer("_log_counts", curves.log_counts)
         self.register_buffer("_ends", curves.ends)
@@ -159,51 +204,53 @@ class TableMixture(KeptProgram):
             p = {name: v.unsqueeze(0) for name, v in p.items()}
             return observe("x", MixtureRows(self.layout, self.curves, p, len(x)), x)
 
-    def learn(
-        self, x: Tensor, *, seed: int = 0, progress: LearningProgress | None = None, deadline: float | None = None
+    def fit_posterior(
+        self, x: Tensor, *, seed: int = 0, progress: FitProgress | None = None, deadline: float | None = None
     ) -> Self:
-        """Learns the curves, then the posterior by Gibbs sampling, see :meth:`TableProgram.learn`."""
+        """Learns the curves, then the posterior by Gibbs sampling, see :meth:`TableProgram.fit_posterior`."""
         with seeded(seed), torch.no_grad():
-            if len(x) > MOST_ROWS:
-                x = x[torch.randperm(len(x))[:MOST_ROWS].to(x.device)]
-            self._keep_curves(Curves.learn(x, self.layout))
-            rows = self.prepared(x)
-            first = start(rows, self._given or COMPONENTS[len(x) >= MANY], self.rank, CHAINS)
-            schedule = SCHEDULE if small(x) else SCHEDULE._replace(kept=SCHEDULE.kept // 2)
-            kept = gibbs(lambda draw: sweep(rows, draw, PRIOR), first, schedule, progress, deadline)
-        self.keep({name: join([draw[name] for draw in kept]) for name in kept[0]})
+            if len(x) > ROWS_TO_FIT:
+                x = x[torch.randperm(len(x))[:ROWS_TO_FIT].to(x.device)]
+            self._keep_curves(MixtureCurves.fit(x, self.layout))
+            rows = self.prepare_rows(x)
+            first = start(rows, self._given or COMPONENTS[len(x) >= ROWS_FOR_MORE_COMPONENTS], self.rank, CHAINS)
+            schedule = SCHEDULE if is_small(x) else SCHEDULE._replace(draws=SCHEDULE.draws // 2)
+            kept = blocked_gibbs(lambda draw: sweep(rows, draw, PRIOR), first, schedule, progress, deadline)
+        self.store_draws({name: join_chains([draw[name] for draw in kept]) for name in kept[0]})
         return self
 
     # Entries given a draw of the parameters
 
     @property
-    def randomness(self) -> int:
-        return 1 + self.rank + self.layout.randomness
+    def uniforms_per_row(self) -> int:
+        return 1 + self.rank + self.layout.uniforms_per_row
 
     def numbers_per_row(self) -> int:
         return self.components * len(self.columns) * max(1, self.rank)
 
-    def prepared(self, x: Tensor) -> Rows:
+    def prepare_rows(self, x: Tensor) -> MixtureEvidence:
         return prepare(x, self.layout, self.curves)
 
     def _of(self, s: int) -> Draw:
-        return {name: self.kept(name)[s : s + 1] for name in self._sites}
+        return {name: self.posterior_draws(name)[s : s + 1] for name in self._sites}
 
-    def drawn(self, rows: Rows, s: int, u: Tensor) -> Tensor:
+    def complete_rows(self, rows: MixtureEvidence, s: int, u: Tensor) -> Tensor:
         return draw_rows(rows, self._of(s), u, self.layout, self.curves)
 
-    def given(self, x: Tensor) -> Iterator[tuple[Draw, Tensor, Tensor, Tensor]]:
-        """For kept draws: parameters, log-responsibilities (K, N), and what :func:`fit` says of factors."""
-        rows = self.prepared(x)
-        for s in range(self.num_kept):
+    def conditionals(self, x: Tensor) -> Iterator[tuple[Draw, Tensor, Tensor, Tensor]]:
+        """For stored draws: parameters, log-responsibilities (K, N), and moments of factors (`component_posterior`)."""
+        rows = self.prepare_rows(x)
+        for s in range(self.num_posterior_draws):
             p = self._of(s)
-            log_prob, mean, factor = (v[0] if len(v) else v for v in fit(rows, p))
+            log_prob, mean, factor = (v[0] if len(v) else v for v in component_posterior(rows, p))
             yield p, log_prob.log_softmax(0), mean, factor
 
-    def scored(self, rows: Rows, p: Draw, log_share: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
+    def score_conditional(
+        self, rows: MixtureEvidence, p: Draw, log_share: Tensor, mean: Tensor, factor: Tensor
+    ) -> Tensor:
         return score_cells(rows, p, log_share, mean, factor, self.layout)
 
-    def expected(self, p: Draw, log_share: Tensor, mean: Tensor, factor: Tensor) -> list[Tensor]:
+    def expect_conditional(self, p: Draw, log_share: Tensor, mean: Tensor, factor: Tensor) -> list[Tensor]:
         return expect_cells(p, log_share, mean, factor, self.layout, self.curves)
 
 

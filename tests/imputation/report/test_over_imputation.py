@@ -102,16 +102,16 @@ def test_over_imputation_learns_once_what_was_kept_and_sees_no_hidden_cell(monke
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 1)) + rng.normal(size=(300, 3))
     x[rng.random(x.shape) < 0.1] = np.nan
-    imputer = Imputer(["gaussian", "student"], random_state=0).fit(x)
+    imputer = Imputer(["gaussian", "student_t"], random_state=0).fit(x)
     assert len(imputer.weights_) == 2
     programs, weights, learnt = dict(imputer.programs_), dict(imputer.weights_), []
     for kind in (TableGaussian, TableStudent):
 
-        def noted(self: Any, x: torch.Tensor, learn: Any = kind.learn, **options: Any) -> Any:
+        def noted(self: Any, x: torch.Tensor, fit: Any = kind.fit_posterior, **options: Any) -> Any:
             learnt.append((type(self).__name__, x.isnan().numpy()))
-            return learn(self, x, **options)
+            return fit(self, x, **options)
 
-        monkeypatch.setattr(kind, "learn", noted)
+        monkeypatch.setattr(kind, "fit_posterior", noted)
     mixed = []
     monkeypatch.setattr(Imputer, "impute", lambda self, *a, **k: mixed.append(self) or IMPUTE(self, *a, **k))
     found = over_impute(imputer, x, seed=3)

@@ -101,9 +101,9 @@ def page_of(completed: Completed, folder: Path, **options: Any) -> tuple[Page, s
 INFO = {
     "method": "auto",
     "weights": {"gaussian": 0.625, "copula": 0.375},
-    "scores": {"gaussian": -1.25, "copula": -1.5, "factors": -2.0},
+    "scores": {"gaussian": -1.25, "copula": -1.5, "factor_analysis": -2.0},
     "seconds": 12.34,
-    "warnings": ["factors stopped at the time limit."],
+    "warnings": ["factor_analysis stopped at the time limit."],
     "seed": 7,
     "versions": {"torch": "2.9.0"},
 }
@@ -126,12 +126,12 @@ def test_the_page_says_what_is_so(tmp_path: Path) -> None:
     # Programs, best first, with what a program that was not used scored.
     assert page.row("gaussian") == ["gaussian", "62%", "-1.250", "best"]
     assert page.row("copula") == ["copula", "38%", "-1.500", "-0.250"]
-    assert page.row("factors") == ["factors", "0%", "-2.000", "-0.750"]
+    assert page.row("factor_analysis") == ["factor_analysis", "0%", "-2.000", "-0.750"]
     assert "3 programs were learnt" in page.text and "gaussian (62%) and copula (38%)" in page.text
-    assert "factors stopped at the time limit." in page.text
-    three = INFO | {"weights": {"gaussian": 0.5, "copula": 0.3, "factors": 0.2}}
+    assert "factor_analysis stopped at the time limit." in page.text
+    three = INFO | {"weights": {"gaussian": 0.5, "copula": 0.3, "factor_analysis": 0.2}}
     other, _ = page_of(completed_by(table, m=2, info=three), tmp_path)
-    assert "gaussian (50%), copula (30%) and factors (20%)." in other.text
+    assert "gaussian (50%), copula (30%) and factor_analysis (20%)." in other.text
     assert page.row("seed")[1] == "7" and page.row("torch")[1] == "2.9.0" and page.row("time")[1] == "12.3 s"
     assert "Missing in more than half of the rows: 'smokes'" in page.text
     assert "Not measured in this run" in page.text

@@ -19,7 +19,7 @@ from pyro_gen.data import Column
 from pyro_gen.imputation.imputer import Imputer
 from pyro_gen.imputation.stacking import expectations, linear_pool
 from pyro_gen.models.tabular import METHODS, TableSelection
-from pyro_gen.models.tabular.ensemble import Ensemble
+from pyro_gen.models.tabular.parts.ensemble import Ensemble
 
 ROWS, HOLES, DRAWS, MEAN_DRAWS = 150, 30, 1000, 300
 SMALL = {"members": 2, "particles": 100, "steps": 150}

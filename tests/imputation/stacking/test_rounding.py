@@ -58,7 +58,7 @@ def test_a_value_that_many_rows_share_wins_nothing():
         shown[held, 1] = torch.nan
         values = torch.where(held.unsqueeze(1), x, torch.nan)
         values[:, 0] = torch.nan
-        program = TableMixture(columns).learn(shown, seed=0)
+        program = TableMixture(columns).fit_posterior(shown, seed=0)
         return float(program.cell_log_prob(shown, values)[held, 1].mean())
 
     most = math.log(2.7)  # nats of density, where all the probability is in the interval that is rounded to the value

@@ -10,14 +10,23 @@ from scipy import stats
 
 from pyro_gen._random import fork, seeded
 from pyro_gen.data.column import Column
+from pyro_gen.distributions.rectangle import log_argmax
+from pyro_gen.distributions.wishart import Wishart
 from pyro_gen.evaluation.conformance import check_program
 from pyro_gen.models.tabular.copula import TableCopula
-from pyro_gen.models.tabular.copula_gibbs import sweep
-from pyro_gen.models.tabular.copula_rows import CopulaRows
 from pyro_gen.models.tabular.gaussian import TableGaussian
-from pyro_gen.models.tabular.heavy import LOG_DF_LOC, LOG_DF_SCALE, HeavyNormal, degrees
-from pyro_gen.models.tabular.levels import log_argmax
-from pyro_gen.models.tabular.normal import LOC_SCALE, STRENGTH_SCALE, WEAK, Normal, _draw_wishart, kept_normal
+from pyro_gen.models.tabular.parts.copula_sampler import CopulaRows, sweep
+from pyro_gen.models.tabular.parts.normal_posterior import (
+    COLUMNS_PER_PRIOR_ROW,
+    LOC_SCALE,
+    LOG_DF_LOC,
+    LOG_DF_SCALE,
+    STRENGTH_SCALE,
+    NormalParameters,
+    StudentTParameters,
+    degrees,
+    normal_of_draw,
+)
 
 NO_YES = ("no", "yes")
 MIXED = (
@@ -57,13 +66,13 @@ def holes(x, share=0.3):
 def known(columns, covariance, loc=None, draws=1):
     """A program with some equal draws of known parameters, its curves the identity."""
     program = TableCopula(columns)
-    normal = Normal(
+    normal = NormalParameters(
         torch.zeros(draws, dtype=torch.float64),
         torch.ones(draws, len(covariance), dtype=torch.float64),
         torch.linalg.inv(covariance).expand(draws, -1, -1),
         (torch.zeros(len(covariance)).double() if loc is None else loc).expand(draws, -1),
     )
-    program.keep(normal.sites() | {"log_df": torch.full((draws,), 40.0, dtype=torch.float64)})  # Gaussian
+    program.store_draws(normal.sites() | {"log_df": torch.full((draws,), 40.0, dtype=torch.float64)})  # Gaussian
     return program
 
 
@@ -77,7 +86,7 @@ NAN = math.nan
 @pytest.fixture(scope="module")
 def learnt():
     with seeded(1):
-        return TableCopula(MIXED).learn(holes(mixed_rows(400)), seed=1)
+        return TableCopula(MIXED).fit_posterior(holes(mixed_rows(400)), seed=1)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -98,7 +107,7 @@ def test_real_columns_given_others_are_those_of_the_gaussian():
 
 
 def thresholds(program, column, level):
-    rows = program.prepared(row(*(level if d == column else NAN for d in range(len(program.columns)))))
+    rows = program.prepare_rows(row(*(level if d == column else NAN for d in range(len(program.columns)))))
     w = program.layout.whole.index(column)
     return rows.levels.lower[0, w].item(), rows.levels.upper[0, w].item()
 
@@ -189,21 +198,23 @@ def replicates(columns, rows, sweeps, count, break_it=False):
     program = TableCopula(columns)
     size = program.layout.size
     for _ in range(count):
-        log_strength = math.log(size / WEAK) + STRENGTH_SCALE * torch.randn(1, dtype=torch.float64)
+        log_strength = math.log(size / COLUMNS_PER_PRIOR_ROW) + STRENGTH_SCALE * torch.randn(1, dtype=torch.float64)
         variances = torch._standard_gamma(torch.ones(1, size, dtype=torch.float64))
         strength = log_strength.exp().unsqueeze(-1)
-        precision = _draw_wishart(size + 1 + strength.squeeze(-1), torch.diag_embed(strength * variances))
+        precision = Wishart(
+            size + 1 + strength.squeeze(-1), inverse_scale=torch.diag_embed(strength * variances)
+        ).rsample()
         loc = LOC_SCALE * torch.randn(1, size, dtype=torch.float64)
-        normal = Normal(log_strength, variances, precision, loc)
+        normal = NormalParameters(log_strength, variances, precision, loc)
         spread = torch.linalg.cholesky(normal.covariance())
         log_df = LOG_DF_LOC + LOG_DF_SCALE * torch.randn(1, dtype=torch.float64)
         half = (degrees(log_df) / 2).expand(1, rows)
         w = torch._standard_gamma(half) / half
         z = loc.unsqueeze(1) + torch.randn(1, rows, size, dtype=torch.float64) @ spread.mT / w.sqrt().unsqueeze(-1)
-        state = HeavyNormal(normal, log_df)
+        state = StudentTParameters(normal, log_df)
         x = holes(program.marginals.values(z[0]), 0.2)
         for _ in range(sweeps):
-            z, state = sweep(program.prepared(x), z, state)
+            z, state = sweep(program.prepare_rows(x), z, state)
             if break_it:
                 state = state._replace(normal=state.normal._replace(loc=state.normal.loc * 0.8))
         normal = state.normal
@@ -213,7 +224,7 @@ def replicates(columns, rows, sweeps, count, break_it=False):
 
 def prior_distance(found, size):
     """The least p-value of Kolmogorov-Smirnov tests of all parameters against their priors."""
-    tests = [stats.kstest(found[:, 0], stats.norm(math.log(size / WEAK), STRENGTH_SCALE).cdf).pvalue]
+    tests = [stats.kstest(found[:, 0], stats.norm(math.log(size / COLUMNS_PER_PRIOR_ROW), STRENGTH_SCALE).cdf).pvalue]
     tests += [stats.kstest(v, stats.expon.cdf).pvalue for v in found[:, 1 : 1 + size].T]
     tests += [stats.kstest(v, stats.norm(0, LOC_SCALE).cdf).pvalue for v in found[:, 1 + size : -1].T]
     tests.append(stats.kstest(found[:, -1], stats.norm(LOG_DF_LOC, LOG_DF_SCALE).cdf).pvalue)
@@ -228,7 +239,7 @@ def test_the_sampler_leaves_the_joint_distribution_alone():
 
 
 def test_it_finds_correlations_and_margins(learnt):
-    covariance = torch.stack([kept_normal(learnt.kept, s)[1] for s in range(learnt.num_kept)])
+    covariance = torch.stack([normal_of_draw(learnt.posterior_draws, s)[1] for s in range(learnt.num_posterior_draws)])
     scale = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
     correlation = covariance / (scale.unsqueeze(-1) * scale.unsqueeze(-2))
     between = correlation[:, [0, 0, 0, 1, 1, 2], [1, 2, 3, 2, 3, 3]]
@@ -263,7 +274,7 @@ def test_truths_rank_uniformly_among_draws():
         train, truth = mixed_rows(600)[:, :4], mixed_rows(700)[:, :4]
         x = truth.clone()
         x[torch.arange(700), torch.arange(700) % 4] = torch.nan  # one entry a row, so that ranks are independent
-        program = TableCopula(columns).learn(holes(train, 0.2), seed=2)
+        program = TableCopula(columns).fit_posterior(holes(train, 0.2), seed=2)
         # The chi-square of 9 degrees exceeds 33.7 in 1e-4; what 600 rows leave unknown of the parameters, common to
         # all ranks, adds about one.
         assert ranks(program, x, truth) < 36
@@ -277,7 +288,7 @@ def test_it_beats_the_gaussian_where_margins_are_skewed():
     masked = test.clone()
     masked[torch.arange(600), torch.arange(600) % 3] = torch.nan
     values = torch.where(torch.isnan(masked), test, torch.nan)
-    curved, gaussian = TableCopula(REAL).learn(train), TableGaussian(REAL).learn(train)
+    curved, gaussian = TableCopula(REAL).fit_posterior(train), TableGaussian(REAL).fit_posterior(train)
     gain = curved.cell_log_prob(masked, values).nanmean() - gaussian.cell_log_prob(masked, values).nanmean()
     assert gain > 0.3
 
@@ -314,12 +325,14 @@ def test_learning_is_reproducible_and_stops_in_time(untouched_rng):
         x = holes(mixed_rows(60))
     said = []
     first, again, other = (
-        TableCopula(MIXED).learn(x, seed=s, progress=lambda share, words: said.append(share), deadline=time.monotonic())
+        TableCopula(MIXED).fit_posterior(
+            x, seed=s, progress=lambda share, words: said.append(share), deadline=time.monotonic()
+        )
         for s in (0, 0, fork(0))
     )
     assert len(said) == 3  # one sweep each
-    assert torch.equal(first.kept("below"), again.kept("below"))
-    assert not torch.equal(first.kept("below"), other.kept("below"))
+    assert torch.equal(first.posterior_draws("below"), again.posterior_draws("below"))
+    assert not torch.equal(first.posterior_draws("below"), other.posterior_draws("below"))
 
 
 def test_it_keeps_the_contract(learnt):
@@ -327,7 +340,7 @@ def test_it_keeps_the_contract(learnt):
         x, real = mixed_rows(20), torch.randn(20, 3, dtype=torch.float64)
     check_program(learnt, x).raise_for_failures()
     check_program(learnt, holes(x)).raise_for_failures()
-    check_program(TableCopula(REAL).learn(holes(real), deadline=0.0), real).raise_for_failures()
+    check_program(TableCopula(REAL).fit_posterior(holes(real), deadline=0.0), real).raise_for_failures()
     check_program(TableCopula(REAL), real).raise_for_failures()
 
 

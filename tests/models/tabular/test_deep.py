@@ -86,7 +86,7 @@ def test_learning_finds_a_factor():
     complete, x = linear_table()
     heard = []
     program = DeepLatentTable(REAL, latent=2, hidden=(16,), members=3, particles=100, steps=200)
-    assert program.learn(x, progress=lambda share, words: heard.append(share)) is program
+    assert program.fit_posterior(x, progress=lambda share, words: heard.append(share)) is program
     hole = x.isnan()
     error = (program.cell_mean(x) - complete)[hole].square().mean().item()
     # Each entry has variance 1, of which four fifths are shared: given about three others 0.26 is left.
@@ -96,7 +96,7 @@ def test_learning_finds_a_factor():
     inside = ((complete >= low) & (complete <= high))[hole].double().mean().item()
     assert 0.83 < inside < 0.97  # of 450 entries 0.90 of 30 draws: standard error 0.015
     assert heard == sorted(heard) and heard[-1] == 1.0
-    again = DeepLatentTable(REAL, latent=2, hidden=(16,), members=3, particles=100, steps=200).learn(x)
+    again = DeepLatentTable(REAL, latent=2, hidden=(16,), members=3, particles=100, steps=200).fit_posterior(x)
     assert torch.equal(again.cell_mean(x), program.cell_mean(x))
 
 
@@ -105,7 +105,7 @@ def test_a_deadline_stops_it():
     words = []
     start = time.perf_counter()
     program = DeepLatentTable(REAL, hidden=(16,), steps=20_000)
-    program.learn(x, deadline=time.monotonic() + 2, progress=lambda share, text: words.append(text))
+    program.fit_posterior(x, deadline=time.monotonic() + 2, progress=lambda share, text: words.append(text))
     assert time.perf_counter() - start < 60
     assert any("out of time" in text for text in words)
     assert not program.cell_mean(x).isnan().any()
@@ -114,9 +114,9 @@ def test_a_deadline_stops_it():
 def test_a_column_never_seen_and_a_complete_table():
     complete, x = linear_table(60)
     x[:, 3] = NAN
-    program = DeepLatentTable(REAL, latent=1, hidden=(), members=2, particles=50, steps=20).learn(x)
+    program = DeepLatentTable(REAL, latent=1, hidden=(), members=2, particles=50, steps=20).fit_posterior(x)
     assert not program.complete(x, 2, seeds=torch.arange(60)).isnan().any()
-    program.learn(complete)
+    program.fit_posterior(complete)
     assert torch.equal(program.cell_mean(complete), complete)
 
 
@@ -136,9 +136,9 @@ def test_options_that_do_not_exist(options, message):
 def test_tables_that_do_not_fit():
     program = DeepLatentTable(REAL)
     with pytest.raises(ValueError, match="expected"):
-        program.learn(torch.zeros(3, 4))
+        program.fit_posterior(torch.zeros(3, 4))
     with pytest.raises(ValueError, match="no entry"):
-        program.learn(torch.full((3, 5), NAN))
+        program.fit_posterior(torch.full((3, 5), NAN))
     with pytest.raises(ValueError, match="positive"):
         DeepLatentTable([Column("a", "positive")])
 
@@ -156,6 +156,6 @@ def test_the_breast_cancer_protocol():
     x = data.copy()
     x.flat[mask] = np.nan
     x = torch.from_numpy(x)
-    program = DeepLatentTable([Column(f"x{d}", "real") for d in range(30)]).learn(x)
+    program = DeepLatentTable([Column(f"x{d}", "real") for d in range(30)]).fit_posterior(x)
     error = (program.cell_mean(x) - torch.from_numpy(data))[x.isnan()].square().mean().item()
     assert error < 0.28

@@ -13,13 +13,14 @@ from torch.distributions import Categorical, MultivariateNormal, Normal
 from pyro_gen._random import seeded
 from pyro_gen.data.atoms import atoms_of
 from pyro_gen.data.column import Column
+from pyro_gen.distributions.monotone_spline import MonotoneSpline
 from pyro_gen.evaluation.conformance import check_program
-from pyro_gen.models.tabular import mixture, mixture_cells
-from pyro_gen.models.tabular.curves import fit_real, powers
+from pyro_gen.models.tabular import mixture
 from pyro_gen.models.tabular.gaussian import TableGaussian
 from pyro_gen.models.tabular.mixture import PRIOR, TableMixture
-from pyro_gen.models.tabular.mixture_learning import sweep
-from pyro_gen.models.tabular.warp import Warp
+from pyro_gen.models.tabular.parts import mixture_rows
+from pyro_gen.models.tabular.parts.marginal_transforms import fit_real, powers
+from pyro_gen.models.tabular.parts.mixture_sampler import sweep
 
 MIXED = (
     Column("a", "real"),
@@ -80,8 +81,8 @@ def bent():
     with seeded(10):
         skewed = torch.randn(300, dtype=torch.float64).exp()
     skewed = (skewed - skewed.mean()) / skewed.std()
-    line = Warp(torch.tensor([[0.0, 1.0]]).double(), torch.tensor([[0.0, 1.0]]).double())
-    curves = Warp.join([fit_real(skewed, [powers]), line, fit_real(-skewed, [powers])])
+    line = MonotoneSpline(torch.tensor([[0.0, 1.0]]).double(), torch.tensor([[0.0, 1.0]]).double())
+    curves = MonotoneSpline.join([fit_real(skewed, [powers]), line, fit_real(-skewed, [powers])])
     assert (curves.x[[0, 2]].diff(dim=1) / curves.z[[0, 2]].diff(dim=1)).std(1).min() > 0.5
     return curves
 
@@ -98,7 +99,7 @@ def known(request):
     with seeded(11):
         program = TableMixture(TWO_PARTS if request.param == "atoms" else MIXED, components=3)
         trace = pyro.poutine.trace(program.model).get_trace(torch.full((1, len(MIXED)), NAN, dtype=torch.float64))
-        program.keep({name: trace.nodes[name]["value"].unsqueeze(0) for name in program._sites})
+        program.store_draws({name: trace.nodes[name]["value"].unsqueeze(0) for name in program._sites})
         if request.param == "curves":
             program.register_buffer("_knots", torch.stack(bent()))
     return program
@@ -107,7 +108,7 @@ def known(request):
 @pytest.fixture(scope="module")
 def learnt():
     with seeded(12):
-        return TableMixture(MIXED, components=6).learn(holes(clusters(300)), seed=3)
+        return TableMixture(MIXED, components=6).fit_posterior(holes(clusters(300)), seed=3)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -116,7 +117,7 @@ def learnt():
 
 def brute_force(program, row):
     """The log-density of the seen entries of a row, component by component."""
-    p = {name: program.kept(name)[0] for name in program._sites}
+    p = {name: program.posterior_draws(name)[0] for name in program._sites}
     v = torch.cat([p["sticks"], torch.ones(1).double()])
     weights = v * torch.cat([torch.ones(1).double(), (1 - v[:-1]).cumprod(0)])
     terms, atoms = [], [(d, c.atom) for d, c in enumerate(program.columns) if c.atom is not None]
@@ -175,7 +176,7 @@ def test_densities_and_conditionals_are_those_written_out(known):
 
 
 def _parameters(program):
-    return {name: program.kept(name)[0] for name in program._sites}
+    return {name: program.posterior_draws(name)[0] for name in program._sites}
 
 
 def scores(program, row, d, values):
@@ -196,7 +197,7 @@ def at_atom_of(program, row, d):
 
 
 def test_expectations_are_those_of_the_densities(known, monkeypatch):
-    monkeypatch.setattr(mixture_cells, "NODES", 31)  # components from the prior are wider than any of a table
+    monkeypatch.setattr(mixture_rows, "QUADRATURE_NODES", 31)  # components from the prior are wider than any of a table
     x = torch.tensor(ROWS, dtype=torch.float64)
     mean = known.cell_mean(x)
     for n, d in ((0, 2), (1, 0), (2, 4)):
@@ -253,7 +254,7 @@ def replicates(rows, sweeps, count, columns=MIXED[:2] + TWO_PARTS[2:4] + MIXED[6
         x = holes(trace.nodes["_RETURN"]["value"], 0.2)
         state = {name: trace.nodes[name]["value"].unsqueeze(0) for name in program._sites}
         for _ in range(sweeps):
-            state = sweep(program.prepared(x), state, PRIOR)
+            state = sweep(program.prepare_rows(x), state, PRIOR)
             if break_it:
                 state["loc"] = 0.5 * state["loc"]
         found.append(
@@ -298,8 +299,8 @@ def test_two_moons_are_no_gaussian():
     with seeded(13):
         train, test = holes(moons(400), 0.15), moons(600)
     masked, values = one_a_row(test)
-    found = TableMixture(PAIR).learn(train).cell_log_prob(masked, values).nansum(1)
-    gaussian = TableGaussian(PAIR).learn(train).cell_log_prob(masked, values).nansum(1)
+    found = TableMixture(PAIR).fit_posterior(train).cell_log_prob(masked, values).nansum(1)
+    gaussian = TableGaussian(PAIR).fit_posterior(train).cell_log_prob(masked, values).nansum(1)
     gain = found - gaussian
     assert gain.mean() > 0.25
     assert gain.mean() > 4 * gain.std() / len(gain) ** 0.5
@@ -312,8 +313,8 @@ def test_one_cloud_is_a_gaussian():
     columns = [Column(name, "real") for name in "abcd"]
     masked, values = one_a_row(x[300:] / 1.25**0.5)
     train = x[:300] / 1.25**0.5
-    found = TableMixture(columns).learn(train).cell_log_prob(masked, values).nansum(1).mean()
-    gaussian = TableGaussian(columns).learn(train).cell_log_prob(masked, values).nansum(1).mean()
+    found = TableMixture(columns).fit_posterior(train).cell_log_prob(masked, values).nansum(1).mean()
+    gaussian = TableGaussian(columns).fit_posterior(train).cell_log_prob(masked, values).nansum(1).mean()
     assert found > gaussian - 0.05
 
 
@@ -344,7 +345,7 @@ def test_rain_is_nothing_as_often_as_it_was():
         train, _ = rain(1500)
         test, dry = rain(2000)
     columns = (Column("heat", "real"), Column("rain", "real", atom=0.0))
-    two_parts, one_part = (TableMixture(c, components=6).learn(train) for c in (columns, PAIR))
+    two_parts, one_part = (TableMixture(c, components=6).fit_posterior(train) for c in (columns, PAIR))
     masked = torch.stack([test[:, 0], torch.full_like(dry, torch.nan)], 1)
     draws, twin = (p.complete(masked, 16, seeds=torch.arange(2000))[:, :, 1] for p in (two_parts, one_part))
     for group in (test[:, 0] < -0.5, test[:, 0] > 0.5):
@@ -358,7 +359,9 @@ def test_rain_is_nothing_as_often_as_it_was():
         assert abs(wet[wet > 0].log().mean() - fell[fell > 0].log().mean()) < 0.3
     # What is expected is the mean of draws, within five of its standard errors.
     row = torch.tensor([[0.3, torch.nan]], dtype=torch.float64)
-    many = two_parts.complete(row.expand(500, -1), two_parts.num_kept, seeds=torch.arange(500))[:, :, 1].flatten()
+    many = two_parts.complete(row.expand(500, -1), two_parts.num_posterior_draws, seeds=torch.arange(500))[
+        :, :, 1
+    ].flatten()
     error = (many.mean() - two_parts.cell_mean(row)[0, 1]).abs()
     assert error < 5 * many.std() / len(many) ** 0.5
     assert error + 0.1 * many.mean() > 5 * many.std() / len(many) ** 0.5  # the test sees a tenth
@@ -375,7 +378,7 @@ def test_levels_in_order_are_known_by_their_neighbours():
     levels = tuple("abcdefghij")
     found, twin = (
         TableMixture((PAIR[0], Column("grade", kind, levels)), components=6)
-        .learn(x[:120])
+        .fit_posterior(x[:120])
         .cell_log_prob(masked, values)[:, 1]
         for kind in ("ordinal", "nominal")
     )
@@ -389,7 +392,7 @@ def test_a_column_may_be_at_its_atom_throughout():
         x = torch.randn(60, 2, dtype=torch.float64)
     x[:, 1] = 0.7
     x[::4, 1] = torch.nan
-    program = TableMixture((Column("a", "real"), Column("b", "real", atom=0.7)), components=3).learn(x)
+    program = TableMixture((Column("a", "real"), Column("b", "real", atom=0.7)), components=3).fit_posterior(x)
     drawn = program.complete(x, 32, seeds=torch.arange(60))[:, ::4, 1]
     # Beta(46, 1) for all rows, and never less than Beta(1, 1) for a component; of 480 draws.
     assert (drawn == 0.7).double().mean() > 0.85
@@ -443,14 +446,14 @@ def test_learning_is_reproducible_and_stops_in_time(untouched_rng):
         x = holes(clusters(60))
     said = []
     first, again, other = (
-        TableMixture(MIXED).learn(
+        TableMixture(MIXED).fit_posterior(
             x, seed=s, progress=lambda share, words: said.append(share), deadline=time.monotonic()
         )
         for s in (0, 0, 1)
     )
     assert len(said) == 3  # one sweep each
-    assert torch.equal(first.kept("loadings"), again.kept("loadings"))
-    assert not torch.equal(first.kept("loadings"), other.kept("loadings"))
+    assert torch.equal(first.posterior_draws("loadings"), again.posterior_draws("loadings"))
+    assert not torch.equal(first.posterior_draws("loadings"), other.posterior_draws("loadings"))
 
 
 @pytest.mark.parametrize("columns", [MIXED, PAIR, *([c] for c in MIXED[:2] + MIXED[5:]), TWO_PARTS, TWO_PARTS[:1]])
@@ -459,20 +462,20 @@ def test_it_keeps_the_contract(columns, untouched_rng):
     with seeded(19):
         x = at_atoms(clusters(20)[:, [names.index(c.name) for c in columns]], columns)
     check_program(TableMixture(columns), x).raise_for_failures()
-    learnt = TableMixture(columns).learn(x, deadline=0.0)
+    learnt = TableMixture(columns).fit_posterior(x, deadline=0.0)
     check_program(learnt, x).raise_for_failures()
     with seeded(20):
         check_program(learnt, holes(x)).raise_for_failures()
 
 
 def test_more_rows_may_have_more_components(monkeypatch):
-    monkeypatch.setattr(mixture, "MANY", 60)
+    monkeypatch.setattr(mixture, "ROWS_FOR_MORE_COMPONENTS", 60)
     monkeypatch.setattr(mixture, "SCHEDULE", mixture.SCHEDULE._replace(burn_in=5))
     x = torch.randn(60, 2, dtype=torch.float64)
     program = TableMixture(PAIR)
-    assert program.learn(x[:59]).components == 12
-    assert program.learn(x).components == 24 == program.kept("loadings").shape[1]
-    assert TableMixture(PAIR, components=3).learn(x).components == 3
+    assert program.fit_posterior(x[:59]).components == 12
+    assert program.fit_posterior(x).components == 24 == program.posterior_draws("loadings").shape[1]
+    assert TableMixture(PAIR, components=3).fit_posterior(x).components == 3
 
 
 def test_what_it_cannot_be():

@@ -12,9 +12,9 @@ from scipy import stats
 from pyro_gen.data import Scaling, Schema
 from pyro_gen.data.column import Column
 from pyro_gen.evaluation.conformance import check_program
+from pyro_gen.inference.mcmc.blocked_gibbs import Schedule
 from pyro_gen.models.tabular import TableGaussian, selection
-from pyro_gen.models.tabular.gibbs import Schedule
-from pyro_gen.models.tabular.normal import Normal
+from pyro_gen.models.tabular.parts.normal_posterior import NormalParameters
 from pyro_gen.models.tabular.selection import TableSelection
 from pyro_gen.program import fixed
 
@@ -31,14 +31,16 @@ def columns(count):
 def known(slope=(2.5, -40.0), threshold=(0.3, 0.4), draws=1, **options):
     """A program of two columns with parameters that are known."""
     program = TableSelection(columns(2), **options)
-    normal = Normal(
+    normal = NormalParameters(
         torch.zeros(draws).double(),
         torch.ones(draws, 2).double(),
         torch.linalg.inv(COVARIANCE).expand(draws, -1, -1),
         LOC.expand(draws, -1),
     )
     mechanism = {"slope": slope, "threshold": threshold}
-    program.keep({**normal.sites(), **{n: torch.tensor(v).double().expand(draws, -1) for n, v in mechanism.items()}})
+    program.store_draws(
+        {**normal.sites(), **{n: torch.tensor(v).double().expand(draws, -1) for n, v in mechanism.items()}}
+    )
     return program
 
 
@@ -115,7 +117,7 @@ def test_the_pair_is_a_joint_density():
 
     def estimate(program):
         """The mean over draws of e, 10,000 for each row."""
-        with torch.random.fork_rng(), fixed({name: program.kept(name)[0] for name in program._sites}):
+        with torch.random.fork_rng(), fixed({name: program.posterior_draws(name)[0] for name in program._sites}):
             torch.manual_seed(0)
             trace = pyro.poutine.trace(program.model).get_trace(x.repeat(10_000, 1), s.repeat(10_000, 1))
         trace.compute_log_prob()
@@ -183,15 +185,15 @@ def self_masked(slope, n=400, seed=0):
 def test_what_is_kept_is_not_as_long_as_the_table(monkeypatch):
     kept = []
 
-    def gibbs(*given):
-        kept.extend(learn(*given))
+    def blocked_gibbs(*given):
+        kept.extend(fit(*given))
         return kept
 
-    learn = selection.gibbs
-    monkeypatch.setattr(selection, "gibbs", gibbs)
-    monkeypatch.setattr(selection, "SCHEDULE", Schedule(burn_in=1, kept=2, thin=1))
+    fit = selection.blocked_gibbs
+    monkeypatch.setattr(selection, "blocked_gibbs", blocked_gibbs)
+    monkeypatch.setattr(selection, "SCHEDULE", Schedule(burn_in=1, draws=2, thin=1))
     x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    TableSelection([Column("a", "real"), Column("b", "real")]).learn(x.masked_fill(x > 1, torch.nan))
+    TableSelection([Column("a", "real"), Column("b", "real")]).fit_posterior(x.masked_fill(x > 1, torch.nan))
     assert max(len(t.flatten()) for state in kept for part in state for t in part) <= selection.CHAINS * 2 * 2
 
 
@@ -204,14 +206,14 @@ def test_learning_finds_the_mechanism(sign):
     complete, x = self_masked(4.0, seed=1)
     hole, heard = x.isnan(), []
     truth = complete[hole].mean().item()
-    off = truth - TableGaussian(columns(4)).learn(x).cell_mean(x)[hole].mean().item()
+    off = truth - TableGaussian(columns(4)).fit_posterior(x).cell_mean(x)[hole].mean().item()
     program = TableSelection(columns(4), sign=sign)
-    assert program.learn(x, progress=lambda share, words: heard.append(share)) is program
+    assert program.fit_posterior(x, progress=lambda share, words: heard.append(share)) is program
     left = truth - program.cell_mean(x)[hole].mean().item()
     assert off > 0.8 and abs(left) < 0.5  # four standard deviations: by chance in 1e-4 of the tables
     assert heard == sorted(heard) and heard[-1] == 1.0
     assert program.active.tolist() == [True, False, False, False]
-    assert program.kept("slope")[:, 0].quantile(0.05) > 1.5
+    assert program.posterior_draws("slope")[:, 0].quantile(0.05) > 1.5
     draws = program.complete(x, 20, seeds=torch.arange(len(x)))
     low, high = draws.quantile(torch.tensor([0.05, 0.95]).double(), 0)
     inside = ((complete >= low) & (complete <= high))[hole].double().mean().item()
@@ -221,10 +223,10 @@ def test_learning_finds_the_mechanism(sign):
 def test_what_is_missing_at_random_is_found_to_be():
     complete, x = self_masked(0.0)
     hole = x.isnan()
-    program = TableSelection(columns(4)).learn(x)
-    slope = program.kept("slope")[:, 0]
+    program = TableSelection(columns(4)).fit_posterior(x)
+    slope = program.posterior_draws("slope")[:, 0]
     assert slope.quantile(0.02) < 0 < slope.quantile(0.98)
-    ignorable = TableGaussian(columns(4)).learn(x).cell_mean(x)[hole]
+    ignorable = TableGaussian(columns(4)).fit_posterior(x).cell_mean(x)[hole]
     assert (program.cell_mean(x)[hole] - ignorable).abs().max() < 0.4
     assert (
         ((program.cell_mean(x) - complete)[hole]).square().mean() < 1.1 * (ignorable - complete[hole]).square().mean()
@@ -233,21 +235,21 @@ def test_what_is_missing_at_random_is_found_to_be():
 
 @pytest.mark.parametrize("sign", ["low", "unknown"])
 def test_a_column_never_seen_and_a_complete_table(sign, monkeypatch):
-    monkeypatch.setattr(selection, "SCHEDULE", Schedule(burn_in=3, kept=2, thin=1))
+    monkeypatch.setattr(selection, "SCHEDULE", Schedule(burn_in=3, draws=2, thin=1))
     complete, x = self_masked(0.0, n=40)
     x[:, 3] = NAN
-    program = TableSelection(columns(4), sign=sign).learn(x)
+    program = TableSelection(columns(4), sign=sign).fit_posterior(x)
     assert not program.complete(x, 2, seeds=torch.arange(40)).isnan().any()
-    program.learn(complete)
+    program.fit_posterior(complete)
     assert torch.equal(program.cell_mean(complete), complete) and not program.active.any()
     # A hole in a column that had none says nothing of a mechanism.
     assert program.cell_mean(x).isfinite().all()
 
 
 def test_a_seed_gives_the_same_posterior(untouched_rng, monkeypatch):
-    monkeypatch.setattr(selection, "SCHEDULE", Schedule(burn_in=3, kept=2, thin=1))
+    monkeypatch.setattr(selection, "SCHEDULE", Schedule(burn_in=3, draws=2, thin=1))
     _, x = self_masked(3.0, n=30)
-    a, b, c = (TableSelection(columns(4)).learn(x, seed=s).state_dict() for s in (1, 1, 2))
+    a, b, c = (TableSelection(columns(4)).fit_posterior(x, seed=s).state_dict() for s in (1, 1, 2))
     assert all(torch.equal(a[n], b[n]) for n in a) and not all(torch.equal(a[n], c[n]) for n in a)
 
 
@@ -265,6 +267,6 @@ def test_the_protocol_of_not_miwae(sign, bar):
     encoded = schema.encode(x)
     scaling = Scaling.fit(schema, encoded)
     working = scaling.forward(encoded)
-    found = scaling.inverse(TableSelection(scaling.columns, sign=sign).learn(working).cell_mean(working))
+    found = scaling.inverse(TableSelection(scaling.columns, sign=sign).fit_posterior(working).cell_mean(working))
     error = (found - torch.from_numpy(data))[working.isnan()].square().mean().sqrt().item()
     assert error < bar

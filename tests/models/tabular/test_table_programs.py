@@ -8,8 +8,8 @@ from scipy import stats
 from pyro_gen import check_program, impute, posterior
 from pyro_gen.data.column import Column
 from pyro_gen.distributions.gaussian import condition
+from pyro_gen.inference.mcmc.blocked_gibbs import join_chains
 from pyro_gen.models.tabular import TableFactors, TableGaussian, TableProgram, TableStudent
-from pyro_gen.models.tabular.gibbs import join
 
 PROGRAMS = [TableGaussian, TableStudent, TableFactors]
 LOADINGS = torch.tensor([[1.0, 0.8, -0.6, 0.3], [0.0, 0.5, 0.5, -0.8]], dtype=torch.float64)
@@ -32,7 +32,7 @@ def table(rows: int, seed: int = 0, missing: float = 0.3) -> tuple[torch.Tensor,
 
 @pytest.fixture(scope="module", params=PROGRAMS, ids=lambda p: p.__name__)
 def learnt(request: pytest.FixtureRequest) -> TableProgram:
-    return request.param(columns()).learn(table(2000)[1])
+    return request.param(columns()).fit_posterior(table(2000)[1])
 
 
 def test_many_rows_say_what_the_conditional_moments_are(learnt: TableProgram):
@@ -92,7 +92,7 @@ def test_a_draw_is_the_same_by_itself_as_among_others(learnt: TableProgram):
 @pytest.mark.usefixtures("untouched_rng")
 def test_a_seed_gives_the_same_posterior(program: type[TableProgram]):
     holed = table(30)[1]
-    a, b, c = (program(columns()).learn(holed, seed=s).state_dict() for s in (1, 1, 2))
+    a, b, c = (program(columns()).fit_posterior(holed, seed=s).state_dict() for s in (1, 1, 2))
     assert all(torch.equal(a[n], b[n]) for n in a)
     assert not all(torch.equal(a[n], c[n]) for n in a)
 
@@ -100,14 +100,14 @@ def test_a_seed_gives_the_same_posterior(program: type[TableProgram]):
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_the_pair_keeps_the_contract(program: type[TableProgram]):
     _, holed = table(40, seed=3)
-    report = check_program(program(columns()).learn(holed), holed)
+    report = check_program(program(columns()).fit_posterior(holed), holed)
     assert report.ok, str(report)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_impute_deals_out_the_posterior(program: type[TableProgram]):
     x, holed = table(60, seed=4)
-    learnt = program(columns()).learn(holed)
+    learnt = program(columns()).fit_posterior(holed)
     completed = impute(learnt, holed, draws=40)
     missing = torch.isnan(holed)
     mean = learnt.cell_mean(holed)
@@ -121,7 +121,7 @@ def test_a_column_without_an_entry_leaves_the_others_as_they_are(program: type[T
     """The rows that are drawn from a long table to learn from may have none."""
     holed = table(300, seed=6)[1]
     holed[:, 3] = torch.nan
-    learnt = program(columns()).learn(holed)
+    learnt = program(columns()).fit_posterior(holed)
     assert bool(learnt.complete(holed, 3, seeds=torch.arange(300)).isfinite().all())
     mean = condition(holed, torch.zeros(4, dtype=torch.float64), COVARIANCE)[0]
     found = learnt.cell_mean(holed)
@@ -146,9 +146,9 @@ def test_data_augmentation_and_hmc_agree():
     found = posterior(program, holed, chains=64, draws=60, log_likelihood=False, predictive=False, progress=False)
     runs: dict[str, list[torch.Tensor]] = {name: [] for name in ("loc", "chi2", "below", "variances", "log_strength")}
     for seed in range(12):
-        program.learn(holed, seed=seed)
+        program.fit_posterior(holed, seed=seed)
         for name, means in runs.items():
-            means.append(program.kept(name).mean(0))
+            means.append(program.posterior_draws(name).mean(0))
     for name, means in runs.items():
         mine = torch.stack(means)
         hmc = torch.tensor(found.posterior[name].values)
@@ -164,8 +164,8 @@ def test_more_factors_than_needed_do_no_harm():
     missing = torch.isnan(new)
     scores = []
     for rank in (2, 3):
-        program = TableFactors(columns(), rank=rank).learn(holed)
-        loadings, noise = program.kept("loadings"), program.kept("noise")
+        program = TableFactors(columns(), rank=rank).fit_posterior(holed)
+        loadings, noise = program.posterior_draws("loadings"), program.posterior_draws("noise")
         covariance = (loadings @ loadings.mT + torch.diag_embed(noise)).mean(0)
         torch.testing.assert_close(covariance, COVARIANCE, atol=0.12, rtol=0)
         scores.append(float(program.cell_log_prob(new, x.where(missing, torch.nan))[missing].mean()))
@@ -174,9 +174,9 @@ def test_more_factors_than_needed_do_no_harm():
 
 def test_few_draws_are_of_all_chains():
     program = TableGaussian(columns(1))
-    program.keep({"chain": join([torch.tensor([[0.0], [1.0]])] * 25)})
+    program.store_draws({"chain": join_chains([torch.tensor([[0.0], [1.0]])] * 25)})
     for draws in (2, 5, 10, 25, 50):
-        assert 0.39 < float(program.kept("chain")[program.dealt(draws)].mean()) < 0.61
+        assert 0.39 < float(program.posterior_draws("chain")[program.draw_indices(draws)].mean()) < 0.61
     # Twin: in the order in which they are made, five draws are of one chain.
-    program.keep({"chain": torch.tensor([[0.0], [1.0]] * 25)})
-    assert float(program.kept("chain")[program.dealt(5)].mean()) == 1
+    program.store_draws({"chain": torch.tensor([[0.0], [1.0]] * 25)})
+    assert float(program.posterior_draws("chain")[program.draw_indices(5)].mean()) == 1
