@@ -9,6 +9,7 @@ import io
 import os
 import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +19,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["MARK", "PARTIAL", "WriteError", "atomic", "open_claimed", "remove_abandoned", "save_figure", "write_text"]
+__all__ = [
+    "MARK",
+    "PARTIAL",
+    "WriteError",
+    "atomic",
+    "check_folder",
+    "open_claimed",
+    "remove_abandoned",
+    "save_figure",
+    "write_text",
+]
 
 #: What the name of an unfinished file has in it, which begins with a dot: readers of data sets leave such files out.
 PARTIAL = ".partial"
@@ -89,6 +100,32 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Tries whether a file can be made where one is to be written, before the work that it is to hold.
+
+    Folders that are missing are made and taken away again: permissions do not say whether they can be made.
+
+    Raises:
+        WriteError: It cannot.
+    """
+    folder = Path(os.path.realpath(path)).parent
+    made: list[Path] = []
+    try:
+        for above in reversed((folder, *folder.parents)):
+            if not above.is_dir():
+                above.mkdir()
+                made.append(above)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0, error.strerror or type(error).__name__)
+        raise WriteError(f"{path}: cannot be written, {reason}.") from error
+    finally:
+        for folder in reversed(made):
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

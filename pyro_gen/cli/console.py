@@ -92,7 +92,8 @@ class _Command(TyperCommand):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
         except BaseException as error:
             if isinstance(error, Exception) and not _exits(error):
                 raise

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +19,7 @@ from pyro_gen.cli.errors import in_words_for_tables
 from pyro_gen.cli.inputs import listed
 from pyro_gen.cli.options import Decimal, Json, Overwrite, Progress, Seed, Single
 from pyro_gen.cli.outputs import check_distinct, check_output
+from pyro_gen.cli.workers import dask_client
 from pyro_gen.data.column import DISCRETE, KINDS, Column
 from pyro_gen.data.problems import Problems, problems
 from pyro_gen.inference.progress import progress_bar
@@ -209,18 +210,7 @@ def _impute_folder(
 ) -> None:
     from pyro_gen.imputation.partitions import impute_partitions, imputer_of
 
-    with ExitStack() as stack:
-        client = None
-        if workers > 1:
-            try:
-                from dask import distributed
-            except ImportError:
-                raise ValueError(
-                    f"--workers {workers}: needs Dask; install it by pip install 'pyro-gen[dask]', or leave this out."
-                ) from None
-            engine: Any = distributed  # which has no types
-            cluster = engine.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
-            client = stack.enter_context(engine.Client(stack.enter_context(cluster)))
+    with dask_client(workers) if workers > 1 else nullcontext() as client:
         try:
             written = impute_partitions(data, out, imputer, ignore=ignore, client=client, progress=progress)
         except (TypeError, ValueError) as error:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pyro_gen._errors import AdviceError
-from pyro_gen._files import MARK
+from pyro_gen._files import MARK, WriteError, check_folder
 from pyro_gen.saving import is_saved_program
 
 __all__ = ["check_distinct", "check_output"]
@@ -54,6 +54,10 @@ def check_output(
         raise ValueError(f"{option} {path}: is no file that can be written over, give another name.")
     if not os.access(path if there else folder, os.W_OK):
         raise ValueError(f"{option} {path}: cannot be written, {path if there else folder} is read-only.")
+    try:
+        check_folder(path)
+    except WriteError as error:
+        raise ValueError(f"{option} {error}") from error
     if not there or overwrite:
         return
     for given in inputs:

@@ -72,3 +72,9 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_data_sets_in_the_help_are_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     out = " ".join(run(capsys, "fit", "--help")[1].split())
     assert all(name in out for name in DATA_SETS)
+
+
+def test_help_does_not_wait_for_libraries_that_it_does_not_need() -> None:
+    script = "import sys; from pyro_gen.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not {"pandas", "sklearn", "matplotlib", "arviz", "lightning", "dask"} & set(done.stderr.split())

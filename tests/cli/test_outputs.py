@@ -1,5 +1,6 @@
 """No command writes over what it reads, or over what it did not write, unless it is told to."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 import pyro_gen as pg
 from pyro_gen import cli, pictures
+from pyro_gen.cli.outputs import check_output
 from pyro_gen.saving import save_program
 from pyro_gen.targets import build
 
@@ -171,3 +173,21 @@ def test_pg_fit_does_not_write_over_what_is_no_checkpoint(here: Path) -> None:
 def test_a_netcdf_file_of_others_is_known_as_such(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["posterior", "own.py:Own", "--data", "t.npy", "--out", "notes.nc"]) == 2
     assert "notes.nc: is there already, and not known as written by pyro-gen" in capsys.readouterr().err
+
+
+def test_demo_trains_nothing_for_a_folder_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path, *a: object, **k: object) -> None:
+        raise PermissionError(errno.EACCES, "no", str(path))
+
+    monkeypatch.setattr("pyro_gen.demo.run", lambda *a, **k: pytest.fail("it trains"))
+    monkeypatch.setattr(Path, "mkdir", refuse)  # root may make any
+    out = tmp_path / "a" / "b" / "p.png"
+    assert cli.main(["demo", "--out", str(out), "--no-progress"]) == 2
+    assert capsys.readouterr().err == f"error: --out {out}: cannot be written, there is no permission to.\n"
+
+
+def test_folders_that_are_tried_are_taken_away_again(tmp_path: Path) -> None:
+    check_output(tmp_path / "a" / "b" / "p.png", "--out")
+    assert list(tmp_path.iterdir()) == []
