@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_gen.density import ProgramDensity, evaluation
 from pyro_gen.density.finite import finite_sites
 from pyro_gen.density.missing import latent_missing
-from pyro_gen.inference.likelihood.enumeration import Summed, enumerated
+from pyro_gen.inference.likelihood.enumeration import Summed, enumerated, probe
 from pyro_gen.program import Program
 
 __all__ = ["draw_beside", "draw_exactly"]
@@ -34,7 +34,10 @@ def draw_exactly(program: Program, data: tuple[Tensor, ...], draws: int) -> dict
     out: dict[str, Tensor] = {}
     n = len(data[0])
     with torch.no_grad(), evaluation(program), pyro.validation_enabled(False), latent_missing(program, *data):
-        for sums in enumerated(program, *data):
+        names = list(finite_sites(probe(program, *data)))
+        blocks = f'{{"{names[0]}": "enumerate"{", ..." * (len(names) > 1)}}}'
+        instead = f'sample them by Gibbs blocks, pg.posterior(..., method="gibbs", blocks={blocks})'
+        for sums in enumerated(program, *data, instead=instead):
             chances = sums.log_weights.softmax(0).T
             chosen = sums.select(torch.multinomial(chances, draws, replacement=True).T)
             for name, value in chosen.items():

@@ -366,7 +366,7 @@ def _by_guide(
 
 def _by_enumeration(program: Program, x: Tensor, context: tuple[Any, ...], draws: int) -> Tensor:
     completed = x.expand(draws, *x.shape).clone()
-    for sums in enumerated(program, x, *context):
+    for sums in enumerated(program, x, *context, instead='give method="guide", with a guide that samples them'):
         # Independent draws: a posterior of few values is no place for resampling that spreads them evenly.
         chances = sums.log_weights.softmax(0).T
         index = torch.multinomial(chances, draws, replacement=True).T

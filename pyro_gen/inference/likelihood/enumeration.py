@@ -79,7 +79,10 @@ def is_enumerable(program: Program, x: Tensor, *context: Any) -> bool:
     )
 
 
-def enumerated(program: Program, x: Tensor, *context: Any) -> Iterator[GuideDraws]:
+BY_IWAE = 'use method="iwae" with a guide that samples them'
+
+
+def enumerated(program: Program, x: Tensor, *context: Any, instead: str = BY_IWAE) -> Iterator[GuideDraws]:
     r"""All joint values of the discrete latent variables in the place of draws of a guide, chunk by chunk of the data.
 
     The log-weights are :math:`\log p(x_n, y_k)`: their logsumexp is :math:`\log p(x_n)`, and draws in proportion to the
@@ -89,6 +92,7 @@ def enumerated(program: Program, x: Tensor, *context: Any) -> Iterator[GuideDraw
         program: A program for which :func:`is_enumerable` holds, in evaluation mode.
         x: The data, with shape :math:`(N, *)`.
         context: What the model conditions on.
+        instead: What to do where there are too many, as an advice.
 
     Yields:
         The values, for rows of the data that have as many.
@@ -103,8 +107,7 @@ def enumerated(program: Program, x: Tensor, *context: Any) -> Iterator[GuideDraw
     if bool((counts > MAX_ASSIGNMENTS).any()):
         raise ValueError(
             f"The discrete latent variables of a datum of {type(program).__name__} have {int(counts.max())} joint "
-            f'values, more than the {MAX_ASSIGNMENTS} that are summed over: use method="iwae" with a guide that '
-            "samples them."
+            f"values, more than the {MAX_ASSIGNMENTS} that are summed over: {instead}."
         )
     entries, dims = entries_per_datum(trace), {n: f.data_dim for n, f in sites.items()}
     with torch.no_grad(), _masked(program, sites):
@@ -122,7 +125,7 @@ def enumerated(program: Program, x: Tensor, *context: Any) -> Iterator[GuideDraw
                     raise ValueError(
                         f"The joint values of the discrete latent variables of {type(program).__name__} do not sum to "
                         "probability 1: which values there are depends on other variables, so they cannot be "
-                        'enumerated. Use method="iwae" with a guide that samples them.'
+                        f"enumerated: {instead}."
                     )
                 yield GuideDraws(rows, prior + likelihood, values, dims)
 
