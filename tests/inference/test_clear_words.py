@@ -213,9 +213,7 @@ def test_more_joint_values_than_are_summed_over(monkeypatch: pytest.MonkeyPatch)
     weights = (dist.Binomial(4, 0.3).log_prob(k) + dist.Normal(k, 1.0).log_prob(x[0, 0])).softmax(0)
     mean = float((weights * k).sum())
     sd = float((weights * (k - mean) ** 2).sum()) ** 0.5
-    with pytest.raises(
-        ValueError, match=r'16 joint values, .*: sample them by .*blocks=\{"a": "enumerate", ...\}'
-    ):
+    with pytest.raises(ValueError, match=r'16 joint values, .*: sample them by .*blocks=\{"a": "enumerate", ...\}'):
         pg.posterior(Switches(), x, progress=False)
     blocks = dict.fromkeys(Switches.names, "enumerate")
     found = pg.posterior(Switches(), x, method="gibbs", blocks=blocks, draws=20, warmup=10, progress=False)
