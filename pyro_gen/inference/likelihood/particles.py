@@ -61,7 +61,7 @@ class Correlated(Metric):
         u: Tensor = torch.linalg.solve_triangular(self.factor.mT, z / self.scale, upper=True, left=False)
         return u
 
-    def unpull(self, q: Tensor) -> Tensor:
+    def pull_inverse(self, q: Tensor) -> Tensor:
         g: Tensor = torch.linalg.solve_triangular(self.factor, q, upper=False, left=False)
         return g / self.scale
 

@@ -308,7 +308,7 @@ class Trajectory:
         self._waiting = []
         self._time += 1
         ends = torch.stack([begin, end]) - mean  # (2, K, C, *B, D)
-        along = metric.unpull(self.principal[None])[0]
+        along = metric.pull_inverse(self.principal[None])[0]
         old, s = ends[0], (ends * along).sum(-1)
         spread = s[0].abs().mean((0, 1)) * math.sqrt(math.pi / 2)  # chains far out count little
         found = [spread.mean()]

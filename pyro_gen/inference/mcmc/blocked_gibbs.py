@@ -63,7 +63,7 @@ def blocked_gibbs(
         The states that are stored.
 
     Example:
-        >>> gibbs(lambda i: i + 1, 0, Schedule(burn_in=10, draws=3, thin=2), None, None)
+        >>> blocked_gibbs(lambda i: i + 1, 0, Schedule(burn_in=10, draws=3, thin=2), None, None)
         [12, 14, 16]
     """
     burn_in, thin = schedule.burn_in, schedule.thin

@@ -39,12 +39,12 @@ __all__ = [
     "Point",
     "Proposal",
     "Target",
+    "accept_or_stay",
     "init",
     "leapfrog",
     "plain",
     "propose",
     "select",
-    "settle",
     "step",
 ]
 
@@ -154,7 +154,7 @@ def step(
         >>> point.z.shape, bool(info.acceptance.mean() > 0.9)
         (torch.Size([10000, 2]), True)
     """
-    return settle(point, propose(point, target, metric.scaled(step_size), num_steps))
+    return accept_or_stay(point, propose(point, target, metric.scaled(step_size), num_steps))
 
 
 class Proposal(NamedTuple):
@@ -198,7 +198,7 @@ def leapfrog(point: Point, momentum: Tensor, target: Target, metric: "Metric", n
     return point, kick(momentum, point.grad, 0.5)
 
 
-def settle(point: Point, proposal: Proposal) -> tuple[Point, Info]:
+def accept_or_stay(point: Point, proposal: Proposal) -> tuple[Point, Info]:
     """Accepts the end of a trajectory, or stays."""
     before, after = proposal.before, proposal.after
     # Not to where the density is NaN, nor plus infinity: a chain that went there would never come back. A chain that
@@ -268,7 +268,7 @@ class Metric(abc.ABC):
         """Computes :math:`L^{-1} z` for vectors with shape :math:`(C, *B, D)`."""
 
     @abc.abstractmethod
-    def unpull(self, q: Tensor) -> Tensor:
+    def pull_inverse(self, q: Tensor) -> Tensor:
         r"""Computes :math:`L^{-\top} q` for vectors with shape :math:`(C, *B, D)`."""
 
     @abc.abstractmethod
@@ -312,7 +312,7 @@ class _Diagonal(Metric):
     def whiten(self, z: Tensor) -> Tensor:
         return z / self.scale
 
-    def unpull(self, q: Tensor) -> Tensor:
+    def pull_inverse(self, q: Tensor) -> Tensor:
         return q / self.scale
 
     def scaled(self, factor: float | Tensor) -> "Metric":
@@ -357,7 +357,7 @@ class _Dense(Metric):
     def whiten(self, z: Tensor) -> Tensor:
         return self._times(z, torch.linalg.inv(self.factor).mT)
 
-    def unpull(self, q: Tensor) -> Tensor:
+    def pull_inverse(self, q: Tensor) -> Tensor:
         return self._times(q, torch.linalg.inv(self.factor))
 
     def scaled(self, factor: float | Tensor) -> "Metric":
@@ -401,7 +401,7 @@ class _LowRank(Metric):
     def whiten(self, z: Tensor) -> Tensor:
         return self._inverse().pull(z)
 
-    def unpull(self, q: Tensor) -> Tensor:
+    def pull_inverse(self, q: Tensor) -> Tensor:
         return self._inverse().push(q)
 
     def scaled(self, factor: float | Tensor) -> "Metric":

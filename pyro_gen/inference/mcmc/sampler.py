@@ -122,7 +122,7 @@ class HMC(Sampler):
         if progress is None:
             self._freeze()
         proposal = hmc.propose(state, self.target, self.tuning.scaled, self._jittered(progress))
-        point, info = hmc.settle(state, proposal)
+        point, info = hmc.accept_or_stay(state, proposal)
         step_size = self.tuning.step_size.to(info.energy)
         figures = {
             "lp": point.log_density,

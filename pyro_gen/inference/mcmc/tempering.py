@@ -208,7 +208,7 @@ class Tempering(Sampler):
             self._freeze()
         self.transitions += 1
         old = self._point(state)
-        point, info = hmc.settle(old, hmc.propose(old, self._target, self.tuning.scaled, self._num_steps()))
+        point, info = hmc.accept_or_stay(old, hmc.propose(old, self._target, self.tuning.scaled, self._num_steps()))
         if progress is not None:
             point = self.tuning.update(point, info.acceptance, progress)
         first = self.density.sample_prior(len(state.z)).to(state.z)[:, None]

@@ -172,7 +172,7 @@ class TableCopula(PosteriorDrawsProgram):
             return observe("x", rows, x)
 
     def guide(self, x: Tensor, *context: Any) -> None:
-        """Deals out one of the kept draws of the posterior; draws weights given real columns, and levels uniformly."""
+        """Picks a posterior draw; draws weights given real columns, and levels uniformly."""
         parameters = self.sample_posterior_draw(x)
         loc, covariance = moments(parameters)
         rows = self.prepare_rows(x)
@@ -199,14 +199,14 @@ class TableCopula(PosteriorDrawsProgram):
             z = copula_gibbs.start(rows, chains)  # (C, N, Q)
 
             def sweep(state: StudentTParameters) -> StudentTParameters:
-                nonlocal z  # not kept: it is as long as the table
+                nonlocal z  # not stored: it is as long as the table
                 z, state = copula_gibbs.sweep(rows, z, state)
                 return state
 
             heavy = may_have_heavy_tails(x[:, self.layout.real])
             first = StudentTParameters.centre(torch.ones(chains, self.layout.size).to(x), heavy)
-            kept = blocked_gibbs(sweep, first, SCHEDULE, progress, deadline)
-        self.store_draws(StudentTParameters.sites(kept))
+            states = blocked_gibbs(sweep, first, SCHEDULE, progress, deadline)
+        self.store_draws(StudentTParameters.sites(states))
         return self
 
     # Entries given a draw of the parameters
@@ -233,7 +233,7 @@ class TableCopula(PosteriorDrawsProgram):
         return self.marginals.values(draw_missing(z, loc, covariance, noise))
 
     def conditionals(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
-        """For kept draws: means and scales (N, Q) of latent variables, log-probabilities (N, L) of nominal levels."""
+        """For posterior draws: means and scales (N, Q) of latent variables, log-probabilities (N, L) of levels."""
         rows, split = self.prepare_rows(x), len(self.layout.real)
         blocks = [slice(split + block.start, split + block.stop) for block in self.layout.blocks]
         row = torch.zeros(1, dtype=torch.int64, device=x.device)

@@ -128,8 +128,8 @@ class TableFactors(PosteriorDrawsProgram):
     ) -> Self:
         """Learns the posterior by Gibbs sampling, see :meth:`TableProgram.fit_posterior`."""
         with seeded(seed), torch.no_grad():
-            kept = blocked_gibbs(lambda state: _sweep(x, state), _start(x, self.rank), SCHEDULE, progress, deadline)
-        self.store_draws({name: join_chains([getattr(k, name) for k in kept]) for name in _State._fields})
+            states = blocked_gibbs(lambda state: _sweep(x, state), _start(x, self.rank), SCHEDULE, progress, deadline)
+        self.store_draws({name: join_chains([getattr(k, name) for k in states]) for name in _State._fields})
         return self
 
     # Entries given a draw of the parameters
@@ -142,7 +142,7 @@ class TableFactors(PosteriorDrawsProgram):
         return self.rank * max(self.rank, len(self.columns))
 
     def _factors(self, x: Tensor, s: int) -> tuple[Tensor, Tensor]:
-        """The mean and the Cholesky factor of the precision of each row's factors, for one kept draw."""
+        """The mean and the Cholesky factor of the precision of each row's factors, for one posterior draw."""
         mean, factor = factor_posterior(x, *(self.posterior_draws(n)[s : s + 1] for n in ("loadings", "loc", "noise")))
         return mean[0], factor[0]
 

@@ -111,8 +111,8 @@ class TableGaussian(PosteriorDrawsProgram):
             return draw_normal_parameters(torch.stack(complete), normal)
 
         with seeded(seed), torch.no_grad():
-            kept = blocked_gibbs(sweep, _start(x), SCHEDULE, progress, deadline, "data augmentation")
-        self.store_draws(NormalParameters.join(kept).sites())
+            states = blocked_gibbs(sweep, _start(x), SCHEDULE, progress, deadline, "data augmentation")
+        self.store_draws(NormalParameters.join(states).sites())
         return self
 
     # Entries given a draw of the parameters

@@ -111,7 +111,7 @@ from pyro_gen.observation import observe
 
 __all__ = ["TableMixture"]
 
-CHAINS, SCHEDULE = 4, Schedule(burn_in=150, draws=32, thin=4)  # of a large table half as many are kept
+CHAINS, SCHEDULE = 4, Schedule(burn_in=150, draws=32, thin=4)  # of a large table half as many are stored
 ROWS_TO_FIT = 4000  # of a longer table as many are drawn to learn from
 FACTORS_LIMIT = 8
 COMPONENTS, ROWS_FOR_MORE_COMPONENTS = (12, 24), 1000  # of a table with fewer rows than so many, and of another one
@@ -215,8 +215,8 @@ class TableMixture(PosteriorDrawsProgram):
             rows = self.prepare_rows(x)
             first = start(rows, self._given or COMPONENTS[len(x) >= ROWS_FOR_MORE_COMPONENTS], self.rank, CHAINS)
             schedule = SCHEDULE if is_small(x) else SCHEDULE._replace(draws=SCHEDULE.draws // 2)
-            kept = blocked_gibbs(lambda draw: sweep(rows, draw, PRIOR), first, schedule, progress, deadline)
-        self.store_draws({name: join_chains([draw[name] for draw in kept]) for name in kept[0]})
+            states = blocked_gibbs(lambda draw: sweep(rows, draw, PRIOR), first, schedule, progress, deadline)
+        self.store_draws({name: join_chains([draw[name] for draw in states]) for name in states[0]})
         return self
 
     # Entries given a draw of the parameters

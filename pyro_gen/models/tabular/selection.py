@@ -162,7 +162,7 @@ class TableSelection(PosteriorDrawsProgram):
             return observe("x", rows, x)
 
     def guide(self, x: Tensor, *context: Any) -> None:
-        """Deals out one of the kept draws of the posterior; for missing entries, proposes from an ignorable model."""
+        """Picks a posterior draw; for missing entries, proposes from an ignorable model."""
         super().guide(x, *context)
         with self.plate(x):
             pyro.sample("e", dist.Normal(x.new_zeros(len(x), len(self.columns)), 1.0).to_event(1))
@@ -181,16 +181,16 @@ class TableSelection(PosteriorDrawsProgram):
             complete, start = self._start(x)
 
             def sweep(state: _State) -> _State:
-                nonlocal complete  # not kept: it is as long as the table
+                nonlocal complete  # not stored: it is as long as the table
                 given = condition_factor(x, state.normal.loc, state.normal.precision)
                 u = torch.rand(CHAINS, len(x), slice_uniforms(x.shape[1], SLICES_PER_SWEEP)).to(x)
                 complete = elliptical_slice(complete, *given, state.mechanism.log_likelihood(taken, taken), u)
                 mechanism = state.mechanism.moved(complete, taken, self.known_sign.to(x), self.strength)
                 return _State(draw_normal_parameters(complete, state.normal), mechanism)
 
-            kept = blocked_gibbs(sweep, start, SCHEDULE, progress, deadline)
-        normal = NormalParameters.join([k.normal for k in kept])
-        mechanism = Mechanism(*(join_chains(values) for values in zip(*(k.mechanism for k in kept), strict=True)))
+            states = blocked_gibbs(sweep, start, SCHEDULE, progress, deadline)
+        normal = NormalParameters.join([k.normal for k in states])
+        mechanism = Mechanism(*(join_chains(values) for values in zip(*(k.mechanism for k in states), strict=True)))
         self.store_draws({**normal.sites(), **mechanism._asdict()})
         return self
 
@@ -239,7 +239,7 @@ class TableSelection(PosteriorDrawsProgram):
         return torch.where(torch.isnan(values), torch.nan, torch.cat(parts))
 
     def _drawn(self, x: Tensor, taken: Tensor, s: int, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Mechanism]:
-        """Rows completed given which entries the mechanism took, and the s-th kept draw of the parameters."""
+        """Rows completed given which entries the mechanism took, and the s-th posterior draw of the parameters."""
         loc, covariance = normal_of_draw(self.posterior_draws, s)
         precision = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
         # Where nothing was missing, nothing is known of a mechanism.
@@ -254,7 +254,7 @@ class TableSelection(PosteriorDrawsProgram):
         return rows, loc, precision, mechanism
 
     def _cells(self, x: Tensor, taken: Tensor) -> Iterator[tuple[SelectedNormal]]:
-        """Each entry given all others of its row, the missing ones as drawn, for kept draws."""
+        """Each entry given all others of its row, the missing ones as drawn, for posterior draws."""
         u = uniforms(
             torch.arange(self.num_posterior_draws, device=x.device), self.uniforms_per_row
         )  # the same for all rows

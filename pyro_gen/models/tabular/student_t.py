@@ -126,7 +126,7 @@ class TableStudent(PosteriorDrawsProgram):
             return observe("x", dist.MultivariateNormal(loc, precision_matrix=precision), x)
 
     def guide(self, x: Tensor, *context: Any) -> None:
-        """Deals out one of the kept draws of the posterior, and draws weights from their conditional distribution."""
+        """Picks a posterior draw, and draws weights from their conditional distribution."""
         parameters = self.sample_posterior_draw(x)
         loc, covariance = moments(parameters)
         squares, count = seen_distance(x, condition(x, loc, covariance)[0], loc, covariance)
@@ -139,8 +139,8 @@ class TableStudent(PosteriorDrawsProgram):
         """Learns the posterior by Gibbs sampling, see :meth:`TableProgram.fit_posterior`."""
         with seeded(seed), torch.no_grad():
             start = StudentTParameters.centre(torch.ones(CHAINS, x.shape[1]).to(x), may_have_heavy_tails(x))
-            kept = blocked_gibbs(lambda state: self._sweep(x, state), start, SCHEDULE, progress, deadline)
-        self.store_draws(StudentTParameters.sites(kept))
+            states = blocked_gibbs(lambda state: self._sweep(x, state), start, SCHEDULE, progress, deadline)
+        self.store_draws(StudentTParameters.sites(states))
         return self
 
     def _sweep(self, x: Tensor, state: StudentTParameters) -> StudentTParameters:
@@ -168,7 +168,7 @@ class TableStudent(PosteriorDrawsProgram):
         return len(self.columns) ** 2
 
     def _of(self, s: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean (D), covariance (D, D) and degrees of freedom of the s-th kept draw."""
+        """Mean (D), covariance (D, D) and degrees of freedom of the s-th posterior draw."""
         return *moments({name: self.posterior_draws(name)[s] for name in self._sites}), degrees(
             self.posterior_draws("log_df")[s]
         )

@@ -106,7 +106,7 @@ def test_a_metric_is_one_matrix(kind: str):
     torch.testing.assert_close(metric.push(v), v @ L.mT)
     torch.testing.assert_close(metric.pull(v), v @ L)
     torch.testing.assert_close(metric.whiten(v), v @ torch.linalg.inv(L).mT)
-    torch.testing.assert_close(metric.unpull(v), v @ torch.linalg.inv(L))
+    torch.testing.assert_close(metric.pull_inverse(v), v @ torch.linalg.inv(L))
     torch.testing.assert_close(matrix(metric.scaled(0.3)), 0.3 * L)
     z = torch.randn(5, 3, dtype=torch.float64)
     torch.testing.assert_close(metric.drift(z, v), z + v @ L.mT)

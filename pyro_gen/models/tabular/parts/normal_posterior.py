@@ -104,9 +104,9 @@ class NormalParameters(NamedTuple):
     loc: Tensor
 
     @staticmethod
-    def join(kept: "Sequence[NormalParameters]") -> "NormalParameters":
+    def join(states: "Sequence[NormalParameters]") -> "NormalParameters":
         """All draws of some chains, see :func:`pyro_gen.inference.mcmc.blocked_gibbs.join`."""
-        return NormalParameters(*(join_chains(values) for values in zip(*kept, strict=True)))
+        return NormalParameters(*(join_chains(values) for values in zip(*states, strict=True)))
 
     @staticmethod
     def centre(ones: Tensor) -> "NormalParameters":
@@ -162,9 +162,9 @@ def moments(sites: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     return sites["loc"], torch.cholesky_inverse(factor)
 
 
-def normal_of_draw(kept: Callable[[str], Tensor], s: int) -> tuple[Tensor, Tensor]:
-    """Mean and covariance, of shapes (D) and (D, D), of the s-th of the values of sites that a program kept."""
-    return moments({name: kept(name)[s] for name in ("log_strength", "variances", "chi2", "below", "loc")})
+def normal_of_draw(posterior_draws: Callable[[str], Tensor], s: int) -> tuple[Tensor, Tensor]:
+    """Mean and covariance, of shapes (D) and (D, D), of the s-th of the draws that a program stores by site."""
+    return moments({name: posterior_draws(name)[s] for name in ("log_strength", "variances", "chi2", "below", "loc")})
 
 
 def _factor(log_strength: Tensor, variances: Tensor, chi2: Tensor, below: Tensor) -> Tensor:
@@ -254,10 +254,10 @@ class StudentTParameters(NamedTuple):
         )
 
     @staticmethod
-    def sites(kept: "Sequence[StudentTParameters]") -> dict[str, Tensor]:
+    def sites(states: "Sequence[StudentTParameters]") -> dict[str, Tensor]:
         """All of some parameters as values of the sites of the model."""
-        return NormalParameters.join([k.normal for k in kept]).sites() | {
-            "log_df": join_chains([k.log_df for k in kept])
+        return NormalParameters.join([k.normal for k in states]).sites() | {
+            "log_df": join_chains([k.log_df for k in states])
         }
 
 

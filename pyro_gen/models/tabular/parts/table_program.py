@@ -5,7 +5,7 @@ A row :math:`x` has seen entries :math:`x_o` and missing ones :math:`x_m`. A pro
 .. math:: x_m \sim p(x_m \mid x_o, \theta), \qquad \theta \sim p(\theta \mid \text{all rows}) ,
 
 another :math:`\theta` for each draw: with a plug-in estimate of the parameters in its place the draws are too much
-alike, and intervals made of them too short. So learning keeps draws of the posterior, the guide deals them out, and
+alike, and intervals made of them too short. So fitting stores draws of the posterior, the guide picks one of them, and
 whatever is said of an entry is averaged over them.
 
 Tables come on the working scale of :class:`pyro_gen.data.Scaling`: real columns standardised, counts as they are,
@@ -126,7 +126,7 @@ class TableProgram(Program):
         """Draws the missing entries of rows, another draw of the parameters for each draw.
 
         Arguments:
-            x: Rows with shape :math:`(N, D)`, those learnt from or others.
+            x: Rows with shape :math:`(N, D)`, those of the fit or others.
             draws: The number S of draws.
             seeds: One seed for each row, int64, with shape :math:`(N)`.
             which: Of these draws the ones to make, ``range(3, 4)`` say, where not all are wanted at once. A draw is the
@@ -178,16 +178,16 @@ class TableProgram(Program):
 
 
 class PosteriorDrawsProgram(TableProgram):
-    """A program whose posterior is kept as draws of its global sites, which the guide deals out.
+    """A program that stores posterior draws of its global sites; the guide picks one of them.
 
-    Entries given a draw are for a program to say, by :meth:`prepare_rows`, :meth:`complete_rows`, :meth:`conditionals`,
-    :meth:`score_conditional` and :meth:`expect_conditional`; to go through rows and draws is the same for all.
+    A subclass computes with one draw of the parameters (:meth:`prepare_rows`, :meth:`complete_rows`,
+    :meth:`conditionals`, :meth:`score_conditional`, :meth:`expect_conditional`); this class averages over the draws.
     """
 
     _sites: tuple[str, ...]
 
     def store_draws(self, draws: Mapping[str, Tensor]) -> None:
-        """Keeps draws of the posterior.
+        """Stores draws of the posterior.
 
         Arguments:
             draws: By name of the global site, each with shape :math:`(S, *)`.
@@ -198,7 +198,7 @@ class PosteriorDrawsProgram(TableProgram):
 
     @property
     def num_posterior_draws(self) -> int:
-        """The number S of draws of the posterior that are kept; one before anything was learnt, the prior's centre."""
+        """The number S of posterior draws; before :meth:`fit_posterior` it is one, the centre of the prior."""
         return len(self.posterior_draws(self._sites[0]))
 
     def posterior_draws(self, name: str) -> Tensor:
@@ -207,19 +207,19 @@ class PosteriorDrawsProgram(TableProgram):
         return values
 
     def draw_indices(self, draws: int) -> list[int]:
-        """Which of the S kept draws go with each of some draws of missing entries: spread over all."""
-        kept = self.num_posterior_draws
-        return [(2 * s + 1) * kept // (2 * draws) if draws <= kept else s % kept for s in range(draws)]
+        """Which of the S posterior draws go with each of some draws of missing entries: spread over all."""
+        stored = self.num_posterior_draws
+        return [(2 * s + 1) * stored // (2 * draws) if draws <= stored else s % stored for s in range(draws)]
 
     def guide(self, x: Tensor, *context: Any) -> None:
-        """Deals out one of the kept draws of the posterior."""
+        """Picks a posterior draw."""
         self.sample_posterior_draw(x)
 
     def sample_posterior_draw(self, x: Tensor) -> dict[str, Tensor]:
-        """What a guide says of the parameters: one of the kept draws, by name of the site."""
+        """What a guide says of the parameters: one of the posterior draws, by name of the site."""
         draw = pyro.sample("draw", dist.Categorical(x.new_ones(self.num_posterior_draws)), infer={"is_auxiliary": True})
-        kept = ((name, self.posterior_draws(name)) for name in self._sites)
-        return {name: pyro.sample(name, dist.Delta(v[draw], event_dim=v.dim() - 1)) for name, v in kept}
+        stored = ((name, self.posterior_draws(name)) for name in self._sites)
+        return {name: pyro.sample(name, dist.Delta(v[draw], event_dim=v.dim() - 1)) for name, v in stored}
 
     # What a program says of entries given one draw of its parameters
 
@@ -238,11 +238,11 @@ class PosteriorDrawsProgram(TableProgram):
 
     @abc.abstractmethod
     def complete_rows(self, rows: Any, s: int, u: Tensor) -> Tensor:
-        """Draws all entries (N, D) of prepared rows given the seen ones, with the s-th kept draw and uniforms u."""
+        """Draws all entries (N, D) of prepared rows given the seen ones, by the s-th posterior draw and uniforms u."""
 
     @abc.abstractmethod
     def conditionals(self, x: Tensor) -> Iterator[tuple[Any, ...]]:
-        """What is known of missing entries given the seen ones, for each of the kept draws."""
+        """What is known of missing entries given the seen ones, for each of the posterior draws."""
 
     @abc.abstractmethod
     def score_conditional(self, values: Any, *given: Any) -> Tensor:
@@ -259,12 +259,12 @@ class PosteriorDrawsProgram(TableProgram):
 
     def complete(self, x: Tensor, draws: int, *, seeds: Tensor, which: range | None = None) -> Tensor:
         """Draws missing entries given others in their row, see :meth:`TableProgram.complete`."""
-        dealt = self.draw_indices(draws)
+        indices = self.draw_indices(draws)
         parts = []
         for part, own in zip(self._parts(x), self._parts(seeds), strict=True):
             rows = self.prepare_rows(part)
             wanted = range(draws) if which is None else which
-            found = [self.complete_rows(rows, dealt[i], uniforms(own, self.uniforms_per_row, i)) for i in wanted]
+            found = [self.complete_rows(rows, indices[i], uniforms(own, self.uniforms_per_row, i)) for i in wanted]
             parts.append(torch.where(torch.isnan(part), torch.stack(found), part))
         return torch.cat(parts, 1)
 
