@@ -68,8 +68,8 @@ def command(
 ) -> None:
     """Draw from the posterior of a program's latent variables, and say whether to believe the draws."""
     from pyro_gen.inference.diagnose import diagnose, summary
-    from pyro_gen.inference.export import check_path
     from pyro_gen.inference.posterior import posterior
+    from pyro_gen.inference.storage import check_path
 
     path = check_path(out or Path(f"{stem_of(target)}_posterior.nc"))
     if path.suffix == ".nc":

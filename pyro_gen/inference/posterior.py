@@ -18,36 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_gen._archives import read_archive
-from pyro_gen._files import atomic
-from pyro_gen._identity import digest as _digest
-from pyro_gen._identity import settings_of
 from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity, as_arguments, density, evaluation
 from pyro_gen.density.finite import finite_sites
-from pyro_gen.density.inputs import constants_of
 from pyro_gen.density.missing import latent_missing
 from pyro_gen.inference import mcmc
-from pyro_gen.inference.export import (
-    BLOCK,
-    ENTRIES,
-    LIMIT,
-    Disk,
-    Exporter,
-    Memory,
-    check_free,
-    check_path,
-    claimed,
-    layout,
-)
-from pyro_gen.inference.labels import draw_exactly
+from pyro_gen.inference.export import LIMIT, Exporter, block_size, layout
+from pyro_gen.inference.independent import from_guide, from_smc, from_sums
 from pyro_gen.inference.likelihood.enumeration import is_enumerable, probe
-from pyro_gen.inference.likelihood.smc import smc
-from pyro_gen.inference.likelihood.weights import psis_khat
 from pyro_gen.inference.mcmc import initial
 from pyro_gen.inference.mcmc.gibbs import held_names
 from pyro_gen.inference.progress import progress_bar
-from pyro_gen.inference.proposals import draws_for
+from pyro_gen.inference.run_state import RunState, fingerprint
+from pyro_gen.inference.storage import Disk, Memory, check_free, check_path, claimed
 from pyro_gen.program import Program
 from pyro_gen.traces import sample_sites
 
@@ -192,7 +175,7 @@ def posterior(
     with claimed(path) if path is not None else nullcontext():
         if path is not None and not resume:
             check_free(path, overwrite)
-        state = _State.of(path, resume)
+        state = RunState.of(path, resume)
         if state is not None:
             log_likelihood, predictive = state.groups(log_likelihood, predictive)
         exporter = Exporter(
@@ -205,16 +188,16 @@ def posterior(
         )
         _check_groups(exporter, target, predictive)
         if state is None and path is not None:
-            _State.file(path).unlink(missing_ok=True)  # of the run that is written over
+            RunState.file(path).unlink(missing_ok=True)  # of the run that is written over
         with progress_bar(f"posterior ({method})", progress) as report:
             if method == "guide":
-                return _from_guide(target, exporter, path, length, seed)
+                return from_guide(target, exporter, path, length, seed)
             if method == "exact":
-                return _from_sums(target, exporter, path, count, length, seed)
+                return from_sums(target, exporter, path, count, length, seed)
             if method == "smc":
                 given = {"islands": chains, "particles": draws}
                 options |= {name: number for name, number in given.items() if number is not None}
-                return _from_smc(target, exporter, path, seed, report, options)
+                return from_smc(target, exporter, path, seed, report, options)
             settings = {"chains": count, "thin": thin, "seed": seed}
             start = {"warmup": warmup, "init": init, "keep_warmup": keep_warmup}
             return _from_chains(target, exporter, method, path, length, state, settings, start, report, options)
@@ -279,25 +262,13 @@ def _check_groups(exporter: Exporter, target: ProgramDensity, predictive: bool |
     exporter.layout.check([*values, *target.observed])
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Chains
-
-
-def _block_size(target: ProgramDensity, exporter: Exporter, chains: int) -> int:
-    """Draws per block: the same for any number of draws, since blocks seed the replicated data."""
-    latent = sum(torch.as_tensor(s["value"]).numel() for s in target.prototype.nodes.values() if s["type"] == "sample")
-    observed = sum(v.numel() for v in target.observed.values())
-    numbers = latent + (exporter.log_likelihood + exporter.predictive) * observed
-    return max(1, min(BLOCK, ENTRIES // (chains * max(numbers, 1))))
-
-
 def _from_chains(
     target: ProgramDensity,
     exporter: Exporter,
     method: str,
     path: Path | None,
     draws: int,
-    state: "_State | None",
+    state: "RunState | None",
     settings: dict[str, Any],
     start: dict[str, Any],
     report: Callable[[float, str], None],
@@ -309,12 +280,12 @@ def _from_chains(
         raise ValueError(
             f'posterior(method="{method}") has no option {unknown[0]!r}: choose from {", ".join(names) or "(none)"}.'
         )
-    size = _block_size(target, exporter, settings["chains"])
-    mark = _fingerprint(target, exporter, method, settings, start, options)
+    size = block_size(target, exporter, settings["chains"])
+    mark = fingerprint(target, exporter, method, settings, start, options)
     if state is not None:
         state.check(mark, draws)
     else:
-        state = _State(mark=mark)
+        state = RunState(mark=mark)
     limit = options.get("max_depth", 10)
     sink: Memory | Disk = Memory(exporter) if path is None else Disk(exporter, path, fresh=state.done == 0)
     # In memory one run makes all draws; to disk, a run for each block, which the state of the last one links.
@@ -411,180 +382,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, bool | int | float | str) or value is None else str(value)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Interruption
-
-
-def _fingerprint(
-    target: ProgramDensity,
-    exporter: Exporter,
-    method: str,
-    settings: Mapping[str, Any],
-    start: Mapping[str, Any],
-    options: Mapping[str, Any],
-) -> dict[str, str]:
-    """What must be the same for a run to go on, as texts."""
-    parts: dict[str, Any] = {
-        # The observed values besides the arguments: a function may enclose its data.
-        "the data": _digest([list(target.data), dict(sorted(target.observed.items()))]),
-        "the state of the program": _digest(constants_of(target.program)),
-        "the code of the program": _digest(settings_of(target.program)),
-        "the latent variables": [*target.names, target.dim, list(target.batch_shape)],
-        "method": method,
-        **settings,
-        "log_likelihood": exporter.log_likelihood,
-        "predictive": exporter.predictive,
-    }
-    decisive = {"warmup": start["warmup"], "init": start["init"], **options}
-    for name, value in sorted(decisive.items()):
-        plain = value is None or isinstance(value, bool | int | float | str)
-        parts[name if plain else f"the {name}"] = value if plain else _digest(settings_of(value))
-    return {name: str(value) for name, value in parts.items()}
-
-
-class _State:
-    """Where a run on disk stands; kept beside the draws.
-
-    Attributes:
-        mark: What must be the same for it to go on.
-        done: The draws that are on disk.
-        sampler: The state of the sampler; ``None`` before the warm-up.
-        tail: The draws of the last block, where it is not full.
-        attrs: What is noted with the posterior.
-    """
-
-    def __init__(self, mark: dict[str, str]) -> None:
-        self.mark, self.done = mark, 0
-        self.sampler: dict[str, Any] | None = None
-        self.tail: dict[str, Tensor] = {}
-        self.attrs: dict[str, Any] = {}
-
-    @staticmethod
-    def file(path: Path) -> Path:
-        return path.with_name(path.name + ".state")
-
-    @classmethod
-    def of(cls, path: Path | None, resume: bool) -> "_State | None":
-        """Reads the state beside draws on disk, where there is one to go on with."""
-        if path is None or not resume or not path.exists():
-            return None
-        file = cls.file(path)
-        if not file.is_file():
-            raise ValueError(
-                f"{path} has no {file.name} beside it, so it cannot be gone on with: give another name, or "
-                "overwrite it (overwrite=True)."
-            )
-        try:
-            saved = read_archive(file)
-            state = cls(json.loads(saved["mark"]))
-            state.done, state.sampler, state.tail = saved["done"], saved["sampler"], saved["tail"]
-            state.attrs = json.loads(saved["attrs"])
-        except (ValueError, TypeError, KeyError) as error:
-            reason = error if type(error) is ValueError else "it was not written by pyro_gen.posterior"
-            raise ValueError(
-                f"{file} does not say where the run stands ({reason}), so it cannot be gone on with: give another "
-                "name, or overwrite it (overwrite=True)."
-            ) from error
-        return state
-
-    def save(self, path: Path) -> None:
-        texts = {"mark": json.dumps(self.mark), "attrs": json.dumps(self.attrs)}
-        with atomic(self.file(path)) as partial, partial.open("wb") as file:
-            torch.save({"done": self.done, "sampler": self.sampler, "tail": self.tail, **texts}, file)
-
-    def groups(self, log_likelihood: bool | None, predictive: bool | None) -> tuple[bool, bool]:
-        """Which groups the run has, where the user does not say."""
-        kept = (self.mark["log_likelihood"] == "True", self.mark["predictive"] == "True")
-        return (
-            kept[0] if log_likelihood is None else log_likelihood,
-            kept[1] if predictive is None else predictive,
-        )
-
-    def check(self, mark: Mapping[str, str], draws: int) -> None:
-        for name in {**self.mark, **mark}:
-            old, new = self.mark.get(name, "left out"), mark.get(name, "left out")
-            if old != new:
-                what = "differs" if name.startswith("the ") else f"was {old} and is {new} now"
-                raise ValueError(
-                    f"posterior(resume=True): what is to be gone on with is another run: {name} {what}. Give the same, "
-                    "another name to save under, or overwrite it without resume (overwrite=True)."
-                )
-        if draws < self.done:
-            raise ValueError(
-                f"posterior(draws={draws}, resume=True): there are {self.done} draws of each chain already; draws "
-                "is how many there are to be in all."
-            )
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Weighted draws
-
-
-def _write(
-    target: ProgramDensity,
-    exporter: Exporter,
-    path: Path | None,
-    z: Tensor,
-    values: Mapping[str, Tensor],
-    stats: Mapping[str, Tensor],
-    more: Mapping[str, Any],
-) -> "az.InferenceData":
-    """Writes draws z with shape (S, C, *B, D); ``more`` are figures of all of them, (*B)."""
-    import xarray as xr
-
-    sink: Memory | Disk = Memory(exporter) if path is None else Disk(exporter, path)
-    size = _block_size(target, exporter, z.shape[1])
-    for at in range(0, len(z), size):
-        rows = slice(at, at + size)
-        part = [{n: v[rows] for n, v in tensors.items()} for tensors in (values, stats)]
-        held = {n: part[0][n].flatten(0, 1) for n in target.hold}
-        groups = exporter.groups(at, z[rows], part[0], part[1], held)
-        sink.write(at, groups)
-    figures = {n: (("data",) if v.dim() else (), v.cpu().numpy()) for n, v in more.items()}
-    sink.put({**exporter.observed(), **({"sample_stats": xr.Dataset(figures)} if figures else {})})
-    return sink.result()
-
-
-def _from_sums(
-    target: ProgramDensity, exporter: Exporter, path: Path | None, chains: int, draws: int, seed: int
-) -> "az.InferenceData":
-    assert isinstance(target.program, Program)
-    with seeded(seed):
-        held = draw_exactly(target.program, target.data, draws * chains)
-    z = torch.zeros(draws, chains, 0, dtype=target.dtype, device=target.device)
-    values = {n: v.unflatten(0, (draws, chains)) for n, v in target.constrain(z.flatten(0, 1), held=held).items()}
-    return _write(target, exporter, path, z, values, {}, {})
-
-
-def _from_guide(
-    target: ProgramDensity, exporter: Exporter, path: Path | None, draws: int, seed: int
-) -> "az.InferenceData":
-    with seeded(seed), torch.no_grad(), evaluation(target.program):
-        drawn, log_w = draws_for(target, draws)
-    z = target.unconstrain(drawn)
-    values = {n: v for n, v in drawn.items() if n in target.prototype.nodes} | target.constrain(z)
-    khat = psis_khat(log_w if log_w.dim() > 1 else log_w.unsqueeze(1))
-    more = {"khat": khat if log_w.dim() > 1 else khat[0]}
-    one = {n: v.unsqueeze(1) for n, v in values.items()}
-    return _write(target, exporter, path, z.unsqueeze(1), one, {"log_weight": log_w.unsqueeze(1)}, more)
-
-
-def _from_smc(
-    target: ProgramDensity,
-    exporter: Exporter,
-    path: Path | None,
-    seed: int,
-    report: Callable[[float, str], None],
-    options: Mapping[str, Any],
-) -> "az.InferenceData":
-    found = smc(target, seed=seed, progress=lambda fraction: report(fraction, ""), **options)
-    islands = len(found.evidence.diagnostics["islands"])
-    # Islands are chains: (I * P, *) -> (P, I, *).
-    z, log_w = (t.unflatten(0, (islands, -1)).transpose(0, 1) for t in (found.z, found.log_weights))
-    values = {n: v.unflatten(0, (islands, -1)).transpose(0, 1) for n, v in target.constrain(found.z).items()}
-    evidence = found.evidence
-    exporter.attrs["log_evidence"] = float(evidence.value.sum())
-    exporter.attrs["log_evidence_error"] = float(evidence.standard_error.square().sum().sqrt())
-    return _write(target, exporter, path, z, values, {"log_weight": log_w}, {})

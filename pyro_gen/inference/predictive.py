@@ -35,7 +35,7 @@ from pyro_gen.traces import Structure, data_dim, is_local, sample_sites, structu
 
 __all__ = ["impute", "reconstruct", "sample"]
 
-MORE = 25  # times as many, where they are not enough and nothing else applies
+RETRY_FACTOR = 25  # times as many, where they are not enough and nothing else applies
 PROPOSALS = 200  # draws of the guide per datum, to resample from
 HMC_DRAWS = 100  # of each of 64 chains, at least
 
@@ -267,7 +267,7 @@ def impute(
             completed, trusted = _by_guide(program, y, context, draws, num_proposals)
             hard = (~trusted).nonzero()[:, 0]
             if len(hard) and method == "auto" and not is_annealed(program, y, *context):
-                more = MORE * num_proposals
+                more = RETRY_FACTOR * num_proposals
                 completed[:, hard], again = _by_guide(program, y[hard], rows_of(y, context, hard), draws, more)
                 hard = hard[~again]
             elif len(hard) and method == "auto":

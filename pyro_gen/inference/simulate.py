@@ -16,7 +16,6 @@ from pyro_gen.traces import data_dim, is_local, sample_sites, structure
 
 __all__ = ["ROWS", "complete", "given_site", "not_amortised", "simulate", "simulate_sets"]
 
-
 ROWS = 1024  # rows at a time; part of what a seed means
 
 

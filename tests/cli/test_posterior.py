@@ -13,7 +13,7 @@ import xarray as xr
 
 from pyro_gen import cli, pictures
 from pyro_gen.inference.diagnose import summary
-from pyro_gen.inference.export import store
+from pyro_gen.inference.storage import store
 
 OWN = """
 import pyro, pyro.distributions as dist, torch

@@ -9,7 +9,8 @@ from torch.distributions import biject_to
 
 from pyro_gen._random import seeded
 from pyro_gen.inference import calibration as module
-from pyro_gen.inference.calibration import Calibration, sbc, simultaneous_band, uniformity
+from pyro_gen.inference.calibration import Calibration, sbc
+from pyro_gen.inference.uniformity import simultaneous_band, uniformity
 from pyro_gen.observation import observe
 from pyro_gen.program import Program, data_size
 

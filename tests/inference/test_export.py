@@ -13,7 +13,8 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_gen.density import density
-from pyro_gen.inference.export import Disk, Exporter, Layout, Memory, layout, store
+from pyro_gen.inference.export import Exporter, Layout, layout
+from pyro_gen.inference.storage import Disk, Memory, store
 
 SEEN = torch.tensor([True, True, False, True])
 

@@ -4,7 +4,6 @@ import copy
 import errno
 import math
 import os
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,12 +20,13 @@ import xarray as xr
 from torch import Tensor, nn
 
 from pyro_gen import Program, observe
+from pyro_gen.inference import export, run_state
 from pyro_gen.inference import progress as bars
 from pyro_gen.inference.diagnose import diagnose, summary
-from pyro_gen.inference.export import Disk, store
-from pyro_gen.inference.posterior import _State, posterior
+from pyro_gen.inference.posterior import posterior
+from pyro_gen.inference.run_state import RunState
+from pyro_gen.inference.storage import Disk, store
 
-module = sys.modules["pyro_gen.inference.posterior"]  # whose name in the package is the function
 X = torch.tensor([0.8, 1.9, 2.5, -0.3, 1.1])
 
 
@@ -372,7 +372,7 @@ class Killed(Exception):
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(posterior.__globals__, "BLOCK", 16)
+    monkeypatch.setattr(export, "BLOCK", 16)
 
 
 @pytest.mark.parametrize("name", ["run.nc", "run.zarr"])
@@ -380,7 +380,7 @@ def test_what_was_stopped_goes_on_as_if_it_had_not_been(
     name: str, tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = posterior(conjugate, X, draws=50, **RUN)
-    save = _State.save
+    save = RunState.save
 
     def kill(state: Any, path: Path) -> None:
         save(state, path)
@@ -388,7 +388,7 @@ def test_what_was_stopped_goes_on_as_if_it_had_not_been(
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(_State, "save", kill)
+        patch.setattr(RunState, "save", kill)
         with pytest.raises(Killed):
             posterior(conjugate, X, draws=50, save=tmp_path / name, **RUN)
     left = loaded(store(tmp_path / name))
@@ -401,7 +401,7 @@ def test_a_block_that_was_written_without_its_state_is_made_again(
     tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = posterior(conjugate, X, draws=50, **RUN)
-    save = _State.save
+    save = RunState.save
 
     def kill(state: Any, path: Path) -> None:
         if state.done == 48:  # after the block, before its state
@@ -409,7 +409,7 @@ def test_a_block_that_was_written_without_its_state_is_made_again(
         save(state, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_State, "save", kill)
+        patch.setattr(RunState, "save", kill)
         with pytest.raises(Killed):
             posterior(conjugate, X, draws=50, save=tmp_path / "run.nc", **RUN)
     assert_same(whole, loaded(posterior(conjugate, X, draws=50, save=tmp_path / "run.nc", resume=True, **RUN)))
@@ -431,7 +431,7 @@ def test_a_finished_run_is_extended(tmp_path: Path, small_blocks: None) -> None:
 def test_a_state_of_other_hands_is_refused(content: str, tmp_path: Path, small_blocks: None) -> None:
     path = tmp_path / "run.nc"
     posterior(conjugate, X, draws=20, save=path, **RUN)
-    file, ran = _State.file(path), tmp_path / "ran"
+    file, ran = RunState.file(path), tmp_path / "ran"
     if content == "cut off":
         file.write_bytes(file.read_bytes()[:-100])
     elif content == "another archive":
@@ -478,7 +478,7 @@ def test_a_run_that_is_written_over_leaves_no_state(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(_State, "save", kill)
+        patch.setattr(RunState, "save", kill)
         with pytest.raises(Killed):
             posterior(conjugate, X, draws=20, seed=1, save=path, overwrite=True, **RUN)
     with pytest.raises(ValueError, match=r"has no run.nc.state beside it"):
@@ -547,8 +547,8 @@ def test_other_arguments_of_a_model_are_another_run(
     with pytest.raises(ValueError, match=message):
         posterior(regression, *second, draws=20, save=path, resume=True, **RUN)
     # The defect: the observed values alone. It goes on, from draws of another posterior.
-    digest = module._digest
-    monkeypatch.setattr(module, "_digest", lambda value: digest(value[1] if isinstance(value, list) else value))
+    digest = run_state.digest
+    monkeypatch.setattr(run_state, "digest", lambda value: digest(value[1] if isinstance(value, list) else value))
     loaded(posterior(regression, *first, draws=10, save=path, overwrite=True, **RUN))
     wrong = loaded(posterior(regression, *second, draws=20, save=path, resume=True, **RUN))
     assert wrong.posterior.sizes["draw"] == 20
@@ -569,11 +569,13 @@ def test_digests_tell_values_apart_and_nothing_else() -> None:
         np.array([1.0, 2.0]), np.array(["a", None], dtype=object), DESIGN, OTHER, DESIGN.rename(columns=str.upper),
         torch.tensor(1.0), torch.tensor(1.0).bfloat16(), torch.tensor([True]), torch.zeros(0), torch.eye(2).to_sparse(),
     ]  # fmt: skip
-    digests = [module._digest(value) for value in values]
+    digests = [run_state.digest(value) for value in values]
     assert len(set(digests)) == len(values)
-    assert digests == [module._digest(copy.deepcopy(value)) for value in values]
-    assert module._digest(torch.arange(6).reshape(2, 3).T) == module._digest(torch.arange(6).reshape(2, 3).T.clone())
-    assert module._digest(conjugate) == module._digest(broken)  # of functions it knows nothing
+    assert digests == [run_state.digest(copy.deepcopy(value)) for value in values]
+    assert run_state.digest(torch.arange(6).reshape(2, 3).T) == run_state.digest(
+        torch.arange(6).reshape(2, 3).T.clone()
+    )
+    assert run_state.digest(conjugate) == run_state.digest(broken)  # of functions it knows nothing
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -53,11 +53,19 @@ from scipy.stats import chi2, norm
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MANY", "bfmi", "effective_draws", "nested_rhat", "parameter_table", "pooled_bfmi", "summary"]
+__all__ = [
+    "MIN_CHAINS_FOR_SUPERCHAINS",
+    "bfmi",
+    "effective_draws",
+    "nested_rhat",
+    "parameter_table",
+    "pooled_bfmi",
+    "summary",
+]
 
 Array = npt.NDArray[np.float64]
 
-MANY = 32  # chains, from which on a group of them is a superchain
+MIN_CHAINS_FOR_SUPERCHAINS = 32  # chains, from which on a group of them is a superchain
 Z = 5.0  # standard errors, for what is tested for each of perhaps thousands of parameters
 ENTRIES = 2**20  # numbers that are looked at at once: they stay near the caches
 
@@ -469,6 +477,6 @@ def parameter_table(idata: Any, superchains: int | Sequence[int] | None = None) 
 def _superchains_of(posterior: Any, given: Any) -> npt.NDArray[Any] | None:
     """The superchain of each chain: the given ones, else those that the draws know of, or groups of many chains."""
     superchains = posterior.attrs.get("superchains") if given is None else given
-    if superchains is None and posterior.sizes["chain"] < MANY:
+    if superchains is None and posterior.sizes["chain"] < MIN_CHAINS_FOR_SUPERCHAINS:
         return None
     return _superchains(superchains, posterior.sizes["chain"])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyro_gen.inference.diagnose.statistics import MANY, bfmi, parameter_table, pooled_bfmi
+from pyro_gen.inference.diagnose.statistics import MIN_CHAINS_FOR_SUPERCHAINS, bfmi, parameter_table, pooled_bfmi
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -262,7 +262,7 @@ def _of_transitions(posterior: Any, stats: Any, method: str, figures: dict[str, 
     # It compares successive transitions, of which thinning leaves out most.
     if "energy" in stats and method in ("", "hmc", "nuts") and int(posterior.attrs.get("thin", 1)) == 1:
         energy = stats["energy"].transpose("chain", "draw", ...).values.astype(np.float64)
-        found = pooled_bfmi(energy) if len(energy) >= MANY else bfmi(energy)
+        found = pooled_bfmi(energy) if len(energy) >= MIN_CHAINS_FOR_SUPERCHAINS else bfmi(energy)
         figures["bfmi"] = worst = float(np.min(found))
         if not worst > BFMI:
             bad = int((~(found > BFMI)).sum())

@@ -31,7 +31,8 @@ from torch import Tensor
 from pyro_gen._random import fork, seeded
 from pyro_gen.density import as_inputs, evaluation
 from pyro_gen.inference.calibration import LOG_LIKELIHOOD, LOG_PRIOR, Calibration, sbc
-from pyro_gen.inference.guides.latent import Guide, guide_of, with_guide
+from pyro_gen.inference.guides.attach import guide_of, with_guide
+from pyro_gen.inference.guides.base import Guide
 from pyro_gen.inference.likelihood.door import log_likelihood
 from pyro_gen.inference.likelihood.evidence import log_evidence
 from pyro_gen.inference.likelihood.result import LogLikelihood, number_or_none

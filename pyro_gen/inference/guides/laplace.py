@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.density import as_inputs, density
-from pyro_gen.inference.guides.latent import FullRank, guide_of, with_guide
+from pyro_gen.inference.guides.attach import guide_of, with_guide
+from pyro_gen.inference.guides.latent import FullRank
 from pyro_gen.program import Program
 
 __all__ = ["laplace"]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pyro_gen.density import Density
 from pyro_gen.density.base import Held
-from pyro_gen.inference.guides.latent import Guide
+from pyro_gen.inference.guides.base import Guide
 
 __all__ = ["NeuTra", "neutra"]
 

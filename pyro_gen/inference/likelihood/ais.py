@@ -33,11 +33,12 @@ from pyro_gen._random import seeded
 from pyro_gen.density import Density, evaluation
 from pyro_gen.density.finite import MAX_SUMMED, finite_sites, joint_values, present_units
 from pyro_gen.density.missing import missing_site
-from pyro_gen.inference.likelihood.annealing import Options, Rows, Runs, Single
+from pyro_gen.inference.likelihood.annealing import Rows, Runs, Single
 from pyro_gen.inference.likelihood.enumeration import probe
 from pyro_gen.inference.likelihood.particles import resample
 from pyro_gen.inference.likelihood.paths import Hamiltonian, Particles, Path, as_target, unit_of
 from pyro_gen.inference.likelihood.result import LogLikelihood, entries_seen
+from pyro_gen.inference.likelihood.schedules import Options
 from pyro_gen.program import Program
 from pyro_gen.traces import latent_sites
 

@@ -23,124 +23,28 @@ References:
     | https://arxiv.org/abs/2408.12057
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from pyro_gen.density import Density, density, row_chunks, rows_of, rows_per_chunk
-from pyro_gen.inference.likelihood.particles import Correlated, cholesky_factors, correlations, covariances
-from pyro_gen.inference.likelihood.paths import DENSE, Engine, Hamiltonian, Path, engine_of
+from pyro_gen.inference.likelihood.paths import Engine, Hamiltonian, Path, engine_of
+from pyro_gen.inference.likelihood.pilot import MAX_PILOT_CHAINS, MIN_PILOT_CHAINS, Tuner, explore
 from pyro_gen.inference.likelihood.result import LogLikelihood
+from pyro_gen.inference.likelihood.schedules import CHAINS, Options, Plan, intensity
 from pyro_gen.inference.likelihood.weights import effective_sample_size, log_mean_exp, psis_khat
-from pyro_gen.inference.mcmc.hmc import Metric, Point
+from pyro_gen.inference.mcmc.hmc import Point
 from pyro_gen.program import Program
 
-__all__ = ["CHAINS", "Options", "Plan", "Rows", "Run", "Runs", "Single", "backward"]
+__all__ = ["Rows", "Run", "Runs", "Single", "backward"]
 
-FEWEST = 8  # chains of a pilot round, below which their spread says nothing
-MOST = 256  # chains of a pilot round, above which they say no more
-PILOT = 32  # temperatures of the last pilot round, unless it shows that more than four times as many are needed
-LONGEST = 1000  # temperatures of the longest final run that is chosen automatically
-SPREAD = 0.5  # standard deviation of log w that the automatic number of temperatures aims at
-OFF = 1e4  # nats that stand for infinitely many in a pilot round
-LEAN = 5  # effective draws that what a variance leans on counts as much as
-CHAINS = (16, 1024)  # of each target of many, and of a single one
-
-
-@dataclass(frozen=True)
-class Options:
-    """The options of :func:`pyro_gen.inference.likelihood.ais.ais`, checked; their meaning stands there.
-
-    One leapfrog step is the default by measurement. Mean error of a log-weight in nats for PPCA (20 dimensions, rank 4)
-    at equal cost, 480 gradients from the prior | 48 from the guide: L = 1: 0.11 | 0.02; L = 2: 0.25 | 0.10 (steps not
-    jittered: 1.68 | 0.21); L = 4: 0.55 | 0.12.
-    """
-
-    chains: int | None = None
-    temperatures: int | None = None
-    schedule: str | Tensor | Sequence[float] = "equalised"
-    leapfrog: int = 1
-    start: str | Distribution = "guide"
-    precondition: bool = True
-    target_acceptance: float = 0.75
-
-    @staticmethod
-    def of(preset: str | None, **options: Any) -> "Options":
-        """The options of a preset, and those given besides it, which take precedence."""
-        if preset == "wu2017":
-            fixed = {"chains": 16, "temperatures": 10_000, "schedule": "sigmoid", "leapfrog": 10, "start": "prior"}
-            options = {**fixed, "precondition": False, "target_acceptance": 0.65, **options}
-        elif preset is not None:
-            raise ValueError(f'ais(preset={preset!r}): the only preset is "wu2017".')
-        if unknown := [name for name in options if name not in Options.__dataclass_fields__]:
-            raise ValueError(
-                f"ais has no option {unknown[0]!r}: choose from {', '.join(Options.__dataclass_fields__)}."
-            )
-        return Options(**options)
-
-    def __post_init__(self) -> None:
-        for name in ("chains", "temperatures", "leapfrog"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"ais({name}={value}): give a positive number.")
-        if not isinstance(self.start, Distribution) and self.start not in ("prior", "guide"):
-            raise ValueError(
-                f'ais(start={self.start!r}): choose "prior" or "guide", or give a distribution of torch\'s.'
-            )
-        if isinstance(self.schedule, str):
-            if self.schedule not in ("equalised", "sigmoid", "linear"):
-                raise ValueError(
-                    f'ais(schedule={self.schedule!r}): choose "equalised", "sigmoid", "linear" or a sequence of betas.'
-                )
-            return
-        betas = torch.as_tensor(self.schedule).detach().to("cpu", torch.float64)
-        object.__setattr__(self, "schedule", betas)
-        if betas.dim() != 1 or len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or bool((betas.diff() <= 0).any()):
-            raise ValueError("ais(schedule=...): betas rise from 0 to 1, in one dimension.")
-        if self.temperatures is not None:
-            raise ValueError("ais: a schedule of betas fixes the number of temperatures, so leave temperatures out.")
-
-    def chains_for(self, engine: Engine) -> int:
-        """The number of chains of each target."""
-        return self.chains or CHAINS[engine.n == 1 and not engine.batch_shape]
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Chains along a path
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that is fixed before a run.
-
-    Move t = 1, ..., T is at inverse temperature betas[t], with step_sizes[t - 1] and metrics(t - 1).
-    """
-
-    betas: Tensor  # (T + 1,) float64
-    step_sizes: Tensor  # (T, N)
-    scales: Tensor  # standard deviations of the coordinates, (T, N, D)
-    factors: Tensor | None  # Cholesky factors of the correlations that all targets share, (T, D, D)
-
-    def tuning(self, t: int) -> tuple[Tensor, Metric]:
-        """Step sizes and metric of move t + 1."""
-        if self.factors is None:
-            return self.step_sizes[t], Metric.diagonal(self.scales[t])
-        return self.step_sizes[t], Correlated(self.scales[t], self.factors[t])
-
-
-class _Pilot(NamedTuple):
-    """What a pilot round saw at its temperatures."""
-
-    intensity: Tensor  # (T, N): the divergence of each step, whose sum is the barrier
-    variances: Tensor  # (T, N, D), weighted over chains
-    correlations: Tensor  # (T, D, D), in the mean over targets
-    effective: Tensor  # (T, N)
-    log_steps: Tensor  # (T, N): step sizes used, corrected by the acceptance they met
+PILOT_TEMPERATURES = (
+    32  # temperatures of the last pilot round, unless it shows that more than four times as many are needed
+)
+MAX_TEMPERATURES = 1000  # temperatures of the longest final run that is chosen automatically
+LOG_WEIGHT_SD = 0.5  # standard deviation of log w that the automatic number of temperatures aims at
 
 
 class _Curve(NamedTuple):
@@ -154,51 +58,11 @@ class _Curve(NamedTuple):
     distortion: Tensor  # (T + 1,): the sum over targets
 
 
-def _intensity(log_weights: Tensor, increment: Tensor) -> Tensor:
-    """The divergence of a step: log E g^2 - 2 log E g of its weights g is about the square of its length."""
-    normalised = log_weights.log_softmax(0)
-    once, twice = ((normalised + power * increment).logsumexp(0) for power in (1, 2))
-    return (twice - 2 * once).clamp(min=0).sqrt().nan_to_num(nan=math.inf, posinf=math.inf)
-
-
 def _mean(log_weights: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """The weighted mean and variance over chains, each (N,). What has no weight counts nothing, finite or not."""
     w = log_weights.softmax(0)
     mean = torch.where(w > 0, w * values, 0.0).sum(0)
     return mean, torch.where(w > 0, w * (values - mean).square(), 0.0).sum(0)
-
-
-def _explore(
-    engine: Engine, plan: Plan, chains: int, acceptance: float, tick: Callable[[], None] | None
-) -> tuple[Tensor, _Pilot]:
-    """A pilot round: step sizes follow the wanted acceptance along the way. Also its log-weights (C, N)."""
-    point = engine.start(chains)
-    log_w = point.log_density.new_zeros(chains, engine.n, dtype=torch.float64)
-    drift = torch.zeros_like(plan.step_sizes[0])
-    rows: list[list[Tensor]] = [[], [], [], [], []]
-    for t in range(1, len(plan.betas)):
-        # A point off the support has weight 0. Tuning needs finite numbers, and the weight of a pilot is not used.
-        increment = engine.rise(point, float(plan.betas[t - 1]), float(plan.betas[t]))
-        increment = increment.nan_to_num(nan=-OFF, posinf=OFF, neginf=-OFF)
-        rows[0].append(_intensity(log_w, increment))
-        log_w = log_w + increment
-        step_size, metric = plan.tuning(t - 1)
-        step_size = step_size * drift.exp()
-        point, probability = engine.move(point, float(plan.betas[t]), step_size, metric)
-        error = probability.mean(0) - acceptance
-        effective = effective_sample_size(log_w)
-        # Where few weights count, lean on the chains as they are.
-        share = effective / (effective + LEAN)
-        leaning = (share * log_w.softmax(0) + (1 - share) / chains).log()
-        z = engine.coordinates(point)
-        rows[1].append(covariances(z, leaning if engine.n == 1 else log_w))  # many targets lean on one another
-        rows[2].append(correlations(z, leaning) if engine.dim <= DENSE else z.new_zeros(0, 0))
-        rows[3].append(effective.to(step_size.dtype))
-        rows[4].append(step_size.log() + error)
-        drift = drift + 0.7 * error
-        if tick is not None:
-            tick()
-    return log_w, _Pilot(*(torch.stack(r) for r in rows))
 
 
 def _forward(
@@ -213,7 +77,7 @@ def _forward(
     for t in range(1, len(plan.betas)):
         low, high = float(plan.betas[t - 1]), float(plan.betas[t])
         increment = engine.rise(point, low, high)
-        barrier += _intensity(log_w, increment)
+        barrier += intensity(log_w, increment)
         mean, variance = _mean(log_w, increment)
         log_w = log_w + increment
         point, probability = engine.move(point, high, *plan.tuning(t - 1))
@@ -247,94 +111,6 @@ def backward(engine: Hamiltonian, z: Tensor, plan: Plan) -> Tensor:
     return log_w
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Pilot rounds
-
-
-class _Tuner:
-    """What the pilot rounds learn: a schedule, and for each position in it step sizes and spreads of each target."""
-
-    def __init__(self, engine: Engine, settings: Options, chains: int, knots: Tensor | None) -> None:
-        self.settings = settings
-        self.fixed = knots is not None
-        self.knots = _first_schedule(settings.schedule) if knots is None else knots
-        z = engine.coordinates(engine.start(chains))
-        n, dim = z.shape[1:]
-        self.positions = torch.tensor([0.0, 1.0], dtype=torch.float64)  # where the two below are known, as betas
-        self.log_steps = z.new_full((2, n), -0.25 * math.log(max(dim, 1)))
-        # The correlations of targets in the mean, where there are chains enough to know them.
-        self.correlated = settings.precondition and 1 < dim <= DENSE and chains * n >= 10 * dim
-        self.scales = z.std((0, 1)).expand(2, n, dim) if settings.precondition and dim else torch.ones_like(z[:2])
-        self.factors = torch.eye(dim).to(z).expand(2, dim, dim) if self.correlated else None
-
-    def plan(self, temperatures: int) -> Plan:
-        betas = _interpolate(torch.linspace(0, 1, temperatures + 1, dtype=torch.float64), self.knots)
-        betas[0], betas[-1] = 0.0, 1.0
-        return Plan(
-            betas,
-            _at(betas[1:], self.positions, self.log_steps).exp(),
-            _at(betas[1:], self.positions, self.scales),
-            None if self.factors is None else _at(betas[1:], self.positions, self.factors),
-        )
-
-    def learn(self, plan: Plan, seen: _Pilot) -> None:
-        temperatures = len(plan.betas) - 1
-        window = temperatures // 8
-        self.positions = plan.betas[1:]
-        self.log_steps = _smooth(seen.log_steps, window)
-        if self.settings.precondition:
-            # A few chains know a variance badly: lean on the neighbouring temperatures and on the other targets.
-            variances = _smooth(seen.variances, window)
-            pooled, effective = variances.mean(1, keepdim=True), seen.effective.unsqueeze(-1)
-            self.scales = ((effective * variances + LEAN * pooled) / (effective + LEAN)).sqrt().clamp(min=1e-6)
-        else:
-            self.scales = torch.ones_like(seen.variances)
-        if self.correlated:
-            self.factors = cholesky_factors(_smooth(seen.correlations, window), (seen.effective + LEAN).sum(1))
-        if self.settings.schedule == "equalised" and not self.fixed:
-            length = seen.intensity.square().mean(1).sqrt().cpu()
-            length = length + 0.05 * length.mean() + 1e-6  # a step that showed nothing still needs a look
-            barrier = torch.cat([length.new_zeros(1), length.cumsum(0)])
-            grid = torch.linspace(0, 1, 257, dtype=torch.float64)
-            self.knots = _at(grid * barrier[-1], barrier, plan.betas)
-
-
-def _first_schedule(schedule: str | Tensor | Sequence[float]) -> Tensor:
-    u = torch.linspace(0, 1, 1025, dtype=torch.float64)
-    if isinstance(schedule, Tensor):
-        return schedule
-    if schedule == "sigmoid":
-        s = torch.sigmoid(8 * u - 4)
-        return (s - s[0]) / (s[-1] - s[0])
-    return u if schedule == "linear" else u.square()
-
-
-def _interpolate(u: Tensor, knots: Tensor) -> Tensor:
-    return _at(u, torch.linspace(0, 1, len(knots), dtype=torch.float64), knots)
-
-
-def _at(points: Tensor, positions: Tensor, values: Tensor) -> Tensor:
-    """Linear interpolation of values (K, *), known at increasing positions (K,), constant outside of them."""
-    right = torch.searchsorted(positions, points).clamp(1, len(positions) - 1)
-    left = right - 1
-    share = ((points - positions[left]) / (positions[right] - positions[left]).clamp(min=1e-300)).clamp(0, 1)
-    share = share.to(values).reshape(-1, *(1 for _ in values.shape[1:]))
-    left, right = left.to(values.device), right.to(values.device)
-    return values[left] * (1 - share) + values[right] * share
-
-
-def _smooth(values: Tensor, window: int) -> Tensor:
-    """Moving average over the first dimension."""
-    total = torch.cat([torch.zeros_like(values[:1]), values.cumsum(0)])
-    at = torch.arange(len(values), device=values.device)
-    low, high = (at - window).clamp(min=0), (at + window + 1).clamp(max=len(values))
-    return (total[high] - total[low]) / (high - low).reshape(-1, *(1 for _ in values.shape[1:]))
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Runs
-
-
 class Run(NamedTuple):
     """A final run on some rows of the data."""
 
@@ -358,7 +134,7 @@ class Rows:
                 f"{type(self.program).__name__} has a factor, so it gives no normalised density of data and latents, "
                 "and the integral is no likelihood: leave the factor out, or use anneal(density(program, x)) for it."
             )
-        chains = max(self.settings.chains or CHAINS[0], FEWEST)
+        chains = max(self.settings.chains or CHAINS[0], MIN_PILOT_CHAINS)
         return list(row_chunks(len(self.x), max(1, rows_per_chunk(probe.entries, self.x.device) // chains)))
 
     def engine(self, rows: slice) -> Engine:
@@ -418,20 +194,20 @@ class Runs:
 
     def _pilot(
         self, engine: Engine, temperatures: int | None, knots: Tensor | None, at: float, chunks: int
-    ) -> tuple[_Tuner, int]:
+    ) -> tuple[Tuner, int]:
         settings = self.settings
-        tick = self._ticker(at, 0.3 / chunks / (2 * PILOT - 4), at + 0.3 / chunks)
-        chains = min(max(settings.chains_for(engine), FEWEST), MOST)
-        tuner = _Tuner(engine, settings, chains, knots)
+        tick = self._ticker(at, 0.3 / chunks / (2 * PILOT_TEMPERATURES - 4), at + 0.3 / chunks)
+        chains = min(max(settings.chains_for(engine), MIN_PILOT_CHAINS), MAX_PILOT_CHAINS)
+        tuner = Tuner(engine, settings, chains, knots)
         size = 4
         while True:
             plan = tuner.plan(size)
-            log_w, seen = _explore(engine, plan, chains, settings.target_acceptance, tick)
+            log_w, seen = explore(engine, plan, chains, settings.target_acceptance, tick)
             tuner.learn(plan, seen)
             # The variance of log w falls like 1 / T. A quantile, since a few data that lost a mode never have enough.
             spread = float(log_w.var(0).quantile(0.75).sqrt())
-            needed = int(min(max(size * (spread / SPREAD) ** 2, PILOT), LONGEST))
-            if size >= PILOT and (temperatures is not None or needed <= 4 * size):
+            needed = int(min(max(size * (spread / LOG_WEIGHT_SD) ** 2, PILOT_TEMPERATURES), MAX_TEMPERATURES))
+            if size >= PILOT_TEMPERATURES and (temperatures is not None or needed <= 4 * size):
                 break
             size *= 2
         return tuner, needed if temperatures is None else temperatures

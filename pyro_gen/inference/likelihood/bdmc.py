@@ -24,9 +24,10 @@ from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity, density, evaluation, rows_of
 from pyro_gen.inference.factors import refuse_factors
 from pyro_gen.inference.likelihood.ais import ais, anneal
-from pyro_gen.inference.likelihood.annealing import CHAINS, Options, Rows, Runs, Single, backward
+from pyro_gen.inference.likelihood.annealing import Rows, Runs, Single, backward
 from pyro_gen.inference.likelihood.paths import Hamiltonian
 from pyro_gen.inference.likelihood.result import LogLikelihood, entries_seen
+from pyro_gen.inference.likelihood.schedules import CHAINS, Options
 from pyro_gen.inference.likelihood.weights import left_out, log_mean_exp
 from pyro_gen.inference.simulate import given_site, simulate, simulate_sets
 from pyro_gen.program import Program

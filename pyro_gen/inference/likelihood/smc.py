@@ -50,7 +50,7 @@ from pyro_gen.program import Program
 __all__ = ["likelihoods", "smc"]
 
 JOINT = {"particles": 512, "islands": 8, "length": 16}  # of a single target
-MANY = {"particles": 128, "islands": 4, "length": 8}  # of each target of many
+PARTICLES_OF_MANY = {"particles": 128, "islands": 4, "length": 8}  # of each target of many
 SHORTEST = 1e-10  # of the steps in beta: below, the start has nothing in common with the target
 
 
@@ -70,7 +70,7 @@ class _Options:
         known = [f.name for f in fields(_Options)]
         if unknown := [name for name in options if name not in known]:
             raise ValueError(f"smc has no option {unknown[0]!r}: choose from {', '.join(known)}.")
-        return _Options(**{**(MANY if many else JOINT), **options})
+        return _Options(**{**(PARTICLES_OF_MANY if many else JOINT), **options})
 
     def __post_init__(self) -> None:
         for name in ("particles", "islands", "length", "leapfrog"):

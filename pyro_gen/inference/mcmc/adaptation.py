@@ -52,9 +52,10 @@ __all__ = [
     "some_chains",
 ]
 
-
-PAYS = 1.5  # ratio of the longest to the shortest axis beyond which a dense metric repays its matrix products
-LARGEST = 100  # dimensions beyond which it does not
+MIN_DENSE_AXIS_RATIO = (
+    1.5  # ratio of the longest to the shortest axis beyond which a dense metric repays its matrix products
+)
+MAX_DENSE_DIM = 100  # dimensions beyond which it does not
 KINDS = ("auto", "diagonal", "dense", "low_rank")
 
 
@@ -246,8 +247,10 @@ class Trajectory:
     """
 
     POWER = 0.5  # of the length, by which the criterion is divided
-    FAR = 9.0  # variances beyond which a squared projection counts no more: its fourth power is all noise there
-    MOST = math.log(4)  # log-multiple, either way
+    MAX_VARIANCES = (
+        9.0  # variances beyond which a squared projection counts no more: its fourth power is all noise there
+    )
+    MAX_LOG_FACTOR = math.log(4)  # log-multiple, either way
     SHARES = 4.0  # the window holds the last quarter of the time
     TOGETHER = 4  # transitions
 
@@ -314,7 +317,7 @@ class Trajectory:
         found = [spread.mean()]
         if learn:
             if self.criterion == "snaper":
-                far = self.FAR * spread.square()
+                far = self.MAX_VARIANCES * spread.square()
                 before, after = s.square().minimum(far)
                 slope = (s[1] * (momentum * self.principal).sum(-1)).where(after < far, 0.0)
             else:
@@ -341,7 +344,7 @@ class Trajectory:
         self._criterion += weight * (criterion - self._criterion)
         slope = max(-2.0, min(2.0, self._gain / max(self._criterion, 1e-30) - self.POWER))
         self.log_factor += slope / (self._learning + 10 / self.TOGETHER)
-        self.log_factor = max(-self.MOST, min(self.MOST, self.log_factor))
+        self.log_factor = max(-self.MAX_LOG_FACTOR, min(self.MAX_LOG_FACTOR, self.log_factor))
         self.average += weight * (self.log_factor - self.average)
 
 
@@ -397,7 +400,7 @@ class Tuning:
         first = 0.5 * dim**-0.25 if self.fixed is None else self.fixed
         self.step_size = torch.full(shape, first, dtype=torch.float64)
         self._averaging = DualAveraging(self.step_size, self.target_acceptance)
-        self._dense = self.kind == "dense" or (self.kind == "auto" and 5 * dim <= min(chains, 5 * LARGEST))
+        self._dense = self.kind == "dense" or (self.kind == "auto" and 5 * dim <= min(chains, 5 * MAX_DENSE_DIM))
         self._moments = Moments(self._dense)
         self._moments.update(point.z, point.grad)
         self._due = list(self.RENEW)
@@ -464,7 +467,7 @@ class Tuning:
         factor = fisher_dense(*(_regular(m, share) for m in (spread / outer, grad_spread * outer)))
         if self.kind == "auto":
             axes = torch.linalg.svdvals(factor)
-            if float((axes[..., 0] / axes[..., -1]).median()) < PAYS:
+            if float((axes[..., 0] / axes[..., -1]).median()) < MIN_DENSE_AXIS_RATIO:
                 return Metric.diagonal(scale.to(self._like))
         return Metric.dense((scale.unsqueeze(-1) * factor).to(self._like))
 

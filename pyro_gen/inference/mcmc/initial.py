@@ -14,7 +14,7 @@ from pyro_gen.program import Program
 
 __all__ = ["Init", "NoStart", "points"]
 
-FEW = 0.05  # the share of points on the support below which their region is no place to start from
+MIN_USABLE_SHARE = 0.05  # the share of points on the support below which their region is no place to start from
 
 Init = str | Tensor | Mapping[str, Tensor] | Callable[[Density, int], Tensor]
 
@@ -101,7 +101,7 @@ def points(density: Density, init: Init, chains: int) -> Tensor:
     hopeless = torch.zeros_like(usable[0])
     wide = source is uniform and density.dim > 0  # else all sites are held
     if wide:
-        hopeless = (usable.double().mean(0) < FEW) | flat(density, z)
+        hopeless = (usable.double().mean(0) < MIN_USABLE_SHARE) | flat(density, z)
     for _ in range(TRIES):
         if source is None or bool((usable | hopeless).all()):
             break

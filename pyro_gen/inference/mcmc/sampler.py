@@ -89,7 +89,7 @@ class HMC(Sampler):
 
     # Until these shares of the warm-up trajectories have one step, and few; then it learns how many they should have.
     MALA, SHORT = 0.1, 0.45
-    FEW = 32
+    MAX_WARMUP_STEPS = 32
     JITTER = 0.5
 
     def __init__(
@@ -158,7 +158,7 @@ class HMC(Sampler):
         jitter = 1 + self.JITTER * (2 * halton(self.transitions) - 1)
         most = self.max_steps
         if progress is not None and progress < self.SHORT:
-            most = min(most, 1 if progress < self.MALA else self.FEW)
+            most = min(most, 1 if progress < self.MALA else self.MAX_WARMUP_STEPS)
         return max(1, min(most, round(self._mean_steps() * jitter)))
 
     def _mean_steps(self) -> float:

@@ -17,10 +17,12 @@ from pyro_gen.density import Density, ProgramDensity
 __all__ = ["Rescaled", "candidates", "evaluate", "far", "flat", "uniform"]
 
 RADII = (2.0, 0.5, 0.1, 0.02, 0.002, 0.0)
-EACH = 32  # candidates of each radius
-PRIOR = 128  # of the prior
-LOOKED_AT = 16  # points, for plateaus
-FAR = 1e10  # nats per number observed, below the best point: beyond this a warm-up does not always arrive
+CANDIDATES_PER_RADIUS = 32  # candidates of each radius
+PRIOR_DRAWS = 128  # of the prior
+PLATEAU_POINTS = 16  # points, for plateaus
+MAX_NATS_PER_NUMBER = (
+    1e10  # nats per number observed, below the best point: beyond this a warm-up does not always arrive
+)
 
 
 def uniform(density: Density, chains: int) -> Tensor:
@@ -52,7 +54,7 @@ def far(density: Density, log_density: Tensor, usable: Tensor) -> Tensor:
     values = log_density.double()
     best = values.masked_fill(~usable, -math.inf).max(0).values
     worst = values.masked_fill(~usable, math.inf).min(0).values
-    return usable.any(0) & (best - worst > FAR * numbers)
+    return usable.any(0) & (best - worst > MAX_NATS_PER_NUMBER * numbers)
 
 
 def flat(density: Density, z: Tensor) -> Tensor:
@@ -62,9 +64,9 @@ def flat(density: Density, z: Tensor) -> Tensor:
     """
     if not isinstance(density, ProgramDensity):
         return torch.zeros(density.batch_shape, dtype=torch.bool, device=z.device)
-    held = density.draw_held(z[:LOOKED_AT]) if density.hold else None
+    held = density.draw_held(z[:PLATEAU_POINTS]) if density.hold else None
     with torch.enable_grad():
-        leaf = z[:LOOKED_AT].detach().requires_grad_()
+        leaf = z[:PLATEAU_POINTS].detach().requires_grad_()
         value = density.log_likelihood(leaf, held=held)
         if not value.requires_grad:
             return torch.zeros(density.batch_shape, dtype=torch.bool, device=z.device)
@@ -115,11 +117,11 @@ class Rescaled:
 
 def candidates(density: Density) -> tuple[Tensor, Tensor]:
     """Draws points with shape :math:`(K, *B, D)`, in float64, and says the scale of the prior, :math:`(*B, D)`."""
-    shape = (len(RADII) * EACH, *density.batch_shape, density.dim)
-    radii = torch.tensor(RADII, dtype=torch.float64, device=density.device).repeat_interleave(EACH)
+    shape = (len(RADII) * CANDIDATES_PER_RADIUS, *density.batch_shape, density.dim)
+    radii = torch.tensor(RADII, dtype=torch.float64, device=density.device).repeat_interleave(CANDIDATES_PER_RADIUS)
     points = radii.view(-1, *(1 for _ in shape[1:])) * (2 * torch.rand(shape).to(radii) - 1)
     try:
-        drawn = density.sample_prior(PRIOR).double()
+        drawn = density.sample_prior(PRIOR_DRAWS).double()
     except ValueError:  # improper, or unknown
         return points, torch.ones_like(points[0])
     drawn = drawn[drawn.isfinite().flatten(1).all(1)]

@@ -44,7 +44,7 @@ from pyro_gen.inference.mcmc.sampler import Sampler
 
 __all__ = ["Tempering", "TemperingState", "equal_barriers", "swaps"]
 
-MOST = 32  # leapfrog steps of a transition
+MAX_STEPS = 32  # leapfrog steps of a transition
 
 
 class TemperingState(NamedTuple):
@@ -239,7 +239,7 @@ class Tempering(Sampler):
     def _num_steps(self) -> int:
         # A quarter of an oscillation in whitened coordinates at most temperatures, jittered for all of them together.
         length = 0.5 * math.pi * (0.5 + halton(self.transitions))
-        return max(1, min(MOST, round(length / float(self.tuning.step_size.quantile(0.25)))))
+        return max(1, min(MAX_STEPS, round(length / float(self.tuning.step_size.quantile(0.25)))))
 
     def _learn(self, rejection: Tensor, arrived: Tensor, progress: float) -> None:
         """Takes up the swaps of a transition, and sets the ladder anew when a round is over."""
