@@ -24,6 +24,7 @@ def to_precision(x: Tensor, dtype: torch.dtype, columns: Sequence[str] | None = 
     Example:
         >>> seconds = torch.tensor([1.7e9, 1.7e9 + 1, 1.7e9 + 3], dtype=torch.float64)
         >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
         ...     rounded = to_precision(seconds, torch.float32)
         >>> len(caught), (rounded.double() - seconds).abs().max().item()
         (1, 3.0)

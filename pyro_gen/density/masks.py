@@ -16,6 +16,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_gen._internals import site_mask
+from pyro_gen.distributions import innermost
 from pyro_gen.traces import sample_sites
 
 TRIALS = 8  # other values of masked variables, to see whether anything depends on them
@@ -28,7 +29,7 @@ def masked_out(site: Any) -> Tensor | None:
     while True:
         if isinstance(fn, dist.MaskedDistribution):
             masks.append((site_mask(fn), fn))
-        if not hasattr(fn, "base_dist") or isinstance(fn, torch.distributions.TransformedDistribution):
+        if fn is innermost(fn):
             break
         fn = fn.base_dist
     masks = [(mask, layer) for mask, layer in masks if mask is not None and mask is not True]

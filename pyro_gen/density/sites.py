@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import IndependentTransform
 
+from pyro_gen._internals import site_mask
 from pyro_gen.density.enumeration import NotSummableError
 from pyro_gen.density.masks import along, masked_out
 from pyro_gen.distributions import elements, innermost
@@ -213,8 +214,9 @@ def is_deterministic(site: Any) -> bool:
     """Whether a site is a ``pyro.deterministic`` statement, or what Pyro's reparametrisations leave in its place."""
     if site["infer"].get("_deterministic"):
         return True
-    masked = site["is_observed"] and getattr(site["fn"], "_mask", None) is False
-    return masked and isinstance(innermost(site["fn"]), dist.Delta)
+    fn = site["fn"]
+    masked = site["is_observed"] and isinstance(fn, dist.MaskedDistribution) and site_mask(fn) is False
+    return masked and isinstance(innermost(fn), dist.Delta)
 
 
 def bijection(support: Any) -> Any:

@@ -88,6 +88,7 @@ def bits_per_dim(log_likelihood: Tensor, dims: int, log_abs_det_jacobian: Tensor
         ValueError: If ``dims`` is not a positive integer.
 
     Example:
+        >>> from pyro_gen.data import Dequantize
         >>> x = torch.tensor([[0.0, 17.0, 255.0]])
         >>> uniform = torch.zeros(1)  # log-density of the uniform distribution on the unit cube
         >>> round(bits_per_dim(uniform, 3, Dequantize(256).log_abs_det_jacobian(x)).item(), 12)
