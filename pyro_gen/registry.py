@@ -203,8 +203,9 @@ class Measure:
     Attributes:
         unit: Of the figure; empty where it is a pure number.
         better: ``"higher"`` or ``"lower"``.
-        function: Takes the program, the prepared data (:class:`pyro_gen.data.Prepared`), ``seed``, ``progress`` (a
-            function of the fraction done, or ``None``) and options of its own; returns a :class:`Measured`.
+        function: Takes the program, the prepared data (:class:`pyro_gen.data.prepared.Prepared`), ``seed``,
+            ``progress`` (a function of the fraction done, or ``None``) and options of its own; returns a
+            :class:`Measured`.
     """
 
     unit: str

@@ -71,12 +71,8 @@ def trace_pair(program: "Program", x: Tensor, *context: Any) -> tuple[Trace, Tra
         The traces of model and guide.
     """
     with exclusive():
-        return _trace_pair(program, x, *context)
-
-
-def _trace_pair(program: "Program", x: Tensor, *context: Any) -> tuple[Trace, Trace]:
-    guide_trace = trace_guide(program, x, *context)
-    model_trace = pyro.poutine.trace(pyro.poutine.replay(program.model, guide_trace)).get_trace(x, *context)
+        guide_trace = trace_guide(program, x, *context)
+        model_trace = pyro.poutine.trace(pyro.poutine.replay(program.model, guide_trace)).get_trace(x, *context)
     return model_trace, guide_trace
 
 

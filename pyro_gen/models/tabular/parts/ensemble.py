@@ -182,8 +182,9 @@ class Ensemble(TableProgram):
             x: Rows with shape :math:`(N, D)`.
 
         Returns:
-            The shapes k, with shape :math:`(N)`: below 0.7 they can, see :func:`pyro_gen.inference.psis_khat`. Rows
-            that begin above it have had more draws, see :func:`.importance_draws`.
+            The shapes k, with shape :math:`(N)`: below 0.7 they can, see
+            :func:`pyro_gen.inference.likelihood.weights.psis_khat`. Rows that begin above it have had more draws, see
+            :func:`.importance_draws`.
         """
         out = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for rows, row_x in self._incomplete(x, torch.ones_like(out, dtype=torch.bool)):

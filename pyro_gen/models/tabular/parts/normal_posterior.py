@@ -105,7 +105,7 @@ class NormalParameters(NamedTuple):
 
     @staticmethod
     def join(states: "Sequence[NormalParameters]") -> "NormalParameters":
-        """All draws of some chains, see :func:`pyro_gen.inference.mcmc.blocked_gibbs.join`."""
+        """All draws of some chains, see :func:`pyro_gen.inference.mcmc.blocked_gibbs.join_chains`."""
         return NormalParameters(*(join_chains(values) for values in zip(*states, strict=True)))
 
     @staticmethod
