@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["AdviceError", "said"]
+__all__ = ["Advice", "AdviceError", "said"]
 
 
-class AdviceError(ValueError):
+class Advice(Exception):
     """A sentence that names arguments, which on the command line are options.
 
     Arguments:
         text: The sentence, with ``{name}`` where an argument is to be named.
-        arguments: What to give, by name.
+        arguments: What to give, by name; ``...`` names it alone, and an underscore at the end names it a second time.
 
     Example:
         >>> error = AdviceError("add {trust}, or name it by {target}.", trust=True, target="own.py:Fixed")
@@ -19,6 +19,9 @@ class AdviceError(ValueError):
         add trust=True, or name it by target="own.py:Fixed".
         >>> error.on_the_command_line()
         'add --trust, or name it by --target own.py:Fixed.'
+        >>> error = AdviceError("try {lr} {init} and {init_}.", lr=..., init="prior", init_="uniform")
+        >>> print(error, error.on_the_command_line())
+        try lr= init="prior" and init="uniform". try --lr --init prior and --init uniform.
     """
 
     def __init__(self, text: str, **arguments: Any) -> None:
@@ -29,19 +32,23 @@ class AdviceError(ValueError):
         """The sentence with options in it."""
 
         def option(name: str, value: Any) -> str:
-            return f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+            return f"--{name.replace('_', '-')}" + ("" if value is True or value is ... else f" {value}")
 
         return self._filled(option)
 
     def _filled(self, name_it: Callable[[str, Any], str]) -> str:
         text = self.text
         for name, value in self.arguments.items():
-            text = text.replace(f"{{{name}}}", name_it(name, value))
+            text = text.replace(f"{{{name}}}", name_it(name.rstrip("_"), value))
         return text
 
     @staticmethod
     def _quoted(value: Any) -> str:
-        return f'"{value}"' if isinstance(value, str) else repr(value)
+        return "" if value is ... else f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+class AdviceError(Advice, ValueError):
+    """Advice about a value that was given."""
 
 
 def said(error: BaseException) -> str:

@@ -31,6 +31,7 @@ from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
+from pyro_gen._errors import AdviceError
 from pyro_gen._internals import own_modules, own_parameters, parameter_store, set_autoguide_model
 from pyro_gen._random import exclusive, seeded
 from pyro_gen.observation import called_with
@@ -226,9 +227,11 @@ class Program(PyroModule):
         Raises:
             ValueError: The marginal is not known in closed form.
         """
-        raise ValueError(
+        raise AdviceError(
             f"{type(self).__name__} has latent variables and no closed-form marginal likelihood: "
-            'estimate it with method="ais" where they are continuous, or method="iwae" with a guide that samples them.'
+            "estimate it with {method} where they are continuous, or {method_} with a guide that samples them.",
+            method="ais",
+            method_="iwae",
         )
 
     def forward(self, method: str, *args: Any) -> Any:

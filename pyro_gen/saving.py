@@ -205,9 +205,13 @@ def _check_trust(path: Path, description: Mapping[str, Any], trust: bool) -> Non
         return
     target, kept = description["target"], description.get("digest")
     if not file.is_absolute():  # save_program writes none: it would be another file in each folder
-        raise ValueError(f"{path}: its program is in {file}, a path without a folder: say where it is, by target=.")
+        raise AdviceError(
+            f"{path}: its program is in {file}, a path without a folder: say where it is, by {{target}}.", target=...
+        )
     if not file.is_file():
-        raise ValueError(f"{path}: its program is in {file}, which is not there now: say where it is, by target=.")
+        raise AdviceError(
+            f"{path}: its program is in {file}, which is not there now: say where it is, by {{target}}.", target=...
+        )
     found = _sha256(file)
     if not trust:
         raise AdviceError(

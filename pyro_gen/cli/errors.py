@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from types import FrameType
 
-from pyro_gen._errors import AdviceError, said
+from pyro_gen._errors import Advice, said
 from pyro_gen.data.problems import Problems
 from pyro_gen.program import Program
 
@@ -17,12 +17,10 @@ def one_line(error: Exception) -> str:
         context = getattr(error, "ctx", None)
         where = "pyro-gen" if context is None else context.command_path
         return f"{' '.join(error.format_message().split()).rstrip('.')} (see {where} --help)."
-    if isinstance(error, AdviceError):
-        return error.on_the_command_line()
-    text = said(error).partition(": ")[2].split("tensor(")[0].strip()
+    text = error.on_the_command_line() if isinstance(error, Advice) else said(error).partition(": ")[2]
+    text = " ".join(text.split()).split("tensor(")[0].strip()
     if text.endswith("but found invalid values:"):
         text = _about_invalid_values(text.removesuffix(":"), error)
-    text = _in_words_of_the_shell(text)
     # Messages of this package are whole sentences; others may be a word, or nothing.
     if not isinstance(error, ValueError | TypeError | ArithmeticError) or " " not in text:
         text = f"{type(error).__name__}: {text} (--debug shows where)"
@@ -59,25 +57,6 @@ def _frames(error: BaseException) -> Iterator[FrameType]:
         at = at.tb_next
     if error.__context__ is not None:
         yield from _frames(error.__context__)
-
-
-# Arguments of functions of the package that the command line takes as options of the same name.
-_ARGUMENTS = (
-    *("batch_size", "checkpoint", "chains", "clip_norm", "draws", "epochs", "init", "kl_warmup", "lr", "method"),
-    *("num_particles", "patience", "resume", "schedule", "seed", "target", "temperatures", "thin", "validation"),
-    *("warmup",),
-)
-
-
-def _in_words_of_the_shell(text: str) -> str:
-    """Advice for Python, ``give validation= too``, as advice for the command line, ``give --validation too``."""
-
-    def option(found: re.Match[str]) -> str:
-        value = found["value"].strip("\"'")
-        return f"--{found['name'].replace('_', '-')}" + (f" {value}" if value and value != "True" else "")
-
-    pattern = rf"(?<![\w.(/-])(?<!--set )(?P<name>{'|'.join(_ARGUMENTS)})=(?P<value>(\"[^\"]*\"|'[^']*'|[-\w.+]*\w)?)"
-    return re.sub(pattern, option, text).replace("Try a smaller lr", "Try a smaller --lr")
 
 
 def in_words_for_tables(text: str) -> str:

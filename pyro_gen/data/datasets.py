@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_gen._errors import AdviceError
 from pyro_gen._random import seeded
 from pyro_gen.data.tables import as_tensor
 from pyro_gen.data.transforms import Transform
@@ -87,9 +88,9 @@ class DataSet:
         """
         held_out = round(len(self.train) * validation) if 0 < validation < 1 else 0
         if not 0 < held_out < len(self.train):
-            raise ValueError(
-                f"validation={validation!r}: expected a fraction in (0, 1) that leaves data on both sides "
-                f"of {len(self.train)}."
+            raise AdviceError(
+                f"{{validation}}: expected a fraction in (0, 1) that leaves data on both sides of {len(self.train)}.",
+                validation=validation,
             )
         order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
         return self.train[order[held_out:].sort().values], self.train[order[:held_out].sort().values]

@@ -9,6 +9,7 @@ import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyro_gen._errors import AdviceError
 from pyro_gen._random import seeded
 from pyro_gen.density.inputs import row_chunks, rows_of
 from pyro_gen.density.missing import LatentMissing, MissingEntries, active, missing_site, run_model
@@ -178,9 +179,10 @@ def summed_assignments(
         present = {n: torch.ones(rows[n], f.units, dtype=torch.bool, device=device) for n, f in finite.items()}
     most = int(joint_values(finite, present).max())
     if most > MAX_SUMMED:
-        raise ValueError(
+        raise AdviceError(
             f"The discrete latent variables of a datum of {name_of(program)}, the missing entries of "
             f"'{summed[0]}' among them, have {most} joint values, more than the {MAX_SUMMED} that are summed over "
-            'beside continuous ones: use method="iwae".'
+            "beside continuous ones: use {method}.",
+            method="iwae",
         )
     return *assignments(finite, present), handler

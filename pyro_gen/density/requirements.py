@@ -6,6 +6,7 @@ from typing import Any
 import pyro.distributions as dist
 from pyro.poutine.trace_struct import Trace
 
+from pyro_gen._errors import AdviceError
 from pyro_gen.density.sites import is_data
 from pyro_gen.distributions import elements, innermost
 from pyro_gen.program import Program
@@ -43,8 +44,9 @@ def check_structure(program: Program | Callable[..., Any], prototype: Trace, hol
         if is_data(site) and isinstance(innermost(site["fn"]), dist.Delta):
             raise ValueError(f"{name_of(program)} has an observed site without a density, '{name}': a Delta.")
     if not latent:
-        raise ValueError(
-            f'{name_of(program)} has no latent variable, so no posterior: its likelihood is method="exact".'
+        raise AdviceError(
+            f"{name_of(program)} has no latent variable, so no posterior: its likelihood is {{method}}.",
+            method="exact",
         )
     discrete = [n for n, s in latent.items() if s["fn"].support.is_discrete and n not in hold]
     for name in discrete:

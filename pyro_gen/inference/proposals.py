@@ -14,6 +14,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyro_gen._errors import AdviceError
 from pyro_gen._random import seeded
 from pyro_gen.density import (
     ProgramDensity,
@@ -100,16 +101,18 @@ def _plan(program: Program, x: Tensor, context: tuple[Any, ...], num_particles: 
             raise ValueError(f"The guide of {type(program).__name__} samples '{name}', which the model does not have.")
         frame = data_frame(site)
         if frame is None:
-            raise ValueError(
+            raise AdviceError(
                 f"The guide's site '{name}' stands outside of the data plate, so it has no density per datum: use "
-                'method="ais", start="prior", or a guide that samples inside the plate.'
+                '{method}, start="prior", or a guide that samples inside the plate.',
+                method="ais",
             )
         if frame.size != rows:  # an autoguide: one set of parameters per datum of its training
             if frame.size != len(x):
-                raise ValueError(
+                raise AdviceError(
                     f"The guide of {type(program).__name__} has parameters for {frame.size} data and was given "
-                    f'{len(x)}: it knows no other data than it was trained on. Use method="ais", start="prior", or a '
-                    "guide that reads x."
+                    f'{len(x)}: it knows no other data than it was trained on. Use {{method}}, start="prior", or a '
+                    "guide that reads x.",
+                    method="ais",
                 )
             rows = len(x)
     return rows, entries

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen._archives import read_archive
+from pyro_gen._errors import AdviceError
 from pyro_gen._files import atomic
 from pyro_gen._identity import digest, settings_of
 from pyro_gen.density import ProgramDensity
@@ -73,9 +74,10 @@ class RunState:
             return None
         file = cls.file(path)
         if not file.is_file():
-            raise ValueError(
+            raise AdviceError(
                 f"{path} has no {file.name} beside it, so it cannot be gone on with: give another name, or "
-                "overwrite it (overwrite=True)."
+                "overwrite it ({overwrite}).",
+                overwrite=True,
             )
         try:
             saved = read_archive(file)
@@ -84,9 +86,10 @@ class RunState:
             state.attrs = json.loads(saved["attrs"])
         except (ValueError, TypeError, KeyError) as error:
             reason = error if type(error) is ValueError else "it was not written by pyro_gen.posterior"
-            raise ValueError(
+            raise AdviceError(
                 f"{file} does not say where the run stands ({reason}), so it cannot be gone on with: give another "
-                "name, or overwrite it (overwrite=True)."
+                "name, or overwrite it ({overwrite}).",
+                overwrite=True,
             ) from error
         return state
 
@@ -108,9 +111,10 @@ class RunState:
             old, new = self.mark.get(name, "left out"), mark.get(name, "left out")
             if old != new:
                 what = "differs" if name.startswith("the ") else f"was {old} and is {new} now"
-                raise ValueError(
+                raise AdviceError(
                     f"posterior(resume=True): what is to be gone on with is another run: {name} {what}. Give the same, "
-                    "another name to save under, or overwrite it without resume (overwrite=True)."
+                    "another name to save under, or overwrite it without resume ({overwrite}).",
+                    overwrite=True,
                 )
         if draws < self.done:
             raise ValueError(

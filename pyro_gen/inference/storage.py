@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyro_gen._errors import AdviceError
 from pyro_gen._files import PARTIAL, WriteError, atomic, open_claimed
 from pyro_gen.inference.export import Exporter, Groups
 
@@ -195,9 +196,10 @@ def check_free(path: Path, overwrite: bool) -> None:
         ValueError: There is something already, and it is not to be overwritten, or is a folder with other things.
     """
     if path.exists() and not overwrite:
-        raise ValueError(
-            f"{path} is there already: go on with it (resume=True), overwrite it (overwrite=True), or give another "
-            "name."
+        raise AdviceError(
+            f"{path} is there already: go on with it ({{resume}}), overwrite it ({{overwrite}}), or give another name.",
+            resume=True,
+            overwrite=True,
         )
     if not path.is_dir():
         return

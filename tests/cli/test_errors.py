@@ -4,25 +4,17 @@ from pathlib import Path
 
 import pytest
 
+from pyro_gen._errors import AdviceError
 from pyro_gen.cli import errors
 from tests.cli.shell import FIT, run
 
 
-@pytest.mark.parametrize(
-    ("python", "shell"),
-    [
-        ("give validation= too.", "give --validation too."),
-        ('estimate it with method="ais" or', "estimate it with --method ais or"),
-        ("kl_warmup=-1: give", "--kl-warmup -1: give"),
-        ("use lr=1e-3.", "use --lr 1e-3."),
-        ("resume=True goes", "--resume goes"),
-        ("VAE(lr=3) has", "VAE(lr=3) has"),  # no option of the command
-        ("--set lr=3: no", "--set lr=3: no"),
-        ("my_lr=3", "my_lr=3"),
-    ],
-)
-def test_advice_is_in_words_of_the_shell(python: str, shell: str) -> None:
-    assert errors._in_words_of_the_shell(python) == shell
+def test_advice_is_in_words_of_who_called() -> None:
+    error = AdviceError(
+        "{draws}: or {init}, {init_}; give {kl_warmup} too.", draws=3, init="a", init_="b", kl_warmup=...
+    )
+    assert str(error) == 'draws=3: or init="a", init="b"; give kl_warmup= too.'
+    assert errors.one_line(error) == "--draws 3: or --init a, --init b; give --kl-warmup too."
 
 
 @pytest.mark.parametrize(

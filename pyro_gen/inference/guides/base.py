@@ -9,6 +9,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_gen._errors import AdviceError
 from pyro_gen._internals import without_parts
 from pyro_gen.density.sites import Slot, bijection
 from pyro_gen.observation import no_completion
@@ -76,10 +77,11 @@ class _Place(Messenger):
             return
         for frame in msg["cond_indep_stack"]:
             if frame.full_size not in (None, frame.size):
-                raise ValueError(
+                raise AdviceError(
                     f"The guide has parameters for each value of '{name}', which the plate '{frame.name}' subsamples "
-                    f"({frame.size} of {frame.full_size}): give batch_size= the size of the data, or a program whose "
-                    "own guide computes these from the data (AmortisedFlow, say)."
+                    f"({frame.size} of {frame.full_size}): give {{batch_size}} the size of the data, or a program "
+                    "whose own guide computes these from the data (AmortisedFlow, say).",
+                    batch_size=...,
                 )
         transform = bijection(fn.support)
         shape = transform.inverse_shape(fn.shape())

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_gen._errors import AdviceError
 from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity, density, evaluation, rows_of
 from pyro_gen.inference.factors import refuse_factors
@@ -152,9 +153,10 @@ def _simulate(program: Program, n: int, sets: int, context: tuple[Any, ...], mis
         dims, stacked = {}, True
     # Latent variables of the prior are no exact draw given what the model observes besides.
     if (name := given_site(program, *_nothing(program, 1, context))) is not None:
-        raise ValueError(
+        raise AdviceError(
             f"The model of {type(program).__name__} observes '{name}', which is given and not simulated, so the "
-            'simulated latent variables are no exact draws of the posterior: use method="ais", without a sandwich.'
+            "simulated latent variables are no exact draws of the posterior: use {method}, without a sandwich.",
+            method="ais",
         )
     if missing is not None:
         x = x.masked_fill(missing, math.nan)

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_gen._errors import AdviceError
 from pyro_gen.density import (
     as_inputs,
     evaluation,
@@ -107,7 +108,9 @@ def log_likelihood(
         if method == "exact":
             return exact_likelihood(program.marginal(), x, context)  # which says why there is none
         if kinds.kind == "exact":
-            raise ValueError(f'{type(program).__name__} has no latent variable: its likelihood is method="exact".')
+            raise AdviceError(
+                f"{type(program).__name__} has no latent variable: its likelihood is {{method}}.", method="exact"
+            )
         if method == "ais":
             return ais(program, x, *context, seed=seed, progress=progress, **options)
         if method == "bdmc":

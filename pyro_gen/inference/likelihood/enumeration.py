@@ -18,6 +18,7 @@ import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyro_gen._errors import AdviceError
 from pyro_gen._random import seeded
 from pyro_gen.density import any_missing, entries_per_datum, row_chunks, rows_of, rows_per_chunk
 from pyro_gen.density.finite import FiniteSite, assignments, finite_sites, joint_values, present_units
@@ -79,7 +80,7 @@ def is_enumerable(program: Program, x: Tensor, *context: Any) -> bool:
     )
 
 
-BY_IWAE = 'use method="iwae" with a guide that samples them'
+BY_IWAE = "use {method} with a guide that samples them"
 
 
 def enumerated(program: Program, x: Tensor, *context: Any, instead: str = BY_IWAE) -> Iterator[GuideDraws]:
@@ -105,9 +106,10 @@ def enumerated(program: Program, x: Tensor, *context: Any, instead: str = BY_IWA
     present = present_units(sites, program, x, *context)
     counts = joint_values(sites, present)
     if bool((counts > MAX_ASSIGNMENTS).any()):
-        raise ValueError(
+        raise AdviceError(
             f"The discrete latent variables of a datum of {type(program).__name__} have {int(counts.max())} joint "
-            f"values, more than the {MAX_ASSIGNMENTS} that are summed over: {instead}."
+            f"values, more than the {MAX_ASSIGNMENTS} that are summed over: {instead}.",
+            method="iwae",
         )
     entries, dims = entries_per_datum(trace), {n: f.data_dim for n, f in sites.items()}
     with torch.no_grad(), _masked(program, sites):
@@ -122,10 +124,11 @@ def enumerated(program: Program, x: Tensor, *context: Any, instead: str = BY_IWA
                 parts = [{m: v[i : i + size] for m, v in values.items()} for i in range(0, number, size)]
                 prior, likelihood = torch.cat([model(data, part).double() for part in parts]).unbind(1)
                 if not bool((prior.logsumexp(0).abs() < 1e-3).all()):
-                    raise ValueError(
+                    raise AdviceError(
                         f"The joint values of the discrete latent variables of {type(program).__name__} do not sum to "
                         "probability 1: which values there are depends on other variables, so they cannot be "
-                        f"enumerated: {instead}."
+                        f"enumerated: {instead}.",
+                        method="iwae",
                     )
                 yield GuideDraws(rows, prior + likelihood, values, dims)
 

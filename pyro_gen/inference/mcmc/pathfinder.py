@@ -48,6 +48,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_gen._errors import AdviceError
 from pyro_gen._random import seeded
 from pyro_gen.density import Density, ProgramDensity
 from pyro_gen.inference.likelihood.weights import psis
@@ -183,9 +184,10 @@ def pathfinder(density: Density, chains: int, seed: int = 0, *, paths: int = 16)
             return z
         fits = approximate(density, start)
         if not bool((fits.bound > -math.inf).any(0).all()):
-            raise ValueError(
-                'pathfinder found no normal approximation on any of its paths: start the chains by init="prior" or '
-                'init="uniform".'
+            raise AdviceError(
+                "pathfinder found no normal approximation on any of its paths: start the chains by {init} or {init_}.",
+                init="prior",
+                init_="uniform",
             )
         return _resampled(density, fits, chains).to(density.dtype)
 

@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_gen._errors import AdviceError
 from pyro_gen.density import Density
 from pyro_gen.inference.mcmc import hmc
 from pyro_gen.inference.mcmc.adaptation import Tuning, halton
@@ -158,7 +159,9 @@ class Tempering(Sampler):
     ) -> None:
         super().__init__(density)
         if temperatures < 2:
-            raise ValueError(f"temperatures={temperatures}: give at least 2, those of the prior and the target.")
+            raise AdviceError(
+                "{temperatures}: give at least 2, those of the prior and the target.", temperatures=temperatures
+            )
         # Most rejections are near the prior.
         self.betas = torch.linspace(0, 1, temperatures, dtype=torch.float64, device=density.device).pow(4)
         self.tuning = Tuning(target_acceptance, metric)

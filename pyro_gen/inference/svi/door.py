@@ -22,6 +22,7 @@ import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
+from pyro_gen._errors import AdviceError
 from pyro_gen._identity import digest, settings_of
 from pyro_gen._random import seeded, undisturbed
 from pyro_gen.data import Batches
@@ -137,13 +138,13 @@ def fit(
     settings = Settings(epochs, batch_size, lr, patience, schedule, kl_warmup, seed)
     settings.check(validation)
     if clip_norm is not None and not clip_norm > 0:
-        raise ValueError(f"clip_norm={clip_norm}: the greatest norm of the gradient is positive.")
+        raise AdviceError("{clip_norm}: the greatest norm of the gradient is positive.", clip_norm=clip_norm)
     if resume and checkpoint is None:
-        raise ValueError("resume=True goes on from a checkpoint: give checkpoint= too.")
+        raise AdviceError("{resume} goes on from a checkpoint: give {checkpoint} too.", resume=True, checkpoint=...)
     if checkpoint is not None and not resume and Path(checkpoint).exists():
         read_checkpoint(Path(checkpoint))  # what is no checkpoint is not written over
     if kl_warmup and not objective.anneals:
-        raise ValueError(f"{type(objective).__name__} has no KL weight to warm up: use kl_warmup=0.")
+        raise AdviceError(f"{type(objective).__name__} has no KL weight to warm up: use {{kl_warmup}}.", kl_warmup=0)
 
     data, validation = (typed(program, part, wide=transform is not None) for part in (data, validation))
     dtype = next((p.dtype for p in program.parameters() if p.is_floating_point()), None)

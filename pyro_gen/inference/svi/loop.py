@@ -13,6 +13,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_gen._errors import AdviceError
 from pyro_gen._files import atomic
 from pyro_gen.data import Batches
 from pyro_gen.inference.progress import TrainingBar
@@ -87,12 +88,13 @@ class Training:
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
                     raise
-                raise ValueError(
+                raise AdviceError(
                     f"A minibatch of {len(batch[0])} of {self.batches.size} rows is too small for BatchNorm, which "
-                    "takes variances over rows: give a batch_size= that leaves no single row over, or use LayerNorm."
+                    "takes variances over rows: give a {batch_size} that leaves no single row over, or use LayerNorm.",
+                    batch_size=...,
                 ) from error
             except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # a Cholesky factor of a matrix with NaN, say
-                raise NonFiniteLossError(f"Epoch {epoch + 1}: {error} {KEPT}") from error
+                raise NonFiniteLossError(f"Epoch {epoch + 1}: {error} {KEPT}", lr=..., clip_norm=...) from error
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise _non_finite(self.module, batch, epoch + 1, loss)
             if i == 0:  # weights are known to be good once a loss was computed with them, not when they are reached
@@ -189,11 +191,17 @@ def _non_finite(
             for where, trace in (("guide", guide_trace), ("model", model_trace)):  # the guide makes the values
                 for name, site in sample_sites(trace).items():
                     if not torch.isfinite(site["value"]).all():
-                        return NonFiniteLossError(f"{head}: the {where}'s site '{name}' has a non-finite value. {KEPT}")
+                        return NonFiniteLossError(
+                            f"{head}: the {where}'s site '{name}' has a non-finite value. {KEPT}", lr=..., clip_norm=...
+                        )
                     if not torch.isfinite(site_log_prob(site)).all():
                         return NonFiniteLossError(
-                            f"{head}: the {where}'s site '{name}' has a non-finite log_prob. {KEPT}"
+                            f"{head}: the {where}'s site '{name}' has a non-finite log_prob. {KEPT}",
+                            lr=...,
+                            clip_norm=...,
                         )
     bad = [n for n, p in module.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
     few = ", ".join(bad[:2]) + (f" and {len(bad) - 2} more" if len(bad) > 2 else "")
-    return NonFiniteLossError(f"{head}: through the parameters {few or 'of the program'}. {KEPT}")
+    return NonFiniteLossError(
+        f"{head}: through the parameters {few or 'of the program'}. {KEPT}", lr=..., clip_norm=...
+    )

@@ -11,6 +11,7 @@ from pyro.util import check_site_shape
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pyro_gen._errors import AdviceError
 from pyro_gen.data import Batches, as_tensor
 from pyro_gen.density import as_inputs
 from pyro_gen.density.missing import LatentMissing, find_latent_missing
@@ -52,9 +53,10 @@ def latent_missing_of(
 def refuse_local_latents(program: Program, batch: Sequence[Tensor]) -> None:
     """Refuses minibatches to an autoguide, which has parameters for each datum."""
     if local := structure(program, *batch).local:
-        raise ValueError(
+        raise AdviceError(
             f"An autoguide has parameters of '{local[0]}' for each datum, so it cannot be trained in minibatches: give "
-            "batch_size= the size of the data, or write a guide that computes them from x."
+            "{batch_size} the size of the data, or write a guide that computes them from x.",
+            batch_size=...,
         )
 
 
@@ -87,10 +89,11 @@ def preflight(program: Program, batch: Sequence[Tensor], size: int) -> None:
         except (RuntimeError, ValueError) as error:
             if len(batch[0]) == size:
                 raise
-            raise ValueError(
+            raise AdviceError(
                 f"{type(program).__name__} does not run on a minibatch of {len(batch[0])} of {size} rows: "
                 f"{str(error).strip().splitlines()[0]} A guide with parameters for each row is not amortised: give "
-                f"batch_size={size}, or a guide that computes the local latent variables from x."
+                "{batch_size}, or a guide that computes the local latent variables from x.",
+                batch_size=size,
             ) from error
         for where, trace in (("guide", guide_trace), ("model", model_trace)):
             trace.compute_log_prob()

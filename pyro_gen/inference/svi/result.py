@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field
 
+from pyro_gen._errors import Advice
 from pyro_gen.program import Program
 
 __all__ = ["KEPT", "FitResult", "NonFiniteLossError"]
 
 
-class NonFiniteLossError(ArithmeticError):
+class NonFiniteLossError(Advice, ArithmeticError):
     """The loss or its gradient became NaN or infinite; the message names the site.
 
     The program has the last good weights: those from the start of an epoch whose first step had a finite loss and
@@ -16,8 +17,8 @@ class NonFiniteLossError(ArithmeticError):
 
 
 KEPT = (
-    "The last weights from the start of an epoch with a finite loss were kept. Try a smaller lr, clip_norm=, or check "
-    "the scale of x."
+    "The last weights from the start of an epoch with a finite loss were kept. Try a smaller {lr}, {clip_norm}, or "
+    "check the scale of x."
 )
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pyro_gen._errors import AdviceError
+
 __all__ = ["Settings"]
 
 
@@ -23,17 +25,19 @@ class Settings:
     def check(self, validation: Any) -> None:
         """Raises where a setting has no meaning."""
         if not isinstance(self.epochs, int) or self.epochs < 1:
-            raise ValueError(f"epochs={self.epochs}: give a whole number of epochs, at least one.")
+            raise AdviceError("{epochs}: give a whole number of epochs, at least one.", epochs=self.epochs)
         if self.kl_warmup < 0:
-            raise ValueError(f"kl_warmup={self.kl_warmup}: give a number of epochs, 0 for none.")
+            raise AdviceError("{kl_warmup}: give a number of epochs, 0 for none.", kl_warmup=self.kl_warmup)
         if not self.lr > 0:
-            raise ValueError(f"lr={self.lr}: the learning rate is positive.")
+            raise AdviceError("{lr}: the learning rate is positive.", lr=self.lr)
         if not callable(self.schedule) and self.schedule not in ("constant", "cosine"):
-            raise ValueError(f'schedule={self.schedule!r}: give "constant", "cosine" or a function.')
+            raise AdviceError('{schedule}: give "constant", "cosine" or a function.', schedule=self.schedule)
         if self.patience is not None and validation is None:
-            raise ValueError("patience= stops on the validation loss: give validation= too.")
+            raise AdviceError(
+                "{patience} stops on the validation loss: give {validation} too.", patience=..., validation=...
+            )
         if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience={self.patience}: give at least one epoch.")
+            raise AdviceError("{patience}: give at least one epoch.", patience=self.patience)
 
     def lr_at(self, progress: float) -> float:
         """The learning rate after a share of the run."""

@@ -699,7 +699,7 @@ X = correlated(20)
         (None, X, {"lr": float("nan")}, "lr=nan"),
         (None, X, {"batch_size": 0}, "batch_size"),
         (None, X[:0], {}, "data"),
-        (None, X, {"schedule": "step"}, "schedule='step'"),
+        (None, X, {"schedule": "step"}, 'schedule="step"'),
         (None, X, {"schedule": 3}, "schedule=3"),
         (None, X, {"clip_norm": 0.0}, "clip_norm=0.0"),
         (None, X, {"kl_warmup": -1}, "kl_warmup=-1"),
