@@ -167,7 +167,8 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             }
         if stack is None:
             holed = x.masked_fill(hide(x, HIDDEN_SHARE, self.seed_, torch.ones_like(scored)), torch.nan)
-            self.spread_ = LinearPool(self.programs_, self.weights_).estimate_spread(holed, self.seed_)
+            hurried = deadline is not None and time.monotonic() > deadline
+            self.spread_ = LinearPool(self.programs_, self.weights_).estimate_spread(holed, self.seed_, hurried=hurried)
         else:
             self.spread_ = stack.spread_
         atoms = zip(self.schema_.columns, self.scaling_.atoms, strict=True)

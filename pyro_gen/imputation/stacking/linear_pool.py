@@ -37,7 +37,7 @@ from pyro_gen.models.tabular import TableProgram
 __all__ = ["CENTRE_DRAWS", "LinearPool", "allocated"]
 
 SPREAD_ROWS, SPREAD_DRAWS = 300, 100  # by which c is estimated
-SPREAD_ENTRIES = 60_000  # of these rows at most, but one row at least: of wide tables draws take minutes a row
+SPREAD_ENTRIES, HURRIED_ENTRIES = 60_000, 12_000  # of these rows at most, but one row: draws of wide ones take minutes
 CENTRE_DRAWS = 8  # draws of each program whose mean draws are pulled to: (1 - c) of its error gets into a draw
 FULL_SPREAD = 0.98  # a greater c is taken for 1: what it would change is less than what its estimate is off by
 LOWEST_SPREAD = 0.7  # c where programs disagree by a third of what they say that they err by, or more
@@ -64,19 +64,20 @@ class LinearPool:
         columns = self.programs[0].columns
         self.real = [d for d, column in enumerate(columns) if column.kind == "real" and column.atom is None]
 
-    def estimate_spread(self, x: Tensor, seed: int) -> float:
+    def estimate_spread(self, x: Tensor, seed: int, *, hurried: bool = False) -> float:
         """The c of draws, from what programs say of rows.
 
         Arguments:
             x: Rows with shape :math:`(N, D)`, with holes.
             seed: Seeds which rows are taken, and the draws.
+            hurried: Whether there is no time left, so that of wide tables fewer rows are taken.
         """
         missing = torch.zeros_like(x, dtype=torch.bool)
         missing[:, self.real] = torch.isnan(x[:, self.real])
         rows = missing.any(1).nonzero()[:, 0]
         if len(self.programs) == 1 or not len(rows):
             return 1.0
-        chosen = np.random.default_rng(seed).permutation(len(rows))[: self.spread_rows(x.shape[1])]
+        chosen = np.random.default_rng(seed).permutation(len(rows))[: self.spread_rows(x.shape[1], hurried)]
         rows = rows[torch.as_tensor(chosen, device=rows.device)]
         drawn = [of[:, missing[rows]] for of in self._by_program(x[rows], SPREAD_DRAWS, mix(rows + seed))]  # of (S, C)
         mean, variance = (torch.stack(v) for v in ([of.mean(0) for of in drawn], [of.var(0) for of in drawn]))
@@ -89,9 +90,9 @@ class LinearPool:
         return spread if spread < FULL_SPREAD else 1.0
 
     @staticmethod
-    def spread_rows(columns: int) -> int:
+    def spread_rows(columns: int, hurried: bool = False) -> int:
         """How many rows of a table the c of draws is estimated by, at most."""
-        return max(1, min(SPREAD_ROWS, SPREAD_ENTRIES // columns))
+        return max(1, min(SPREAD_ROWS, (HURRIED_ENTRIES if hurried else SPREAD_ENTRIES) // columns))
 
     def expected(self, x: Tensor) -> list[Tensor]:
         """What is to be expected of missing entries, see :meth:`TableProgram.cell_expected`."""

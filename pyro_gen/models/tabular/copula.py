@@ -193,7 +193,7 @@ class TableCopula(PosteriorDrawsProgram):
         with seeded(seed), torch.no_grad():
             if len(x) > ROWS_TO_FIT:
                 x = x[torch.randperm(len(x))[:ROWS_TO_FIT].to(x.device)]
-            self._keep_curves(self.marginals.fit(x))
+            self._keep_curves(self.marginals.fit(x, deadline))
             rows = self.prepare_rows(x)
             chains = 4 if is_small(x) else 2
             z = copula_gibbs.start(rows, chains)  # (C, N, Q)

@@ -211,7 +211,7 @@ class TableMixture(PosteriorDrawsProgram):
         with seeded(seed), torch.no_grad():
             if len(x) > ROWS_TO_FIT:
                 x = x[torch.randperm(len(x))[:ROWS_TO_FIT].to(x.device)]
-            self._keep_curves(MixtureCurves.fit(x, self.layout))
+            self._keep_curves(MixtureCurves.fit(x, self.layout, deadline))
             rows = self.prepare_rows(x)
             first = start(rows, self._given or COMPONENTS[len(x) >= ROWS_FOR_MORE_COMPONENTS], self.rank, CHAINS)
             schedule = SCHEDULE if is_small(x) else SCHEDULE._replace(draws=SCHEDULE.draws // 2)

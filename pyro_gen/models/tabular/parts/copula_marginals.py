@@ -25,7 +25,7 @@ from pyro_gen.data.column import Column
 from pyro_gen.distributions.monotone_spline import MonotoneSpline
 from pyro_gen.distributions.rectangle import Region
 from pyro_gen.distributions.truncated_normal import log_interval, log_mass
-from pyro_gen.models.tabular.parts.marginal_transforms import SplineWithAtom, fit_real, fit_whole
+from pyro_gen.models.tabular.parts.marginal_transforms import SplineWithAtom, fit_real_columns, fit_whole
 from pyro_gen.models.tabular.parts.table_program import last_counts
 
 __all__ = ["CopulaEvidence", "CopulaLayout", "Marginals"]
@@ -130,10 +130,10 @@ class Marginals(NamedTuple):
         mixed = SplineWithAtom.start(torch.tensor([columns[d].atom for d in layout.mixed], dtype=torch.float64))
         return Marginals(layout, real, mixed, whole, torch.tensor(layout.top, dtype=torch.float64))
 
-    def fit(self, x: Tensor) -> "Marginals":
-        """Learns the curves of rows with shape :math:`(N, D)`, NaN where nothing was observed."""
+    def fit(self, x: Tensor, deadline: float | None = None) -> "Marginals":
+        """Learns the curves of rows (N, D), NaN where nothing was observed; lines where time runs short."""
         seen = [x[:, d][~torch.isnan(x[:, d])] for d in range(x.shape[1])]
-        real = [fit_real(seen[d]) for d in self.layout.real]
+        real = fit_real_columns([seen[d] for d in self.layout.real], deadline=deadline)
         atoms = self.mixed.edges[0].tolist()
         mixed = [SplineWithAtom.fit(seen[d], atom) for d, atom in zip(self.layout.mixed, atoms, strict=True)]
         whole = []

@@ -54,6 +54,7 @@ References:
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -63,7 +64,7 @@ from torch import Tensor
 from pyro_gen.data.atoms import ROUNDING, at_atom
 from pyro_gen.distributions.monotone_spline import MonotoneSpline
 
-__all__ = ["SplineWithAtom", "fit_real", "fit_whole", "powers", "smooth"]
+__all__ = ["SplineWithAtom", "fit_real", "fit_real_columns", "fit_whole", "powers", "smooth"]
 
 BANDWIDTHS = (0.5, 1.0, 2.0)  # in units of the rule of thumb, scale * n^(-1/5)
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.25, 1.5, 1.75, 2.0)
@@ -161,7 +162,7 @@ def fit_real(
         One curve.
     """
     line = _line(values)
-    if len(values) < 4 * FOLDS or not bool(values.std() > 1e-6):
+    if not families or len(values) < 4 * FOLDS or not bool(values.std() > 1e-6):
         return line
     scores = []
     folds = torch.randperm(len(values)).to(values.device).chunk(FOLDS)
@@ -180,6 +181,23 @@ def fit_real(
         return line
     curves = MonotoneSpline.join([family(values) for family in families])
     return MonotoneSpline(curves.x[best : best + 1], curves.z[best : best + 1])
+
+
+def fit_real_columns(
+    columns: Sequence[Tensor],
+    families: Sequence[Callable[[Tensor], MonotoneSpline]] = (powers, smooth),
+    deadline: float | None = None,
+) -> list[MonotoneSpline]:
+    """Learns the curves of real columns, as :func:`fit_real`, in half of the time that is left; then takes lines.
+
+    Arguments:
+        columns: Their observed entries, each with shape :math:`(n)`.
+        families: What else than the line there is to choose from.
+        deadline: A time of :func:`time.monotonic`.
+    """
+    now = time.monotonic()
+    half = math.inf if deadline is None else now + (deadline - now) / 2
+    return [fit_real(values, families if time.monotonic() < half else ()) for values in columns]
 
 
 def _line(values: Tensor) -> MonotoneSpline:

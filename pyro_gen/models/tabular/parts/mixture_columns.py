@@ -20,7 +20,7 @@ from torch.distributions import constraints
 from pyro_gen.data.atoms import at_atom, atoms_of
 from pyro_gen.data.column import Column
 from pyro_gen.distributions.monotone_spline import MonotoneSpline
-from pyro_gen.models.tabular.parts.marginal_transforms import fit_real, fit_whole, powers
+from pyro_gen.models.tabular.parts.marginal_transforms import fit_real_columns, fit_whole, powers
 from pyro_gen.models.tabular.parts.table_program import last_counts
 
 __all__ = ["MixtureCurves", "MixtureEvidence", "MixtureLayout", "prepare"]
@@ -111,13 +111,13 @@ class MixtureCurves(NamedTuple):
     ends: Tensor
 
     @staticmethod
-    def fit(x: Tensor, layout: MixtureLayout) -> "MixtureCurves":
-        """Those of rows with shape :math:`(N, D)`, NaN where nothing was observed."""
+    def fit(x: Tensor, layout: MixtureLayout, deadline: float | None = None) -> "MixtureCurves":
+        """Those of rows with shape :math:`(N, D)`, NaN where nothing was observed; lines where time runs short."""
         logs = (x[:, layout.counts] + 0.5).log()
         loc = logs.nanmean(0).nan_to_num()
         scale = (logs - loc).square().nanmean(0).nan_to_num(1.0).sqrt().clamp(min=0.1)
         off = ~(torch.isnan(x[:, layout.real]) | at_atom(x[:, layout.real], layout.atoms))
-        curves = [fit_real(x[off[:, i], d], [powers]) for i, d in enumerate(layout.real)]
+        curves = fit_real_columns([x[off[:, i], d] for i, d in enumerate(layout.real)], [powers], deadline)
         ends = x.new_full((len(layout.ordinal), max(layout.grades, default=0) + 1), torch.inf)
         ends[:, 0] = -torch.inf
         for own, d, size in zip(ends, layout.ordinal, layout.grades, strict=True):
