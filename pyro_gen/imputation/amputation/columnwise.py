@@ -5,6 +5,7 @@ each column by itself (under :class:`MCAR` of all of them together); with ``of="
 at least one cell.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, final
@@ -56,9 +57,38 @@ class MCAR(Mechanism):
         return _in_columns(chosen, targets, seen)
 
 
+@dataclass(frozen=True, repr=False)
+class _ByLogits(Mechanism):
+    """Entries go by a logistic regression on a score of their row, of each column its own."""
+
+    share: float
+    _: KW_ONLY
+    columns: Columns | None = None
+    of: str = "cells"
+    shape: str = "right"
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_share(self.share, self.of)
+        check_shape(self.shape)
+
+    def draw(self, frame: pd.DataFrame, seen: Bools) -> Bools:
+        targets, scores = self._scored(frame, seen)
+        logits, shown = logits_of(np.stack(scores, 1), self.shape, self.strength), seen[:, targets]
+        if self.of == "rows":
+            chosen = rows_first(lambda share: probabilities(logits, shown, share), 1.0, self.share)
+        else:
+            chosen = _choose_columns(probabilities(logits, shown, self.share))
+        return _in_columns(chosen, targets, seen)
+
+    @abstractmethod
+    def _scored(self, frame: pd.DataFrame, seen: Bools) -> tuple[list[int], list[Floats]]:
+        """The columns that lose entries, and the score (N) that decides about each of them."""
+
+
 @final
 @dataclass(frozen=True, repr=False)
-class MAR(Mechanism):
+class MAR(_ByLogits):
     """At random: entries go by a logistic regression on other columns, which are and stay fully observed.
 
     Arguments:
@@ -71,23 +101,13 @@ class MAR(Mechanism):
         strength: The factor of the standardised score in the logit; 0 is completely at random.
     """
 
-    share: float
     _: KW_ONLY
-    columns: Columns | None = None
     given: Columns | None = None
-    of: str = "cells"
-    shape: str = "right"
-    strength: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_share(self.share, self.of)
-        check_shape(self.shape)
-
-    def draw(self, frame: pd.DataFrame, seen: Bools) -> Bools:
+    def _scored(self, frame: pd.DataFrame, seen: Bools) -> tuple[list[int], list[Floats]]:
         columns, given = self._roles(frame, seen)
         targets = _observed(columns, seen)
-        scores = np.stack([combined(frame, given) for _ in targets], 1)
-        return _by_logits(logits_of(scores, self.shape, self.strength), targets, seen, self.share, self.of)
+        return targets, [combined(frame, given) for _ in targets]
 
     def _roles(self, frame: pd.DataFrame, seen: Bools) -> tuple[list[int], list[int]]:
         """Which columns lose entries, and which ones decide about it."""
@@ -120,7 +140,7 @@ class MAR(Mechanism):
 
 @final
 @dataclass(frozen=True, repr=False)
-class MNAR(Mechanism):
+class MNAR(_ByLogits):
     """Not at random: entries go by a logistic regression on all columns, what goes missing included.
 
     Arguments:
@@ -131,26 +151,14 @@ class MNAR(Mechanism):
         strength: The factor of the standardised score in the logit; 0 is completely at random.
     """
 
-    share: float
-    _: KW_ONLY
-    columns: Columns | None = None
-    of: str = "cells"
-    shape: str = "right"
-    strength: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_share(self.share, self.of)
-        check_shape(self.shape)
-
-    def draw(self, frame: pd.DataFrame, seen: Bools) -> Bools:
+    def _scored(self, frame: pd.DataFrame, seen: Bools) -> tuple[list[int], list[Floats]]:
         targets = _losing(frame, seen, self.columns)
-        scores = np.stack([combined(frame, range(frame.shape[1])) for _ in targets], 1)
-        return _by_logits(logits_of(scores, self.shape, self.strength), targets, seen, self.share, self.of)
+        return targets, [combined(frame, range(frame.shape[1])) for _ in targets]
 
 
 @final
 @dataclass(frozen=True, repr=False)
-class SelfMasking(Mechanism):
+class SelfMasking(_ByLogits):
     """Not at random: entries go by a logistic regression on their own value.
 
     Arguments:
@@ -161,21 +169,9 @@ class SelfMasking(Mechanism):
         strength: The factor of the standardised value in the logit; 0 is completely at random.
     """
 
-    share: float
-    _: KW_ONLY
-    columns: Columns | None = None
-    of: str = "cells"
-    shape: str = "right"
-    strength: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_share(self.share, self.of)
-        check_shape(self.shape)
-
-    def draw(self, frame: pd.DataFrame, seen: Bools) -> Bools:
+    def _scored(self, frame: pd.DataFrame, seen: Bools) -> tuple[list[int], list[Floats]]:
         targets = _losing(frame, seen, self.columns)
-        scores = np.stack([score(frame.iloc[:, d]) for d in targets], 1)
-        return _by_logits(logits_of(scores, self.shape, self.strength), targets, seen, self.share, self.of)
+        return targets, [score(frame.iloc[:, d]) for d in targets]
 
 
 @final
@@ -289,14 +285,6 @@ def _in_columns(chosen: Bools, targets: list[int], seen: Bools) -> Bools:
     gone = np.zeros_like(seen)
     gone[:, targets] = chosen
     return gone
-
-
-def _by_logits(logits: Floats, targets: list[int], seen: Bools, share: float, of: str) -> Bools:
-    """Which entries of the table go, (N, D), by logits (N, T) that lack their intercepts."""
-    shown = seen[:, targets]
-    if of == "rows":
-        return _in_columns(rows_first(lambda share: probabilities(logits, shown, share), 1.0, share), targets, seen)
-    return _in_columns(_choose_columns(probabilities(logits, shown, share)), targets, seen)
 
 
 def _choose_columns(p: Floats) -> Bools:

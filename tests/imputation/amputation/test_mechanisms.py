@@ -137,8 +137,13 @@ EXAMPLES = [
 
 
 def test_every_mechanism_is_tried_on_a_mixed_table():
+    def leaves(cls):
+        below = cls.__subclasses__()
+        return set().union(*map(leaves, below)) if below else {cls}
+
     named = {getattr(amputation, name) for name in amputation.__all__} - {ampute, Mechanism}
-    assert {type(mechanism) for mechanism in EXAMPLES} == named == set(Mechanism.__subclasses__()) & named
+    assert {type(mechanism) for mechanism in EXAMPLES} == named
+    assert named == {cls for cls in leaves(Mechanism) if cls.__module__.startswith("pyro_gen.")}
 
 
 def test_a_mechanism_prints_its_share_and_what_is_not_as_by_default():
