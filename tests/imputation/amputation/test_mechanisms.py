@@ -147,7 +147,7 @@ def test_every_mechanism_is_tried_on_a_mixed_table():
 
 
 def test_a_mechanism_prints_its_share_and_what_is_not_as_by_default():
-    assert repr(MAR(0.3, given=["city"], shape="tail")) == "MAR(share=0.3, given=['city'], shape='tail')"
+    assert repr(MAR(0.3, given=["city"], shape="tail")) == "MAR(share=0.3, shape='tail', given=['city'])"
     assert repr(HardSelfMasking()) == "HardSelfMasking()"
     assert repr(HolesOf(mixed(5), nearest=2)) == "HolesOf(nearest=2)"
 
