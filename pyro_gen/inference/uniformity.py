@@ -97,6 +97,7 @@ def uniformity(ranks: Tensor, bins: int) -> float:
     It is at most alpha where the ranks leave the band of :func:`simultaneous_band`, and only there.
 
     Example:
+        >>> from pyro_gen._random import seeded
         >>> with seeded(0):
         ...     flat = torch.randint(10, (500,))
         >>> uniformity(flat, 10) > 0.01, uniformity(flat // 2, 10) < 1e-9

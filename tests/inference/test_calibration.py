@@ -9,6 +9,7 @@ from torch.distributions import biject_to
 
 from pyro_gen._random import seeded
 from pyro_gen.inference import calibration as module
+from pyro_gen.inference import uniformity as uniform
 from pyro_gen.inference.calibration import Calibration, sbc
 from pyro_gen.inference.uniformity import simultaneous_band, uniformity
 from pyro_gen.observation import observe
@@ -92,7 +93,7 @@ def test_level_of_the_band(n, bins, alpha):
     for i in range(200):
         assert (uniformity(ranks[i], bins) <= alpha) == bool(left[i])
     # The twin: bands of that level at each point by itself are left much more often.
-    pointwise = module._bounds(n, bins, alpha)
+    pointwise = uniform._bounds(n, bins, alpha)
     low, high = (torch.from_numpy(b) for b in pointwise)
     assert float(((counts < low) | (counts > high)).any(1).double().mean()) - level > 20 * error
 

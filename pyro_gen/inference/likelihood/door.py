@@ -63,6 +63,7 @@ def log_likelihood(
         ValueError: The method does not exist or does not apply to the program.
 
     Example:
+        >>> import torch
         >>> import pyro.distributions as dist
         >>> from pyro_gen import Program, observe
         >>> class Standard(Program):
