@@ -143,7 +143,7 @@ def impute_by_reference(
     missing = encoded.isnan()
     cells = []
     with seeded(fork(state)), torch.no_grad():
-        for s in programs[reference].dealt(draws):
+        for s in programs[reference].draw_indices(draws):
             moments = {level: _moments(program, s, scaling) for level, program in programs.items()}
             complete = encoded.clone()
             for level, code in arms.items():

@@ -189,7 +189,7 @@ class TableCopula(PosteriorDrawsProgram):
     def fit_posterior(
         self, x: Tensor, *, seed: int = 0, progress: FitProgress | None = None, deadline: float | None = None
     ) -> Self:
-        """Learns the curves, then the posterior by Gibbs sampling, see :meth:`TableProgram.fit_posterior`."""
+        """Fits the curves, then samples the posterior by Gibbs sampling, see :meth:`TableProgram.fit_posterior`."""
         with seeded(seed), torch.no_grad():
             if len(x) > ROWS_TO_FIT:
                 x = x[torch.randperm(len(x))[:ROWS_TO_FIT].to(x.device)]

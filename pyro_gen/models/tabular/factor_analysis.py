@@ -126,7 +126,7 @@ class TableFactors(PosteriorDrawsProgram):
     def fit_posterior(
         self, x: Tensor, *, seed: int = 0, progress: FitProgress | None = None, deadline: float | None = None
     ) -> Self:
-        """Learns the posterior by Gibbs sampling, see :meth:`TableProgram.fit_posterior`."""
+        """Samples the posterior by Gibbs sampling, see :meth:`TableProgram.fit_posterior`."""
         with seeded(seed), torch.no_grad():
             states = blocked_gibbs(lambda state: _sweep(x, state), _start(x, self.rank), SCHEDULE, progress, deadline)
         self.store_draws({name: join_chains([getattr(k, name) for k in states]) for name in _State._fields})

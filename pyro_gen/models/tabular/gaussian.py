@@ -103,7 +103,7 @@ class TableGaussian(PosteriorDrawsProgram):
     def fit_posterior(
         self, x: Tensor, *, seed: int = 0, progress: FitProgress | None = None, deadline: float | None = None
     ) -> Self:
-        """Learns the posterior by data augmentation, see :meth:`TableProgram.fit_posterior`."""
+        """Samples the posterior by data augmentation, see :meth:`TableProgram.fit_posterior`."""
 
         def sweep(normal: NormalParameters) -> NormalParameters:
             given = zip(normal.loc, normal.covariance(), strict=True)

@@ -170,7 +170,7 @@ class TableSelection(PosteriorDrawsProgram):
     def fit_posterior(
         self, x: Tensor, *, seed: int = 0, progress: FitProgress | None = None, deadline: float | None = None
     ) -> Self:
-        """Learns the posterior by Gibbs sampling, see :meth:`TableProgram.fit_posterior`."""
+        """Samples the posterior by Gibbs sampling, see :meth:`TableProgram.fit_posterior`."""
         self.to(x.device)
 
         with seeded(seed), torch.no_grad():

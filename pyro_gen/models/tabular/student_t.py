@@ -136,7 +136,7 @@ class TableStudent(PosteriorDrawsProgram):
     def fit_posterior(
         self, x: Tensor, *, seed: int = 0, progress: FitProgress | None = None, deadline: float | None = None
     ) -> Self:
-        """Learns the posterior by Gibbs sampling, see :meth:`TableProgram.fit_posterior`."""
+        """Samples the posterior by Gibbs sampling, see :meth:`TableProgram.fit_posterior`."""
         with seeded(seed), torch.no_grad():
             start = StudentTParameters.centre(torch.ones(CHAINS, x.shape[1]).to(x), may_have_heavy_tails(x))
             states = blocked_gibbs(lambda state: self._sweep(x, state), start, SCHEDULE, progress, deadline)

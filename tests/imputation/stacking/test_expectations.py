@@ -93,7 +93,11 @@ def off(imputer: Imputer, frame: pd.DataFrame) -> Iterator[tuple[str, float]]:
     x = imputer.scaling_.forward(encode(frame))
     probabilities = dict(zip(frame, imputer._pool().expected(x), strict=True))
     (program,) = imputer.programs_.values()
-    given = [program.expected(*own) for own in program.given(x)] if isinstance(program, TableSelection) else []
+    given = (
+        [program.expect_conditional(*own) for own in program.conditionals(x)]
+        if isinstance(program, TableSelection)
+        else []
+    )
     for d, (name, column) in enumerate(zip(frame, imputer.schema_.columns, strict=True)):
         if not drawn[name]:
             continue

@@ -131,7 +131,7 @@ class Marginals(NamedTuple):
         return Marginals(layout, real, mixed, whole, torch.tensor(layout.top, dtype=torch.float64))
 
     def fit(self, x: Tensor, deadline: float | None = None) -> "Marginals":
-        """Learns the curves of rows (N, D), NaN where nothing was observed; lines where time runs short."""
+        """Fits the curves of rows (N, D), NaN where nothing was observed; lines where time runs short."""
         seen = [x[:, d][~torch.isnan(x[:, d])] for d in range(x.shape[1])]
         real = fit_real_columns([seen[d] for d in self.layout.real], deadline=deadline)
         atoms = self.mixed.edges[0].tolist()

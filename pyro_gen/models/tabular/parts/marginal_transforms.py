@@ -151,7 +151,7 @@ def _spread(values: Tensor) -> Tensor:
 def fit_real(
     values: Tensor, families: Sequence[Callable[[Tensor], MonotoneSpline]] = (powers, smooth)
 ) -> MonotoneSpline:
-    """Learns the curve of a real column.
+    """Fits the curve of a real column.
 
     Arguments:
         values: Its observed entries, with shape :math:`(n)`. In which order they are held out is drawn from torch's
@@ -219,7 +219,7 @@ def _tail(values: Tensor) -> Tensor:
 
 
 def fit_whole(values: Tensor, levels: int | None = None) -> MonotoneSpline:
-    """Learns the curve of a column of whole numbers.
+    """Fits the curve of a column of whole numbers.
 
     Arguments:
         values: Its observed entries 0, 1, ..., with shape :math:`(n)`.
@@ -287,7 +287,7 @@ class SplineWithAtom(NamedTuple):
 
     @staticmethod
     def fit(values: Tensor, atom: float) -> "SplineWithAtom":
-        """Learns the curve of a column.
+        """Fits the curve of a column.
 
         Arguments:
             values: Its observed entries, with shape :math:`(n)`. In which order they are held out is drawn from torch's

@@ -109,7 +109,7 @@ class TableProgram(Program):
     def fit_posterior(
         self, x: Tensor, *, seed: int = 0, progress: FitProgress | None = None, deadline: float | None = None
     ) -> Self:
-        """Learns the posterior of the parameters.
+        """Fits the posterior of the parameters: stored draws, or an ensemble.
 
         Arguments:
             x: A table on the working scale, with shape :math:`(N, D)` and NaN where nothing was observed.
