@@ -8,9 +8,7 @@ from torch import Tensor
 
 __all__ = ["to_precision"]
 
-MAX_SPACING = (
-    0.05  # of a column's standard deviation: a greater distance between neighbouring numbers shows in a density
-)
+MAX_SPACING = 0.05  # of neighbouring numbers, in standard deviations of a column: a greater one shows in a density
 
 
 def to_precision(x: Tensor, dtype: torch.dtype, columns: Sequence[str] | None = None) -> Tensor:

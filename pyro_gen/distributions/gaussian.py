@@ -38,7 +38,7 @@ __all__ = [
     "seen_factor",
 ]
 
-LARGEST_TENSOR = 2**23  # numbers
+NUMBERS_AT_A_TIME = 2**23  # that the largest tensor holds
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ def _missing_blocks(x: Tensor, precision: Tensor) -> Iterator[tuple[Tensor, Tens
 
 
 def _chunks(x: Tensor) -> tuple[Tensor, ...]:
-    return torch.split(x, max(1, LARGEST_TENSOR // x.shape[1] ** 2))
+    return torch.split(x, max(1, NUMBERS_AT_A_TIME // x.shape[1] ** 2))
 
 
 def seen_factor(rows: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:

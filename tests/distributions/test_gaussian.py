@@ -106,6 +106,6 @@ def test_the_rest_given_what_is_seen_of_the_first():
 
 def test_many_columns_are_taken_in_chunks(monkeypatch):
     whole = condition(ROWS, LOC, COVARIANCE)
-    monkeypatch.setattr("pyro_gen.distributions.gaussian.LARGEST_TENSOR", 16)
+    monkeypatch.setattr("pyro_gen.distributions.gaussian.NUMBERS_AT_A_TIME", 16)
     for a, b in zip(condition(ROWS, LOC, COVARIANCE), whole, strict=True):
         torch.testing.assert_close(a, b)

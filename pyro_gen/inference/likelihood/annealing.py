@@ -40,10 +40,8 @@ from pyro_gen.program import Program
 
 __all__ = ["Rows", "Run", "Runs", "Single", "backward"]
 
-PILOT_TEMPERATURES = (
-    32  # temperatures of the last pilot round, unless it shows that more than four times as many are needed
-)
-MAX_TEMPERATURES = 1000  # temperatures of the longest final run that is chosen automatically
+PILOT_TEMPERATURES = 32  # of the last pilot round, unless it shows that more than four times as many are needed
+MAX_TEMPERATURES = 1000  # of the longest final run that is chosen automatically
 LOG_WEIGHT_SD = 0.5  # standard deviation of log w that the automatic number of temperatures aims at
 
 

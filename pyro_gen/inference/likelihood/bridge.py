@@ -67,8 +67,8 @@ from pyro_gen.inference.mcmc.driver import run
 
 __all__ = ["bridge", "bridge_evidence"]
 
-FEWEST = 8  # draws of a half, below which they show neither a variance nor a tail
-ENOUGH = 100.0  # a sum of terms from which their tail does not matter: at most 0.03 nats are unseen
+MIN_DRAWS = 8  # draws of a half, below which they show neither a variance nor a tail
+TAIL_FREE_OVERLAP = 100.0  # a sum of terms from which their tail does not matter: at most 0.03 nats are unseen
 
 
 def bridge_evidence(
@@ -145,7 +145,7 @@ def bridge(density: Density, z: Tensor, *, proposal: str = "normal", seed: int =
     fitted, evaluated = (z[:, ::2], z[:, 1::2]) if z.shape[1] > 1 else (z[: len(z) // 2], z[len(z) // 2 :])
     with seeded(fork(seed)), torch.no_grad():  # the same seed may have made the draws
         estimate = _estimate(density, fitted, evaluated, proposal)
-    khats = torch.where(estimate.overlaps < ENOUGH, estimate.khats, estimate.khats.clamp(max=0.0))
+    khats = torch.where(estimate.overlaps < TAIL_FREE_OVERLAP, estimate.khats, estimate.khats.clamp(max=0.0))
     seen, unit = unit_of(density)
     return LogLikelihood(
         torch.tensor([estimate.value]),
@@ -187,10 +187,10 @@ class _Estimate(NamedTuple):
 def _estimate(density: Density, fitted: Tensor, evaluated: Tensor, proposal: str) -> _Estimate:
     rows = fitted.reshape(-1, density.dim).double()
     draws, chains = evaluated.shape[:2]
-    if min(len(rows), draws * chains) < max(FEWEST, 2 * density.dim):
+    if min(len(rows), draws * chains) < max(MIN_DRAWS, 2 * density.dim):
         raise ValueError(
             f"bridge got {len(rows)} draws in a half, too few for a Gaussian in {density.dim} dimensions: give at "
-            f"least {2 * max(FEWEST, 2 * density.dim)} in all, better ten times as many."
+            f"least {2 * max(MIN_DRAWS, 2 * density.dim)} in all, better ten times as many."
         )
     mean = rows.mean(0)
     factor, failed = torch.linalg.cholesky_ex(torch.cov(rows.T).reshape(density.dim, density.dim))

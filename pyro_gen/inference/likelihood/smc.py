@@ -49,9 +49,9 @@ from pyro_gen.program import Program
 
 __all__ = ["likelihoods", "smc"]
 
-JOINT = {"particles": 512, "islands": 8, "length": 16}  # of a single target
-PARTICLES_OF_MANY = {"particles": 128, "islands": 4, "length": 8}  # of each target of many
-SHORTEST = 1e-10  # of the steps in beta: below, the start has nothing in common with the target
+OPTIONS_OF_ONE = {"particles": 512, "islands": 8, "length": 16}  # of a single target
+OPTIONS_OF_MANY = {"particles": 128, "islands": 4, "length": 8}  # of each target of many
+MIN_STEP = 1e-10  # of the steps in beta: below, the start has nothing in common with the target
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class _Options:
         known = [f.name for f in fields(_Options)]
         if unknown := [name for name in options if name not in known]:
             raise ValueError(f"smc has no option {unknown[0]!r}: choose from {', '.join(known)}.")
-        return _Options(**{**(PARTICLES_OF_MANY if many else JOINT), **options})
+        return _Options(**{**(OPTIONS_OF_MANY if many else OPTIONS_OF_ONE), **options})
 
     def __post_init__(self) -> None:
         for name in ("particles", "islands", "length", "leapfrog"):
@@ -295,12 +295,12 @@ class _Run:
         if enough(1.0):
             return 1.0
         # By the logarithm of the step, which may be a millionth.
-        near, far = math.log(SHORTEST), math.log(1.0 - low)
+        near, far = math.log(MIN_STEP), math.log(1.0 - low)
         for _ in range(30):
             middle = 0.5 * (near + far)
             near, far = (middle, far) if enough(low + math.exp(middle)) else (near, middle)
         high = low + math.exp(near)
-        if near <= math.log(2 * SHORTEST) or high == low:
+        if near <= math.log(2 * MIN_STEP) or high == low:
             target = getattr(self.engine, "density", None)  # a path has none
             points = self.engine.unflatten(point.z)
             found = obstacle(target, points) if isinstance(target, ProgramDensity) else None
