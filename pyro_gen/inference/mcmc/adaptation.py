@@ -52,10 +52,8 @@ __all__ = [
     "some_chains",
 ]
 
-MIN_DENSE_AXIS_RATIO = (
-    1.5  # ratio of the longest to the shortest axis beyond which a dense metric repays its matrix products
-)
-MAX_DENSE_DIM = 100  # dimensions beyond which it does not
+MIN_DENSE_AXIS_RATIO = 1.5  # longest by shortest axis, beyond which a dense metric repays its matrix products
+MAX_DENSE_DIM = 100  # beyond which it does not
 KINDS = ("auto", "diagonal", "dense", "low_rank")
 
 

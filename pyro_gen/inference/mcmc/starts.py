@@ -17,12 +17,10 @@ from pyro_gen.density import Density, ProgramDensity
 __all__ = ["Rescaled", "candidates", "evaluate", "far", "flat", "uniform"]
 
 RADII = (2.0, 0.5, 0.1, 0.02, 0.002, 0.0)
-CANDIDATES_PER_RADIUS = 32  # candidates of each radius
-PRIOR_DRAWS = 128  # of the prior
-PLATEAU_POINTS = 16  # points, for plateaus
-MAX_NATS_PER_NUMBER = (
-    1e10  # nats per number observed, below the best point: beyond this a warm-up does not always arrive
-)
+CANDIDATES_PER_RADIUS = 32
+PRIOR_DRAWS = 128
+PLATEAU_POINTS = 16  # at which plateaus are looked for
+MAX_NATS_PER_NUMBER = 1e10  # observed, below the best point: beyond this a warm-up does not always arrive
 
 
 def uniform(density: Density, chains: int) -> Tensor:
