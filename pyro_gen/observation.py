@@ -28,6 +28,7 @@ __all__ = [
     "completions",
     "no_completion",
     "observe",
+    "point_in",
 ]
 
 
@@ -229,7 +230,7 @@ def marginalise(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor
         return _marginalise_mixture(d, value)
     if d.event_dim == 0:
         base = d.expand(torch.broadcast_shapes(d.batch_shape, value.shape))
-        filled = torch.where(missing, _point_in(base.support).to(value), value)
+        filled = torch.where(missing, point_in(base.support).to(value), value)
         return base.mask(~missing), filled, lambda: _draw(base)
     if gaussian.is_gaussian(d):
         return gaussian.marginal(d, value), value.nan_to_num(), lambda: gaussian.complete(d, value)
@@ -264,7 +265,7 @@ def _draw(d: Any) -> Tensor:
     return d.rsample() if d.has_rsample else d.sample()  # type: ignore[no-any-return]
 
 
-def _point_in(support: Any) -> Tensor:
+def point_in(support: Any) -> Tensor:
     """A point inside a univariate support, to stand where nothing was observed."""
     if not support.is_discrete:
         return transform_to(support)(torch.zeros(()))  # type: ignore[no-any-return]

@@ -24,7 +24,7 @@ from pyro_gen.density.inputs import (
     evaluation,
     largest_tensor,
 )
-from pyro_gen.density.masks import along, masked_out
+from pyro_gen.density.masks import along, fill_masked, masked_out
 from pyro_gen.density.missing import LatentMissing, missing_site
 from pyro_gen.density.sites import (
     Constrained,
@@ -161,6 +161,9 @@ class ProgramDensity(Density):
     def run_at(self, z: Tensor, held: Held, data: tuple[Any, ...]) -> tuple[Trace, Unconstrained]:
         feed = Unconstrained(self.slots, z)
         trace = self.run(data, feed, HeldValues(held), enumerate_discrete=bool(self.enumerated))
+        for observed in sample_sites(trace).values():
+            if observed["is_observed"] and not is_deterministic(observed):
+                fill_masked(observed)
         trace.compute_log_prob()
         summed = [n for n in self.summed if not missing_site(self.prototype.nodes[n])]
         for name in (*self.enumerated, *summed):  # masked out, it is uniform: K times 1 would be no probability

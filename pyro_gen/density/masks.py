@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyro_gen._internals import site_mask
 from pyro_gen.distributions import innermost
+from pyro_gen.observation import point_in
 from pyro_gen.traces import sample_sites
 
 TRIALS = 8  # other values of masked variables, to see whether anything depends on them
@@ -41,6 +42,18 @@ def masked_out(site: Any) -> Tensor | None:
         events = len(layer.event_shape)
         kept = kept & mask.reshape(mask.shape + (1,) * events)
     return ~kept
+
+
+def fill_masked(site: Any) -> None:
+    """Puts a point of the support where the values of an observed site are masked: a code such as -999 among them.
+
+    The density there is 0 times what a mask hides, but its gradient would be NaN.
+    """
+    base = innermost(site["fn"])
+    out = masked_out(site)
+    if out is None or out.shape != site["value"].shape or base.event_dim or isinstance(base, dist.Delta):
+        return
+    site["value"] = torch.where(out, point_in(base.support).to(site["value"]), site["value"])
 
 
 def along(out: Tensor, dims: int, event_dim: int) -> Tensor:
