@@ -28,10 +28,8 @@ from pyro_gen.inference.likelihood.weights import effective_sample_size, psis, p
 __all__ = ["LatentDraws", "importance_draws"]
 
 PRIOR_SHARE = 0.1  # the prior's share of the first proposals
-DOUBLINGS = 3  # of doubling the draws
-COVARIANCE_FACTOR = 2.0  # than the covariance of weighted draws
-
-LogDensity = Callable[[Tensor], Tensor]  # of draws (L, n, K), with shape (L, n)
+DOUBLINGS = 3  # of the number of draws, at most
+COVARIANCE_FACTOR = 2.0  # by which a proposal is wider than the covariance of weighted draws
 
 
 class LatentDraws(NamedTuple):

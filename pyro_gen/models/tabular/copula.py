@@ -96,13 +96,12 @@ from pyro_gen.models.tabular.parts.normal_posterior import (
     sample_normal_parameters,
     weight_conditional,
 )
-from pyro_gen.models.tabular.parts.table_program import PosteriorDrawsProgram, table_model
+from pyro_gen.models.tabular.parts.table_program import PosteriorDrawsProgram, rows_to_fit, table_model
 from pyro_gen.observation import observe
 
 __all__ = ["TableCopula"]
 
 SCHEDULE = Schedule(burn_in=80, draws=32, thin=4)
-ROWS_TO_FIT = 4000  # of a longer table as many are drawn to learn from
 GOLDEN_RATIO = 0.6180339887498949  # multiples of it, without whole parts, fill [0, 1] evenly
 
 
@@ -191,8 +190,7 @@ class TableCopula(PosteriorDrawsProgram):
     ) -> Self:
         """Fits the curves, then samples the posterior by Gibbs sampling, see :meth:`TableProgram.fit_posterior`."""
         with seeded(seed), torch.no_grad():
-            if len(x) > ROWS_TO_FIT:
-                x = x[torch.randperm(len(x))[:ROWS_TO_FIT].to(x.device)]
+            x = rows_to_fit(x)
             self._keep_curves(self.marginals.fit(x, deadline))
             rows = self.prepare_rows(x)
             chains = 4 if is_small(x) else 2

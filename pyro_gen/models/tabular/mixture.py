@@ -106,13 +106,12 @@ from pyro_gen.models.tabular.parts.mixture_rows import (
     score_cells,
 )
 from pyro_gen.models.tabular.parts.mixture_sampler import Prior, start, sweep
-from pyro_gen.models.tabular.parts.table_program import PosteriorDrawsProgram, table_model
+from pyro_gen.models.tabular.parts.table_program import PosteriorDrawsProgram, rows_to_fit, table_model
 from pyro_gen.observation import observe
 
 __all__ = ["TableMixture"]
 
 CHAINS, SCHEDULE = 4, Schedule(burn_in=150, draws=32, thin=4)  # of a large table half as many are stored
-ROWS_TO_FIT = 4000  # of a longer table as many are drawn to learn from
 FACTORS_LIMIT = 8
 COMPONENTS, ROWS_FOR_MORE_COMPONENTS = (12, 24), 1000  # of a table with fewer rows than so many, and of another one
 PRIOR = Prior(concentration=(2.0, 2.0), use=(1.0, 0.5), alike=(2.0, 0.2), common_noise=(2.0, 4.0), noise=4.0)
@@ -209,8 +208,7 @@ class TableMixture(PosteriorDrawsProgram):
     ) -> Self:
         """Fits the curves, then samples the posterior by Gibbs sampling, see :meth:`TableProgram.fit_posterior`."""
         with seeded(seed), torch.no_grad():
-            if len(x) > ROWS_TO_FIT:
-                x = x[torch.randperm(len(x))[:ROWS_TO_FIT].to(x.device)]
+            x = rows_to_fit(x)
             self._keep_curves(MixtureCurves.fit(x, self.layout, deadline))
             rows = self.prepare_rows(x)
             first = start(rows, self._given or COMPONENTS[len(x) >= ROWS_FOR_MORE_COMPONENTS], self.rank, CHAINS)

@@ -73,7 +73,7 @@ from pyro_gen.models.tabular.parts.normal_posterior import (
     normal_of_draw,
     sample_normal_parameters,
 )
-from pyro_gen.models.tabular.parts.table_program import PosteriorDrawsProgram, table_model
+from pyro_gen.models.tabular.parts.table_program import PosteriorDrawsProgram, rows_to_fit, table_model
 from pyro_gen.observation import observe
 
 __all__ = ["TableSelection"]
@@ -81,7 +81,6 @@ __all__ = ["TableSelection"]
 CHAINS, SCHEDULE = 2, Schedule(burn_in=150, draws=25, thin=6)
 SLICES_PER_SWEEP = 5  # of the missing entries in a sweep
 SLICES_PER_ROW = 20  # slices that complete a row
-ROWS_TO_FIT = 4000  # of a longer table as many are drawn to learn from
 
 
 class _State(NamedTuple):
@@ -174,8 +173,7 @@ class TableSelection(PosteriorDrawsProgram):
         self.to(x.device)
 
         with seeded(seed), torch.no_grad():
-            if len(x) > ROWS_TO_FIT:
-                x = x[torch.randperm(len(x))[:ROWS_TO_FIT].to(x.device)]
+            x = rows_to_fit(x)
             taken = torch.isnan(x)
             self.active.copy_(taken.any(0))
             complete, start = self._start(x)

@@ -197,7 +197,7 @@ class LatentTable(Ensemble):
 
 
 START_VALUES = {"cuts": 0.5, "log_df": 2.0, "absent_log_precision": -2.0}  # of the parameters that do not start at 0
-START_ROWS = 10_000  # to look at
+START_ROWS = 10_000  # by which features are centred, at most
 
 
 @torch.no_grad()

@@ -32,9 +32,10 @@ from pyro_gen.inference.mcmc.blocked_gibbs import FitProgress
 from pyro_gen.program import Program
 from pyro_gen.registry import model
 
-__all__ = ["PosteriorDrawsProgram", "TableProgram", "last_counts", "table_model"]
+__all__ = ["PosteriorDrawsProgram", "TableProgram", "last_counts", "rows_to_fit", "table_model"]
 
 NUMBERS_PER_CHUNK = 2**22  # in the largest tensor of rows at a time
+ROWS_TO_FIT = 4000
 
 
 T = TypeVar("T", bound="type[TableProgram]")
@@ -59,6 +60,14 @@ def last_counts(columns: Sequence[Column]) -> Tensor:
     """
     ends = [math.inf if c.upper is None else c.upper for c in columns if c.kind == "count"]
     return torch.tensor(ends, dtype=torch.float64)
+
+
+def rows_to_fit(x: Tensor) -> Tensor:
+    """The rows of a table that Gibbs sampling learns from: all, or of a longer table 4,000 at random.
+
+    Draws by torch's global generator.
+    """
+    return x if len(x) <= ROWS_TO_FIT else x[torch.randperm(len(x))[:ROWS_TO_FIT].to(x.device)]
 
 
 class TableProgram(Program):
