@@ -13,11 +13,16 @@ from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 import typer
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 from typer.core import TyperCommand
 
 from pyro_gen._errors import said
 
-__all__ = ["Shell", "print_json", "results_alone"]
+__all__ = ["Shell", "print_json", "print_table", "results_alone"]
+
+WIDEST = 10_000  # columns of a terminal that no table of numbers fills
 
 _results: TextIO | None = None  # standard output, while all else that is printed goes to standard error
 
@@ -62,6 +67,14 @@ def results_alone(to_the_end: bool = False) -> Iterator[None]:
 def print_json(value: Any) -> None:
     """Prints a value as JSON, which has no NaN: numbers that are not finite become null."""
     print(json.dumps(_finite(value), indent=2, allow_nan=False), file=_results or sys.stdout)
+
+
+def print_table(table: Table) -> None:
+    """Prints a table with every name and figure whole, if need be wider than the terminal."""
+    console = Console()
+    wide = Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
+    console.width = max(console.width, wide)
+    console.print(table)
 
 
 def _finite(value: Any) -> Any:

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pyro_gen.cli.console import print_json
+from pyro_gen.cli.console import print_json, print_table
 from pyro_gen.cli.options import Json, Overwrite, Progress, Seed
 from pyro_gen.cli.outputs import check_output
 
@@ -49,9 +49,8 @@ def command(
         f"{found['test_images']} test images; {found['seconds']:.0f} s, of which training "
         f"{found['train_seconds']:.0f} s; {found['peak_memory_gib']:.2f} GiB."
     )
-    console = Console()
-    console.print(table)
-    console.print(f"Picture: {found['picture']}", soft_wrap=True, highlight=False)
+    print_table(table)
+    Console().print(f"Picture: {found['picture']}", soft_wrap=True, highlight=False)
 
 
 def _check_picture(path: Path) -> None:

@@ -5,12 +5,11 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pyro_gen import zoo
-from pyro_gen.cli.console import print_json
+from pyro_gen.cli.console import print_json, print_table
 from pyro_gen.cli.inputs import aligned, built, read_data, stem_of, through
 from pyro_gen.cli.options import (
     TARGET,
@@ -151,7 +150,7 @@ def _print_parameters(parameters: Any) -> None:
     for label, row in parameters.head(SHOWN).iterrows():
         numbers = (_figure(name, row[name]) for name in columns)
         table.add_row(Text(str(label)), *numbers)
-    Console().print(table)
+    print_table(table)
     if len(parameters) > SHOWN:
         print(f"The first {SHOWN} of {len(parameters):,} parameters; --json shows all.")
 

@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 
 from pyro_gen import cli, pictures
+from pyro_gen.cli.posterior import _print_parameters
 from pyro_gen.inference.diagnose import summary
 from pyro_gen.inference.storage import store
 
@@ -237,3 +238,14 @@ def test_wrong_inputs_are_named(words: list[str], message: str, here: Path, caps
     text = " ".join(captured.err.replace("│", " ").split())
     assert message in text and "Traceback" not in text and captured.out == ""
     assert not list(here.glob("*.nc"))
+
+
+def test_names_and_figures_stand_whole_in_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pd.DataFrame({name: [-123456.7] for name in ("mean", "sd", "5%", "50%", "95%")}, index=["intercept[12]"])
+    table[["ess_bulk", "ess_tail", "rhat"]] = 12800.0, 9585.0, 1.001
+    monkeypatch.setenv("COLUMNS", "40")
+    _print_parameters(table)
+    row = capsys.readouterr().out.splitlines()[3].split()
+    assert row == ["intercept[12]", *["-1.23e+05"] * 5, "12,800", "9,585", "1.001"]

@@ -140,6 +140,13 @@ class Case:
                     found.append(name)
         return found
 
+    def completed(self) -> Tensor:
+        """The data with missing entries as the model draws them; as they are where it does not return them whole."""
+        value: Any = self.run("model").nodes["_RETURN"]["value"]
+        if not isinstance(value, Tensor) or value.shape != self.x.shape:
+            return self.x
+        return torch.where(self.x.isnan(), value.to(self.x.dtype), self.x)
+
     def with_holes(self) -> Iterator[tuple[Tensor, Tensor, str]]:
         """Data with missing entries, the rows left alone, and a remark: some entries of row 0 and all of row 1.
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -69,7 +70,15 @@ def missing_exact(case: Case) -> str | None:
     needs_density(case)
     if any(case.row_frame(s) is None for n, s in density_sites(case.run("model")).items() if n in case.data_sites):
         raise Skipped("Data are observed outside of the data plate.")
-    index = torch.arange(min(marginals.ROWS, len(case.x)), device=case.x.device)
+    # Entries are taken away one at a time, of rows that lack no other: the integral is over that entry alone.
+    case = replace(case, x=case.completed())
+    whole = torch.ones(len(case.x), dtype=torch.bool, device=case.x.device)
+    for part in (case.x, *case.context):
+        if isinstance(part, Tensor) and part.dim() > 0 and len(part) == len(case.x):
+            whole &= ~part.flatten(1).isnan().any(1) if part.dim() > 1 else ~part.isnan()
+    if not whole.any():
+        raise Skipped("No row is whole, with what the model completes.")
+    index = whole.nonzero()[: marginals.ROWS, 0]
     latents = case.latent_rows("model", index)
     x, context = case.rows(index)
     with _in_double(case, x, context, latents) as (data, latents, digits):

@@ -392,3 +392,31 @@ def test_rounding_is_no_coupling_of_rows():
     for coupled in (1e-2, 1.0):  # the twin: what couples in double precision too, by little and by much
         assert check(lambda coupled=coupled: Rounded(coupled), X)["model_rows"].status == "failed"
     assert rows.exchanged(Case(Rounded(), X, (), 0), "model") is not None  # without the second look
+
+
+def chain_with_holes(x):
+    """A label, then a number at the mean of the label, then one at a multiple of that."""
+    scale = pyro.param("scale", torch.ones(3))
+    with pg.plate(x):
+        label = pg.observe("label", dist.Categorical(torch.tensor([0.2, 0.3, 0.5]).expand(len(x), 3)), x[:, 0])
+        first = pg.observe("first", dist.Normal(scale[label.long()] * (label - 1.0), 1.0), x[:, 1])
+        last = pg.observe("last", dist.Normal(0.5 * first, 0.7), x[:, 2])
+        return torch.stack([label, first, last], -1)
+
+
+def drawn_at_the_prior(x):
+    """The same, but a missing label is drawn where it stands, so that what follows is not integrated over it."""
+    label = torch.where(x[:, :1].isnan(), torch.randint(3, (len(x), 1)).to(x), x[:, :1])
+    return torch.where(x.isnan(), chain_with_holes(torch.cat([label, x[:, 1:]], -1)), x)
+
+
+def test_data_may_lack_what_feeds_a_later_density():
+    nan = torch.nan
+    x = torch.tensor([[nan, 1.0, nan], [1.0, nan, 0.4], [2.0, 0.5, nan], [nan, nan, 1.0], [0.0, -1.0, 0.2]])
+    report = check_program(Program.from_functions(chain_with_holes), x)
+    assert report.ok, str(report)
+    exact = next(r for r in report if r.name == "missing_exact")
+    assert exact.status == "passed" and "to 1e-05" in exact.message and "quadrature" not in exact.message
+    # The twin, with the same holes.
+    failures = [r.name for r in check_program(Program.from_functions(drawn_at_the_prior), x).failures]
+    assert "missing_exact" in failures
