@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pyro_gen._version import __version__
 
 if TYPE_CHECKING:
-    from pyro_gen import data, evaluation, imputation, inference, models, zoo
+    from pyro_gen import data, distributions, evaluation, heads, imputation, inference, models, zoo
     from pyro_gen.evaluation.conformance import check_program
     from pyro_gen.imputation import Imputer
     from pyro_gen.inference import (
@@ -52,7 +52,7 @@ _MODULES = {
     "pyro_gen.saving": ("load",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
-_PACKAGES = ("data", "evaluation", "imputation", "inference", "models", "zoo")
+_PACKAGES = ("data", "distributions", "evaluation", "heads", "imputation", "inference", "models", "zoo")
 
 __all__ = [
     "FitResult",
@@ -65,8 +65,10 @@ __all__ = [
     "check_program",
     "data",
     "diagnose",
+    "distributions",
     "evaluation",
     "fit",
+    "heads",
     "imputation",
     "impute",
     "inference",
