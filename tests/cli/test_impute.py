@@ -382,3 +382,15 @@ def test_with_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     pd.testing.assert_frame_equal(pd.read_parquet("again.parquet"), long)
     run_json(capsys, *words, "other.parquet", "--seed", "1")
     assert not pd.read_parquet("other.parquet").equals(long)
+
+
+def test_all_columns_that_a_program_cannot_have_are_named_with_a_way_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "mixed.csv"
+    rows = [f"{1.5 * i},{'xyz'[i % 3]},{'ab'[i % 2]}" if i != 3 else ",x,a" for i in range(30)]
+    table.write_text("\n".join(["height,ward,group", *rows]))
+    assert cli.main(["impute", str(table), "--method", "gaussian", "--no-progress"]) == 2
+    said = capsys.readouterr().err
+    assert "'ward' is nominal, 'group' is binary" in said
+    assert "copula" in said

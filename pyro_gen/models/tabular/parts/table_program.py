@@ -95,12 +95,11 @@ class TableProgram(Program):
         super().__init__()
         if not columns:
             raise ValueError(f"{type(self).__name__}(columns=[]): give at least one column.")
-        for column in columns:
-            if column.kind not in self.KINDS:
-                raise ValueError(
-                    f"{type(self).__name__}: column {column.name!r} is {column.kind}, and the program is for columns "
-                    f"of kind {', '.join(sorted(self.KINDS))}."
-                )
+        if others := [f"{c.name!r} is {c.kind}" for c in columns if c.kind not in self.KINDS]:
+            raise ValueError(
+                f"{type(self).__name__}: column {', '.join(others)}, and the program is for columns of kind "
+                f"{', '.join(sorted(self.KINDS))}; take one for mixed columns (copula, auto), or leave them out."
+            )
         self.columns = tuple(columns)
         self.event_shape = torch.Size((len(columns),))
 
