@@ -1,9 +1,24 @@
 """Errors that say what to do, to whoever called: in Python, or on the command line."""
 
-from collections.abc import Callable
-from typing import Any
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-__all__ = ["Advice", "AdviceError", "said"]
+__all__ = ["Advice", "AdviceError", "InPython", "Words", "said"]
+
+Words = Mapping[str, Callable[[Any], str]]
+
+
+class InPython(NamedTuple):
+    """What advice says of an argument in Python, where that is not ``name=value``.
+
+    Attributes:
+        words: What is said there, and by commands that have no words of their own for this argument.
+        value: What such words are made of.
+    """
+
+    words: str
+    value: Any
 
 
 class Advice(Exception):
@@ -11,7 +26,8 @@ class Advice(Exception):
 
     Arguments:
         text: The sentence, with ``{name}`` where an argument is to be named.
-        arguments: What to give, by name; ``...`` names it alone, and an underscore at the end names it a second time.
+        arguments: What to give, by name; ``...`` names it alone, an underscore at the end names it a second time, and a
+            list is an option that is repeated.
 
     Example:
         >>> error = AdviceError("add {trust}, or name it by {target}.", trust=True, target="own.py:Fixed")
@@ -26,13 +42,25 @@ class Advice(Exception):
 
     def __init__(self, text: str, **arguments: Any) -> None:
         self.text, self.arguments = text, arguments
-        super().__init__(self._filled(lambda name, value: f"{name}={self._quoted(value)}"))
+        super().__init__(self._filled(self._argument))
 
-    def on_the_command_line(self) -> str:
-        """The sentence with options in it."""
+    def on_the_command_line(self, words: Words | None = None) -> str:
+        """The sentence with options in it.
+
+        Arguments:
+            words: How the command says arguments that are no options of the same name, from their values.
+        """
+        own = words or {}
 
         def option(name: str, value: Any) -> str:
-            return f"--{name.replace('_', '-')}" + ("" if value is True or value is ... else f" {value}")
+            if name in own:
+                return own[name](value.value if isinstance(value, InPython) else value)
+            if isinstance(value, InPython):
+                return value.words
+            flag = f"--{name.replace('_', '-')}"
+            if isinstance(value, list):
+                return " ".join(f"{flag} {shlex.quote(each)}" for each in value)
+            return flag + ("" if value is True or value is ... else f" {value}")
 
         return self._filled(option)
 
@@ -43,8 +71,10 @@ class Advice(Exception):
         return text
 
     @staticmethod
-    def _quoted(value: Any) -> str:
-        return "" if value is ... else f'"{value}"' if isinstance(value, str) else repr(value)
+    def _argument(name: str, value: Any) -> str:
+        if isinstance(value, InPython):
+            return value.words
+        return f"{name}=" + ("" if value is ... else f'"{value}"' if isinstance(value, str) else repr(value))
 
 
 class AdviceError(Advice, ValueError):

@@ -1,12 +1,11 @@
 """Errors in one line, in words of the command line."""
 
-import json
 import re
-import shlex
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
-from pyro_gen._errors import Advice, said
+from pyro_gen._errors import Advice, Words, said
 from pyro_gen.data.problems import Problems
 from pyro_gen.program import Program
 
@@ -17,15 +16,31 @@ def one_line(error: Exception) -> str:
         context = getattr(error, "ctx", None)
         where = "pyro-gen" if context is None else context.command_path
         return f"{' '.join(error.format_message().split()).rstrip('.')} (see {where} --help)."
-    text = error.on_the_command_line() if isinstance(error, Advice) else said(error).partition(": ")[2]
+    text = error.on_the_command_line() if isinstance(error, Advice | Problems) else said(error).partition(": ")[2]
     text = " ".join(text.split()).split("tensor(")[0].strip()
     if text.endswith("but found invalid values:"):
         text = _about_invalid_values(text.removesuffix(":"), error)
     # Messages of this package are whole sentences; others may be a word, or nothing.
     if not isinstance(error, ValueError | TypeError | ArithmeticError) or " " not in text:
         text = f"{type(error).__name__}: {text} (--debug shows where)"
-    limit = 3000 if isinstance(error, Problems) else 700
+    limit = 3000 if isinstance(error, Problems) and len(error.each) > 1 else 700
     return text if len(text) <= limit else text[:limit] + " ..."
+
+
+@contextmanager
+def in_options(words: Words, of: str = "") -> Iterator[None]:
+    """Says what is wrong with a table as a command does that has its own words for some arguments.
+
+    Arguments:
+        words: How it says them, as in :meth:`pyro_gen._errors.Advice.on_the_command_line`.
+        of: What is said in front.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        several = error if isinstance(error, Problems) else Problems([error])
+        each = [one.on_the_command_line(words) if isinstance(one, Advice) else str(one) for one in several.each]
+        raise Problems(each, of + several.of) from error
 
 
 def _about_invalid_values(text: str, error: Exception) -> str:
@@ -57,26 +72,3 @@ def _frames(error: BaseException) -> Iterator[FrameType]:
         at = at.tb_next
     if error.__context__ is not None:
         yield from _frames(error.__context__)
-
-
-def in_words_for_tables(text: str) -> str:
-    """Advice of a schema about a column, as advice for the command line."""
-    found = re.match(r"column (['\"])(.*?)\1", text)
-    name = "" if found is None else found[2]
-    advice = {
-        "drop_empty=True": "--drop-empty",
-        "(decimal='.' or ',')": "(--decimal . or --decimal ,)",
-        "or make all of it levels (nominal)": f"or make all of it levels (--type {shlex.quote(name + '=nominal')})",
-        "leave the column out": f"leave the column out (--ignore {shlex.quote(name)})",
-        "leave it out": f"leave it out (--ignore {shlex.quote(name)})",
-        f"(overrides={{{name!r}: 'nominal'}})": f"(--type {shlex.quote(name + '=nominal')})",
-    }
-    for python, shell in advice.items():
-        text = text.replace(python, shell)
-    text = re.sub(r"\(missing=\[(.*)\]\)", lambda mark: f"(--missing {shlex.quote(mark[1][1:-1])})", text)
-    says = {"bounded": '"lower": 0, "upper": 1', "ordinal": '"levels": ["the lowest", "..."]'}
-    before, sign, after = text.partition("Give Column(")
-    for kind, what in says.items():
-        if sign and f"'{kind}'" in after:
-            text = f'{before}Say it in a file for --schema: {{{json.dumps(name)}: {{"kind": "{kind}", {what}}}}}.'
-    return text

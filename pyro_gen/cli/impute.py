@@ -1,6 +1,7 @@
 """``pyro-gen impute``."""
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -14,20 +15,27 @@ from rich.table import Table
 from rich.text import Text
 
 from pyro_gen import zoo
+from pyro_gen._errors import Words
 from pyro_gen.cli.console import print_json
-from pyro_gen.cli.errors import in_words_for_tables
+from pyro_gen.cli.errors import in_options
 from pyro_gen.cli.inputs import listed
 from pyro_gen.cli.options import Decimal, Json, Overwrite, Progress, Seed, Single
 from pyro_gen.cli.outputs import check_distinct, check_output
 from pyro_gen.cli.workers import dask_client
 from pyro_gen.data.column import DISCRETE, KINDS, Column
-from pyro_gen.data.problems import Problems, problems
 from pyro_gen.inference.progress import progress_bar
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from pyro_gen.imputation.imputer import Imputer
+
+# What this command says of arguments of the readers of tables and of Schema.infer.
+WORDS: Words = {
+    "ignore": lambda names: f" ({' '.join(f'--ignore {shlex.quote(name)}' for name in names)})",
+    "overrides": lambda kinds: " ".join(f"--type {shlex.quote(f'{name}={kind}')}" for name, kind in kinds.items()),
+    "schema": lambda columns: f"Say it in a file for --schema: {json.dumps(columns)}",
+}
 
 
 def command(
@@ -133,11 +141,8 @@ def command(
     aside = list(dict.fromkeys(ignore or []))
     _check_columns("--ignore", aside, frame)
     _check_columns("--type" if schema is None else "--type or --schema", overrides, frame)
-    try:
+    with in_options(WORDS, f"{data}: "):
         used, known = files.usable(table, overrides, ignore=aside, drop_empty=drop_empty)
-    except (TypeError, ValueError) as error:
-        each = error.each if isinstance(error, Problems) else [str(error)]
-        raise problems([in_words_for_tables(text) for text in each], f"{data}: ") from error
     missing, written = used.isna().to_numpy(), files.as_written(table)
     if table.cells is not None:  # dates that are handed on stay as they are
         frame = frame.assign(**{c: table.cells[c].where(frame[c].notna()) for c in aside if c in table.dates})
@@ -210,11 +215,8 @@ def _impute_folder(
 ) -> None:
     from pyro_gen.imputation.partitions import impute_partitions, imputer_of
 
-    with dask_client(workers) if workers > 1 else nullcontext() as client:
-        try:
-            written = impute_partitions(data, out, imputer, ignore=ignore, client=client, progress=progress)
-        except (TypeError, ValueError) as error:
-            raise ValueError(in_words_for_tables(str(error))) from error
+    with dask_client(workers) if workers > 1 else nullcontext() as client, in_options(WORDS):
+        written = impute_partitions(data, out, imputer, ignore=ignore, client=client, progress=progress)
     info: Mapping[str, Any] = imputer_of(out).info_
     if as_json:
         told = {"imputed": [str(path.resolve()) for path in written], "draws": imputer.draws}

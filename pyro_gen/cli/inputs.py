@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from pyro_gen._archives import read_archive
+from pyro_gen._errors import Words
+from pyro_gen.cli.errors import in_options
 from pyro_gen.cli.options import Part
 from pyro_gen.data import Transform, as_tensor, read_table
 from pyro_gen.data import load as load_data
@@ -18,6 +20,9 @@ from pyro_gen.program import Program
 from pyro_gen.registry import DATA_SETS
 from pyro_gen.saving import SavedProgram
 from pyro_gen.targets import build, make_transform
+
+# What the commands that read a table of numbers say of arguments of read_table.
+WORDS: Words = {"drop_all_missing": lambda _: "--drop-empty", "missing": lambda _: "by an empty cell"}
 
 
 @dataclass(frozen=True)
@@ -46,12 +51,8 @@ def read_data(
         return Data(str(path), _read_array(path, drop_empty, to_train), None, None)
     if not path.exists() and not path.suffix:
         raise ValueError(f"there is no data set {name!r}, nor a file: the data sets are {', '.join(DATA_SETS)}.")
-    try:
+    with in_options(WORDS):
         table = read_table(path, drop_all_missing=drop_empty, allow_all_missing=not to_train, decimal=decimal)
-    except ValueError as error:
-        text = str(error).replace("drop_all_missing=True", "--drop-empty")
-        text = text.replace("(decimal='.' or ',')", "(--decimal . or --decimal ,)")
-        raise ValueError(text) from error
     for note in table.notes:
         print(f"note: {note}", file=sys.stderr)
     return Data(str(path), table.values, table.columns, None)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pyro_gen._errors import AdviceError, InPython
 from pyro_gen.data.column import Column
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Cells:
         self.name, self.series = name, series
         dtype: Any = series.dtype
         if dtype.kind == "m" or isinstance(dtype, pd.PeriodDtype):
-            raise ValueError(_dates(name))
+            raise _dates(name)
         if dtype.kind == "c":
             raise TypeError(f"column {name!r} holds complex numbers, expected real ones.")
         if isinstance(dtype, pd.SparseDtype):
@@ -70,7 +71,7 @@ class Cells:
             return "text"
         types = {type(value) for value in self._seen()}
         if any(issubclass(t, date | time | timedelta | np.datetime64 | np.timedelta64) for t in types):
-            raise ValueError(_dates(self.name))
+            raise _dates(self.name)
         booleans = {t for t in types if issubclass(t, bool | np.bool_)}
         numeric = {t for t in types if issubclass(t, numbers.Real | Decimal)} | booleans
         text = {t for t in types if issubclass(t, str)}
@@ -150,9 +151,10 @@ class Cells:
         if self.content == "nothing":
             return encoded
         if (self.content == "date") != column.dates:
-            raise ValueError(
+            raise AdviceError(
                 f"column {column.name!r} is {'one of dates' if column.dates else column.kind} and holds "
-                f"{'dates' if self.content == 'date' else self.content}; make it alike, or leave it out."
+                f"{'dates' if self.content == 'date' else self.content}; make it alike, or leave it out{{ignore}}.",
+                ignore=InPython("", [column.name]),
             )
         if column.discrete:
             encoded[~self.missing] = self._codes(column)
@@ -284,8 +286,12 @@ def listed(things: Any, most: int = 12) -> str:
     return ", ".join(shown[:most]) + (f", ... ({len(shown)} in all)" if len(shown) > most else "")
 
 
-def _dates(name: str) -> str:
-    return f"column {name!r} holds dates or times; make numbers of them, such as days since a date, or leave it out."
+def _dates(name: str) -> AdviceError:
+    return AdviceError(
+        f"column {name!r} holds dates or times; make numbers of them, such as days since a date, or leave it out"
+        "{ignore}.",
+        ignore=InPython("", [name]),
+    )
 
 
 def _is_text(dtype: Any) -> bool:

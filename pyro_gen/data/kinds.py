@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pyro_gen._errors import AdviceError, InPython
 from pyro_gen.data.cells import Cells, listed
 from pyro_gen.data.column import DISCRETE, Column
 from pyro_gen.data.gross import plausible_range
@@ -38,15 +39,21 @@ def given_kind(cells: Cells, given: str | Column) -> Column:
             )
         return inferred_kind(cells)[0]
     if given == "bounded":
-        raise ValueError(f"column {name!r}: 'bounded' by what? Give Column({name!r}, 'bounded', lower=..., upper=...).")
+        python = f"Give Column({name!r}, 'bounded', lower=..., upper=...)"
+        raise AdviceError(
+            f"column {name!r}: 'bounded' by what? {{schema}}.",
+            schema=InPython(python, {name: {"kind": "bounded", "lower": 0, "upper": 1}}),
+        )
     if given not in DISCRETE:
         return _column(cells, given) if cells.content == "number" else Column(name, given)
     levels = _distinct(cells)
     ordered = cells.content == "category" and cells.series.cat.ordered
     if given == "ordinal" and not ordered and any(isinstance(level, str) for level in levels):
-        raise ValueError(
-            f"column {name!r}: which order have {listed(levels)}? "
-            f"Give Column({name!r}, 'ordinal', levels=(...)), the lowest first, or make it an ordered category."
+        column = f"Column({name!r}, 'ordinal', levels=(...))"
+        python = f"Give {column}, the lowest first, or make it an ordered category"
+        raise AdviceError(
+            f"column {name!r}: which order have {listed(levels)}? {{schema}}.",
+            schema=InPython(python, {name: {"kind": "ordinal", "levels": ["the lowest", "..."]}}),
         )
     return Column(name, given, tuple(levels))
 
@@ -76,9 +83,11 @@ def inferred_kind(cells: Cells) -> tuple[Column, str]:
         return Column(name, kind, levels), note
     rows = int((~cells.missing).sum())
     if (len(levels) == rows >= 5) or (len(levels) > 20 and 2 * len(levels) > rows):
-        raise ValueError(
+        raise AdviceError(
             f"column {name!r}: {len(levels)} different texts in {rows} rows, the look of an identifier or of free "
-            f"text; leave the column out, or give it a kind (overrides={{{name!r}: 'nominal'}})."
+            "text; leave the column out{ignore}, or give it a kind ({overrides}).",
+            ignore=InPython("", [name]),
+            overrides={name: "nominal"},
         )
     return Column(name, "binary" if len(levels) <= 2 else "nominal", levels), "text"
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from pyro_gen._errors import AdviceError, InPython
 from pyro_gen.data.dates import read_dates
 from pyro_gen.data.delimited import is_number as is_a_number
 
@@ -63,7 +64,7 @@ class Reading:
         kind: ``"number"``, ``"boolean"``, ``"date"``, ``"text"`` or ``"nothing"``.
         values: The column: floats or whole numbers, nullable booleans, dates, text. Holes are missing.
         notes: What was assumed: what was done, as a phrase, and an example of it.
-        problem: Why the column cannot be read without asking, as a sentence.
+        problem: Why the column cannot be read without asking.
         plain: Whether numbers stand in the file as they are written here, digits and decimal point.
         format: How dates stand in the file, as for ``strftime``.
     """
@@ -72,7 +73,7 @@ class Reading:
     kind: str
     values: "pd.Series[Any]"
     notes: dict[str, str] = field(default_factory=dict)
-    problem: str | None = None
+    problem: AdviceError | None = None
     plain: bool = False
     format: str | None = None
 
@@ -224,7 +225,9 @@ class _Column:
         if (dates := read_dates(seen)) is not None:
             if dates.bad is not None:
                 problem = f"{dates.bad!r} in row {self.row(dates.bad)} {dates.why}"
-                return self._text(f"{problem}; correct it, or leave the column out.")
+                return self._asks(
+                    f"{problem}; correct it, or leave the column out{{ignore}}.", ignore=InPython("", [self.name])
+                )
             reading = self._done("date", dates.values)
             reading.format = dates.format
             reading.notes["read as dates, which count as days since 1970"] = f"{seen[0]} is {dates.values[0]:%Y-%m-%d}"
@@ -249,13 +252,13 @@ class _Column:
             mark = marks.given
             if None in (found := self.numbers[mark]):
                 bad = seen[found.index(None)] if len(found) == len(seen) else next(t for t in seen if "." in t)
-                return self._text(
+                return self._asks(
                     f"{bad!r} in row {self.row(bad)} is no number with {mark!r} for the decimal mark; correct it, or "
                     "name the other mark."
                 )
         elif mark is None and None in points:
             one, other = seen[points.index(None)], seen[commas.index(None)]
-            return self._text(
+            return self._asks(
                 f"{one!r} in row {self.row(one)} has a decimal comma and {other!r} in row {self.row(other)} a decimal "
                 "point; write numbers alike."
             )
@@ -265,13 +268,16 @@ class _Column:
             mark = marks.of(ambiguous_commas=not self.plain)
         if mark is None:
             assert differs is not None
-            return self._text(
+            return self._asks(
                 f"is {seen[differs]!r} in row {self.row(seen[differs])} {points[differs]:.12g} or "
-                f"{commas[differs]:.12g}? Nothing in the file tells; name the decimal mark (decimal='.' or ',')."
+                f"{commas[differs]:.12g}? Nothing in the file tells; name the decimal mark "
+                "({decimal} or {decimal_}).",
+                decimal=".",
+                decimal_=",",
             )
         if len(units := set(self.units)) > 1 and ("%" in units or len(units - {""}) > 1):
             one = seen[next(i for i, unit in enumerate(self.units) if unit != self.units[0])]
-            return self._text(
+            return self._asks(
                 f"{seen[0]!r} in row {self.row(seen[0])} and {one!r} in row {self.row(one)} have different units; "
                 "write them alike."
             )
@@ -284,12 +290,18 @@ class _Column:
             reading.notes = {**_notes(seen, values, mark), **reading.notes}
         return reading
 
-    def _text(self, problem: str | None) -> Reading:
+    def _text(self, problem: AdviceError | None) -> Reading:
         reading = self._done("text", self.seen)
-        reading.problem = None if problem is None else f"column {self.name!r}: {problem}"
+        reading.problem = problem
         return reading
 
-    def _why_no_numbers(self) -> str | None:
+    def _asks(self, problem: str, **arguments: Any) -> Reading:
+        return self._text(self._problem(problem, **arguments))
+
+    def _problem(self, problem: str, **arguments: Any) -> AdviceError:
+        return AdviceError(f"column {self.name!r}: {problem}", **arguments)
+
+    def _why_no_numbers(self) -> AdviceError | None:
         """Says what keeps a column of numbers from being one, if it would be without a few cells."""
         seen = self.seen
         numbers = [i for i, text in enumerate(seen) if _parsed(text) is not None]
@@ -300,9 +312,11 @@ class _Column:
         if short or 2 * rows[numbers].sum() <= rows.sum():
             return None
         word = seen[min(set(range(len(seen))) - set(numbers))]
-        return (
-            f"numbers, and {word!r} in row {self.row(word)}; say that it stands for missing (missing=[{word!r}]), or "
-            "make all of it levels (nominal)."
+        return self._problem(
+            f"numbers, and {word!r} in row {self.row(word)}; say that it stands for missing ({{missing}}), or make all "
+            "of it levels ({overrides}).",
+            missing=[word],
+            overrides=InPython("nominal", {self.name: "nominal"}),
         )
 
     def _done(self, kind: str, values: Sequence[Any], mark: str = ".") -> Reading:

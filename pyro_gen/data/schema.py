@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_gen._errors import AdviceError, InPython
 from pyro_gen.data.cells import Cells, check_names, columns_of, listed
 from pyro_gen.data.column import Column
 from pyro_gen.data.kinds import given_kind, inferred_kind
@@ -162,10 +163,10 @@ class Schema:
             except (TypeError, ValueError) as error:
                 wrong.append(error)
         if empty:
-            what = f"no observed value in column {listed(empty)}; leave it out, nothing can be learnt of it."
-            wrong.insert(0, ValueError(what))
+            what = f"no observed value in column {listed(empty)}; leave it out{{ignore}}, nothing can be learnt of it."
+            wrong.insert(0, AdviceError(what, ignore=InPython("", empty)))
         if wrong:
-            raise wrong[0] if len(wrong) == 1 else Problems([str(error) for error in wrong])
+            raise wrong[0] if len(wrong) == 1 else Problems(wrong)
         return cls(tuple(found), notes)
 
     def describe(self) -> str:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pyro_gen.data.problems import problems
+from pyro_gen._errors import AdviceError
+from pyro_gen.data.problems import Problems
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,11 +100,11 @@ def read_table(
     table = parsed(path, lambda raw: file_table(raw, decimal=decimal, missing=missing))
     columns = tuple(map(str, table.frame.columns))
     numbers = np.full((len(table.frame), len(columns)), np.nan)
-    wrong: list[str] = []
+    wrong: list[Exception] = []
     for i, (name, (_, series)) in enumerate(zip(columns, table.frame.items(), strict=True)):
         try:
             if name in table.problems:
-                raise ValueError(table.problems[name].rstrip("."))
+                raise table.problems[name]
             if table.cells is not None and name in table.dates:
                 written = table.cells.iloc[:, i].where(series.notna())
                 row = int(written.notna().to_numpy().argmax())
@@ -115,18 +116,19 @@ def read_table(
             if not allow_all_missing and np.isnan(numbers[:, i]).all():
                 raise ValueError(f"column {name!r} has no observed value; leave it out")
         except (TypeError, ValueError) as error:
-            wrong.append(str(error))
+            wrong.append(error)
     observed = ~np.isnan(numbers)
     if table.frame.isna().to_numpy().all():
         raise ValueError(f"{path}: no value is observed in the whole table.")
     if wrong:
-        raise problems(wrong, f"{path}: ")
+        raise Problems(wrong, f"{path}: ")
     empty = (np.flatnonzero(~observed.any(1)) + 1).tolist()
     if empty and not (drop_all_missing or allow_all_missing):
         shown = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
-        raise ValueError(
+        raise AdviceError(
             f"{path}: {_count(len(empty), 'row')} without any observed value (row {shown} below the header); "
-            "drop_all_missing=True leaves them out."
+            "{drop_all_missing} leaves them out.",
+            drop_all_missing=True,
         )
     if not drop_all_missing:
         empty = []
@@ -227,8 +229,8 @@ class FileTable:
     Attributes:
         frame: The table.
         notes: What was assumed in reading it, in sentences.
-        problems: By name of the column, why it cannot be read as what it seems to be, a sentence each; such columns are
-            text in ``frame``.
+        problems: By name of the column, why it cannot be read as what it seems to be; such columns are text in
+            ``frame``.
         cells: The cells as they stand in the file, where that is text.
         dates: By name of the column, how its dates stand in the file, as for ``strftime``.
         plain: The columns of which numbers and words stand in the file as they are written here.
@@ -236,7 +238,7 @@ class FileTable:
 
     frame: "pd.DataFrame"
     notes: tuple[str, ...] = ()
-    problems: Mapping[str, str] = field(default_factory=dict)
+    problems: Mapping[str, AdviceError] = field(default_factory=dict)
     cells: "pd.DataFrame | None" = None
     dates: Mapping[str, str] = field(default_factory=dict)
     plain: frozenset[str] = frozenset()

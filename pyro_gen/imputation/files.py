@@ -5,9 +5,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyro_gen._errors import AdviceError
 from pyro_gen._files import atomic
 from pyro_gen.data.column import DISCRETE, Column
-from pyro_gen.data.problems import Problems, problems
+from pyro_gen.data.problems import Problems
 from pyro_gen.data.schema import Schema
 from pyro_gen.data.tables import FileTable, file_table, parsed
 
@@ -41,7 +42,7 @@ def read_mixed_table(
     """
     table = read_file(path, encoding=encoding, separator=separator, decimal=decimal, missing=missing, numbers=numbers)
     if table.problems:
-        raise problems(list(table.problems.values()), f"{path}: ")
+        raise Problems(list(table.problems.values()), f"{path}: ")
     return table.frame
 
 
@@ -94,18 +95,18 @@ def usable(
         ValueError: Some columns cannot be used: all that is wrong with them is said at once.
     """
     used = table.frame.drop(columns=list(ignore))
-    wrong = [
-        problem
-        for name, problem in table.problems.items()
+    refused = [
+        name
+        for name in table.problems
         if name in used.columns and getattr(kind := overrides.get(name), "kind", kind) not in DISCRETE
     ]
-    refused = [name for name in table.problems if table.problems[name] in wrong]
+    wrong: list[str | Exception] = [table.problems[name] for name in refused]
     if used.isna().to_numpy().all():
         return with_observed_columns(used), None  # which raises
     try:
         used = with_observed_columns(used, drop_empty=drop_empty)
     except ValueError as error:
-        wrong.append(str(error))
+        wrong.append(error)
         used = with_observed_columns(used, drop_empty=True)
     schema, others = None, used.drop(columns=refused)
     if others.shape[1] and (wrong or used.isna().to_numpy().any()):
@@ -114,9 +115,9 @@ def usable(
         except Problems as error:
             wrong += error.each
         except (TypeError, ValueError) as error:
-            wrong.append(str(error))
+            wrong.append(error)
     if wrong:
-        raise problems(wrong)
+        raise Problems(wrong)
     return used, schema
 
 
@@ -172,8 +173,9 @@ def with_observed_columns(frame: "pd.DataFrame", *, drop_empty: bool = False) ->
     if empty and not drop_empty:
         shown = ", ".join(map(repr, empty[:5])) + (f", ... ({len(empty)} in all)" if len(empty) > 5 else "")
         which, them = (f"column {shown} has", "it") if len(empty) == 1 else (f"columns {shown} have", "them")
-        raise ValueError(
-            f"{which} no observed value: nothing can be learnt of {them}; drop_empty=True leaves {them} out."
+        raise AdviceError(
+            f"{which} no observed value: nothing can be learnt of {them}; {{drop_empty}} leaves {them} out.",
+            drop_empty=True,
         )
     hollow = set(empty)
     return frame.loc[:, [str(column) not in hollow for column in frame.columns]]

@@ -1,11 +1,13 @@
 """One clear line for every wrong input."""
 
+import pickle
 from pathlib import Path
 
 import pytest
 
-from pyro_gen._errors import AdviceError
+from pyro_gen._errors import AdviceError, InPython
 from pyro_gen.cli import errors
+from pyro_gen.data.problems import Problems
 from tests.cli.shell import FIT, run
 
 
@@ -15,6 +17,25 @@ def test_advice_is_in_words_of_who_called() -> None:
     )
     assert str(error) == 'draws=3: or init="a", init="b"; give kl_warmup= too.'
     assert errors.one_line(error) == "--draws 3: or --init a, --init b; give --kl-warmup too."
+
+
+def test_advice_goes_through_a_list_of_problems_and_a_process(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = AdviceError("leave it out{ignore}, or say {missing}.", ignore=InPython("", ["{a}"]), missing=["x y", "z"])
+    several = pickle.loads(pickle.dumps(Problems([out, "column 'b' is empty."], "t.csv: ")))
+    assert str(several) == (
+        "t.csv: 2 problems: (1) leave it out, or say missing=['x y', 'z']; (2) column 'b' is empty."
+    )
+    assert errors.one_line(several) == str(several).replace("missing=['x y', 'z']", "--missing 'x y' --missing z")
+    with pytest.raises(Problems) as error, errors.in_options({"ignore": lambda names: f" (--ignore {names[0]})"}):
+        raise out
+    assert errors.one_line(error.value) == "leave it out (--ignore {a}), or say --missing 'x y' --missing z."
+    # A command says no option that it does not have: fit has neither --missing nor --ignore.
+    Path("odd.csv").write_text("a,b\n1.5,2024-02-29\n2.5,2023-02-29\nlots,2024-02-28\n")
+    code, _, err = run(capsys, *FIT, "odd.csv", "--no-progress")
+    assert code == 2 and "(1) column 'a': numbers, and 'lots' in row 3" in err and "; (2) column 'b': " in err
+    assert "--missing" not in err and "--ignore" not in err and "=[" not in err
+    Path("two_ways.csv").write_text("a;b\n1.250;1\n2.500;2\n")
+    assert "name the decimal mark (--decimal . or --decimal ,)." in run(capsys, *FIT, "two_ways.csv")[2]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 import pyro_gen as pg
 from pyro_gen import cli
+from tests.cli.shell import run
 
 QUICK = ("--method", "gaussian", "--draws", "2", "--no-progress")
 
@@ -96,6 +97,11 @@ def test_all_problems_are_said_at_once_each_with_its_option(capsys: pytest.Captu
     told, _ = impute(capsys, table.to_csv(index=False), *words, "--out", "o.csv")
     assert (told["columns"], told["dropped"], told["ignored"]) == (4, ["fax"], ["id", "joined"])
     assert pd.read_csv("o.csv")["joined"].tolist() == table["joined"].tolist() * 2
+    # The way out of each column, where several have nothing observed in a folder.
+    Path("parts").mkdir()
+    pd.DataFrame({"x": [1.0, None, 2.5], "e f": [None] * 3, "g": [None] * 3}).to_parquet("parts/0.parquet")
+    code, _, err = run(capsys, "impute", "parts", "--no-progress")
+    assert code == 2 and "no observed value in column 'e f', 'g'; leave it out (--ignore 'e f' --ignore g)," in err
     # Python says the same of a data frame, and of a table of numbers.
     frame = pd.DataFrame({"id": list("abcdefgh"), "e": [None] * 8, "x": range(8)})
     with pytest.raises(ValueError, match=r"2 problems: \(1\) no observed value in column 'e'.*\(2\) column 'id'"):

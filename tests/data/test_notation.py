@@ -167,7 +167,8 @@ PROBLEMS = {
 def test_what_a_file_does_not_tell_is_asked(tmp_path: Path, text: str, cell: str, option: str) -> None:
     (tmp_path / "t.csv").write_text(text, encoding="utf-8")
     (problem,) = read_file(tmp_path / "t.csv").problems.values()
-    assert problem.startswith("column 'a': ") and cell in problem and option in problem
+    said = str(problem)
+    assert said.startswith("column 'a': ") and cell in said and option in said
     with pytest.raises(ValueError, match="column 'a'"):
         read_table(tmp_path / "t.csv")
 
@@ -179,7 +180,7 @@ def test_options_answer(tmp_path: Path) -> None:
     assert read_table(path, decimal=".").values[:, 0].tolist() == [1.25, 2.5]
     path.write_text("a;b\n1.25;1\n2,5;2\n")
     (problem,) = read_file(path, decimal=",").problems.values()
-    assert "'1.25' in row 1 is no number with ',' for the decimal mark" in problem
+    assert "'1.25' in row 1 is no number with ',' for the decimal mark" in str(problem)
     path.write_text("a,b\n1.5,x\n-999,lots\nlots,-999\n-999.0,y\n")
     frame = read_file(path, missing=["-999", "lots"]).frame
     assert frame["a"].isna().tolist() == [False, True, True, True] and frame["b"].isna().sum() == 2

@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
+from pyro_gen._errors import AdviceError
 from pyro_gen.data import as_tensor, read_table
+from pyro_gen.data.problems import Problems
 
 NAN = float("nan")
 EXPECTED = torch.tensor([[1.5, 2.0], [NAN, -3e2], [4.0, NAN]], dtype=torch.float64)
@@ -102,14 +104,20 @@ ERRORS = {
 }
 
 
-@pytest.mark.parametrize(("text", "message"), ERRORS.values(), ids=ERRORS)
-def test_errors_are_one_clear_line(text: str, message: str, tmp_path: Path) -> None:
+# The errors that carry what to do: about a column, and about rows to leave out. All others are plain.
+OF_COLUMNS = ("text", "thousands", "date", "time", "empty column", "infinite")
+KINDS: dict[str, type[ValueError]] = {**dict.fromkeys(OF_COLUMNS, Problems), "empty rows": AdviceError}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors_are_one_clear_line(name: str, tmp_path: Path) -> None:
+    text, message = ERRORS[name]
     path = tmp_path / "table.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=message) as error:
         read_table(path)
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
-    assert error.value.__cause__ is None and type(error.value) is ValueError
+    assert error.value.__cause__ is None and type(error.value) is KINDS.get(name, ValueError)
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
