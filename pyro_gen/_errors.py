@@ -1,10 +1,11 @@
 """Errors that say what to do, to whoever called: in Python, or on the command line."""
 
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["Advice", "AdviceError", "InPython", "Words", "said"]
+__all__ = ["Advice", "AdviceError", "InPython", "InvalidValuesError", "Words", "said"]
 
 Words = Mapping[str, Callable[[Any], str]]
 
@@ -79,6 +80,60 @@ class Advice(Exception):
 
 class AdviceError(Advice, ValueError):
     """Advice about a value that was given."""
+
+
+class InvalidValuesError(AdviceError):
+    """A distribution of a program was given values or parameters that it does not take.
+
+    Attributes:
+        side: ``"model"`` or ``"guide"``, or ``None`` where that is not known.
+        site: The site whose density was asked for, or after which a parameter was refused, if any.
+        observed: Whether the values are data.
+    """
+
+    side: str | None = None
+    site: str | None = None
+    observed: bool = False
+
+    @classmethod
+    def of(
+        cls, complaint: str, side: str | None, site: str | None = None, observed: bool = False, after: str | None = None
+    ) -> "InvalidValuesError":
+        """The sentence for a complaint of torch's validation.
+
+        Arguments:
+            complaint: What torch says.
+            side: Which function of the program was run, if known.
+            site: The site whose density was asked for.
+            observed: Whether its values are data.
+            after: The last site that the function made, where it was stopped before its end.
+        """
+        where = (f"in the {side}, " if side else "") + (f"at site '{site}', " if site else "")
+        where += f"after site '{after}', " if after else ""
+        parameter = re.search(r"parameter (\w+) .*?of distribution (\w+)\(.*constraint (.*), but", complaint, re.DOTALL)
+        value = re.search(r"within the support \((.*)\) of the distribution (\w+)\(", complaint, re.DOTALL)
+        if parameter is not None:
+            name, distribution, constraint = parameter.groups()
+            error = cls(
+                f"{where}the parameter {name} of {distribution} is NaN or infinite, or breaks the constraint "
+                f"{constraint}. If the data has missing values, x has NaN in it: give networks torch.nan_to_num(x), "
+                "and x.isnan() beside it."
+            )
+        else:
+            is_to_be = (
+                f" to be within the support of {value[2]}, {value[1]}" if value else " that its distribution takes"
+            )
+            found = f"{where}values are{is_to_be}, but validation found invalid values"
+            if observed:
+                error = cls(
+                    f"{found} in the data: transform it ({{transform}}) or choose another likelihood.", transform=...
+                )
+            elif site and side != "guide":
+                error = cls(f"{found}: the guide draws outside of the support that the model gives this site, or NaN.")
+            else:
+                error = cls(f"{found}: NaN, or values outside of it.")
+        error.side, error.site, error.observed = side, site or after, observed
+        return error
 
 
 def said(error: BaseException) -> str:

@@ -1,5 +1,7 @@
 """Reading traces of a program: its sites, what stands in the data plate, log-densities, and the kind of its density."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -7,9 +9,11 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions.util import scale_and_mask
+from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyro_gen._errors import InvalidValuesError
 from pyro_gen._random import exclusive, seeded
 from pyro_gen.distributions.innermost import innermost
 
@@ -29,7 +33,9 @@ __all__ = [
     "site_log_prob",
     "structure",
     "trace_guide",
+    "trace_model",
     "trace_pair",
+    "validated",
 ]
 
 DATA_PLATE = "data"
@@ -50,12 +56,46 @@ def latent_sites(trace: Trace) -> dict[str, Any]:
     return {n: s for n, s in sample_sites(trace).items() if not s["is_observed"]}
 
 
+@contextmanager
+def validated(side: str | None = None, site: Any = None, tape: Any = None) -> Iterator[None]:
+    """What torch's validation complains of in here is said by :class:`InvalidValuesError`.
+
+    Arguments:
+        side: Which function of a program runs, ``"model"`` or ``"guide"``, if known.
+        site: The site whose density is asked for.
+        tape: The handler that traces the function, to say after which site it was stopped.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, InvalidValuesError) or "but found invalid values" not in str(error):
+            raise
+        name, observed = (None, False) if site is None else (site["name"], site["is_observed"])
+        after = None if tape is None else next(reversed(sample_sites(tape.trace)), None)
+        # With the frames that it went through: who reports the line of the user's program looks for it there.
+        raise InvalidValuesError.of(str(error), side, name, observed, after).with_traceback(
+            error.__traceback__
+        ) from error
+
+
 def trace_guide(program: "Program", x: Tensor, *context: Any) -> Trace:
     """Runs the guide; its trace is without the sites at which plates draw their indices."""
-    trace: Trace = pyro.poutine.trace(program.guide).get_trace(x, *context)
+    given = program.given_guide
+    sets_up = isinstance(given, AutoGuide) and given.prototype_trace is None  # its first run is one of the model
+    handler = pyro.poutine.trace(program.guide)
+    with validated("model" if sets_up else "guide", tape=handler):
+        trace: Trace = handler.get_trace(x, *context)
     for name in [n for n, s in trace.nodes.items() if s["type"] == "sample" and is_subsample(s)]:
         # Replaying an autoguide's plate would impose the batch size of its first run on the model.
         trace.remove_node(name)
+    return trace
+
+
+def trace_model(program: "Program", guide_trace: Trace, x: Tensor, *context: Any) -> Trace:
+    """Runs the model with the guide's latent variables."""
+    handler = pyro.poutine.trace(pyro.poutine.replay(program.model, guide_trace))
+    with validated("model", tape=handler):
+        trace: Trace = handler.get_trace(x, *context)
     return trace
 
 
@@ -72,7 +112,7 @@ def trace_pair(program: "Program", x: Tensor, *context: Any) -> tuple[Trace, Tra
     """
     with exclusive():
         guide_trace = trace_guide(program, x, *context)
-        model_trace = pyro.poutine.trace(pyro.poutine.replay(program.model, guide_trace)).get_trace(x, *context)
+        model_trace = trace_model(program, guide_trace, x, *context)
     return model_trace, guide_trace
 
 
@@ -93,7 +133,8 @@ def is_local(site: Any) -> bool:
 
 def site_log_prob(site: Any) -> Tensor:
     """The log-density of a site's value with its batch shape, in nats, masks and scales applied."""
-    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    with validated(site=site):
+        log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
     return scale_and_mask(log_prob, site["scale"], site["mask"])  # type: ignore[no-any-return]
 
 

@@ -36,7 +36,7 @@ from pyro_gen.density.support import check_observations
 from pyro_gen.density.validation import no_validation
 from pyro_gen.observation import assume_missing, no_completion
 from pyro_gen.program import Program
-from pyro_gen.traces import data_dim, sample_sites
+from pyro_gen.traces import data_dim, sample_sites, validated
 
 _NOT_PER_DATUM = (
     "{0} has the global latent variable '{1}', shared by all data, so the data have no likelihood one by one: "
@@ -138,7 +138,8 @@ def density(
         handler = Constrained({}, hold)
 
         def run_model(handler: Constrained) -> Trace:
-            with pyro.poutine.trace() as tape, no_completion(), assume_missing(holes), handler:
+            tape = pyro.poutine.trace()
+            with validated("model", tape=tape), tape, no_completion(), assume_missing(holes), handler:
                 if isinstance(program, Program):
                     program.model(*first)
                 else:

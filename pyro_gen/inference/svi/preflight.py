@@ -11,13 +11,13 @@ from pyro.util import check_site_shape
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pyro_gen._errors import AdviceError
+from pyro_gen._errors import AdviceError, InvalidValuesError
 from pyro_gen.data import Batches, as_tensor
 from pyro_gen.density import as_inputs
 from pyro_gen.density.missing import LatentMissing, find_latent_missing
 from pyro_gen.density.shapes import check_broadcasts
 from pyro_gen.program import Program, data_size
-from pyro_gen.traces import is_local, sample_sites, structure, trace_pair
+from pyro_gen.traces import is_local, sample_sites, structure, trace_pair, validated
 
 __all__ = ["any_missing", "first_rows", "latent_missing_of", "preflight", "refuse_local_latents", "typed"]
 
@@ -87,7 +87,7 @@ def preflight(program: Program, batch: Sequence[Tensor], size: int) -> None:
         try:
             model_trace, guide_trace = trace_pair(program, *batch)
         except (RuntimeError, ValueError) as error:
-            if len(batch[0]) == size:
+            if len(batch[0]) == size or isinstance(error, InvalidValuesError):
                 raise
             raise AdviceError(
                 f"{type(program).__name__} does not run on a minibatch of {len(batch[0])} of {size} rows: "
@@ -96,7 +96,9 @@ def preflight(program: Program, batch: Sequence[Tensor], size: int) -> None:
                 batch_size=size,
             ) from error
         for where, trace in (("guide", guide_trace), ("model", model_trace)):
-            trace.compute_log_prob()
+            for site in sample_sites(trace).values():
+                with validated(where, site):
+                    _score(trace, site["name"])
             for site in sample_sites(trace).values():
                 try:
                     check_site_shape(site, max_plate_nesting=1000)
@@ -104,6 +106,11 @@ def preflight(program: Program, batch: Sequence[Tensor], size: int) -> None:
                     raise ValueError(f"{where} of {type(program).__name__}, {str(error).strip()}") from None
             check_broadcasts(trace)
         _say_what_is_not_scaled(program, model_trace, guide_trace, size / len(batch[0]))
+
+
+def _score(trace: Trace, name: str) -> None:
+    """Computes the log-density of one site, and keeps it in the trace."""
+    trace.compute_log_prob(lambda other, _: other == name)
 
 
 def _say_what_is_not_scaled(program: Program, model: Trace, guide: Trace, scale: float) -> None:
