@@ -33,8 +33,8 @@ __all__ = [
     "site_log_prob",
     "structure",
     "trace_guide",
-    "trace_model",
     "trace_pair",
+    "trace_side",
     "validated",
 ]
 
@@ -78,24 +78,39 @@ def validated(side: str | None = None, site: Any = None, tape: Any = None) -> It
         ) from error
 
 
-def trace_guide(program: "Program", x: Tensor, *context: Any) -> Trace:
-    """Runs the guide; its trace is without the sites at which plates draw their indices."""
-    given = program.given_guide
-    sets_up = isinstance(given, AutoGuide) and given.prototype_trace is None  # its first run is one of the model
-    handler = pyro.poutine.trace(program.guide)
-    with validated("model" if sets_up else "guide", tape=handler):
+def trace_side(program: "Program", side: str, x: Tensor, *context: Any, latents: Trace | None = None) -> Trace:
+    """Runs the ``"model"`` or the ``"guide"`` of a program.
+
+    Arguments:
+        program: The program.
+        side: Which of its functions.
+        x: The data, with shape :math:`(N, *)`.
+        context: What the model conditions on.
+        latents: A trace whose values the latent variables take.
+
+    Returns:
+        The trace.
+
+    Raises:
+        InvalidValuesError: Pyro's validation is on, and a distribution does not take its parameters.
+    """
+    function = getattr(program, side)
+    if side == "guide":
+        given = program.given_guide
+        if isinstance(given, AutoGuide) and given.prototype_trace is None:
+            side = "model"  # which the first run of an autoguide is one of
+    handler = pyro.poutine.trace(function if latents is None else pyro.poutine.replay(function, latents))
+    with validated(side, tape=handler):
         trace: Trace = handler.get_trace(x, *context)
-    for name in [n for n, s in trace.nodes.items() if s["type"] == "sample" and is_subsample(s)]:
-        # Replaying an autoguide's plate would impose the batch size of its first run on the model.
-        trace.remove_node(name)
     return trace
 
 
-def trace_model(program: "Program", guide_trace: Trace, x: Tensor, *context: Any) -> Trace:
-    """Runs the model with the guide's latent variables."""
-    handler = pyro.poutine.trace(pyro.poutine.replay(program.model, guide_trace))
-    with validated("model", tape=handler):
-        trace: Trace = handler.get_trace(x, *context)
+def trace_guide(program: "Program", x: Tensor, *context: Any) -> Trace:
+    """Runs the guide; its trace is without the sites at which plates draw their indices."""
+    trace = trace_side(program, "guide", x, *context)
+    for name in [n for n, s in trace.nodes.items() if s["type"] == "sample" and is_subsample(s)]:
+        # Replaying an autoguide's plate would impose the batch size of its first run on the model.
+        trace.remove_node(name)
     return trace
 
 
@@ -112,7 +127,7 @@ def trace_pair(program: "Program", x: Tensor, *context: Any) -> tuple[Trace, Tra
     """
     with exclusive():
         guide_trace = trace_guide(program, x, *context)
-        model_trace = trace_model(program, guide_trace, x, *context)
+        model_trace = trace_side(program, "model", x, *context, latents=guide_trace)
     return model_trace, guide_trace
 
 
@@ -197,7 +212,7 @@ def structure(program: "Program", x: Tensor, *context: Any, seed: int = 0) -> St
         The names of its sites and the kind of its density.
     """
     with seeded(seed), torch.no_grad():
-        sites = sample_sites(pyro.poutine.trace(program.model).get_trace(x, *context))
+        sites = sample_sites(trace_side(program, "model", x, *context))
     latent = {n: s for n, s in sites.items() if not s["is_observed"]}
     observed = {n: s for n, s in sites.items() if s["is_observed"] and not s["infer"].get("_deterministic")}
     if any(isinstance(innermost(s["fn"]), dist.Unit) for s in observed.values()):

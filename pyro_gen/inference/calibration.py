@@ -46,7 +46,7 @@ from pyro_gen.inference.mcmc.sampler import Sampler
 from pyro_gen.inference.simulate import given_site, simulate_sets
 from pyro_gen.inference.uniformity import simultaneous_band, uniformity
 from pyro_gen.program import Program
-from pyro_gen.traces import sample_sites
+from pyro_gen.traces import sample_sites, trace_side
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -422,7 +422,7 @@ def _one_by_one(
 def _guide(program: Program, x: Tensor, *context: Any, draws: int, seed: int) -> dict[str, Tensor]:
     """Draws of the guide, one after another: its sites may depend on one another in any way."""
     with seeded(seed), pyro.validation_enabled(False):
-        runs = [sample_sites(pyro.poutine.trace(program.guide).get_trace(x, *context)) for _ in range(draws)]
+        runs = [sample_sites(trace_side(program, "guide", x, *context)) for _ in range(draws)]
     return {n: torch.stack([run[n]["value"] for run in runs]) for n, s in runs[0].items() if not s["is_observed"]}
 
 

@@ -20,7 +20,7 @@ from pyro_gen.density import ProgramDensity
 from pyro_gen.density.sites import Constrained, is_data, is_factor
 from pyro_gen.observation import no_completion
 from pyro_gen.program import Program
-from pyro_gen.traces import is_local, sample_sites, site_log_prob
+from pyro_gen.traces import is_local, sample_sites, site_log_prob, trace_side
 
 __all__ = ["energy_of", "refuse_data_factors", "refuse_factors"]
 
@@ -73,7 +73,7 @@ def _refuse(program: Program, verb: str, names: list[str]) -> None:
 
 def _trace(program: Program, x: Tensor, *context: Any) -> Trace:
     with seeded(0), pyro.validation_enabled(False):
-        return pyro.poutine.trace(program.model).get_trace(x, *context)
+        return trace_side(program, "model", x, *context)
 
 
 def _factors(trace: Trace) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from pyro_gen.inference.returned import require_completed
 from pyro_gen.inference.simulate import ROWS, complete, not_amortised, simulate
 from pyro_gen.observation import assume_missing
 from pyro_gen.program import Program, fixed
-from pyro_gen.traces import Structure, data_dim, is_local, sample_sites, structure
+from pyro_gen.traces import Structure, data_dim, is_local, sample_sites, structure, trace_side
 
 __all__ = ["impute", "reconstruct", "sample"]
 
@@ -110,7 +110,7 @@ def reconstruct(program: Program, x: Tensor, *context: Any, draws: int = 1, seed
             for s in range(draws):
                 latent = {name: v[s] for name, v in known.items()}
                 if not known:
-                    sites = sample_sites(pyro.poutine.trace(program.guide).get_trace(*data))
+                    sites = sample_sites(trace_side(program, "guide", *data))
                     latent = {name: s["value"] for name, s in sites.items() if not s["is_observed"]}
                 # The observed distribution as the model wrote it, not marginalised over what is missing.
                 with pyro.poutine.trace() as tape, fixed(latent), assume_missing(False), handler.again():
@@ -125,7 +125,7 @@ def _weighed(program: Program, data: tuple[Any, ...], draws: int) -> dict[str, T
     if is_enumerable(program, *data):
         return Summed(program, finite_sites(probe(program, *data)), data).draw({}, draws)
     parts = [p.select(resample(p.log_weights, draws)) for p in guide_draws(program, *data, num_particles=PROPOSALS)]
-    sites = sample_sites(pyro.poutine.trace(program.model).get_trace(*data))
+    sites = sample_sites(trace_side(program, "model", *data))
     drawn = {n: torch.cat([p[n] for p in parts], data_dim(sites[n]) + 1) for n in parts[0] if n in sites}
     left = finite_sites(probe(program, *data), drawn)
     return drawn | (Summed(program, left, data).draw(drawn, draws) if left else {})
@@ -330,7 +330,7 @@ def _by_guide_alone(program: Program, x: Tensor, context: tuple[Any, ...], draws
     """Takes the guide's draws for draws of the posterior."""
     drawn: list[dict[str, Tensor]] = []
     for _ in range(draws):
-        sites = sample_sites(pyro.poutine.trace(program.guide).get_trace(x, *context))
+        sites = sample_sites(trace_side(program, "guide", x, *context))
         drawn.append({name: s["value"] for name, s in sites.items() if not s["is_observed"]})
     return _with_latents(program, x, context, {name: torch.stack([d[name] for d in drawn]) for name in drawn[0]})
 

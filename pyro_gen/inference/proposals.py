@@ -31,7 +31,15 @@ from pyro_gen.distributions.innermost import innermost
 from pyro_gen.inference.likelihood.enumeration import GuideDraws, Summed, is_enumerable, probe
 from pyro_gen.inference.model_log_prob import ModelLogProb
 from pyro_gen.program import Program
-from pyro_gen.traces import data_dim, data_frame, latent_sites, per_datum_log_prob, sample_sites, site_log_prob
+from pyro_gen.traces import (
+    data_dim,
+    data_frame,
+    latent_sites,
+    per_datum_log_prob,
+    sample_sites,
+    site_log_prob,
+    trace_side,
+)
 
 __all__ = ["draws_for", "guide_draws", "guide_obstacle", "guide_on", "guide_trace", "joint_guide_draws"]
 
@@ -77,7 +85,7 @@ def guide_draws(program: Program, x: Tensor, *context: Any, num_particles: int) 
 
 def _plan(program: Program, x: Tensor, context: tuple[Any, ...], num_particles: int) -> tuple[int, int]:
     """Checks guide against model, and finds how many rows to take at once and the entries per row."""
-    model = pyro.poutine.trace(program.model).get_trace(x[:1], *rows_of(x, context, slice(1)))
+    model = trace_side(program, "model", x[:1], *rows_of(x, context, slice(1)))
     entries = entries_per_datum(model)
     # Rows for which many particles fit, since the guide's network runs once per chunk.
     rows = min(len(x), max(1, rows_per_chunk(entries, x.device) // min(num_particles, 64)))
@@ -127,7 +135,7 @@ def guide_trace(program: Program, *data: Any, leave_out: Collection[str] = ()) -
         data: What it is called with.
         leave_out: Latent variables for which no proposal is made.
     """
-    trace = pyro.poutine.trace(program.guide).get_trace(*data)
+    trace = trace_side(program, "guide", *data)
     return propose_missing(program, trace, data, leave_out)
 
 
@@ -175,7 +183,7 @@ def joint_guide_draws(
         ).sum(0)
 
     with torch.no_grad(), pyro.validation_enabled(False):
-        prototype = pyro.poutine.trace(program.model).get_trace(*data)
+        prototype = trace_side(program, "model", *data)
         guide = guide_trace(program, *data)
         model, guided = latent_sites(prototype), latent_sites(guide)
         name = type(program).__name__
@@ -237,7 +245,7 @@ def _point_site(program: Program, guide: Trace, x: Tensor, context: tuple[Any, .
     deltas = {n: s["value"] for n, s in latent_sites(guide).items() if isinstance(innermost(s["fn"]), dist.Delta)}
     if not deltas:
         return None
-    again = latent_sites(pyro.poutine.trace(program.guide).get_trace(x, *context))
+    again = latent_sites(trace_side(program, "guide", x, *context))
     return next((n for n, value in deltas.items() if torch.equal(value, again[n]["value"])), None)
 
 
@@ -259,7 +267,7 @@ def guide_obstacle(program: Program, x: Tensor, *context: Any) -> str | None:
 def guide_on(program: Program, x: Tensor, *context: Any) -> Trace | None:
     """A trace of the guide, or ``None`` where it has parameters for another number of rows than these."""
     try:
-        guide = pyro.poutine.trace(program.guide).get_trace(x, *context)
+        guide = trace_side(program, "guide", x, *context)
     except (RuntimeError, ValueError, IndexError):
         # What else may be wrong with the guide comes out where it is used.
         return None

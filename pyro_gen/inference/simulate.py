@@ -12,7 +12,7 @@ from pyro_gen.inference.proposals import guide_obstacle
 from pyro_gen.inference.returned import require_completed
 from pyro_gen.observation import completions, no_completion
 from pyro_gen.program import Program, fixed
-from pyro_gen.traces import data_dim, is_local, sample_sites, structure
+from pyro_gen.traces import data_dim, is_local, sample_sites, structure, trace_side
 
 __all__ = ["ROWS", "complete", "given_site", "not_amortised", "simulate", "simulate_sets"]
 
@@ -50,7 +50,7 @@ def simulate(program: Program, n: int, context: tuple[Any, ...]) -> tuple[Tensor
         if kinds.global_:
             if guide_obstacle(program, *few) == "other rows":
                 raise not_amortised(program, len(few[0]))
-            sites = sample_sites(pyro.poutine.trace(program.guide).get_trace(*few))
+            sites = sample_sites(trace_side(program, "guide", *few))
             shared = {name: s["value"] for name, s in sites.items() if not is_local(s)}
         data, values, dims = [], [], {}
         for rows in row_chunks(n, ROWS):

@@ -12,6 +12,7 @@ from torch import Tensor
 import pyro_gen as pg
 from pyro_gen._errors import InvalidValuesError
 from pyro_gen.density import density
+from pyro_gen.inference import ELBO
 
 X = torch.linspace(-2.0, 2.0, 20).reshape(10, 2)
 HOLES = torch.where(X > 1.5, torch.nan, X)
@@ -103,13 +104,13 @@ def test_nan_in_the_rows_held_out_is_no_matter_of_minibatches() -> None:
     fit(Sound(), X, batch_size=5, validation=HOLES[-3:])
 
 
-def test_the_density_and_the_evidence_say_it_too() -> None:
+def test_the_density_the_evidence_and_the_loss_say_it_too() -> None:
     with pytest.raises(InvalidValuesError, match="in the model, after site 'z', the parameter scale of Normal"):
         density(BadLikelihood(), X)
     with pytest.raises(InvalidValuesError, match="in the guide, the parameter loc of Normal is NaN"):
         pg.log_likelihood(BlindGuide(), HOLES, method="iwae", num_particles=2)
     with pytest.raises(InvalidValuesError, match=r"at site 'x', .* in the data: transform it"):
-        pg.log_likelihood(PositiveData(), X, method="iwae", num_particles=2)
+        ELBO().loss(PositiveData(), X)
 
 
 def test_other_errors_of_a_program_stay_as_they_are() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_gen.inference.guides.base import Guide
 from pyro_gen.program import ModelGuide, Program
-from pyro_gen.traces import is_local, sample_sites
+from pyro_gen.traces import is_local, sample_sites, trace_side
 
 __all__ = ["guide_of", "with_guide"]
 
@@ -128,5 +128,5 @@ def _own_local_sites(program: Program, x: Tensor, *context: Any) -> frozenset[st
     if isinstance(program.given_guide, AutoGuide | ModelGuide):
         return frozenset()
     with torch.no_grad(), pyro.poutine.block():
-        sites = sample_sites(pyro.poutine.trace(program.guide).get_trace(x, *context))
+        sites = sample_sites(trace_side(program, "guide", x, *context))
     return frozenset(n for n, s in sites.items() if not s["is_observed"] and is_local(s))

@@ -25,7 +25,7 @@ from pyro_gen.density.finite import FiniteSite, assignments, finite_sites, joint
 from pyro_gen.density.missing import active, missing_site
 from pyro_gen.inference.model_log_prob import ModelLogProb
 from pyro_gen.program import Program
-from pyro_gen.traces import sample_sites
+from pyro_gen.traces import sample_sites, trace_side
 
 __all__ = ["MAX_ASSIGNMENTS", "GuideDraws", "Summed", "enumerated", "is_enumerable", "probe"]
 
@@ -60,7 +60,7 @@ class GuideDraws(NamedTuple):
 def probe(program: Program, x: Tensor, *context: Any) -> Trace:
     """A trace of the model with the first row of the data."""
     with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
-        return pyro.poutine.trace(program.model).get_trace(x[:1], *rows_of(x, context, slice(1)))
+        return trace_side(program, "model", x[:1], *rows_of(x, context, slice(1)))
 
 
 def is_enumerable(program: Program, x: Tensor, *context: Any) -> bool:

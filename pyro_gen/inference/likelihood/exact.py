@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from pyro_gen.inference.likelihood.enumeration import enumerated
 from pyro_gen.inference.likelihood.result import LogLikelihood, entries_seen
 from pyro_gen.observation import no_completion
 from pyro_gen.program import Program
-from pyro_gen.traces import per_datum_log_prob, sample_sites
+from pyro_gen.traces import per_datum_log_prob, sample_sites, trace_side
 
 __all__ = ["enumerated_likelihood", "exact_likelihood"]
 
@@ -27,10 +26,10 @@ __all__ = ["enumerated_likelihood", "exact_likelihood"]
 def exact_likelihood(program: Program, x: Tensor, context: tuple[Any, ...]) -> LogLikelihood:
     """The log-densities of data under a program without latent variables."""
     with torch.no_grad(), evaluation(program), no_completion():
-        first = pyro.poutine.trace(program.model).get_trace(x[:1], *rows_of(x, context, slice(1)))
+        first = trace_side(program, "model", x[:1], *rows_of(x, context, slice(1)))
         values = []
         for rows in row_chunks(len(x), rows_per_chunk(entries_per_datum(first), x.device)):
-            trace = pyro.poutine.trace(program.model).get_trace(x[rows], *rows_of(x, context, rows))
+            trace = trace_side(program, "model", x[rows], *rows_of(x, context, rows))
             trace.compute_log_prob()
             sites = [s for s in sample_sites(trace).values() if not s["infer"].get("_deterministic")]
             values.append(sum(per_datum_log_prob(local_site(site)).double() for site in sites))

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pyro
 import torch
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 from torch import Tensor
@@ -13,6 +12,7 @@ from pyro_gen.inference.objectives.base import Objective, positive
 from pyro_gen.inference.objectives.elbo import ELBO
 from pyro_gen.program import Program
 from pyro_gen.registry import objective
+from pyro_gen.traces import trace_side
 
 __all__ = ["EnumELBO"]
 
@@ -50,7 +50,7 @@ class EnumELBO(Objective):
         handler = active(program)
         if handler is not None and handler.names:
             with torch.no_grad():
-                guide = pyro.poutine.trace(program.guide).get_trace(x, *context)
+                guide = trace_side(program, "guide", x, *context)
             if not finite_sites(guide):
                 # Completed values go into what the model returns, which is not written for values side by side.
                 return self._by_runs.loss(program, x, *context)

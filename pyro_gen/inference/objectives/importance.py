@@ -10,7 +10,6 @@ With particles :math:`z_k \sim q(z \mid x)` and weights :math:`w_k = p(x, z_k) /
 import math
 from typing import Any
 
-import pyro
 import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
@@ -28,7 +27,7 @@ from pyro_gen.inference.objectives.pairs import (
 )
 from pyro_gen.program import Program, data_scale, data_size, fixed
 from pyro_gen.registry import objective
-from pyro_gen.traces import is_local, per_datum_log_prob, sample_sites
+from pyro_gen.traces import is_local, per_datum_log_prob, sample_sites, trace_side
 
 __all__ = ["IWAE", "DReG", "Renyi", "local_log_weight"]
 
@@ -131,7 +130,7 @@ class DReG(Objective):
 
         def weigh(z: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
             with data_size(len(x)), fixed(z):
-                guide_trace = pyro.poutine.trace(program.guide).get_trace(x, *context)
+                guide_trace = trace_side(program, "guide", x, *context)
                 model_trace = trace_model_with_missing(program, guide_trace, x, *context)
             joint = [s for s in sample_sites(model_trace).values() if not s["infer"].get("_deterministic")]
             log_p = torch.stack([per_datum_log_prob(s) for s in joint]).sum(0)

@@ -17,7 +17,7 @@ from pyro_gen.density.finite import FiniteSite, assignments, finite_sites, joint
 from pyro_gen.density.missing import active, missing_site
 from pyro_gen.distributions.innermost import innermost
 from pyro_gen.program import Program, data_size, fixed
-from pyro_gen.traces import data_frame, is_local, per_datum_log_prob, sample_sites, trace_guide, trace_model
+from pyro_gen.traces import data_frame, is_local, per_datum_log_prob, sample_sites, trace_guide, trace_side
 
 __all__ = [
     "is_delta",
@@ -69,7 +69,7 @@ def trace_model_with_missing(
     program: Program, guide_trace: Trace, x: Tensor, *context: Any, everything: bool = False
 ) -> Trace:
     """Runs the model with the guide's latent variables, see :func:`trace_pair_with_missing`."""
-    trace = trace_model(program, guide_trace, x, *context)
+    trace = trace_side(program, "model", x, *context, latents=guide_trace)
     handler = active()
     if handler is None or not handler.names:
         return trace
@@ -122,7 +122,7 @@ def _sum_out(
 
     def one(values: dict[str, Tensor]) -> Tensor:
         with data_size(n), fixed(values):
-            run = pyro.poutine.trace(pyro.poutine.replay(program.model, guide_trace)).get_trace(x, *context)
+            run = trace_side(program, "model", x, *context, latents=guide_trace)
         return torch.stack([per_datum_log_prob(s) for name, s in sample_sites(run).items() if name in moved]).sum(0)
 
     with pyro.validation_enabled(False):

@@ -34,7 +34,7 @@ from pyro_gen.inference.likelihood.weights import psis_khat
 from pyro_gen.models.tabular.parts.table_program import TableProgram
 from pyro_gen.observation import assume_missing, no_completion
 from pyro_gen.program import fixed
-from pyro_gen.traces import per_datum_log_prob, sample_sites
+from pyro_gen.traces import per_datum_log_prob, sample_sites, trace_side
 
 __all__ = ["Ensemble", "Weights"]
 
@@ -224,7 +224,7 @@ class Ensemble(TableProgram):
 
                 def one(z: Tensor) -> Tensor:
                     with no_completion(), assume_missing(True), fixed({"z": z}):
-                        trace = pyro.poutine.trace(self.model).get_trace(x, *context)
+                        trace = trace_side(self, "model", x, *context)
                     return torch.stack([per_datum_log_prob(site) for site in sample_sites(trace).values()]).sum(0)
 
                 found: Tensor = torch.vmap(one)(z)

@@ -33,7 +33,7 @@ from pyro_gen.inference.objectives import Objective, local_log_weight
 from pyro_gen.inference.svi import fit
 from pyro_gen.observation import assume_missing, no_completion
 from pyro_gen.program import data_scale, data_size, fixed
-from pyro_gen.traces import per_datum_log_prob, trace_pair
+from pyro_gen.traces import per_datum_log_prob, trace_pair, trace_side
 
 if TYPE_CHECKING:
     from pyro_gen.models.tabular.parts.latent_table import LatentTable
@@ -95,7 +95,7 @@ class EnsembleBound(Objective):
                 def particle() -> tuple[Tensor, Tensor]:
                     log_weight, z = _log_weight(program, inputs)
                     with fixed({"z": z}):
-                        trace = pyro.poutine.trace(program.model).get_trace(*targets)
+                        trace = trace_side(program, "model", *targets)
                     return log_weight, per_datum_log_prob(trace.nodes["x"])
 
                 log_weight, log_prob = vmap_draws(particle, 2 * self.num_particles)
