@@ -239,7 +239,7 @@ def marginalise(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor
         raise _CannotMarginaliseError(type(d).__name__)
     whole = missing.any(event)
     base = d.expand(torch.broadcast_shapes(d.batch_shape, whole.shape))
-    return base.mask(~whole), torch.where(missing, base.sample().to(value.dtype), value), lambda: _draw(base)
+    return base.mask(~whole), torch.where(missing, _draw(base).detach().to(value.dtype), value), lambda: _draw(base)
 
 
 def _marginalise_mixture(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor]]:
@@ -262,7 +262,7 @@ def _marginalise_mixture(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[
 
 
 def _draw(d: Any) -> Tensor:
-    return d.rsample() if d.has_rsample else d.sample()  # type: ignore[no-any-return]
+    return d()  # type: ignore[no-any-return]  # as Pyro draws, and the only way that ZukoToPyro knows
 
 
 def point_in(support: Any) -> Tensor:

@@ -119,7 +119,11 @@ def largest_tensor(site: Any) -> int:
     fn, tensors = site["fn"], [site["value"]]
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
-    tensors += [getattr(fn, name) for name in getattr(fn, "arg_constraints", {}) if name in fn.__dict__]
+    try:
+        names = getattr(fn, "arg_constraints", {})
+    except NotImplementedError:  # what wraps a distribution of others, as ZukoToPyro, does not say
+        names = {}
+    tensors += [getattr(fn, name) for name in names if name in fn.__dict__]
     return max((t.numel() for t in tensors if isinstance(t, Tensor)), default=1)
 
 
