@@ -112,6 +112,7 @@ class _Missing(NamedTuple):
     law: Any
     values: Tensor
     place: Tensor  # where the entry is in an event of the site, or among the entries of a datum; boolean
+    others: bool  # whether the program takes other values as missing, with all entries there
 
 
 def _missing_entry(
@@ -122,13 +123,17 @@ def _missing_entry(
     data: tuple[Any, ...],
     latents: Mapping[str, Tensor],
 ) -> _Missing | None:
-    with fixed(latents), MissingEntries() as entries:
+    with fixed(latents), MissingEntries() as before:
+        program.model(*parts)
+    with fixed(latents), MissingEntries() as after:
         program.model(*data)
-    site = next((name for name, missing in entries.items() if bool(missing.any())), None)
+    others = any(bool(missing.any()) for missing in before.values())
+    taken = {name: missing & ~before[name] if name in before else missing for name, missing in after.items()}
+    site = next((name for name, missing in taken.items() if bool(missing.any())), None)
     if site is not None:
         drawn = [completed_once(program, data, latents, site) for _ in range(32)]
-        _, law, missing = drawn[0]
-        return _Missing(site, law, torch.stack([value[missing] for value, _, _ in drawn]), missing[0])
+        values = torch.stack([value[taken[site]] for value, _, _ in drawn])
+        return _Missing(site, drawn[0][1], values, taken[site][0], others)
     if which > 0:
         return None  # the program conditions on it
     # No observe statement was given it: the program has dealt with it. The site is where another value of it shows.
@@ -144,7 +149,8 @@ def _missing_entry(
         changed = s["value"] != traces[1][name]["value"]
         if bool(changed.any()) and not s["infer"].get("_deterministic"):
             here = changed.any(0, keepdim=True).expand(changed.shape)
-            return _Missing(name, s["fn"], s["fn"].expand(s["fn"].batch_shape).sample((32,))[:, here], here[0])
+            values = s["fn"].expand(s["fn"].batch_shape).sample((32,))[:, here]
+            return _Missing(name, s["fn"], values, here[0], others)
     return None
 
 
@@ -170,7 +176,7 @@ def _compare(
             row = part.reshape(len(part), -1)
             position = torch.arange(row.shape[1], device=row.device) == entry
             full = torch.where(position, v.unsqueeze(1), row).reshape(part.shape)
-            with fixed(latents), no_completion(), assume_missing(False):
+            with fixed(latents), no_completion(), assume_missing(missing.others):
                 return _log_density(program, (*parts[:which], full, *parts[which + 1 :]))
 
         def log_joint(v: Tensor) -> Tensor:
