@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         sample,
         sbc,
         with_guide,
+        with_noise,
     )
     from pyro_gen.observation import observe
     from pyro_gen.program import Program, plate
@@ -46,6 +47,7 @@ _MODULES = {
     "pyro_gen.inference": (
         *("FitResult", "LogLikelihood", "bdmc", "check_guide", "diagnose", "fit", "impute", "log_evidence"),
         *("log_likelihood", "posterior", "reconstruct", "sample", "sbc", "with_guide"),
+        "with_noise",
     ),
     "pyro_gen.observation": ("observe",),
     "pyro_gen.program": ("Program", "plate"),
@@ -83,6 +85,7 @@ __all__ = [
     "sample",
     "sbc",
     "with_guide",
+    "with_noise",
     "zoo",
 ]
 

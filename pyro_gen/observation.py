@@ -41,6 +41,12 @@ def _any_missing(value: Tensor) -> bool:
     return value.is_floating_point() and bool(torch.isnan(value).any())
 
 
+@effectful(type="observed_law")
+def _law_of_observed(distribution: Any) -> Any:
+    """The distribution that an observe statement is of: a handler may put another one in its place."""
+    return distribution
+
+
 @effectful(type="missing_law")
 def _law_of_missing(distribution: Any, value: Tensor) -> Any:
     """``None``: what is missing is drawn; a distribution: it is a latent variable; ``"filled"``: any value will do."""
@@ -156,6 +162,7 @@ def observe(name: str, distribution: Any, value: Tensor | None = None) -> Tensor
         >>> round(trace.log_prob_sum().item(), 4)  # one standard normal at its mode
         -0.9189
     """
+    distribution = _law_of_observed(distribution, name=name)
     if value is None:
         return pyro.sample(name, distribution)
     _check_shape(name, distribution, value)
@@ -223,6 +230,8 @@ def marginalise(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor
     if hasattr(d, "marginalise"):
         return d.marginalise(value)  # type: ignore[no-any-return]
     missing = torch.isnan(value)
+    if isinstance(d, dist.Delta) and d.event_dim > 0:  # a point has a point for each of its entries
+        d = dist.Delta(d.v).to_event(d.event_dim)
     if isinstance(d, torch.distributions.Independent):
         scored, filled, draw = marginalise(d.base_dist, value)
         return scored.to_event(d.reinterpreted_batch_ndims), filled, draw

@@ -427,3 +427,15 @@ def test_a_distribution_wrapped_for_pyro_is_served():
     assert torch.allclose(drawn.mean(0), torch.tensor([1.0, -1.0]), atol=4.5 / 4000**0.5)
     with pytest.raises(ValueError, match="ZukoToPyro cannot be marginalised"):
         pg.log_likelihood(Wrapped(), torch.tensor([[torch.nan, 0.0]]))
+
+
+def test_part_of_a_point_is_seen():
+    law = dist.Delta(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), event_dim=1)
+
+    def traced(*rows):
+        return pyro.poutine.trace(lambda x: observe("x", law, x)).get_trace(torch.tensor(rows))
+
+    trace = traced([NAN, 2.0], [3.0, NAN])
+    assert trace.nodes["_RETURN"]["value"].tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert trace.log_prob_sum() == 0 and trace.nodes["x"]["fn"].batch_shape == (2,)
+    assert traced([NAN, 2.5], [3.0, NAN]).log_prob_sum() == -math.inf

@@ -8,6 +8,7 @@ from pyro_gen.inference.likelihood.bdmc import bdmc
 from pyro_gen.inference.likelihood.door import log_likelihood
 from pyro_gen.inference.likelihood.evidence import log_evidence
 from pyro_gen.inference.likelihood.result import LogLikelihood
+from pyro_gen.inference.noise import with_noise
 from pyro_gen.inference.objectives import ELBO, IWAE, DReG, EnumELBO, Objective, Renyi, ScoreFunctionELBO
 from pyro_gen.inference.posterior import posterior
 from pyro_gen.inference.predictive import impute, reconstruct, sample
@@ -42,4 +43,5 @@ __all__ = [
     "sbc",
     "summary",
     "with_guide",
+    "with_noise",
 ]

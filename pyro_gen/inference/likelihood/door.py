@@ -19,6 +19,7 @@ from pyro_gen.inference.likelihood.exact import enumerated_likelihood, exact_lik
 from pyro_gen.inference.likelihood.guide_bounds import guide_bound
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.likelihood.smc import likelihoods
+from pyro_gen.inference.noise import with_noise
 from pyro_gen.program import Program
 from pyro_gen.traces import structure
 
@@ -33,6 +34,7 @@ def log_likelihood(
     *context: Any,
     method: str = "auto",
     num_particles: int | None = None,
+    noise: float | None = None,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
     **options: Any,
@@ -50,6 +52,10 @@ def log_likelihood(
             :mod:`pyro_gen.inference.likelihood.bdmc`; ``"smc"`` by sequential Monte Carlo,
             :mod:`pyro_gen.inference.likelihood.smc`. ``"auto"`` takes ``"exact"`` where it applies, else ``"ais"``.
         num_particles: The number K of draws of the guide per datum, by default 64 for the ELBO and 1000 for IWAE.
+        noise: The standard deviation of a Gaussian observation noise that takes the place of the program's likelihood,
+            see :func:`pyro_gen.with_noise`: the likelihood of an implicit program (Wu et al., 2017), and of another one
+            measured like it. It is part of the figure, which is always an estimate by ``"ais"`` or with its sandwich by
+            ``"bdmc"``.
         seed: Seeds the draws; the caller's generators are left alone.
         progress: Called with the fraction done, now and then.
         options: Passed to :func:`pyro_gen.inference.likelihood.ais.ais` or its sandwich, or to
@@ -79,15 +85,21 @@ def log_likelihood(
         raise ValueError(f'log_likelihood(method="{method}") has no option {next(iter(options))!r}.')
     if method in ("exact", "ais", "bdmc", "smc") and num_particles is not None:
         raise ValueError(f'log_likelihood(method="{method}") has no particles: num_particles is for "elbo" and "iwae".')
+    if noise is not None:
+        program = with_noise(program, noise)
     x, *parts = as_inputs(program, x, *context)
     context = tuple(parts)
     with evaluation(program), latent_missing(program, x, *context):
         kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
-        if kinds.kind in ("unnormalised", "implicit"):
-            what = "a factor" if kinds.kind == "unnormalised" else "an observed site without a density"
+        if kinds.kind == "implicit":
             raise ValueError(
-                f"{type(program).__name__} has {what}, so the data have no likelihood one by one that is known by any "
-                "method here: where latent variables are global, pg.log_evidence takes a factor of censored data, and "
+                f"{type(program).__name__} generates its data without a density, so they have no likelihood: say by "
+                "noise=0.1 the standard deviation of an observation noise under which they have one."
+            )
+        if kinds.kind == "unnormalised":
+            raise ValueError(
+                f"{type(program).__name__} has a factor, so the data have no likelihood one by one that is known by "
+                "any method here: where latent variables are global, pg.log_evidence takes a factor of censored data, and "
                 "pg.distributions.Censored says the same without one."
             )
         if kinds.kind == "exact" and method in ("auto", "exact"):

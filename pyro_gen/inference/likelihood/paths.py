@@ -32,8 +32,9 @@ from pyro_gen.inference.likelihood.particles import gather, resample
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.mcmc import hmc
 from pyro_gen.inference.mcmc.hmc import Evaluation, Metric, Point
-from pyro_gen.inference.proposals import draws_for
+from pyro_gen.inference.proposals import draws_for, guide_trace
 from pyro_gen.program import Program
+from pyro_gen.traces import latent_sites
 
 __all__ = [
     "Base",
@@ -198,13 +199,17 @@ class _Given(Base):
         return value.detach().reshape(lost.shape).masked_fill(lost, math.nan), grad.reshape(len(z), *self.shape)
 
 
-def guide_base(target: ProgramDensity) -> Base:
+def guide_base(target: ProgramDensity) -> Base | None:
     """A Gaussian fitted to draws of the guide in unconstrained space, made wider by a quarter.
 
-    Its coordinates are independent for targets per datum, and correlated (up to 200 of them) for a joint one.
+    Its coordinates are independent for targets per datum, and correlated (up to 200 of them) for a joint one. A program
+    without a guide has its prior alone to start from: ``None``.
     """
     if not isinstance(target.program, Program):
         raise ValueError('A plain model function has no guide to start from: use start="prior", or a Program.')
+    with seeded(0):
+        if not latent_sites(guide_trace(target.program, *target.data)):
+            return None
     if target.stacked is not None:
         raise ValueError('The guide knows no stacked data sets: use start="prior".')
     # A joint target has correlations to be known.
