@@ -1,5 +1,6 @@
 """Minibatches: which data a training step sees, as a pure function of (seed, epoch, step, rank)."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -110,6 +111,12 @@ class Batches:
 
     def __repr__(self) -> str:
         return f"Batches({self.size} data of shape {tuple(self.event_shape)}, {len(self)} steps of {self.batch_size})"
+
+    def reordered(self, stream: int) -> "Batches":
+        """The same data in other orders, with other draws of the transform."""
+        other = copy.copy(self)
+        other.seed = _mix_seed(self.seed, stream)
+        return other
 
     def fingerprint(self) -> str:
         """A short text that differs where the data do; of a ``Dataset`` some of its items, if they are not random."""

@@ -9,7 +9,7 @@ from pyro_gen.inference.likelihood.door import log_likelihood
 from pyro_gen.inference.likelihood.evidence import log_evidence
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.noise import with_noise
-from pyro_gen.inference.objectives import ELBO, IWAE, DReG, EnumELBO, Objective, Renyi, ScoreFunctionELBO
+from pyro_gen.inference.objectives import ELBO, IWAE, DReG, EnumELBO, Objective, Player, Renyi, ScoreFunctionELBO
 from pyro_gen.inference.posterior import posterior
 from pyro_gen.inference.predictive import impute, reconstruct, sample
 from pyro_gen.inference.svi import FitResult, NonFiniteLossError, fit
@@ -26,6 +26,7 @@ __all__ = [
     "LogLikelihood",
     "NonFiniteLossError",
     "Objective",
+    "Player",
     "Renyi",
     "ScoreFunctionELBO",
     "bdmc",

@@ -12,7 +12,7 @@ program's guide, then its model with the guide's latent variables. On a minibatc
 :class:`~pyro_gen.program.data_size`, the loss is an unbiased estimate of that of the full data set.
 """
 
-from pyro_gen.inference.objectives.base import Objective
+from pyro_gen.inference.objectives.base import Objective, Player
 from pyro_gen.inference.objectives.elbo import ELBO, resolve_objective
 from pyro_gen.inference.objectives.enumeration import EnumELBO
 from pyro_gen.inference.objectives.importance import IWAE, DReG, Renyi, local_log_weight
@@ -24,6 +24,7 @@ __all__ = [
     "DReG",
     "EnumELBO",
     "Objective",
+    "Player",
     "Renyi",
     "ScoreFunctionELBO",
     "local_log_weight",

@@ -1,7 +1,8 @@
-"""What an objective is, and how its particles run."""
+"""What an objective is, a game of one or more players, and how its particles run."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -13,7 +14,7 @@ from pyro_gen._random import vmap_draws
 from pyro_gen.density.missing import latent_missing
 from pyro_gen.program import Program
 
-__all__ = ["Objective", "over_particles", "positive", "vmapped"]
+__all__ = ["Objective", "Player", "over_particles", "positive", "vmapped"]
 
 
 def _with_latent_missing(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -25,8 +26,36 @@ def _with_latent_missing(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return wrapper
 
 
+@dataclass(frozen=True)
+class Player:
+    """A player of a game: what it moves, what it minimises, how often a round, and with which optimiser settings.
+
+    Attributes:
+        name: Its name, in the history: the loss of a player that is not the first is ``<name>_loss``.
+        parameters: What it moves; no two players move the same.
+        loss: What it minimises, a function ``loss(program, x, *context)`` as :meth:`Objective.loss`; with a
+            ``kl_weight`` where the objective :attr:`~Objective.anneals`. It is of the full data set: a sum over the
+            rows of a minibatch times :func:`~pyro_gen.program.data_scale`. What others move is constant to it.
+        steps: Its steps in a round, each on a minibatch of its own. A round is what :func:`pyro_gen.fit` calls a step.
+        lr: Its learning rate, which the schedule multiplies; ``None`` for that of :func:`pyro_gen.fit`.
+        betas: The decay rates of Adam's averages.
+    """
+
+    name: str
+    parameters: Sequence[nn.Parameter]
+    loss: Callable[..., Tensor]
+    steps: int = 1
+    lr: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
 class Objective(nn.Module):
-    """A negative bound on the log-likelihood of data under a program.
+    """What training minimises: of one player a negative bound on the log-likelihood of data, of several a game.
+
+    It is a module: what it needs besides the program, a critic or persistent chains, are its modules and buffers, made
+    in :meth:`prepare` where they depend on the program, and kept in checkpoints.
+
+    A subclass has a :meth:`loss`, or :meth:`players`, or both: the loss is then what validation reports.
 
     Attributes:
         traceable: Whether the loss is a pure function of parameters and data, so that :func:`pyro_gen.fit` may turn
@@ -58,9 +87,33 @@ class Objective(nn.Module):
             kl_weight: Multiplies :math:`\log q(z) - \log p(z)` (KL annealing); 1 for the bound itself.
 
         Returns:
-            A scalar, the negative bound in nats of the full data set.
+            A scalar, the negative bound in nats of the full data set. By default the loss of the first player.
         """
-        raise NotImplementedError
+        if type(self).players is Objective.players:
+            raise NotImplementedError(f"{type(self).__name__} has neither a loss nor players.")
+        options = {"kl_weight": kl_weight} if self.anneals else {}
+        return self.players(program)[0].loss(program, x, *context, **options)
+
+    def players(self, program: Program) -> Sequence[Player]:
+        """Who plays, in the order of their turns; by default one player that moves all parameters by :meth:`loss`.
+
+        Arguments:
+            program: The program.
+        """
+        parameters = dict.fromkeys([*program.parameters(), *self.parameters()])
+        return (Player("loss", tuple(p for p in parameters if p.requires_grad), self.loss),)
+
+    def prepare(self, program: Program, x: Tensor, *context: Any) -> None:
+        """Makes what the objective needs besides the program, before its players are asked for; by default nothing.
+
+        Training calls it once, also where it goes on from a checkpoint, whose values are then loaded into the modules
+        and buffers that this has made.
+
+        Arguments:
+            program: The program, on its device.
+            x: Some rows of the data, with shape :math:`(N, *)`, up to a few thousand.
+            context: What the program conditions on.
+        """
 
 
 def positive(num_particles: int) -> int:

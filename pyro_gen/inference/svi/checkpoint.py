@@ -26,7 +26,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     """
     try:
         state: dict[str, Any] = read_archive(path, device)
-        _ = state["identity"], state["module"], state["optimizer"], state["history"]
+        _ = state["identity"], state["module"], state["optimizers"], state["history"]
     except Exception as error:  # a file of any content
         raise ValueError(f"{path} is not a checkpoint of pg.fit: remove it, or give another file.") from error
     return state

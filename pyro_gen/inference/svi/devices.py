@@ -1,13 +1,14 @@
 """Where the steps run, and how: devices by Lightning Fabric, and the fastest mode that the program allows."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_gen.inference.svi.step import GradientStep, LossModule, NotTraceableError, compiler_available
 from pyro_gen.program import Program
@@ -15,11 +16,12 @@ from pyro_gen.program import Program
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-__all__ = ["device_of", "launch", "make_step"]
+__all__ = ["device_of", "launch", "make_steps"]
 
 
 # Steps after which the half a minute of torch.compile has paid for itself, at about half a millisecond a step.
 STEPS_WORTH_COMPILING = 60_000
+MODES = ("eager", "traced", "compiled")  # from slow to fast
 
 
 def launch(
@@ -52,16 +54,19 @@ def launch(
     return fabric
 
 
-def make_step(
+Step = Callable[[Sequence[Tensor], Tensor], tuple[float, float]]
+
+
+def make_steps(
     fabric: "Fabric",
-    module: LossModule,
-    optimizer: torch.optim.Optimizer,
+    modules: Sequence[LossModule],
+    optimizers: Sequence[torch.optim.Optimizer],
     clip_norm: float | None,
     compile: bool | str,
     steps: int,
     first: Sequence[Tensor],
-) -> tuple[Callable[[Sequence[Tensor], Tensor], tuple[float, float]], str, str]:
-    """Makes the step of a training run; also its mode, and why it is not a faster one."""
+) -> tuple[list[Step], str, str]:
+    """Makes the steps of the players of a training run; also the slowest of their modes, and why it is not faster."""
     if compile not in (True, False, "auto", "trace"):
         raise ValueError(f'compile={compile!r}: give "auto", "trace", True or False.')
     if fabric.world_size > 1:
@@ -69,46 +74,78 @@ def make_step(
             raise ValueError(
                 'Several devices train in eager mode (DDP averages gradients by hooks): use compile="auto".'
             )
-        return _DistributedStep(fabric, module, optimizer, clip_norm), "eager", "several devices"
-    if compile is False:
-        return GradientStep(module, clip_norm, "eager"), "eager", ""
+        pairs = zip(modules, optimizers, strict=True)
+        return [_DistributedStep(fabric, m, o, clip_norm) for m, o in pairs], "eager", "several devices"
     if compile is True and fabric.device.type == "cpu" and not compiler_available():
         raise ValueError('compile=True needs a C++ compiler, and none was found: install one, or use compile="trace".')
+    made = [_make_step(fabric.device, module, clip_norm, compile, steps, first) for module in modules]
+    slowest, reason = min(made, key=lambda step_and_reason: MODES.index(step_and_reason[0].mode))
+    if reason and len(made) > 1:
+        reason = f"player '{slowest.module.name}': {reason}"
+    return [step for step, _ in made], slowest.mode, reason
+
+
+def _make_step(
+    device: torch.device,
+    module: LossModule,
+    clip_norm: float | None,
+    compile: bool | str,
+    steps: int,
+    first: Sequence[Tensor],
+) -> tuple[GradientStep, str]:
+    """Makes the step of a player; also why it is not a faster one."""
     reason = ""
-    worth = steps >= STEPS_WORTH_COMPILING and (fabric.device.type != "cpu" or compiler_available())
+    worth = steps >= STEPS_WORTH_COMPILING and (device.type != "cpu" or compiler_available())
     modes = ["compiled"] if compile is True or (compile == "auto" and worth) else []
     modes += ["traced"] if compile in ("auto", "trace") else []
     for mode in modes:
         try:
             step = GradientStep(module, clip_norm, mode)
-            step.prepare([b.to(fabric.device) for b in first])
-            return step, mode, reason
+            step.prepare([b.to(device) for b in first])
+            return step, reason
         except NotTraceableError as error:
             reason = str(error)
             if compile != "auto":
                 raise ValueError(f"The program cannot be {mode} ({reason}): use compile=False.") from error
-    return GradientStep(module, clip_norm, "eager"), "eager", reason
+    return GradientStep(module, clip_norm, "eager"), reason
 
 
 class _DistributedStep:
-    """A step on several devices: Fabric's DDP averages the gradients over them."""
+    """A step on several devices: Fabric's DDP averages the gradients over them.
+
+    It waits for the gradients of this player's parameters alone: those of the others need none, here and when the
+    module is wrapped.
+    """
 
     def __init__(
         self, fabric: "Fabric", module: LossModule, optimizer: torch.optim.Optimizer, clip_norm: float | None
     ) -> None:
         self.fabric, self.optimizer = fabric, optimizer
         self.max_norm = math.inf if clip_norm is None else clip_norm
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self.module = fabric.setup_module(module)
+        self.parameters, self.others = list(module.own.values()), list(module.others.values())
+        with _frozen(self.others):
+            self.module = fabric.setup_module(module)
 
     def __call__(self, batch: Sequence[Tensor], kl_weight: Tensor) -> tuple[float, float]:
         self.optimizer.zero_grad()
-        with pyro.validation_enabled(False):
+        with pyro.validation_enabled(False), _frozen(self.others):
             loss = self.module(batch, kl_weight)
             self.fabric.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
         mean = self.fabric.all_reduce(loss.detach(), reduce_op="mean")
         return mean.item(), norm.item()  # type: ignore[union-attr]
+
+
+@contextmanager
+def _frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """A block in which parameters need no gradient."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def device_of(program: Program, data: Any = None) -> torch.device:

@@ -26,11 +26,13 @@ from pyro_gen._errors import AdviceError
 from pyro_gen._identity import digest, settings_of
 from pyro_gen._random import seeded, undisturbed
 from pyro_gen.data import Batches
+from pyro_gen.density.missing import LatentMissing
 from pyro_gen.inference.objectives import Objective, resolve_objective
 from pyro_gen.inference.progress import training_bar
 from pyro_gen.inference.svi.checkpoint import identity_of, read_checkpoint
-from pyro_gen.inference.svi.devices import device_of, launch, make_step
+from pyro_gen.inference.svi.devices import device_of, launch, make_steps
 from pyro_gen.inference.svi.loop import Training
+from pyro_gen.inference.svi.players import Learner, make_optimizer, players_of
 from pyro_gen.inference.svi.preflight import (
     ROWS_TO_INITIALISE,
     any_missing,
@@ -168,13 +170,12 @@ def fit(
         missing = any_missing(everything, held_out)
         if isinstance(program.given_guide, AutoGuide) and batches.batch_size < batches.size:
             refuse_local_latents(program, first)  # an autoguide has parameters for each datum, and does not read x
-        program.initialise(
-            *(r.to(device_of(program, data)) for r in first_rows(everything, ROWS_TO_INITIALISE)), seed=seed
-        )
+        rows = first_rows(everything, ROWS_TO_INITIALISE)
+        program.initialise(*(r.to(device_of(program, data)) for r in rows), seed=seed)
         program.to(fabric.device)
         objective.to(fabric.device)
-        for rows in (first, *(() if held_out is None else (next(held_out.epoch(0)),))):
-            preflight(program, [b.to(fabric.device) for b in rows], batches.size)
+        for batch in (first, *(() if held_out is None else (next(held_out.epoch(0)),))):
+            preflight(program, [b.to(fabric.device) for b in batch], batches.size)
         kind = structure(program, *(b.to(fabric.device) for b in first)).kind
         if kind not in objective.kinds:
             raise ValueError(
@@ -196,28 +197,31 @@ def fit(
                 "transform": digest(settings_of(transform)),
                 "program": digest(settings_of(program)),
             }
-        latent = latent_missing_of(program, data, validation, transform, fabric.device) if missing else None
+        latent = LatentMissing(program, (), {})
+        if missing:
+            latent = latent_missing_of(program, data, validation, transform, fabric.device)
+        with latent.again():
+            objective.prepare(program, *(r.to(fabric.device) for r in rows))
+        objective.to(fabric.device)
         module = LossModule(program, objective, batches.size, missing, latent)
-        parameters = [p for p in module.parameters() if p.requires_grad]
-        if not parameters:
-            raise ValueError(f"{type(program).__name__} has no parameters to train.")
-        optimizer: torch.optim.Optimizer = (
-            torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
-            if weight_decay
-            else torch.optim.Adam(parameters, lr=lr, fused=True)
-        )
+        players = players_of(program, objective)
+        modules = [LossModule(program, objective, batches.size, missing, latent, player) for player in players]
+        optimizers = [make_optimizer(m, p, lr, weight_decay) for m, p in zip(modules, players, strict=True)]
         was_training = program.training
         csv_file = Path(log_dir) / "metrics.csv" if log_dir is not None and logger == "csv" else None
         try:
             module.train()  # before the step is recorded
-            step, mode, reason = make_step(fabric, module, optimizer, clip_norm, compile, epochs * len(batches), first)
-            training = Training(fabric, module, optimizer, step, batches, held_out, settings)
+            rounds = epochs * len(batches)
+            steps, mode, reason = make_steps(fabric, modules, optimizers, clip_norm, compile, rounds, first)
+            orders = [batches, *(batches.reordered(i) for i in range(1, len(players)))]
+            learners = list(map(Learner, players, modules, optimizers, steps, orders))
+            training = Training(fabric, module, learners, held_out, settings)
             training.result.mode, training.result.mode_reason = mode, reason
             if checkpoint is not None:
                 training.identity = identity_of(settings, objective, batches.size) | identity
             if checkpoint is not None and resume and Path(checkpoint).exists():
                 training.load(Path(checkpoint))
-            with training_bar(progress and fabric.is_global_zero, epochs * len(batches)) as bar:
+            with training_bar(progress and fabric.is_global_zero, rounds) as bar:
                 training.run(None if checkpoint is None else Path(checkpoint), csv_file, bar)
         finally:
             module.train()

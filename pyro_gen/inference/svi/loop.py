@@ -4,7 +4,7 @@ import copy
 import csv
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from pyro_gen._files import atomic
 from pyro_gen.data import Batches
 from pyro_gen.inference.progress import TrainingBar
 from pyro_gen.inference.svi.checkpoint import read_checkpoint, require_same_run, write_checkpoint
+from pyro_gen.inference.svi.players import Learner
 from pyro_gen.inference.svi.result import KEPT, FitResult, NonFiniteLossError
 from pyro_gen.inference.svi.settings import Settings
 from pyro_gen.inference.svi.step import LossModule
@@ -30,20 +31,21 @@ __all__ = ["Training"]
 
 
 class Training:
-    """The loop. Its state after an epoch is its checkpoint."""
+    """The loop. Its state after an epoch is its checkpoint.
+
+    In each round of a game its players take their steps in turn, each on minibatches of its own.
+    """
 
     def __init__(
         self,
         fabric: "Fabric",
         module: LossModule,
-        optimizer: torch.optim.Optimizer,
-        step: Callable[[Sequence[Tensor], Tensor], tuple[float, float]],
-        batches: Batches,
+        learners: Sequence[Learner],
         held_out: Batches | None,
         settings: Settings,
     ) -> None:
-        self.fabric, self.module, self.optimizer, self.step = fabric, module, optimizer, step
-        self.batches, self.held_out, self.settings = batches, held_out, settings
+        self.fabric, self.module, self.learners = fabric, module, learners
+        self.held_out, self.settings = held_out, settings
         self.result = FitResult(module.program)
         self.identity: dict[str, Any] = {}
         self.best: dict[str, Tensor] | None = None
@@ -73,40 +75,60 @@ class Training:
             self.module.load_state_dict(self.best)
 
     def _epoch(self, epoch: int, bar: "TrainingBar") -> dict[str, float]:
-        settings, steps = self.settings, len(self.batches)
+        settings, rounds = self.settings, len(self.learners[0].batches)
         torch.manual_seed(_mix(settings.seed, epoch, self.fabric.global_rank))
         self.module.train()
-        total, rows = 0.0, 0
-        for i, rows_on_host in enumerate(self.batches.epoch(epoch)):
-            progress = (epoch * steps + i) / (settings.epochs * steps)
-            kl_weight = min(1.0, (epoch + i / steps) / settings.kl_warmup) if settings.kl_warmup else 1.0
-            for group in self.optimizer.param_groups:
-                group["lr"] = settings.lr_at(progress)
-            batch = [b.to(self.fabric.device) for b in rows_on_host]
-            try:
-                loss, norm = self.step(batch, torch.tensor(kl_weight, device=self.fabric.device))
-            except ValueError as error:
-                if "more than 1 value per channel" not in str(error):
-                    raise
-                raise AdviceError(
-                    f"A minibatch of {len(batch[0])} of {self.batches.size} rows is too small for BatchNorm, which "
-                    "takes variances over rows: give a {batch_size} that leaves no single row over, or use LayerNorm.",
-                    batch_size=...,
-                ) from error
-            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # a Cholesky factor of a matrix with NaN, say
-                raise NonFiniteLossError(f"Epoch {epoch + 1}: {error} {KEPT}", lr=..., clip_norm=...) from error
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise _non_finite(self.module, batch, epoch + 1, loss)
-            if i == 0:  # weights are known to be good once a loss was computed with them, not when they are reached
-                self.last_good = copy.deepcopy(self.module.state_dict())
-            self.optimizer.step()
-            total, rows = total + loss * len(batch[0]), rows + len(batch[0])
+        streams = [learner.minibatches(epoch) for learner in self.learners]
+        turns = [k for k, learner in enumerate(self.learners) for _ in range(learner.player.steps)]
+        totals, rows = [0.0] * len(streams), [0] * len(streams)
+        for i in range(rounds):
+            progress = (epoch * rounds + i) / (settings.epochs * rounds)
+            weight = min(1.0, (epoch + i / rounds) / settings.kl_warmup) if settings.kl_warmup else 1.0
+            kl_weight = torch.tensor(weight, device=self.fabric.device)
+            reached: dict[str, Tensor] | None = None
+            for k in turns:
+                learner = self.learners[k]
+                for group in learner.optimizer.param_groups:
+                    group["lr"] = settings.lr_at(progress, learner.player.lr)
+                batch = [b.to(self.fabric.device) for b in next(streams[k])]
+                loss = self._gradient(learner, batch, kl_weight, epoch + 1)
+                if i == 0 and reached is None:
+                    reached = copy.deepcopy(self.module.state_dict())
+                learner.optimizer.step()
+                totals[k], rows[k] = totals[k] + loss * len(batch[0]), rows[k] + len(batch[0])
+            if reached is not None:  # weights are known to be good once losses were computed with them
+                self.last_good = reached
             self.result.steps += 1
-            bar.advance(1, f"epoch {epoch + 1}/{settings.epochs}  loss {total / rows:.4f}{self._validation_text()}")
-        row = {"epoch": epoch + 1, "train_loss": total / rows}
+            means = [t / n for t, n in zip(totals, rows, strict=True)]
+            bar.advance(1, f"epoch {epoch + 1}/{settings.epochs}  {self._losses_text(means)}{self._validation_text()}")
+        row = {"epoch": epoch + 1, "train_loss": means[0]}
+        row |= {f"{learner.player.name}_loss": m for learner, m in zip(self.learners[1:], means[1:], strict=True)}
         if self.held_out is not None:
             row["validation_loss"] = self._validate(self.held_out)
-        return row | {"lr": self.optimizer.param_groups[0]["lr"], "kl_weight": kl_weight}
+        return row | {"lr": self.learners[0].optimizer.param_groups[0]["lr"], "kl_weight": weight}
+
+    def _gradient(self, learner: Learner, batch: Sequence[Tensor], kl_weight: Tensor, epoch: int) -> float:
+        """Sets the gradients of a player's parameters, and returns its loss."""
+        try:
+            loss, norm = learner.step(batch, kl_weight)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise AdviceError(
+                f"A minibatch of {len(batch[0])} of {learner.batches.size} rows is too small for BatchNorm, which "
+                "takes variances over rows: give a {batch_size} that leaves no single row over, or use LayerNorm.",
+                batch_size=...,
+            ) from error
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # a Cholesky factor of a matrix with NaN, say
+            raise NonFiniteLossError(f"Epoch {epoch}: {error} {KEPT}", lr=..., clip_norm=...) from error
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            name = f"loss of the player '{learner.player.name}'" if len(self.learners) > 1 else "loss"
+            raise _non_finite(learner.module, batch, epoch, loss, name)
+        return loss
+
+    def _losses_text(self, means: Sequence[float]) -> str:
+        others = zip(self.learners[1:], means[1:], strict=True)
+        return "  ".join((f"loss {means[0]:.4f}", *(f"{learner.player.name} {m:.4f}" for learner, m in others)))
 
     @torch.no_grad()
     def _validate(self, held_out: Batches) -> float:
@@ -154,7 +176,7 @@ class Training:
         """Writes the state after an epoch."""
         state = {
             "module": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [learner.optimizer.state_dict() for learner in self.learners],
             "best": self.best,
             "history": self.result.history,
             "best_epoch": self.result.best_epoch,
@@ -169,7 +191,8 @@ class Training:
         state = read_checkpoint(path, self.fabric.device)
         require_same_run(path, state["identity"], self.identity)
         self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for learner, of_its_optimizer in zip(self.learners, state["optimizers"], strict=True):
+            learner.optimizer.load_state_dict(of_its_optimizer)
         self.best, self.result.history = state["best"], state["history"]
         self.result.best_epoch, self.result.steps = state["best_epoch"], state["steps"]
         self.result.seconds = state["seconds"]
@@ -183,7 +206,9 @@ def _mix(*numbers: int) -> int:
 def _non_finite(
     module: LossModule, batch: Sequence[Tensor], epoch: int, loss: float, name: str = "loss"
 ) -> NonFiniteLossError:
-    what = f"The {name} became {loss}" if not math.isfinite(loss) else "The gradient of the loss became NaN or infinite"
+    what = (
+        f"The {name} became {loss}" if not math.isfinite(loss) else f"The gradient of the {name} became NaN or infinite"
+    )
     head = f"{what} in epoch {epoch}"
     with torch.no_grad(), pyro.validation_enabled(False):
         for _ in range(10):  # the draws of the failing step are gone; others find the site nearly always

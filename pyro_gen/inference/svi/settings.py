@@ -39,8 +39,9 @@ class Settings:
         if self.patience is not None and self.patience < 1:
             raise AdviceError("{patience}: give at least one epoch.", patience=self.patience)
 
-    def lr_at(self, progress: float) -> float:
-        """The learning rate after a share of the run."""
+    def lr_at(self, progress: float, lr: float | None = None) -> float:
+        """The learning rate after a share of the run, of a player that has an ``lr`` of its own from that."""
+        rate = self.lr if lr is None else lr
         if callable(self.schedule):
-            return self.lr * self.schedule(progress)
-        return self.lr * (0.5 * (1 + math.cos(math.pi * progress)) if self.schedule == "cosine" else 1.0)
+            return rate * self.schedule(progress)
+        return rate * (0.5 * (1 + math.cos(math.pi * progress)) if self.schedule == "cosine" else 1.0)

@@ -18,7 +18,7 @@ from pyro_gen.density import first_line
 from pyro_gen.density.graphs import compile_graph, compiler_available, record
 from pyro_gen.density.missing import LatentMissing
 from pyro_gen.density.validation import no_validation
-from pyro_gen.inference.objectives import Objective
+from pyro_gen.inference.objectives import Objective, Player
 from pyro_gen.observation import assume_missing
 from pyro_gen.program import Program, data_size
 
@@ -30,7 +30,7 @@ class NotTraceableError(Exception):
 
 
 class LossModule(nn.Module):
-    """Program and objective as one module: its parameters are what training moves, its forward is the loss.
+    """Program and objective as one module, whose forward is the loss of a player of the game.
 
     Arguments:
         program: The program.
@@ -38,14 +38,31 @@ class LossModule(nn.Module):
         size: The number of rows of the full data set.
         missing: Whether the data may have missing entries.
         latent: What of that is latent variables; by default nothing.
+        player: Whose loss it is; by default the objective's own, which is of all parameters.
+
+    Attributes:
+        own: The parameters that the player moves, by name.
+        others: All other parameters that are moved, by name.
     """
 
     def __init__(
-        self, program: Program, objective: Objective, size: int, missing: bool, latent: LatentMissing | None = None
+        self,
+        program: Program,
+        objective: Objective,
+        size: int,
+        missing: bool,
+        latent: LatentMissing | None = None,
+        player: Player | None = None,
     ) -> None:
         super().__init__()
         self.program, self.objective, self.size, self.missing = program, objective, size, missing
         self.latent = LatentMissing(program, (), {}) if latent is None else latent
+        self.name = "" if player is None else player.name
+        self.loss: Callable[..., Tensor] = objective.loss if player is None else player.loss
+        moved = {n: p for n, p in self.named_parameters() if p.requires_grad}
+        mine = {id(p) for p in (moved.values() if player is None else player.parameters)}
+        self.own = {n: p for n, p in moved.items() if id(p) in mine}
+        self.others = {n: p for n, p in moved.items() if id(p) not in mine}
 
     def forward(self, batch: Sequence[Tensor], kl_weight: Tensor) -> Tensor:
         """Computes the loss per datum.
@@ -60,14 +77,17 @@ class LossModule(nn.Module):
         options = {"kl_weight": kl_weight} if self.objective.anneals else {}
         known = assume_missing(self.missing, of=batch)
         with data_size(self.size), known, self.latent.again():
-            return self.objective.loss(self.program, *batch, **options) / self.size
+            return self.loss(self.program, *batch, **options) / self.size
 
 
-StepFunction = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], list[Tensor]]
+# Of the parameters of the player, those of the others, a minibatch with its context, and the weight of the KL term.
+StepFunction = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor], Tensor], list[Tensor]]
 
 
 class GradientStep:
     """Computes loss, gradient norm and gradients of a :class:`LossModule`, through a graph where that is possible.
+
+    The gradients are of the player's own parameters. Those of the others are inputs of the graph: they move too.
 
     Arguments:
         module: The loss.
@@ -79,9 +99,7 @@ class GradientStep:
         self.module, self.clip_norm, self.mode = module, clip_norm, mode
         if mode != "eager":
             _require_pure(module)
-        named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-        self.names = [n for n, _ in named]
-        self.parameters = [p for _, p in named]
+        self.parameters, self.others = list(module.own.values()), list(module.others.values())
         self._graphs: dict[tuple[torch.Size, ...], StepFunction] = {}
 
     def __call__(self, batch: Sequence[Tensor], kl_weight: Tensor) -> tuple[float, float]:
@@ -98,7 +116,7 @@ class GradientStep:
             if self.mode == "eager":
                 figures, *gradients = self._eager(batch, kl_weight)
             else:
-                figures, *gradients = self._graph(batch, kl_weight)(self.parameters, batch, kl_weight)
+                figures, *gradients = self._graph(batch, kl_weight)(self.parameters, self.others, batch, kl_weight)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         loss, norm = figures.tolist()
@@ -118,10 +136,12 @@ class GradientStep:
         with torch.enable_grad(), no_validation():
             return self._differentiate(self.module(batch, kl_weight), self.parameters)
 
-    def _functional(self, parameters: Sequence[Tensor], batch: Sequence[Tensor], kl_weight: Tensor) -> list[Tensor]:
+    def _functional(
+        self, parameters: Sequence[Tensor], others: Sequence[Tensor], batch: Sequence[Tensor], kl_weight: Tensor
+    ) -> list[Tensor]:
         with torch.enable_grad(), no_validation():
             leaves = [p.detach().requires_grad_() for p in parameters]
-            named = dict(zip(self.names, leaves, strict=True))
+            named = dict(zip((*self.module.own, *self.module.others), (*leaves, *others), strict=True))
             return self._differentiate(torch.func.functional_call(self.module, named, (batch, kl_weight)), leaves)
 
     def _differentiate(self, loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -138,12 +158,12 @@ class GradientStep:
             first = not self._graphs
             with seeded(0):  # the run that is recorded must not use up the draws of the steps
                 with _constant_buffers(self.module):
-                    graph = _record(self._functional, self.parameters, batch, kl_weight)
+                    graph = _record(self._functional, self.parameters, self.others, batch, kl_weight)
                 if first:
                     self._verify(_flat(graph), batch, kl_weight)
                 # The short last batch of an epoch is not worth a compilation.
                 compiled = self.mode == "compiled" and first
-                step = _compile(graph, *self.parameters, *batch, kl_weight) if compiled else graph
+                step = _compile(graph, *self.parameters, *self.others, *batch, kl_weight) if compiled else graph
                 self._graphs[shapes] = _flat(step)
         return self._graphs[shapes]
 
@@ -155,7 +175,7 @@ class GradientStep:
         """
         order = torch.randperm(len(batch[0]), device=batch[0].device)
         other, weight = [b[order] for b in batch], 0.5 * kl_weight
-        original = [p.clone() for p in self.parameters]
+        original = [p.clone() for p in (*self.parameters, *self.others)]
         moved = [p + 0.01 * p.abs().mean() * torch.randn_like(p) for p in original]
         torch.manual_seed(1)
         try:
@@ -164,14 +184,14 @@ class GradientStep:
         finally:
             self._set_parameters(original)
         torch.manual_seed(1)
-        results = (expected, traced(moved, other, weight))
+        results = (expected, traced(moved[: len(self.parameters)], moved[len(self.parameters) :], other, weight))
         for a, b in zip(*results, strict=True):
             scale = a.abs().max().clamp(min=1e-6)
             if not bool(((a - b).abs() <= 1e-3 * scale).all() | ~torch.isfinite(a).all()):
                 raise NotTraceableError("its recording gives another result than the program, on other data")
 
     def _set_parameters(self, values: Sequence[Tensor]) -> None:
-        for parameter, value in zip(self.parameters, values, strict=True):
+        for parameter, value in zip((*self.parameters, *self.others), values, strict=True):
             parameter.copy_(value)
 
 
@@ -208,15 +228,22 @@ def _constant_buffers(module: nn.Module) -> Iterator[None]:
 
 
 def _record(
-    function: StepFunction, parameters: Sequence[Tensor], batch: Sequence[Tensor], kl_weight: Tensor
+    function: StepFunction,
+    parameters: Sequence[Tensor],
+    others: Sequence[Tensor],
+    batch: Sequence[Tensor],
+    kl_weight: Tensor,
 ) -> fx.GraphModule:
     """A graph of the tensors one after the other."""
     n = len(parameters)
+    m = n + len(others)
     try:
-        return record(lambda *flat: function(flat[:n], flat[n:-1], flat[-1]), *parameters, *batch, kl_weight)
+        return record(
+            lambda *flat: function(flat[:n], flat[n:m], flat[m:-1], flat[-1]), *parameters, *others, *batch, kl_weight
+        )
     except Exception as error:  # any program may fail here, in any way: it then runs as the Python that it is
         raise NotTraceableError(first_line(error)) from error
 
 
 def _flat(graph: Callable[..., list[Tensor]]) -> StepFunction:
-    return lambda parameters, batch, kl_weight: graph(*parameters, *batch, kl_weight)
+    return lambda parameters, others, batch, kl_weight: graph(*parameters, *others, *batch, kl_weight)
