@@ -361,7 +361,8 @@ class ProgramDensity(Density):
 
         Discrete latent variables are summed out. Observations that share one are not independent given the rest: those
         of one site in a plate that the variable stands outside of have one sum, without the plate's dimension, and
-        several sites give one entry, named after the first and the last of them.
+        several sites give one entry, named after the first and the last of them. A factor in a plate is an entry too;
+        one outside of all plates is a term of no datum.
 
         Arguments:
             z: Unconstrained points, with shape :math:`(C, *batch, D)`.
@@ -378,7 +379,8 @@ class ProgramDensity(Density):
                 return {seen[0] if len(seen) == 1 else f"{seen[0]}+...+{seen[-1]}": self._by_rows(z, held, data)[1]}
             trace, _ = self.run_at(z, held, data)
             sites, over = self.scored(trace)
-            out = {n: s["log_prob"] for n, s in sites.items() if is_data(s) and not over.get(n)}
+            scored = {n: s for n, s in sites.items() if is_data(s) or (is_factor(s) and frames(s))}
+            out = {n: s["log_prob"] for n, s in scored.items() if not over.get(n)}
             for group in connected(over):
                 latent = [n for n in group if not sites[n]["is_observed"]]
                 seen = [n for n in group if sites[n]["is_observed"]]

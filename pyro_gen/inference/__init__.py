@@ -7,6 +7,7 @@ from pyro_gen.inference.guides import GuideReport, check_guide, with_guide
 from pyro_gen.inference.likelihood.bdmc import bdmc
 from pyro_gen.inference.likelihood.door import log_likelihood
 from pyro_gen.inference.likelihood.evidence import log_evidence
+from pyro_gen.inference.likelihood.held_out import loo
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.noise import with_noise
 from pyro_gen.inference.objectives import ELBO, IWAE, DReG, EnumELBO, Objective, Player, Renyi, ScoreFunctionELBO
@@ -37,6 +38,7 @@ __all__ = [
     "impute",
     "log_evidence",
     "log_likelihood",
+    "loo",
     "mcmc",
     "posterior",
     "reconstruct",

@@ -43,7 +43,8 @@ class ModelLogProb:
                 if not site["infer"].get("_deterministic") and site["name"] not in self.without:
                     log_prob = site["log_prob"].sum() if self.joint else per_datum_log_prob(local_site(site))
                     terms[bool(site["is_observed"])].append(log_prob)
-            return torch.stack([torch.stack(t).sum(0) for t in terms])
+            zero = torch.zeros_like((terms[0] + terms[1])[0])  # all latent sites may be given
+            return torch.stack([torch.stack([zero, *t]).sum(0) for t in terms])
 
         with pyro.validation_enabled(False):
             if self.vectorised:

@@ -113,6 +113,27 @@ def test_missing_observations_have_no_likelihood() -> None:
     assert np.array_equal(idata.observed_data["x"], x.numpy(), equal_nan=True)
 
 
+def test_a_factor_in_a_plate_is_a_likelihood_and_one_outside_of_all_is_not() -> None:
+    y = torch.tensor([0.3, 1.1])
+
+    def censored(y: Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        pyro.factor("prior", -(mean**2))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+        with pyro.plate("late", 3):
+            pyro.factor("alive", torch.log(0.5 * torch.erfc(mean - torch.arange(3.0))))
+
+    target = density(censored, y)
+    z = torch.tensor([[0.0], [0.5]])
+    found = Exporter(target, layout(target.prototype)).groups(0, z.unsqueeze(1), {"mean": z}, {})["log_likelihood"]
+    assert {n: v.shape for n, v in found.items()} == {"y": (1, 2, 2), "alive": (1, 2, 3)}
+    whole = found["y"].sum() + found["alive"].sum()
+    assert whole == pytest.approx(float((target.log_likelihood(z) + z[:, 0] ** 2).sum()), abs=1e-4)
+    names = Exporter(target, layout(target.prototype)).datasets({"log_likelihood": found})["log_likelihood"]
+    assert names["alive"].dims == ("chain", "draw", "late")
+
+
 def test_figures_stay_with_their_chains() -> None:
     """Of more than ten chains too, where "chain 10" sorts before "chain 2"."""
     exporter = Exporter(None, Layout({}))

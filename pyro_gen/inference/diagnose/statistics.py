@@ -57,6 +57,7 @@ __all__ = [
     "MIN_CHAINS_FOR_SUPERCHAINS",
     "bfmi",
     "effective_draws",
+    "effective_draws_of_each",
     "nested_rhat",
     "parameter_table",
     "pooled_bfmi",
@@ -243,8 +244,13 @@ def effective_draws(draws: Any) -> float:
         >>> 1500 < effective_draws(walk) < 2500
         True
     """
-    x = np.asarray(draws, np.float64)[None]
-    return float(_ess(_split(x))[0]) if x.shape[2] >= 8 else float(x.shape[1])
+    return float(effective_draws_of_each(np.asarray(draws)[None])[0])
+
+
+def effective_draws_of_each(draws: Any) -> Array:
+    """As :func:`effective_draws`, of many numbers: with shape :math:`(P, C, N)`, numbers, chains, draws, to (P)."""
+    x = np.asarray(draws, np.float64)
+    return _ess(_split(x)) if x.shape[2] >= 8 else np.full(len(x), float(x.shape[1]))
 
 
 def _ess(x: Array, apart: bool = True) -> Array:

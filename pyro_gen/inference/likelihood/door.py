@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
-
-from pyro_gen._errors import AdviceError
+from pyro_gen._errors import AdviceError, InPython
 from pyro_gen.density import (
     as_inputs,
     evaluation,
@@ -17,6 +15,7 @@ from pyro_gen.inference.likelihood.bdmc import ais_with_gap
 from pyro_gen.inference.likelihood.enumeration import is_enumerable
 from pyro_gen.inference.likelihood.exact import enumerated_likelihood, exact_likelihood
 from pyro_gen.inference.likelihood.guide_bounds import guide_bound
+from pyro_gen.inference.likelihood.held_out import predictive_density
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.likelihood.smc import likelihoods
 from pyro_gen.inference.noise import with_noise
@@ -29,10 +28,11 @@ METHODS = ("auto", "exact", "elbo", "iwae", "ais", "bdmc", "smc")
 
 
 def log_likelihood(
-    program: Program,
-    x: Tensor,
+    program: Program | Callable[..., Any],
+    x: Any,
     *context: Any,
     method: str = "auto",
+    posterior: Any = None,
     num_particles: int | None = None,
     noise: float | None = None,
     seed: int = 0,
@@ -42,7 +42,7 @@ def log_likelihood(
     r"""Estimates :math:`\log p(x_n)` of each datum under a program.
 
     Arguments:
-        program: The program.
+        program: The program, or a plain Pyro model function.
         x: The data, with shape :math:`(N, *)` and NaN where nothing was observed; what was seen is scored.
         context: What the model conditions on, each with shape :math:`(N, *)`.
         method: ``"exact"`` for programs without latent variables, with a closed-form ``marginal()``, or with discrete
@@ -51,6 +51,11 @@ def log_likelihood(
             by the same with an upper bound on simulated data in the diagnostics, see
             :mod:`pyro_gen.inference.likelihood.bdmc`; ``"smc"`` by sequential Monte Carlo,
             :mod:`pyro_gen.inference.likelihood.smc`. ``"auto"`` takes ``"exact"`` where it applies, else ``"ais"``.
+        posterior: For programs with global latent variables: the ``InferenceData`` that :func:`pyro_gen.posterior`
+            found for other data, draws of these variables by name, each with shape :math:`(S, *)`, or ``"guide"``, the
+            trained guide's. The estimates are then log predictive densities, the logarithms of mean likelihoods, see
+            :mod:`pyro_gen.inference.likelihood.held_out`; ``method`` says how local latent variables are integrated
+            out of each (``"exact"``, ``"iwae"`` or ``"ais"``).
         num_particles: The number K of draws of the guide per datum, by default 64 for the ELBO and 1000 for IWAE.
         noise: The standard deviation of a Gaussian observation noise that takes the place of the program's likelihood,
             see :func:`pyro_gen.with_noise`: the likelihood of an implicit program (Wu et al., 2017), and of another one
@@ -85,6 +90,7 @@ def log_likelihood(
         raise ValueError(f'log_likelihood(method="{method}") has no option {next(iter(options))!r}.')
     if method in ("exact", "ais", "bdmc", "smc") and num_particles is not None:
         raise ValueError(f'log_likelihood(method="{method}") has no particles: num_particles is for "elbo" and "iwae".')
+    program = program if isinstance(program, Program) else Program.from_functions(program)
     if noise is not None:
         program = with_noise(program, noise)
     x, *parts = as_inputs(program, x, *context)
@@ -99,9 +105,12 @@ def log_likelihood(
         if kinds.kind == "unnormalised":
             raise ValueError(
                 f"{type(program).__name__} has a factor, so the data have no likelihood one by one that is known by "
-                "any method here: where latent variables are global, pg.log_evidence takes a factor of censored data, and "
-                "pg.distributions.Censored says the same without one."
+                "any method here: where latent variables are global, pg.log_evidence takes a factor of censored data, "
+                "and pg.distributions.Censored says the same without one."
             )
+        if posterior is not None:
+            how = {"method": method, "num_particles": num_particles, "seed": seed, "progress": progress}
+            return predictive_density(program, kinds, x, context, posterior, **how, **options)  # type: ignore[arg-type]
         if kinds.kind == "exact" and method in ("auto", "exact"):
             return exact_likelihood(program, x, context)
         if type(program).marginal is not Program.marginal and method in ("auto", "exact"):
@@ -113,10 +122,14 @@ def log_likelihood(
         if method == "auto":
             method = "ais" if is_annealed(program, x, *context) else "iwae"
         if kinds.global_:
-            raise ValueError(
+            raise AdviceError(
                 f"{type(program).__name__} has the global latent variable '{kinds.global_[0]}', shared by all data, so "
-                "the data have no likelihood one by one: no method estimates it. pyro_gen.log_evidence estimates that "
-                "of the whole data set."
+                "the data have no likelihood one by one. Given its posterior other data have a log predictive density: "
+                "give {posterior}. pg.log_evidence estimates the likelihood of the whole data set.",
+                posterior=InPython(
+                    'posterior=pg.posterior(program, training_data), or posterior="guide" for draws of the guide',
+                    "guide",
+                ),
             )
         if method == "exact":
             return exact_likelihood(program.marginal(), x, context)  # which says why there is none

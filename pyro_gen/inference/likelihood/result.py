@@ -39,6 +39,8 @@ class LogLikelihood:
         upper: Stochastic upper bounds with shape :math:`(N,)`, where known.
         diagnostics: Tensors by name: effective sample size, Pareto k-hat, acceptance, ...
         unit: ``"nats per datum"``, ``"nats"`` for the evidence of one data set, ``"nats per data set"`` for several.
+        error_of_mean: The Monte Carlo standard error of the mean, where the estimates share draws, so that their
+            errors are not independent.
 
     Example:
         >>> result = LogLikelihood(torch.tensor([-3.0, -5.0]), torch.tensor([0.3, 0.4]), "exact", "exact", 2.0)
@@ -59,6 +61,7 @@ class LogLikelihood:
     upper: Tensor | None = None
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
     unit: str = "nats per datum"
+    error_of_mean: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -78,8 +81,10 @@ class LogLikelihood:
         r"""The standard error of :meth:`mean` as an estimate for *these* data: Monte Carlo error only.
 
         It does not cover the bias of a bound, nor the choice of the data (:meth:`sampling_error`). Errors of different
-        data are independent, so this is :math:`\sqrt{\sum_n se_n^2} / N`.
+        data are independent, so this is :math:`\sqrt{\sum_n se_n^2} / N`, unless ``error_of_mean`` says otherwise.
         """
+        if self.error_of_mean is not None:
+            return self.error_of_mean
         return float(self.standard_error.square().sum().sqrt()) / len(self.value)
 
     def sampling_error(self) -> float:
