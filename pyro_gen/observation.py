@@ -10,7 +10,7 @@ observed, and in-painting is imputation of a region.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -23,6 +23,7 @@ from torch.distributions import transform_to
 from pyro_gen.distributions import gaussian
 
 __all__ = [
+    "MissingLaw",
     "assume_missing",
     "called_with",
     "completions",
@@ -47,9 +48,22 @@ def _law_of_observed(distribution: Any) -> Any:
     return distribution
 
 
+class MissingLaw(NamedTuple):
+    """An answer to what becomes of missing entries: they are a latent variable.
+
+    Attributes:
+        law: The distribution of the latent variable, with the shape of the value; entries that were seen have some law
+            of their own.
+        scored: What the completed value is scored by; ``None`` for the marginal distribution of the seen entries.
+    """
+
+    law: Any
+    scored: Any = None
+
+
 @effectful(type="missing_law")
 def _law_of_missing(distribution: Any, value: Tensor) -> Any:
-    """``None``: what is missing is drawn; a distribution: it is a latent variable; ``"filled"``: any value will do."""
+    """``None``: what is missing is drawn; a :class:`MissingLaw`: it is latent; ``"filled"``: any value will do."""
     return None
 
 
@@ -168,6 +182,17 @@ def observe(name: str, distribution: Any, value: Tensor | None = None) -> Tensor
     _check_shape(name, distribution, value)
     if not _any_missing(value, name=name):
         return _complete(pyro.sample(name, distribution, obs=value), name=name)
+    law = _law_of_missing(distribution, value, name=name)
+    latent: Tensor | None = None
+    if isinstance(law, MissingLaw):
+        infer: Any = {"missing_of": name}
+        latent = pyro.sample(f"{name}.missing", law.law, infer=infer)
+        assert latent is not None
+        latent = torch.where(torch.isnan(value), latent.to(value.dtype), value)
+        if law.scored is not None:
+            pyro.sample(name, law.scored, obs=latent)
+            _complete(value, lambda: latent, name=name)  # for handlers that listen
+            return latent
     try:
         scored, filled, draw = marginalise(distribution, value)
     except _CannotMarginaliseError as error:
@@ -176,16 +201,12 @@ def observe(name: str, distribution: Any, value: Tensor | None = None) -> Tensor
             "latent variables (sample them in model and guide and observe the completed value), or use an elementwise, "
             "Gaussian or mixture distribution."
         ) from None
-    law = _law_of_missing(distribution, value, name=name)
-    if law is None or isinstance(law, str):
-        pyro.sample(name, scored, obs=filled)
-        completed = _complete(value, draw, name=name)
-        return completed if law is None else torch.where(torch.isnan(completed), filled.to(value.dtype), completed)
-    infer: Any = {"missing_of": name}
-    latent = pyro.sample(f"{name}.missing", law, infer=infer)
     pyro.sample(name, scored, obs=filled)
-    _complete(value, lambda: latent, name=name)  # for handlers that listen
-    return torch.where(torch.isnan(value), latent.to(value.dtype), value)
+    if latent is not None:
+        _complete(value, lambda: latent, name=name)
+        return latent
+    completed = _complete(value, draw, name=name)
+    return completed if law is None else torch.where(torch.isnan(completed), filled.to(value.dtype), completed)
 
 
 class _CannotMarginaliseError(Exception):

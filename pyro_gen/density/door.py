@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import pyro
@@ -12,6 +12,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_gen._random import seeded
+from pyro_gen.density.completed import reads_missing
 from pyro_gen.density.inputs import (
     any_missing,
     as_inputs,
@@ -20,7 +21,7 @@ from pyro_gen.density.inputs import (
 )
 from pyro_gen.density.joint import ProgramDensity
 from pyro_gen.density.masks import flat_sites, masked_out
-from pyro_gen.density.missing import LatentMissing, active, find_latent_missing, latent_missing
+from pyro_gen.density.missing import LatentMissing, active, find_every_missing, find_latent_missing, latent_missing
 from pyro_gen.density.randomness import RANDOM, generator_states
 from pyro_gen.density.requirements import check_structure, first_global, name_of
 from pyro_gen.density.shapes import check_broadcasts
@@ -56,6 +57,7 @@ def density(
     per_datum: bool | None = None,
     stacked: bool = False,
     hold: Sequence[str] = (),
+    missing: str = "marginal",
     compile: str = "off",
 ) -> ProgramDensity:
     r"""Turns a program and its data into a pure function of tensors.
@@ -75,6 +77,12 @@ def density(
         stacked: The tensors in ``data`` are many data sets, with a leading dimension S: one joint target each.
         hold: Names of latent sites that are neither part of ``z`` nor summed out: evaluations take their values. The
             target is then joint.
+        missing: ``"marginal"``, where observe statements integrate missing entries out, and those alone are latent
+            that feed a later density; or ``"latent"``, where all missing entries are latent variables, at sites named
+            after the statements: ``"x.missing"``. The prior is then their law given the seen entries, or a proper one
+            in its place where this is not known (of a flow, see :mod:`pyro_gen.density.missing_laws`), and the
+            likelihood all else: the integral of both is the density of the seen entries, up to the constant of an
+            unnormalised program. Discrete ones are to be held: ``hold=("x.missing",)``.
         compile: ``"off"``, ``"on"``, or ``"auto"``: compile when the number of evaluations announced by
             :meth:`Density.expect` repays it.
 
@@ -107,6 +115,8 @@ def density(
     """
     if compile not in ("off", "on", "auto"):
         raise ValueError(f'density(compile={compile!r}): choose "off", "on" or "auto".')
+    if missing not in ("marginal", "latent"):
+        raise ValueError(f'density(missing={missing!r}): choose "marginal" or "latent".')
     if isinstance(program, Program):
         if not data:
             raise ValueError("A program needs its data: density(program, x, *context).")
@@ -125,21 +135,24 @@ def density(
             )
         sets = len(tensors[0])
         first = tuple(d[0] if isinstance(d, Tensor) else d for d in data)
-    missing = bool(tensors) and any_missing(*tensors)
+    holes = bool(tensors) and any_missing(*tensors)
     with ExitStack() as stack:
         stack.enter_context(evaluation(program))
-        latent = stack.enter_context(_latent_missing(program, data, sets))
+        latent = stack.enter_context(_latent_missing(program, data, sets, missing == "latent"))
         stack.enter_context(seeded(0))
         stack.enter_context(torch.no_grad())
+        if latent.every:
+            stack.enter_context(no_validation())  # a factor may read what is missing, see pyro_gen.density.completed
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "Encountered")  # a draw of a wide prior may overflow; more is said below
-        holes = missing or bool(latent.names)
+        holes = holes or bool(latent.names)
         # Validation is on here as the user set it, so that errors of the model itself are Pyro's own.
         handler = Constrained({}, hold)
 
         def run_model(handler: Constrained) -> Trace:
             tape = pyro.poutine.trace()
-            with validated("model", tape=tape), tape, no_completion(), assume_missing(holes), handler:
+            undrawn = nullcontext() if latent.every else no_completion()
+            with validated("model", tape=tape), tape, undrawn, assume_missing(holes), handler:
                 if isinstance(program, Program):
                     program.model(*first)
                 else:
@@ -189,6 +202,7 @@ def density(
                 stacked=sets,
                 missing=holes,
                 latent_missing=latent,
+                rereads=latent.every and reads_missing(program, prototype),
                 compile=compile,
             )
             return target, target.point(unconstrained)
@@ -224,7 +238,7 @@ def density(
         coupled = rows and not isinstance(program, Program) and _rows_are_coupled(target, z, terms)
     if coupled and per_datum:
         raise ValueError(_COUPLED.format(name_of(program)))
-    return density(program, *data, per_datum=False, compile=compile) if coupled else target
+    return density(program, *data, per_datum=False, missing=missing, compile=compile) if coupled else target
 
 
 def _rows_are_coupled(target: ProgramDensity, z: Tensor, terms: tuple[Tensor, Tensor]) -> bool:
@@ -249,17 +263,18 @@ def _rows_are_coupled(target: ProgramDensity, z: Tensor, terms: tuple[Tensor, Te
 
 @contextmanager
 def _latent_missing(
-    program: Program | Callable[..., Any], data: tuple[Any, ...], sets: int | None
+    program: Program | Callable[..., Any], data: tuple[Any, ...], sets: int | None, every: bool
 ) -> Iterator[LatentMissing]:
-    """What is missing and feeds a later density, in any of the stacked data sets."""
+    """What is missing and feeds a later density, or all that is missing, in any of the stacked data sets."""
     if sets is None:
-        with latent_missing(program, *data) as handler:
+        with latent_missing(program, *data, every=every) as handler:
             yield handler
         return
-    if (known := active(program)) is not None:
+    if (known := active(program)) is not None and (known.every or not every):
         yield known
         return
-    found = [find_latent_missing(program, *(d[i] if isinstance(d, Tensor) else d for d in data)) for i in range(sets)]
+    find = find_every_missing if every else find_latent_missing
+    found = [find(program, *(d[i] if isinstance(d, Tensor) else d for d in data)) for i in range(sets)]
     handler = LatentMissing.union(program, found)
     with handler:
         yield handler

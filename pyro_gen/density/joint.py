@@ -16,6 +16,7 @@ from pyro_gen._internals import is_vmapped
 from pyro_gen._random import seeded
 from pyro_gen.density.base import Density, Held
 from pyro_gen.density.chains import looped, vmap_or_loop
+from pyro_gen.density.completed import completed_data, reread
 from pyro_gen.density.enumeration import contract, enumerated_components, enumerating, mark_discrete
 from pyro_gen.density.finite import summed_assignments
 from pyro_gen.density.inputs import (
@@ -73,6 +74,7 @@ class ProgramDensity(Density):
         stacked: int | None,
         missing: bool,
         latent_missing: LatentMissing,
+        rereads: bool,
         compile: str,
     ) -> None:
         batch = next(iter(sites.values())).shape[:1] if per_datum else () if stacked is None else (stacked,)
@@ -94,7 +96,7 @@ class ProgramDensity(Density):
         self.hold, self.improper, self.per_datum, self.stacked = hold, improper, per_datum, stacked
         self.unnormalised = any(is_factor(s) for s in sample_sites(prototype).values() if s["is_observed"])
         self.slots = sites
-        self._missing = missing
+        self._missing, self._rereads = missing, rereads
         self._constants = constants
         self.summed, self._counts, self.latent_missing = summed_assignments(
             program, data, prototype, hold, latent_missing, stacked is not None, self.device
@@ -142,21 +144,37 @@ class ProgramDensity(Density):
     def run(
         self, data: tuple[Any, ...], *handlers: Any, enumerate_discrete: bool = False, missing: bool | None = None
     ) -> Trace:
-        def run(*data: Any) -> None:
+        return self._run(data, handlers, enumerate_discrete, self._missing if missing is None else missing)[0]
+
+    def _run(
+        self, data: tuple[Any, ...], handlers: tuple[Any, ...], enumerate_discrete: bool, missing: bool
+    ) -> tuple[Trace, Callable[[], Tensor]]:
+        """A trace of the model, and what returns the completed data where all missing entries are latent."""
+
+        def run(*data: Any) -> Any:
             if isinstance(self.program, Program):
-                functional_call(self.program, self._constants, ("model", *data))
-            else:
-                self.program(*data)
+                return functional_call(self.program, self._constants, ("model", *data))
+            return self.program(*data)
 
         with ExitStack() as stack:
             trace = stack.enter_context(pyro.poutine.trace())
+            marked = run
             if enumerate_discrete:
                 stack.enter_context(enumerating(self._plate_dims))
-                run = mark_discrete(run)
-            for handler in (no_completion(), assume_missing(self._missing if missing is None else missing), *handlers):
+                marked = mark_discrete(run)
+            seen = stack.enter_context(completions())
+            if not self.latent_missing.every:
+                stack.enter_context(no_completion())
+            for handler in (assume_missing(missing), *handlers):
                 stack.enter_context(handler)
-            run(*data)
-        return trace.trace
+            returned = marked(*data)
+
+        def completed() -> Tensor:
+            return completed_data(data[0], returned, seen)
+
+        if self._rereads and missing:
+            reread(run, trace.trace, completed(), data[1:])
+        return trace.trace, completed
 
     def run_at(self, z: Tensor, held: Held, data: tuple[Any, ...]) -> tuple[Trace, Unconstrained]:
         feed = Unconstrained(self.slots, z)
@@ -281,6 +299,26 @@ class ProgramDensity(Density):
             }
 
         return self._over_sets(one_set)(z, held)  # type: ignore[no-any-return]
+
+    def complete(self, z: Tensor, *, held: Held | None = None) -> Tensor:
+        """The data with their missing entries as they are at some points, in a density with ``missing="latent"``.
+
+        Arguments:
+            z: Unconstrained points, with shape :math:`(C, *batch, D)`.
+            held: Values of the held sites.
+
+        Returns:
+            Completed data, with shape :math:`(C, N, *)`.
+
+        Raises:
+            ValueError: The data were observed in parts, and the model does not return them.
+        """
+
+        def one_set(z: Tensor, held: Held, data: tuple[Any, ...]) -> Tensor:
+            feed = (Unconstrained(self.slots, z), HeldValues({**held, **self.first_values}))
+            return self._run(data, feed, False, True)[1]()
+
+        return self._map(self._over_sets(one_set), z, held)  # type: ignore[no-any-return]
 
     @functools.cached_property
     def observed(self) -> dict[str, Tensor]:

@@ -8,10 +8,13 @@ observe statement feeds a later density, its missing entries become a sample sit
 
 and what serves latent variables serves them. Which sites these are is found by running the model with other
 completions. Where the completed value feeds nothing, the observe statement integrates it out itself.
+
+On demand all missing entries are latent (``every``): those of a flow, which cannot marginalise, or of data that a
+factor weighs, which no observe statement knows of.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -26,16 +29,16 @@ from torch.distributions import constraints
 from pyro_gen._internals import handlers
 from pyro_gen._random import seeded
 from pyro_gen.density.inputs import any_missing, evaluation, row_chunks, rows_of
-from pyro_gen.distributions import elements, gaussian
-from pyro_gen.observation import marginalise
+from pyro_gen.density.missing_laws import Moments, law_of_missing, moments_of, splits
+from pyro_gen.distributions import elements
 from pyro_gen.program import Program, fixed
 from pyro_gen.traces import data_dim, data_frame, sample_sites, site_log_prob
 
 __all__ = [
     "LatentMissing",
     "MissingEntries",
+    "find_every_missing",
     "latent_missing",
-    "law_of_missing",
     "missing_site",
     "propose_missing",
 ]
@@ -61,6 +64,8 @@ class LatentMissing(Messenger):
             value will do.
         masked: Those whose new sites are masked to what is missing, for sums over its values. In others entries that
             were seen have a value too, which is used nowhere: a variable of its own, whose law integrates to one.
+        every: Whether these are all statements with missing entries, whatever they feed.
+        moments: By name, those of distributions that cannot marginalise, see :mod:`pyro_gen.density.missing_laws`.
     """
 
     def __init__(
@@ -70,13 +75,16 @@ class LatentMissing(Messenger):
         children: Mapping[str, frozenset[str]],
         barren: Collection[str] = (),
         masked: Collection[str] = (),
+        every: bool = False,
+        moments: Mapping[str, Moments | None] | None = None,
     ) -> None:
         super().__init__()
         self.program, self.names, self.children = program, tuple(names), children
         self.barren, self.masked = tuple(barren), tuple(masked)
+        self.every, self.moments = every, moments or {}
 
     @staticmethod
-    def union(program: Program | Callable[..., Any], found: Collection["LatentMissing"]) -> "LatentMissing":
+    def union(program: Program | Callable[..., Any], found: Sequence["LatentMissing"]) -> "LatentMissing":
         """What is latent in any of several data sets, or parts of one."""
         names = dict.fromkeys(n for handler in found for n in handler.names)
         children: dict[str, frozenset[str]] = {}
@@ -84,7 +92,9 @@ class LatentMissing(Messenger):
             for name, of in handler.children.items():
                 children[name] = children.get(name, frozenset()) | of
         barren = dict.fromkeys(n for handler in found for n in handler.barren if n not in names)
-        return LatentMissing(program, names, children, barren)
+        moments = {n: m for handler in reversed(found) for n, m in handler.moments.items()}
+        every = any(handler.every for handler in found)
+        return LatentMissing(program, names, children, barren, every=every, moments=moments)
 
     def again(self) -> "LatentMissing":
         """The same, to be entered once more."""
@@ -92,11 +102,15 @@ class LatentMissing(Messenger):
 
     def with_masked(self, masked: Collection[str]) -> "LatentMissing":
         """The same with other new sites masked."""
-        return LatentMissing(self.program, self.names, self.children, self.barren, masked)
+        return LatentMissing(self.program, self.names, self.children, self.barren, masked, self.every, self.moments)
 
     def _pyro_missing(self, msg: Any) -> None:
         if msg["name"] in self.names and not msg["done"]:
             msg["value"] = msg["done"] = True
+
+    def _pyro_post_missing(self, msg: Any) -> None:
+        if self.every and msg["name"] not in self.names:  # it is known of all of them
+            msg["value"] = False
 
     def _pyro_missing_law(self, msg: Any) -> None:
         if msg["name"] in self.names and not msg["done"]:
@@ -105,8 +119,8 @@ class LatentMissing(Messenger):
             msg["value"], msg["done"] = "filled", True
 
     def _law(self, msg: Any) -> Any:
-        distribution, value = msg["args"]
-        return law_of_missing(msg["name"], distribution, value, msg["name"] in self.masked)
+        (distribution, value), name = msg["args"], msg["name"]
+        return law_of_missing(name, distribution, value, name in self.masked, self.every, self.moments.get(name))
 
     def _pyro_sample(self, msg: Any) -> None:
         if missing_site(msg) in self.names:
@@ -137,7 +151,7 @@ def active(program: Program | Callable[..., Any] | None = None) -> LatentMissing
 
 
 @contextmanager
-def latent_missing(program: Program | Callable[..., Any], *data: Any) -> Iterator[LatentMissing]:
+def latent_missing(program: Program | Callable[..., Any], *data: Any, every: bool = False) -> Iterator[LatentMissing]:
     """A block in which missing values that feed a later density are latent variables of a program.
 
     Finds out which these are, once: inside of such a block it does nothing.
@@ -145,12 +159,13 @@ def latent_missing(program: Program | Callable[..., Any], *data: Any) -> Iterato
     Arguments:
         program: The program, or a plain model function.
         data: What it is called with.
+        every: Whether all missing values are latent.
     """
     known = active(program)
-    if known is not None:
+    if known is not None and (known.every or not every):
         yield known
         return
-    handler = find_latent_missing(program, *data)
+    handler = (find_every_missing if every else find_latent_missing)(program, *data)
     with handler:
         yield handler
 
@@ -182,53 +197,6 @@ def propose_missing(
         if name in names and name not in guide_trace.nodes and name not in leave_out:
             guide_trace.add_node(name, **{**site, "infer": {**site["infer"], "from_model": True}})
     return guide_trace
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The law of missing entries given the seen ones
-
-
-def law_of_missing(name: str, d: Any, value: Tensor, masked: bool = False) -> Any:
-    r"""The law of the missing entries of an observed value given its seen ones, :math:`p(x_m \mid x_o)`.
-
-    Arguments:
-        name: The name of the site, for errors.
-        d: The distribution of the value.
-        value: The value, with NaN where missing.
-        masked: Whether the log-density is 0 in entries that were seen; else these have some proper law.
-
-    Returns:
-        A distribution with the shape of the value.
-
-    Raises:
-        ValueError: Such a law is not known.
-    """
-    missing = torch.isnan(value)
-    if isinstance(d, dist.MaskedDistribution):
-        return law_of_missing(name, d.base_dist, value, masked)
-    if isinstance(d, torch.distributions.Independent):
-        return law_of_missing(name, d.base_dist, value, masked).to_event(d.reinterpreted_batch_ndims)
-    if d.event_dim == 0:
-        base = d.expand(torch.broadcast_shapes(d.batch_shape, value.shape))
-        return base.mask(missing) if masked else base
-    event = tuple(range(-d.event_dim, 0))
-    if gaussian.is_gaussian(d):
-        return gaussian.conditional(d, value)
-    if isinstance(d, torch.distributions.MixtureSameFamily):
-        k_dim = -1 - len(d.event_shape)
-        seen, filled, _ = marginalise(d.component_distribution, value.unsqueeze(k_dim))
-        laws = law_of_missing(name, d.component_distribution, value.unsqueeze(k_dim))
-        mixing = dist.Categorical(logits=d.mixture_distribution.logits + seen.log_prob(filled))
-        return dist.MixtureSameFamily(mixing, laws, validate_args=False)
-    if bool((missing.any(event) != missing.all(event)).any()):
-        raise ValueError(
-            f"observe('{name}'): its completed value feeds a later density, so its missing entries are latent "
-            f"variables, and the law of a part of a {type(d).__name__} given the rest is not known. Write the parts as "
-            "observe statements of their own, one given the other."
-        )
-    whole = missing.any(event)
-    base = d.expand(torch.broadcast_shapes(d.batch_shape, whole.shape))
-    return base.mask(whole) if masked else base
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -337,6 +305,44 @@ def find_latent_missing(program: Program | Callable[..., Any], *data: Any) -> La
         needed[name] = some[name] & need
     names = [n for n in candidates if bool(needed[n].any())]
     return LatentMissing(program, names, children, [n for n in candidates if n not in names and children[n]])
+
+
+class _EveryMissing(LatentMissing):
+    """Effect handler: all missing entries are latent variables; collects the statements that have any, and moments."""
+
+    def __init__(self, program: Program | Callable[..., Any]) -> None:
+        super().__init__(program, (), {}, every=True)
+        self.found: dict[str, Moments | None] = {}
+
+    def _pyro_missing(self, msg: Any) -> None:
+        msg["value"], msg["done"] = bool(torch.isnan(msg["args"][0]).any()), True
+
+    def _pyro_post_missing(self, msg: Any) -> None:
+        pass
+
+    def _pyro_missing_law(self, msg: Any) -> None:
+        (d, _), name = msg["args"], msg["name"]
+        if name not in self.found:
+            self.found[name] = None if splits(d) else moments_of(d)
+        msg["value"], msg["done"] = self._law(msg), True
+
+
+def find_every_missing(program: Program | Callable[..., Any], *data: Any) -> LatentMissing:
+    """Finds the observe statements with missing entries, and what stands for their laws where these are not known.
+
+    Arguments:
+        program: The program, or a plain model function.
+        data: What it is called with.
+
+    Returns:
+        The handler that makes all missing entries latent.
+    """
+    handler = _EveryMissing(program)
+    by_rows = isinstance(program, Program)
+    with seeded(0), torch.no_grad(), evaluation(program), pyro.validation_enabled(False), handler:
+        for rows in row_chunks(len(data[0]), ROWS) if by_rows else [slice(None)]:
+            run_model(program, *(_rows(data, rows) if by_rows else data))
+    return LatentMissing(program, handler.found, {}, every=True, moments=handler.found)
 
 
 def _rows(data: tuple[Any, ...], rows: Any) -> tuple[Any, ...]:
