@@ -5,13 +5,14 @@ here.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroModule
-from pyro.poutine.runtime import _PYRO_PARAM_STORE, _PYRO_STACK
+from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_PARAM_STORE, _PYRO_STACK
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
@@ -87,6 +88,19 @@ def standard_gamma_slope(shape: Tensor, value: Tensor) -> Tensor:
 def handlers() -> list[Any]:
     """The effect handlers inside which this is called, the innermost last."""
     return list(_PYRO_STACK)
+
+
+@contextmanager
+def without_handlers() -> Iterator[None]:
+    """A block outside of all effect handlers and plates, inside of which it is written."""
+    plates: list[Any] = _DIM_ALLOCATOR._stack  # noqa: SLF001
+    kept = (list(_PYRO_STACK), list(plates))
+    _PYRO_STACK.clear()
+    plates.clear()
+    try:
+        yield
+    finally:
+        _PYRO_STACK[:], plates[:] = kept
 
 
 def parameter_store() -> Any:

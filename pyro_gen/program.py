@@ -15,27 +15,24 @@ global parameter store is never used.
 """
 
 import functools
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
-from torch.distributions import transform_to
 
 from pyro_gen._errors import AdviceError
-from pyro_gen._internals import own_modules, own_parameters, parameter_store, set_autoguide_model
+from pyro_gen._internals import own_modules, set_autoguide_model
 from pyro_gen._random import exclusive, seeded
 from pyro_gen.observation import called_with
-from pyro_gen.traces import DATA_PLATE, trace_pair
+from pyro_gen.parameters import ModuleParameters, Networks, OwnNetworks, standing_in
+from pyro_gen.plates import DataPlates, data_scale, data_size, plate
+from pyro_gen.traces import trace_pair
 
 if TYPE_CHECKING:
     from pyro_gen.inference.objectives import Objective
@@ -48,34 +45,6 @@ __all__ = [
     "fixed",
     "plate",
 ]
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The data plate
-
-
-@effectful(type="data_size")
-def _full_size(size: int) -> int:
-    return size
-
-
-class data_size(Messenger):
-    """Effect handler: inside it, the data given to a program is a minibatch of a data set of ``size`` rows.
-
-    :meth:`Program.plate` then scales the log-densities of its sites by ``size / len(x)``, so that the minibatch ELBO
-    is an unbiased estimate of the full one.
-
-    Arguments:
-        size: The number of rows of the full data set.
-    """
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-
-    def _pyro_data_size(self, msg: Any) -> None:
-        if msg["value"] is None:  # the innermost handler answers
-            msg["value"] = self.size
 
 
 class fixed(Messenger):
@@ -94,24 +63,6 @@ class fixed(Messenger):
             msg["value"] = self.values[msg["name"]]
 
 
-def data_scale(x: Tensor) -> float:
-    """The ratio of the size of the full data set, see :class:`data_size`, to the rows of ``x``."""
-    return _full_size(len(x)) / len(x)
-
-
-def plate(x: Tensor, dim: int = -1) -> Any:
-    """Creates the data plate: one independent copy of what it contains per row of ``x``.
-
-    Arguments:
-        x: The data, with shape :math:`(N, *)`.
-        dim: The batch dimension of the plate, a negative integer.
-
-    Returns:
-        A ``pyro.plate`` named ``"data"``, scaled to the full data set inside :class:`data_size`.
-    """
-    return pyro.plate(DATA_PLATE, _full_size(len(x)), subsample=torch.arange(len(x), device=x.device), dim=dim)
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Program
 
@@ -127,7 +78,7 @@ def _in_module_context(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def wrapper(self: "Program", *args: Any, **kwargs: Any) -> Any:
-        with _local_parameters(), self._pyro_context, _OwnNetworks(self), called_with(args):
+        with _local_parameters(), self._pyro_context, OwnNetworks(self), called_with(args), DataPlates(self, args):
             return method(self, *args, **kwargs)
 
     return wrapper
@@ -299,95 +250,6 @@ class ModelGuide(nn.Module):
         raise NotImplementedError
 
 
-def _announced(msg: Any) -> tuple[str, nn.Module] | None:
-    """Name and network of a ``pyro.module`` statement, where a message to an effect handler comes from one."""
-    if "$$$" not in msg["name"]:  # Pyro's mark between the name of a network and that of a parameter
-        return None
-    frame: FrameType | None = inspect.currentframe()
-    while frame is not None and frame.f_code is not pyro.module.__code__:  # the message has a parameter alone
-        frame = frame.f_back
-    return None if frame is None else (frame.f_locals["name"], frame.f_locals["nn_module"])
-
-
-def _is_statement(msg: Any) -> bool:
-    """Whether a message is a ``pyro.param`` statement, and no note that a PyroModule was asked for a parameter."""
-    return getattr(msg["fn"], "__self__", None) is parameter_store()
-
-
-class _OwnNetworks(Messenger):
-    """Effect handler: ``pyro.module`` of a part of the module leaves its parameters where they are."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def _pyro_param(self, msg: Any) -> None:
-        found = _announced(msg) if msg["value"] is None and _is_statement(msg) else None
-        if found is not None and any(part is found[1] for part in self.module.modules()):
-            msg["value"] = msg["args"][1]
-
-
-class _ModuleParameters(Messenger):
-    """Effect handler: serves ``pyro.param`` statements from a module, where they are created at first sight.
-
-    Arguments:
-        module: The module. Networks of ``pyro.module`` statements become parts of it.
-        networks: Receives the networks that the statements name.
-        whole: What the module is a part of: networks that it has otherwise stay where they are.
-    """
-
-    def __init__(self, module: nn.Module, networks: dict[str, nn.Module], whole: nn.Module) -> None:
-        super().__init__()
-        self.module, self.networks, self.whole = module, networks, whole
-
-    def _pyro_param(self, msg: Any) -> None:
-        if not _is_statement(msg):
-            return
-        if (found := _announced(msg)) is not None:
-            name = found[0].replace(".", "__")
-            if name not in own_modules(self.module) and not any(part is found[1] for part in self.whole.modules()):
-                self.networks[name] = found[1]
-                self.module.add_module(name, found[1].train(self.module.training))
-            msg["value"] = msg["args"][1]  # the network's own, no copy
-            return
-        name = msg["name"].replace(".", "__").replace("$$$", "__")
-        init, constraint = (*msg["args"][1:], None, None)[:2]
-        constraint = msg["kwargs"].get("constraint", constraint) or dist.constraints.real
-        transform = transform_to(constraint)
-        if name not in own_parameters(self.module):
-            if init is None:
-                raise ValueError(f"pyro.param('{msg['name']}') is read before it has an initial value.")
-            value = init() if callable(init) else init
-            if not isinstance(value, nn.Parameter):
-                value = nn.Parameter(transform.inv(value.detach().clone()))
-            self.module.register_parameter(name, value)
-        msg["value"] = transform(own_parameters(self.module)[name])
-
-
-class _Networks(dict[str, nn.Module]):
-    """The networks that functions name, which copies of a program share with it: a closure does not follow a copy."""
-
-    def __deepcopy__(self, memo: Any) -> "_Networks":
-        return self
-
-
-@contextmanager
-def _standing_in(own: nn.Module, named: nn.Module) -> Iterator[None]:
-    """Has a network compute with the parameters and buffers, and in the mode, of a copy of it."""
-    pairs = [(n, o) for n, o in zip(named.modules(), own.modules(), strict=True) if n is not o]
-    kept = [(n, {k: n.__dict__[k] for k in _STATE}) for n, _ in pairs]
-    try:
-        for n, o in pairs:
-            n.__dict__.update({k: o.__dict__[k] for k in _STATE})
-        yield
-    finally:
-        for n, state in kept:
-            n.__dict__.update(state)
-
-
-_STATE = ("_parameters", "_buffers", "training")
-
-
 class FunctionProgram(Program):
     """A program of plain functions, made by :meth:`Program.from_functions`."""
 
@@ -396,7 +258,7 @@ class FunctionProgram(Program):
     ) -> None:
         super().__init__()
         self.params = nn.Module()
-        self._networks = _Networks()
+        self._networks = Networks()
         self._model = model
         if isinstance(owner := getattr(model, "__self__", None), nn.Module):
             self._adopt("_program", owner)
@@ -426,8 +288,8 @@ class FunctionProgram(Program):
         with ExitStack() as stack:
             for name, network in own_modules(self.params).items():
                 if network is not None and network is not self._networks[name]:
-                    stack.enter_context(_standing_in(network, self._networks[name]))
-            stack.enter_context(_ModuleParameters(self.params, self._networks, self))
+                    stack.enter_context(standing_in(network, self._networks[name]))
+            stack.enter_context(ModuleParameters(self.params, self._networks, self))
             yield
 
     def _with_parameters(self, function: Callable[..., Any]) -> Callable[..., Any]:

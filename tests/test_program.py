@@ -14,7 +14,7 @@ from torch import nn
 
 import pyro_gen as pg
 from pyro_gen.program import Program, data_scale, data_size, fixed
-from pyro_gen.traces import is_local, per_datum_log_prob, sample_sites, structure, trace_pair
+from pyro_gen.traces import DATA_PLATE, is_local, per_datum_log_prob, sample_sites, structure, trace_pair
 
 
 class Mixed(Program):
@@ -264,9 +264,15 @@ def test_minibatches_are_unbiased_for_local_and_global_latents():
 
 
 def test_a_plate_that_does_not_scale_is_noticed():
+    class Apart(pyro.plate):
+        def _process_message(self, msg):
+            super()._process_message(msg)
+            if msg["type"] == "sample":
+                msg["scale"] = msg["scale"] / data_scale(torch.zeros(self.size))
+
     class Unscaled(Mixed):
         def plate(self, x, dim=-1):
-            return pyro.plate("data", len(x), dim=dim)
+            return Apart(DATA_PLATE, len(x), dim=dim)
 
     program, x = Unscaled().double(), torch.randn(5, 3).double()
     z, w = torch.randn(5, 2).double(), torch.randn(3).double()

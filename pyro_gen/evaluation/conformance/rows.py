@@ -113,8 +113,8 @@ def minibatch(case: Case) -> None:
                         raise Failed(
                             f"Site '{name}' of the {side} is not scaled in a minibatch: {len(index)} of {n} rows "
                             f"should count {n / len(index):.3g}-fold.",
-                            "Open the data plate by `with self.plate(x):` (pg.plate(x) in a function), which scales "
-                            'to the data size, instead of pyro.plate("data", len(x)).',
+                            "Leave the scaling to the data plate, self.plate(x) or any plate of len(x) rows: take the "
+                            "site out of pyro.poutine.scale.",
                         )
                     raise Failed(
                         f"Site '{name}' of the {side}: the log-density of a row in a minibatch differs from that in "

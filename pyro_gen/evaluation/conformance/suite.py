@@ -82,12 +82,13 @@ def check_program(program: Program, x: Tensor, *context: Any, seed: int = 0) -> 
         >>> import pyro, torch
         >>> import pyro.distributions as dist
         >>> from pyro_gen import Program, observe
+        >>> from pyro_gen.program import data_scale
         >>> class Mean(Program):
         ...     def __init__(self):
         ...         super().__init__()
         ...         self.loc = torch.nn.Parameter(torch.zeros(2))
         ...     def model(self, x):
-        ...         with pyro.plate("data", len(x)):  # self.plate(x) would scale minibatches
+        ...         with self.plate(x), pyro.poutine.scale(scale=1 / data_scale(x)):  # a minibatch for itself
         ...             return observe("x", dist.Normal(self.loc, 1.0).to_event(1), x)
         >>> report = check_program(Mean(), torch.randn(5, 2))
         >>> report.ok, [result.name for result in report.failures]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import pyro_gen as pg
-from pyro_gen.program import Program, plate
+from pyro_gen.program import Program, data_scale, plate
 from tests.evaluation.conformance.sound_programs import (
     D,
     Exact,
@@ -116,18 +116,18 @@ class EncoderMean(Good):
 
 class Unscaled(Good):
     def model(self, x):
-        with pyro.plate("data", len(x)):
+        with self.plate(x), pyro.poutine.scale(scale=1.0 / data_scale(x)):
             z = pyro.sample("z", self.prior())
             return pg.observe("x", self.likelihood(z), x)
 
     def guide(self, x):
-        with pyro.plate("data", len(x)):
+        with self.plate(x), pyro.poutine.scale(scale=1.0 / data_scale(x)):
             pyro.sample("z", self.posterior(x))
 
 
 class UnscaledGuide(Good):
     def guide(self, x):
-        with pyro.plate("data", len(x)):
+        with self.plate(x), pyro.poutine.scale(scale=1.0 / data_scale(x)):
             pyro.sample("z", self.posterior(x))
 
 

@@ -342,7 +342,7 @@ def test_vmap_with_holes_in_an_observed_context():
 
 def test_report():
     report = check(Unscaled, X)
-    assert "\nFAILED  minibatch" in str(report) and "-> Open the data plate" in str(report)
+    assert "\nFAILED  minibatch" in str(report) and "-> Leave the scaling" in str(report)
     assert str(report).startswith(f"Unscaled: {len(CHECKS) - 2} passed, 1 failed, 1 skipped")
     assert max(map(len, str(report).splitlines())) <= 120
     as_dict = report.to_dict()

@@ -1,11 +1,13 @@
 """fit lands on known optima, resumes to the same result, and says what is wrong."""
 
+import contextlib
 import csv
 import json
 import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from torch.utils.data import Dataset
 import pyro_gen as pg
 from pyro_gen.inference import ELBO, IWAE, DReG, NonFiniteLossError, ScoreFunctionELBO
 from pyro_gen.inference.svi import door, fit, loop, step
-from pyro_gen.program import Program
+from pyro_gen.program import Program, data_scale
 
 
 def correlated(rows: int = 80) -> Tensor:
@@ -735,15 +737,22 @@ class Plated(Program):
             return pg.observe("x", dist.Normal(self.loc, 1.0).to_event(1), x)
 
 
+@contextlib.contextmanager
+def unscaled(x: Tensor) -> Iterator[None]:
+    with pg.plate(x), pyro.poutine.scale(scale=1.0 / data_scale(x)):
+        yield
+
+
 @pytest.mark.parametrize(
     ("plate", "scaled"),
     [
-        (lambda x: pyro.plate("data", len(x)), False),
-        (lambda x: pyro.plate("rows", len(x)), False),
+        (unscaled, False),
+        (lambda x: pyro.plate("data", len(x)), True),
+        (lambda x: pyro.plate("rows", len(x)), True),
         (pg.plate, True),
         (lambda x: pyro.plate("data", 60, subsample=torch.arange(len(x))), True),
     ],
-    ids=["data", "rows", "pg.plate", "a subsample of Pyro's"],
+    ids=["poutine.scale", "data", "rows", "pg.plate", "a subsample of Pyro's"],
 )
 def test_a_data_plate_that_is_not_scaled_is_named(plate: Any, scaled: bool) -> None:
     x = correlated()[:60]
