@@ -12,6 +12,7 @@ from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.noise import with_noise
 from pyro_gen.inference.objectives import ELBO, IWAE, DReG, EnumELBO, Objective, Player, Renyi, ScoreFunctionELBO
 from pyro_gen.inference.posterior import posterior
+from pyro_gen.inference.predict import predict
 from pyro_gen.inference.predictive import impute, reconstruct, sample
 from pyro_gen.inference.svi import FitResult, NonFiniteLossError, fit
 
@@ -41,6 +42,7 @@ __all__ = [
     "loo",
     "mcmc",
     "posterior",
+    "predict",
     "reconstruct",
     "sample",
     "sbc",

@@ -184,7 +184,7 @@ def posterior(
             log_likelihood=_fits("log_likelihood", log_likelihood, target, count * length),
             predictive=_fits("predictive", predictive, target, count * length),
             seed=seed,
-            attrs={"method": method, "thin": thin},
+            attrs={"method": method, "thin": thin, **_shape_of_a_datum(program, arguments)},
         )
         _check_groups(exporter, target, predictive)
         if state is None and path is not None:
@@ -209,6 +209,13 @@ def _all_discrete(program: Program | Callable[..., Any], data: tuple[Any, ...]) 
     arguments = as_arguments(program, *data)
     with evaluation(program), latent_missing(program, *arguments):
         return is_enumerable(program, *arguments)
+
+
+def _shape_of_a_datum(program: Program | Callable[..., Any], arguments: tuple[Any, ...]) -> dict[str, str]:
+    """Noted with the draws, so that new data of that shape can be predicted; as text, for files have no empty lists."""
+    if not isinstance(program, Program) and not (arguments and isinstance(arguments[0], Tensor)):
+        return {}
+    return {"event_shape": json.dumps(list(arguments[0].shape[1:]))}
 
 
 def _local_labels(program: Program, arguments: tuple[Any, ...]) -> list[str]:

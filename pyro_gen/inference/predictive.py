@@ -33,7 +33,7 @@ from pyro_gen.observation import assume_missing
 from pyro_gen.program import Program, fixed
 from pyro_gen.traces import Structure, data_dim, is_local, sample_sites, structure, trace_side
 
-__all__ = ["impute", "reconstruct", "sample"]
+__all__ = ["impute", "mean_of", "reconstruct", "sample", "with_latents"]
 
 RETRY_FACTOR = 25  # times as many, where they are not enough and nothing else applies
 PROPOSALS = 200  # draws of the guide per datum, to resample from
@@ -115,7 +115,7 @@ def reconstruct(program: Program, x: Tensor, *context: Any, draws: int = 1, seed
                 # The observed distribution as the model wrote it, not marginalised over what is missing.
                 with pyro.poutine.trace() as tape, fixed(latent), assume_missing(False), handler.again():
                     program.model(*data)
-                total += _mean_of(program, tape.trace, data[0])
+                total += mean_of(program, tape.trace, data[0])
             out.append(total / draws)
     return torch.cat(out)
 
@@ -131,7 +131,8 @@ def _weighed(program: Program, data: tuple[Any, ...], draws: int) -> dict[str, T
     return drawn | (Summed(program, left, data).draw(drawn, draws) if left else {})
 
 
-def _mean_of(program: Program, trace: Any, x: Tensor) -> Tensor:
+def mean_of(program: Program, trace: Any, x: Tensor) -> Tensor:
+    """The mean of the observed distribution that has the data, in a trace of a model, with the shape of ``x``."""
     sites = [s for s in sample_sites(trace).values() if s["is_observed"] and not s["infer"].get("_deterministic")]
     # The model may observe the data in their own shape, or their entries in another one.
     own = [s for s in sites if s["value"].shape == x.shape]
@@ -323,7 +324,7 @@ def _by_hmc(
     values = {name: torch.tensor(found.posterior[name].values).flatten(0, 1).to(x.device) for name in latent}
     # Over the chains: neighbours in one resemble each other.
     spread = torch.linspace(0, total - 1, draws, dtype=torch.float64).round().long()
-    return _with_latents(program, x, context, {name: v[spread] for name, v in values.items()})
+    return with_latents(program, x, context, {name: v[spread] for name, v in values.items()})
 
 
 def _by_guide_alone(program: Program, x: Tensor, context: tuple[Any, ...], draws: int) -> Tensor:
@@ -332,10 +333,10 @@ def _by_guide_alone(program: Program, x: Tensor, context: tuple[Any, ...], draws
     for _ in range(draws):
         sites = sample_sites(trace_side(program, "guide", x, *context))
         drawn.append({name: s["value"] for name, s in sites.items() if not s["is_observed"]})
-    return _with_latents(program, x, context, {name: torch.stack([d[name] for d in drawn]) for name in drawn[0]})
+    return with_latents(program, x, context, {name: torch.stack([d[name] for d in drawn]) for name in drawn[0]})
 
 
-def _with_latents(program: Program, x: Tensor, context: tuple[Any, ...], values: dict[str, Tensor]) -> Tensor:
+def with_latents(program: Program, x: Tensor, context: tuple[Any, ...], values: dict[str, Tensor]) -> Tensor:
     """Completes the data given each of S values of the latent variables; discrete ones without a value are drawn."""
     sites = sample_sites(probe(program, x, *context))
     latent = {name: v for name, v in values.items() if name in sites}  # and not what an autoguide draws besides
@@ -356,7 +357,7 @@ def _by_guide(
     for proposals in guide_draws(program, x, *context, num_particles=num_proposals):
         rows, log_w = proposals.rows, proposals.log_weights
         index = resample(log_w, draws)
-        completed.append(_with_latents(program, x[rows], rows_of(x, context, rows), proposals.select(index)))
+        completed.append(with_latents(program, x[rows], rows_of(x, context, rows), proposals.select(index)))
         # The shape that so few weights can bear (Vehtari et al., 2024, section 3.2.4), and enough of them that count.
         bearable = min(0.7, 1 - 1 / math.log10(num_proposals)) if num_proposals > 10 else -math.inf
         enough = effective_sample_size(log_w) >= max(draws, 30)
@@ -371,14 +372,14 @@ def _by_enumeration(program: Program, x: Tensor, context: tuple[Any, ...], draws
         chances = sums.log_weights.softmax(0).T
         index = torch.multinomial(chances, draws, replacement=True).T
         latents = sums.select(index)
-        completed[:, sums.rows] = _with_latents(program, x[sums.rows], rows_of(x, context, sums.rows), latents)
+        completed[:, sums.rows] = with_latents(program, x[sums.rows], rows_of(x, context, sums.rows), latents)
     return completed
 
 
 def _by_ais(program: Program, x: Tensor, context: tuple[Any, ...], draws: int, start: str) -> Tensor:
     return torch.cat(
         [
-            _with_latents(program, x[rows], rows_of(x, context, rows), values)
+            with_latents(program, x[rows], rows_of(x, context, rows), values)
             for rows, values in posterior_draws(program, x, *context, draws=draws, start=start)
         ],
         1,
