@@ -32,11 +32,14 @@ from pyro_gen.density.inputs import (
 )
 from pyro_gen.density.joint import ProgramDensity
 from pyro_gen.density.sites import HeldSite
+from pyro_gen.density.tempered import Base, Tempered
 
 __all__ = [
+    "Base",
     "Density",
     "HeldSite",
     "ProgramDensity",
+    "Tempered",
     "Terms",
     "any_missing",
     "as_arguments",

@@ -347,7 +347,8 @@ class Density(abc.ABC):
         full = torch.as_tensor(beta, dtype=z.dtype, device=z.device).expand(z.shape[:-1])
         return self._evaluate("tempered", z, full, *tensors)  # type: ignore[return-value]
 
-    def _both(self, z: Tensor, held: Held | None) -> tuple[Tensor, Tensor]:
+    def log_terms(self, z: Tensor, *, held: Held | None = None) -> tuple[Tensor, Tensor]:
+        """Log-prior and log-likelihood, each with shape :math:`(C, *batch)`, in nats, in one pass; differentiable."""
         tensors = self._held_tensors(held)
         if (torch.is_grad_enabled() and z.requires_grad) or is_transformed(z):
             with self.ready():
@@ -356,16 +357,16 @@ class Density(abc.ABC):
 
     def log_density(self, z: Tensor, beta: float | Tensor = 1.0, *, held: Held | None = None) -> Tensor:
         """Log-prior plus ``beta`` times log-likelihood, with shape :math:`(C, *batch)`, in nats; differentiable."""
-        prior, likelihood = self._both(z, held)
+        prior, likelihood = self.log_terms(z, held=held)
         return prior + beta * likelihood
 
     def log_prior(self, z: Tensor, *, held: Held | None = None) -> Tensor:
         """The log-density of the latent variables in unconstrained space, with shape :math:`(C, *batch)`, in nats."""
-        return self._both(z, held)[0]
+        return self.log_terms(z, held=held)[0]
 
     def log_likelihood(self, z: Tensor, *, held: Held | None = None) -> Tensor:
         """The log-density of the data given the latent variables, with shape :math:`(C, *batch)`, in nats."""
-        return self._both(z, held)[1]
+        return self.log_terms(z, held=held)[1]
 
     def constrain(self, z: Tensor, *, held: Held | None = None) -> dict[str, Tensor]:
         """Maps unconstrained points to named values.

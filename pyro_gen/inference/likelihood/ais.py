@@ -36,7 +36,7 @@ from pyro_gen.density.missing import missing_site
 from pyro_gen.inference.likelihood.annealing import Rows, Runs, Single
 from pyro_gen.inference.likelihood.enumeration import probe
 from pyro_gen.inference.likelihood.particles import resample
-from pyro_gen.inference.likelihood.paths import Hamiltonian, Particles, Path, as_target, unit_of
+from pyro_gen.inference.likelihood.paths import OfDensity, Particles, Path, as_target, unit_of
 from pyro_gen.inference.likelihood.result import LogLikelihood, entries_seen
 from pyro_gen.inference.likelihood.schedules import Options
 from pyro_gen.program import Program
@@ -69,7 +69,10 @@ def ais(
             in the pilot rounds), ``"sigmoid"``, ``"linear"`` or a sequence of betas; ``leapfrog`` steps per
             temperature; ``start``, ``"guide"``, ``"prior"`` or a distribution of torch's over unconstrained points, of
             shape :math:`(N, D)` in all; ``precondition``, whether coordinates are scaled by the standard deviations
-            found in the pilot rounds; ``target_acceptance`` (0.75).
+            found in the pilot rounds; ``target_acceptance`` (0.75). Or ``kernel`` in the place of ``leapfrog``,
+            ``precondition`` and ``target_acceptance``: what moves the chains, a name of
+            :data:`pyro_gen.inference.mcmc.SAMPLERS`, a subclass of :class:`pyro_gen.inference.mcmc.Sampler`, or a
+            function that makes one for a density.
 
     Returns:
         The logarithms of the mean weights: stochastic lower bounds whose bias vanishes with chains and temperatures;
@@ -172,7 +175,7 @@ def posterior_draws(
     """
     settings = Options.of(None, **{**options, "chains": max(draws, options.get("chains", 16))})
     for run in Runs(Rows(program, x, context, settings), settings, None):
-        assert isinstance(run.engine, Hamiltonian)
+        assert isinstance(run.engine, OfDensity)
         point = run.engine.take(run.point, resample(run.log_weights, draws))
         for _ in range(moves):
             point, _ = run.engine.move(point, 1.0, *run.plan.tuning(-1))

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen.density import Density, density, row_chunks, rows_of, rows_per_chunk
-from pyro_gen.inference.likelihood.paths import Engine, Hamiltonian, Path, engine_of
+from pyro_gen.inference.likelihood.paths import Engine, OfDensity, Path
 from pyro_gen.inference.likelihood.pilot import MAX_PILOT_CHAINS, MIN_PILOT_CHAINS, Tuner, explore
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.likelihood.schedules import CHAINS, Options, Plan, intensity
@@ -98,7 +98,7 @@ def _forward(
     return log_w, point, curve
 
 
-def backward(engine: Hamiltonian, z: Tensor, plan: Plan) -> Tensor:
+def backward(engine: OfDensity, z: Tensor, plan: Plan) -> Tensor:
     """Runs chains from exact draws of the target, with shape (C, N, D), to the base: log-weights with shape (C, N)."""
     point = engine.place(z)
     log_w = torch.zeros_like(point.log_density, dtype=torch.float64)
@@ -137,7 +137,7 @@ class Rows:
 
     def engine(self, rows: slice) -> Engine:
         data = (self.x[rows], *rows_of(self.x, self.context, rows))
-        return engine_of(density(self.program, *data, per_datum=True), self.settings.start, self.settings.leapfrog)
+        return self.settings.engine(density(self.program, *data, per_datum=True))
 
 
 class Single:
@@ -150,7 +150,7 @@ class Single:
         return [slice(None)]
 
     def engine(self, rows: slice) -> Engine:
-        return engine_of(self.target, self.settings.start, self.settings.leapfrog)
+        return self.settings.engine(self.target)
 
 
 class Runs:

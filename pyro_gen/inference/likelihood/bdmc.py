@@ -26,7 +26,7 @@ from pyro_gen.density import ProgramDensity, density, evaluation, rows_of
 from pyro_gen.inference.factors import refuse_factors
 from pyro_gen.inference.likelihood.ais import ais, anneal
 from pyro_gen.inference.likelihood.annealing import Rows, Runs, Single, backward
-from pyro_gen.inference.likelihood.paths import Hamiltonian
+from pyro_gen.inference.likelihood.paths import OfDensity
 from pyro_gen.inference.likelihood.result import LogLikelihood, entries_seen
 from pyro_gen.inference.likelihood.schedules import CHAINS, Options
 from pyro_gen.inference.likelihood.weights import left_out, log_mean_exp
@@ -105,9 +105,9 @@ def _sandwich(
         parts: list[tuple[Tensor, Tensor]] = []
         runs = Runs(source, settings, progress)
         for run in runs:
-            assert isinstance(run.engine, Hamiltonian) and isinstance(run.engine.density, ProgramDensity)
+            assert isinstance(run.engine, OfDensity) and isinstance(run.engine.density, ProgramDensity)
             exact = run.engine.density.unconstrain(simulated.latents(run.rows))
-            log_v = backward(run.engine, exact.reshape(1, run.engine.n, run.engine.dim), run.plan)
+            log_v = backward(run.engine, exact.reshape(1, run.engine.n, run.engine.density.dim), run.plan)
             parts.append((run.log_weights.cpu(), log_v.cpu()))
     log_w, log_v = (torch.cat(weights, 1) for weights in zip(*parts, strict=True))
     lower = runs.result(log_w, "bdmc", event_dims, unit)

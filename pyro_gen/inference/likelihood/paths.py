@@ -8,7 +8,7 @@ A target :math:`\pi(z) = p(x, z)`, unnormalised, and a normalised base :math:`q_
 
 in unconstrained space. The base is the prior, where :math:`s` is the log-likelihood; a Gaussian fitted to draws of the
 guide; or any distribution that the user gives. Between temperatures, chains make moves that leave :math:`f_\beta`
-invariant, by Hamiltonian Monte Carlo.
+invariant, by Hamiltonian Monte Carlo or by any other sampler (:mod:`pyro_gen.inference.likelihood.kernels`).
 
 Chains carry both terms and their gradients (:class:`pyro_gen.inference.mcmc.hmc.Point`), and at the next temperature
 they are combined anew. To keep the combination instead, the density at the *old* temperature, is a known mistake that
@@ -24,33 +24,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from pyro_gen._random import fork, seeded
-from pyro_gen.density import Density, ProgramDensity, density
+from pyro_gen.density import Base, Density, ProgramDensity, Tempered, density
 from pyro_gen.inference.likelihood.particles import gather, resample
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.mcmc import hmc
 from pyro_gen.inference.mcmc.hmc import Evaluation, Metric, Point
-from pyro_gen.inference.proposals import draws_for, guide_trace
-from pyro_gen.program import Program
-from pyro_gen.traces import latent_sites
 
-__all__ = [
-    "Base",
-    "Engine",
-    "Hamiltonian",
-    "Own",
-    "Particles",
-    "Path",
-    "as_target",
-    "engine_of",
-    "guide_base",
-    "unit_of",
-]
-
-INFLATION = 1.25  # of the guide's standard deviations: a base needs wider tails than its target
-DENSE = 200  # latent variables up to which a joint target has a base and a metric with correlations
+__all__ = ["Engine", "Hamiltonian", "OfDensity", "Own", "Particles", "Path", "as_target", "unit_of"]
 
 
 class Path(abc.ABC):
@@ -89,10 +71,6 @@ class Path(abc.ABC):
     @abc.abstractmethod
     def move(self, x: Tensor, beta: float) -> Tensor:
         r"""One transition that leaves :math:`f_\beta` invariant, by the global generator."""
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Bases
 
 
 @dataclass(frozen=True)
@@ -136,98 +114,6 @@ class Particles:
         return self.target.constrain(self.draws(count, seed))
 
 
-class Base(abc.ABC):
-    """A normalised density on unconstrained space with exact draws, for N targets in D dimensions."""
-
-    @abc.abstractmethod
-    def sample(self, chains: int) -> Tensor:
-        """Draws with shape :math:`(C, N, D)`."""
-
-    @abc.abstractmethod
-    def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-densities with shape :math:`(C, N)` and their gradients."""
-
-
-class _Normal(Base):
-    """Independent coordinates: loc and scale (N, D)."""
-
-    def __init__(self, loc: Tensor, scale: Tensor) -> None:
-        self.loc, self.scale = loc, scale
-        self.constant = (scale.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
-
-    def sample(self, chains: int) -> Tensor:
-        return self.loc + self.scale * self.loc.new_empty(chains, *self.loc.shape).normal_()
-
-    def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        u = (z - self.loc) / self.scale
-        return -0.5 * u.square().sum(-1) - self.constant, -u / self.scale
-
-
-class _Given(Base):
-    """A distribution of torch's, of shape (*batch, D) in all."""
-
-    def __init__(self, given: Distribution, batch: torch.Size, dim: int) -> None:
-        shape = given.batch_shape + given.event_shape
-        if shape != (*batch, dim):
-            raise ValueError(
-                f"The distribution to start from has shape {tuple(shape)}: give one over unconstrained points, of "
-                f"shape {(*batch, dim)}."
-            )
-        with seeded(0):
-            far = torch.full_like(given.sample(), 1e4)
-        support = given.support
-        if support is not None and not all(bool(support.check(point).all()) for point in (far, -far)):
-            raise ValueError(
-                f"The distribution to start from, {type(given).__name__}, has no density on part of unconstrained "
-                "space, where chains could not start: give one over all of it, a normal one say."
-            )
-        self.given, self.rank = given, len(batch)
-        self.shape = (batch.numel(), dim)
-
-    def sample(self, chains: int) -> Tensor:
-        return self.given.sample(torch.Size((chains,))).reshape(chains, *self.shape)
-
-    def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        # A trajectory may have left for infinity, at which torch's validation of values would raise.
-        lost = ~z.isfinite().all(-1)
-        with torch.enable_grad():
-            z = z.masked_fill(lost.unsqueeze(-1), 0.0).reshape(len(z), *self.given.batch_shape, *self.given.event_shape)
-            z = z.detach().requires_grad_()
-            value = self.given.log_prob(z)
-            value = value.reshape(*value.shape[: 1 + self.rank], -1).sum(-1)
-            (grad,) = torch.autograd.grad(value.sum(), z)
-        return value.detach().reshape(lost.shape).masked_fill(lost, math.nan), grad.reshape(len(z), *self.shape)
-
-
-def guide_base(target: ProgramDensity) -> Base | None:
-    """A Gaussian fitted to draws of the guide in unconstrained space, made wider by a quarter.
-
-    Its coordinates are independent for targets per datum, and correlated (up to 200 of them) for a joint one. A program
-    without a guide has its prior alone to start from: ``None``.
-    """
-    if not isinstance(target.program, Program):
-        raise ValueError('A plain model function has no guide to start from: use start="prior", or a Program.')
-    with seeded(0):
-        if not latent_sites(guide_trace(target.program, *target.data)):
-            return None
-    if target.stacked is not None:
-        raise ValueError('The guide knows no stacked data sets: use start="prior".')
-    # A joint target has correlations to be known.
-    values, _ = draws_for(target, 64 if target.per_datum else max(256, 4 * min(target.dim, DENSE)))
-    z = target.unconstrain(values).reshape(-1, target.batch_shape.numel(), target.dim)
-    if bool((z == z[:1]).all(0).any()):
-        raise ValueError('All draws of the guide are one point, which is no base to start from: use start="prior".')
-    loc, scale = z.mean(0), INFLATION * z.std(0).clamp(min=1e-6)
-    if not bool((loc.isfinite() & scale.isfinite()).all()):
-        raise ValueError('The guide has draws that are not finite: use ais(start="prior"), or train it again.')
-    if target.batch_shape or target.dim > DENSE:
-        return _Normal(loc, scale)
-    covariance = INFLATION**2 * z[:, 0].T.double().cov() + 1e-10 * scale.square().double().diag_embed()[0]
-    factor = torch.linalg.cholesky(covariance).to(z)
-    gaussian = torch.distributions.MultivariateNormal(loc[0], scale_tril=factor, validate_args=False)
-    return _Given(gaussian, target.batch_shape, target.dim)
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Engines: a target, its base and its moves, as chains see them
 
@@ -239,13 +125,16 @@ class Engine(abc.ABC):
         n: The number N of targets.
         dim: The number D of coordinates that moves can be scaled by; 0 for kernels that need no tuning.
         from_prior: Whether the path is tempered likelihood, from the prior on.
-        gradients: Gradients evaluated so far, for each target.
     """
 
     n: int
     dim: int
     from_prior = False
-    gradients = 0
+
+    @property
+    def gradients(self) -> int:
+        """Gradients evaluated so far, for each target."""
+        return 0
 
     @abc.abstractmethod
     def start(self, chains: int) -> Point:
@@ -258,6 +147,9 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def move(self, point: Point, beta: float, step_size: Tensor, metric: Metric) -> tuple[Point, Tensor]:
         """Moves all chains; also the probabilities of acceptance, with shape :math:`(C, N)`."""
+
+    def learn(self, point: Point, beta: float) -> None:  # noqa: B027
+        """Learns in a pilot run how to move at a temperature, from copies of the chains, if step sizes are not all."""
 
     def take(self, point: Point, index: Tensor) -> Point:
         """Picks chains for each target: an index with shape :math:`(S, N)`."""
@@ -278,11 +170,11 @@ class Engine(abc.ABC):
         """The batch shape of the target."""
 
 
-class Hamiltonian(Engine):
-    """A density and a base, with moves of Hamiltonian Monte Carlo. ``base=None`` is the prior."""
+class OfDensity(Engine):
+    """A density and a base; how chains move is left open. ``base=None`` is the prior."""
 
-    def __init__(self, density: Density, base: Base | None, leapfrog: int) -> None:
-        self.density, self.base, self.leapfrog = density, base, leapfrog
+    def __init__(self, density: Density, base: Base | None) -> None:
+        self.density, self.target = density, Tempered(density, base)
         self.n, self.dim = density.batch_shape.numel(), density.dim
         self.from_prior = base is None
 
@@ -290,17 +182,33 @@ class Hamiltonian(Engine):
     def batch_shape(self) -> torch.Size:
         return self.density.batch_shape
 
+    @property
+    def gradients(self) -> int:
+        return self.target.evaluations
+
+    @abc.abstractmethod
+    def place(self, z: Tensor) -> Point:
+        """Chains at the base, standing at given points (C, N, D). Off the support they have weight 0."""
+
+    def start(self, chains: int) -> Point:
+        return self.place(self.target.sample_prior(chains).reshape(chains, self.n, self.density.dim))
+
+    def rise(self, point: Point, low: float, high: float) -> Tensor:
+        return (high - low) * point.parts[1].double()
+
+
+class Hamiltonian(OfDensity):
+    """Moves of Hamiltonian Monte Carlo, whose step sizes and metrics are those of the plan."""
+
+    def __init__(self, density: Density, base: Base | None, leapfrog: int) -> None:
+        super().__init__(density, base)
+        self.leapfrog = leapfrog
+
     def terms(self, z: Tensor) -> tuple[Tensor, ...]:
         """(C, N, D) -> log q_0 and s, (C, N), and their gradients."""
-        self.gradients += len(z)
+        q, s, grad_q, grad_s = self.target.parts(self.unflatten(z))
         flat = z.shape[:2]
-        terms = self.density.value_and_grad(self.unflatten(z))
-        prior, likelihood = terms.log_prior.reshape(flat), terms.log_likelihood.reshape(flat)
-        grad_prior, grad_likelihood = terms.grad_prior.view_as(z), terms.grad_likelihood.view_as(z)
-        if self.base is None:
-            return prior, likelihood, grad_prior, grad_likelihood
-        q, grad_q = self.base.evaluate(z)
-        return q, prior + likelihood - q, grad_q, grad_prior + grad_likelihood - grad_q
+        return q.reshape(flat), s.reshape(flat), grad_q.view_as(z), grad_s.view_as(z)
 
     def tempered(self, beta: float) -> hmc.Target:
         """The target at one temperature."""
@@ -317,19 +225,10 @@ class Hamiltonian(Engine):
         return point._replace(log_density=torch.add(q, s, alpha=beta), grad=torch.add(grad_q, grad_s, alpha=beta))
 
     def place(self, z: Tensor) -> Point:
-        """Chains at the base, standing at given points (C, N, D). Off the support they have weight 0."""
         q, s, grad_q, grad_s = self.terms(z)
         s = torch.where(s.isnan(), -math.inf, s)
         grad_s = torch.where(s.isfinite().unsqueeze(-1), grad_s, 0.0)
         return Point(z, q, grad_q, (q, s, grad_q, grad_s))
-
-    def start(self, chains: int) -> Point:
-        if self.base is None:
-            return self.place(self.density.sample_prior(chains).reshape(chains, self.n, self.dim))
-        return self.place(self.base.sample(chains))
-
-    def rise(self, point: Point, low: float, high: float) -> Tensor:
-        return (high - low) * point.parts[1].double()
 
     def move(self, point: Point, beta: float, step_size: Tensor, metric: Metric) -> tuple[Point, Tensor]:
         if self.leapfrog > 1:
@@ -382,20 +281,6 @@ def as_target(target: Any, data: tuple[Any, ...]) -> Density | Path:
             raise ValueError(f"A {type(target).__name__} holds its data: give it alone.")
         return target
     return density(target, *data)
-
-
-def engine_of(target: Density | Path, start: str | Distribution, leapfrog: int) -> Engine:
-    """The engine of a density or path; ``start`` as in :func:`pyro_gen.inference.likelihood.ais.ais`."""
-    if isinstance(target, Path):
-        return Own(target)
-    base: Base | None = None
-    if isinstance(start, Distribution):
-        base = _Given(start, target.batch_shape, target.dim)
-    elif start == "guide":
-        if not isinstance(target, ProgramDensity):
-            raise ValueError('This density has no program and no guide to start from: use start="prior".')
-        base = guide_base(target)
-    return Hamiltonian(target, base, leapfrog)
 
 
 def unit_of(target: Density | Path) -> tuple[float, str]:

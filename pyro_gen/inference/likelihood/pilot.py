@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_gen.inference.likelihood.bases import DENSE
 from pyro_gen.inference.likelihood.particles import cholesky_factors, correlations, covariances
-from pyro_gen.inference.likelihood.paths import DENSE, Engine
+from pyro_gen.inference.likelihood.paths import Engine
 from pyro_gen.inference.likelihood.schedules import Options, Plan, intensity
 from pyro_gen.inference.likelihood.weights import effective_sample_size
 
@@ -46,6 +47,7 @@ def explore(
         log_w = log_w + increment
         step_size, metric = plan.tuning(t - 1)
         step_size = step_size * drift.exp()
+        engine.learn(point, float(plan.betas[t]))
         point, probability = engine.move(point, float(plan.betas[t]), step_size, metric)
         error = probability.mean(0) - acceptance
         effective = effective_sample_size(log_w)

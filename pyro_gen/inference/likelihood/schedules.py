@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_gen.density import Density
+from pyro_gen.inference.likelihood.kernels import engine_of
 from pyro_gen.inference.likelihood.particles import Correlated
-from pyro_gen.inference.likelihood.paths import Engine
+from pyro_gen.inference.likelihood.paths import Engine, Path
+from pyro_gen.inference.mcmc import Kernel
 from pyro_gen.inference.mcmc.hmc import Metric
 
 __all__ = ["CHAINS", "Options", "Plan", "intensity"]
 
+OF_DEFAULT_MOVES = ("leapfrog", "precondition", "target_acceptance")
 CHAINS = (16, 1024)  # of each target of many, and of a single one
 
 
@@ -34,6 +38,7 @@ class Options:
     start: str | Distribution = "guide"
     precondition: bool = True
     target_acceptance: float = 0.75
+    kernel: Kernel | None = None
 
     @staticmethod
     def of(preset: str | None, **options: Any) -> "Options":
@@ -47,6 +52,8 @@ class Options:
             raise ValueError(
                 f"ais has no option {unknown[0]!r}: choose from {', '.join(Options.__dataclass_fields__)}."
             )
+        if options.get("kernel") is not None and (wrong := [name for name in OF_DEFAULT_MOVES if name in options]):
+            raise ValueError(f"ais(kernel=...) moves by a sampler with options of its own: leave {wrong[0]} out.")
         return Options(**options)
 
     def __post_init__(self) -> None:
@@ -70,6 +77,10 @@ class Options:
             raise ValueError("ais(schedule=...): betas rise from 0 to 1, in one dimension.")
         if self.temperatures is not None:
             raise ValueError("ais: a schedule of betas fixes the number of temperatures, so leave temperatures out.")
+
+    def engine(self, target: Density | Path) -> Engine:
+        """The target with its base and moves."""
+        return engine_of(target, self.start, self.leapfrog, self.kernel)
 
     def chains_for(self, engine: Engine) -> int:
         """The number of chains of each target."""

@@ -40,10 +40,13 @@ from torch.distributions import Distribution
 from pyro_gen._random import seeded
 from pyro_gen.density import Density, ProgramDensity, density, evaluation, row_chunks, rows_of, rows_per_chunk
 from pyro_gen.density.support import obstacle
+from pyro_gen.inference.likelihood.bases import DENSE
+from pyro_gen.inference.likelihood.kernels import engine_of
 from pyro_gen.inference.likelihood.particles import cholesky_factors, covariances, resample
-from pyro_gen.inference.likelihood.paths import DENSE, Engine, Particles, Path, as_target, engine_of, unit_of
+from pyro_gen.inference.likelihood.paths import Engine, Particles, Path, as_target, unit_of
 from pyro_gen.inference.likelihood.result import LogLikelihood, entries_seen
 from pyro_gen.inference.likelihood.weights import effective_sample_size, log_mean_exp
+from pyro_gen.inference.mcmc import Kernel
 from pyro_gen.inference.mcmc.hmc import Metric, Point
 from pyro_gen.program import Program
 
@@ -64,12 +67,16 @@ class _Options:
     leapfrog: int = 4
     target_acceptance: float = 0.8
     frozen: bool = True
+    kernel: Kernel | None = None
 
     @staticmethod
     def of(many: bool, options: dict[str, Any]) -> "_Options":
         known = [f.name for f in fields(_Options)]
         if unknown := [name for name in options if name not in known]:
             raise ValueError(f"smc has no option {unknown[0]!r}: choose from {', '.join(known)}.")
+        wrong = [name for name in ("leapfrog", "target_acceptance") if name in options]
+        if wrong and options.get("kernel") is not None:
+            raise ValueError(f"smc(kernel=...) moves by a sampler with options of its own: leave {wrong[0]} out.")
         return _Options(**{**(OPTIONS_OF_MANY if many else OPTIONS_OF_ONE), **options})
 
     def __post_init__(self) -> None:
@@ -110,7 +117,8 @@ def smc(
             chains between temperatures (16; 8), so that particles / length of them start; ``start``, ``"prior"``,
             ``"guide"`` or a distribution of torch's over unconstrained points; ``ess``, the share of the particles
             that a step may leave effective (0.5); ``leapfrog`` steps of a move (4); ``target_acceptance`` (0.8);
-            ``frozen`` (True), as said above. A path has its own start and moves.
+            ``frozen`` (True), as said above; ``kernel``, the sampler that moves the particles, as for
+            :func:`pyro_gen.inference.likelihood.ais.ais`. A path has its own start and moves.
 
     Returns:
         The particles with their weights, and the evidence: the logarithm of the mean over islands, whose expectation
@@ -200,7 +208,7 @@ def _particles(
     unit: str,
     progress: Callable[[float], None] | None,
 ) -> Particles:
-    engine = engine_of(target, settings.start, settings.leapfrog)
+    engine = engine_of(target, settings.start, settings.leapfrog, settings.kernel)
     if settings.frozen:
         pilot = _Run(engine, settings, max(1, settings.islands // 4), None, progress, (0.0, 0.25))
         run = _Run(engine, settings, settings.islands, pilot.stages, progress, (0.25, 1.0))
@@ -326,6 +334,8 @@ class _Run:
         first = torch.arange(self.islands, device=log_w.device).mul(size)
         chosen = torch.stack([resample(island, size // length) for island in log_w])  # (I, M, N)
         states = [engine.take(point, (chosen + first[:, None, None]).flatten(0, 1))]
+        if self.fixed is None:
+            engine.learn(states[0], high)
         sizes, acceptances = [], []
         for _ in range(length - 1):
             state, probability = engine.move(states[-1], high, self.log_step.exp(), metric)

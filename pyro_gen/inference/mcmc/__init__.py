@@ -5,7 +5,7 @@ from pyro_gen.inference.mcmc.gibbs import Gibbs
 from pyro_gen.inference.mcmc.nuts import NUTS
 from pyro_gen.inference.mcmc.random_walk import RandomWalk
 from pyro_gen.inference.mcmc.sampler import HMC, MALA, Sampler
-from pyro_gen.inference.mcmc.samplers import SAMPLERS
+from pyro_gen.inference.mcmc.samplers import SAMPLERS, Kernel, make_sampler
 from pyro_gen.inference.mcmc.tempering import Tempering
 
 __all__ = [
@@ -15,9 +15,11 @@ __all__ = [
     "SAMPLERS",
     "Block",
     "Gibbs",
+    "Kernel",
     "RandomWalk",
     "Sampler",
     "Samples",
     "Tempering",
+    "make_sampler",
     "run",
 ]

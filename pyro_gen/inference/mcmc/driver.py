@@ -14,7 +14,7 @@ from pyro_gen._random import seeded
 from pyro_gen.density import Density
 from pyro_gen.inference.mcmc import initial
 from pyro_gen.inference.mcmc.sampler import Sampler
-from pyro_gen.inference.mcmc.samplers import SAMPLERS
+from pyro_gen.inference.mcmc.samplers import Kernel, make_sampler
 
 __all__ = ["Block", "Progress", "Samples", "run"]
 
@@ -77,7 +77,7 @@ def default_warmup(chains: int) -> int:
 
 def run(
     density: Density,
-    method: str | type[Sampler] = "hmc",
+    method: Kernel = "hmc",
     *,
     chains: int | None = None,
     warmup: int | None = None,
@@ -95,7 +95,8 @@ def run(
 
     Arguments:
         density: The density.
-        method: The name of a sampler, see :data:`pyro_gen.inference.mcmc.SAMPLERS`, or its class.
+        method: The name of a sampler, see :data:`pyro_gen.inference.mcmc.SAMPLERS`, its class, or a function that
+            makes one for a density.
         chains: The number C of chains; left out, as many as ``init`` gives points for, else 64.
         warmup: Iterations in which the sampler adapts; left out, 120 to 1000, the fewer the more chains there are.
         draws: The number of draws that are kept of each chain.
@@ -128,7 +129,7 @@ def run(
         (torch.Size([100, 64, 2]), True)
         >>> more = run(normal, draws=50, state=samples.state)
     """
-    sampler = _sampler(method, density, options)
+    sampler = make_sampler(method, density, **options)
     for name, value, least in (("chains", chains, 1), ("warmup", warmup, 0), ("draws", draws, 0), ("thin", thin, 1)):
         if value is not None and value < least:
             raise ValueError(f"run({name}={value}): give at least {least}.")
@@ -161,14 +162,6 @@ def run(
         kept = collector.result()
         end = {**_state(sampler, chain), "evaluations": evaluations}
         return Samples(kept.z, kept.stats, report, time.perf_counter() - began, end, density, kept.values)
-
-
-def _sampler(method: str | type[Sampler], density: Density, options: dict[str, Any]) -> Sampler:
-    if isinstance(method, str):
-        if method not in SAMPLERS:
-            raise ValueError(f"run(method={method!r}): choose from {', '.join(SAMPLERS)}.")
-        method = SAMPLERS[method]
-    return method(density, **options)
 
 
 def _warm_up(sampler: Sampler, chain: Any, iterations: int, keep: bool, clock: "_Clock") -> tuple[Any, dict[str, Any]]:

@@ -157,6 +157,15 @@ class Gibbs(Sampler):
         point = self.rest.init(z) if self.density.dim else self._point(z)
         return self._state(point)
 
+    def place(self, z: Tensor) -> GibbsState:
+        """With draws of the prior for the held sites."""
+        self._held = self.density.draw_held(z)
+        return self._state(self._point(z))
+
+    def retempered(self, state: GibbsState) -> GibbsState:
+        self._held = self.held(state)
+        return self._state(self._point(state.z))
+
     def _state(self, point: Point) -> GibbsState:
         return GibbsState(point.z, point.log_density, tuple(self._held[name] for name in self.density.hold))
 

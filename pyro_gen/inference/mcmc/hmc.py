@@ -30,7 +30,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_gen.density import Density
+from pyro_gen.density import Density, Tempered
 
 __all__ = [
     "Evaluation",
@@ -44,6 +44,7 @@ __all__ = [
     "leapfrog",
     "plain",
     "propose",
+    "retempered",
     "select",
     "step",
 ]
@@ -89,12 +90,24 @@ class Info(NamedTuple):
 
 
 def plain(density: Density) -> Target:
-    """The target of MCMC: the density itself, untempered."""
+    """The target of MCMC: the density itself. Points of a tempered one carry the parts for all temperatures."""
 
     def target(z: Tensor) -> Evaluation:
         return *density.log_density_and_grad(z), ()
 
-    return target
+    def tempered(z: Tensor) -> Evaluation:
+        assert isinstance(density, Tempered)
+        parts = density.parts(z)
+        return *density.combine(parts), parts
+
+    return tempered if isinstance(density, Tempered) else target
+
+
+def retempered(point: Point, density: Density) -> Point | None:
+    """The same points at the present temperature of a density, at no cost; ``None`` where they carry no parts."""
+    if not isinstance(density, Tempered) or not point.parts:
+        return None
+    return _on_support(point.z, (*density.combine(point.parts), point.parts))
 
 
 def init(z: Tensor, target: Target) -> Point:
@@ -107,7 +120,11 @@ def init(z: Tensor, target: Target) -> Point:
         z: Positions, with shape :math:`(C, *B, D)`.
         target: The target.
     """
-    log_density, grad, parts = target(z)
+    return _on_support(z, target(z))
+
+
+def _on_support(z: Tensor, evaluation: Evaluation) -> Point:
+    log_density, grad, parts = evaluation
     log_density = torch.where(log_density.isfinite(), log_density, -math.inf)
     return Point(z, log_density, grad.nan_to_num(0.0, 0.0, 0.0), parts)
 

@@ -85,9 +85,15 @@ class NUTS(Sampler):
         self.max_depth = max_depth
 
     def init(self, z: Tensor) -> Point:
-        point = hmc.init(z, self.target)
+        point = self.place(z)
         self.tuning.begin(point)
         return point
+
+    def place(self, z: Tensor) -> Point:
+        return hmc.init(z, self.target)
+
+    def retempered(self, state: Point) -> Point:
+        return hmc.retempered(state, self.density) or self.place(state.z)
 
     def step(self, state: Point, progress: float | None) -> tuple[Point, dict[str, Tensor]]:
         if progress is None:

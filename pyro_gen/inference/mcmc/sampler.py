@@ -1,4 +1,9 @@
-"""Samplers: what :func:`pyro_gen.inference.mcmc.run` steps. A pure kernel, and the state of its adaptation."""
+"""Samplers: kernels that are stepped, and the state of their adaptation.
+
+Markov chain Monte Carlo, annealed importance sampling, sequential Monte Carlo and contrastive divergence all take one,
+as a class, as a function that makes one for a density, or by its name (:func:`pyro_gen.inference.mcmc.make_sampler`). A
+sampler does not know which of them steps it.
+"""
 
 import abc
 from typing import Any
@@ -21,8 +26,32 @@ class Sampler(abc.ABC):
     learns during the warm-up (step sizes, metric, trajectory length) is the sampler's own and frozen afterwards: only
     then does :meth:`step` leave the density invariant.
 
+    A kernel that learns nothing defines :meth:`init` and :meth:`step`. One that learns also defines :meth:`place`,
+    :meth:`state_dict` and :meth:`load_state_dict`.
+
     Arguments:
         density: The density.
+
+    Example:
+        >>> import torch
+        >>> from typing import NamedTuple
+        >>> from pyro_gen.inference.mcmc import Sampler, run
+        >>> class Chains(NamedTuple):
+        ...     z: torch.Tensor
+        ...     log_density: torch.Tensor
+        >>> class Walk(Sampler):  # random-walk Metropolis with unit steps
+        ...     def init(self, z):
+        ...         return Chains(z, self.density.log_density(z))
+        ...     def step(self, state, progress):
+        ...         new = self.init(state.z + torch.randn_like(state.z))
+        ...         acceptance = (new.log_density - state.log_density).exp().clamp(max=1)
+        ...         moved = torch.rand_like(acceptance) < acceptance
+        ...         z = torch.where(moved.unsqueeze(-1), new.z, state.z)
+        ...         log_density = torch.where(moved, new.log_density, state.log_density)
+        ...         return Chains(z, log_density), {"lp": log_density, "acceptance_rate": acceptance}
+        >>> target = Density.from_functions(lambda z: -0.5 * z.square().sum(-1), dim=1)
+        >>> bool((run(target, Walk, chains=256, draws=50).z.var() - 1).abs() < 0.1)
+        True
     """
 
     def __init__(self, density: Density) -> None:
@@ -50,12 +79,27 @@ class Sampler(abc.ABC):
             :math:`(C, *B)`, or :math:`(*B)` or :math:`()` where it is the same for all.
         """
 
-    @abc.abstractmethod
+    def place(self, z: Tensor) -> Any:
+        """Makes the state of chains that stand at ``z``, without a change to what the sampler has learnt.
+
+        As :meth:`init`, where that begins no adaptation. Whoever changes the density, by other parameters say, places
+        the chains anew: a state holds the values of the density that it was made with.
+        """
+        return self.init(z)
+
+    def retempered(self, state: Any) -> Any:
+        """Makes the state of the same chains at another ``beta`` of a :class:`pyro_gen.density.Tempered` density.
+
+        To go on with values at the old temperature leaves another density invariant. Samplers that carry the parts of
+        the density need not evaluate it again.
+        """
+        return self.place(state.z)
+
     def state_dict(self) -> dict[str, Any]:
         """What the sampler has learnt, as nested dictionaries of tensors, numbers and strings."""
+        return {}
 
-    @abc.abstractmethod
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
         """Takes up what another sampler with the same options has learnt."""
 
     def report(self) -> dict[str, Any]:
@@ -114,9 +158,15 @@ class HMC(Sampler):
         self.transitions = 0
 
     def init(self, z: Tensor) -> Point:
-        point = hmc.init(z, self.target)
+        point = self.place(z)
         self.tuning.begin(point)
         return point
+
+    def place(self, z: Tensor) -> Point:
+        return hmc.init(z, self.target)
+
+    def retempered(self, state: Point) -> Point:
+        return hmc.retempered(state, self.density) or self.place(state.z)
 
     def step(self, state: Point, progress: float | None) -> tuple[Point, dict[str, Tensor]]:
         if progress is None:

@@ -1,12 +1,16 @@
 """The samplers by name."""
 
+from collections.abc import Callable
+from typing import Any
+
+from pyro_gen.density import Density
 from pyro_gen.inference.mcmc.gibbs import Gibbs
 from pyro_gen.inference.mcmc.nuts import NUTS
 from pyro_gen.inference.mcmc.random_walk import RandomWalk
 from pyro_gen.inference.mcmc.sampler import HMC, MALA, Sampler
 from pyro_gen.inference.mcmc.tempering import Tempering
 
-__all__ = ["SAMPLERS"]
+__all__ = ["SAMPLERS", "Kernel", "make_sampler"]
 
 SAMPLERS: dict[str, type[Sampler]] = {
     "hmc": HMC,
@@ -16,3 +20,38 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "gibbs": Gibbs,
     "tempering": Tempering,
 }
+
+Kernel = str | Callable[..., Sampler]
+"""A name of :data:`SAMPLERS`, a class of samplers, or a function that makes one for a density."""
+
+
+def make_sampler(kernel: Kernel, density: Density, **options: Any) -> Sampler:
+    """Makes a sampler for a density.
+
+    Arguments:
+        kernel: A name of :data:`SAMPLERS`, a class of samplers, or a function that makes one for a density, such as
+            ``functools.partial(HMC, num_steps=5)``.
+        density: The density.
+        options: Of the sampler.
+
+    Raises:
+        ValueError: There is no such name.
+        TypeError: What is given makes no sampler.
+
+    Example:
+        >>> from functools import partial
+        >>> target = Density.from_functions(lambda z: -0.5 * z.square().sum(-1), dim=2)
+        >>> make_sampler(partial(HMC, num_steps=5), target).num_steps
+        5
+    """
+    if isinstance(kernel, str):
+        if kernel not in SAMPLERS:
+            raise ValueError(f"There is no sampler {kernel!r}: choose from {', '.join(SAMPLERS)}, or give a class.")
+        kernel = SAMPLERS[kernel]
+    made = kernel(density, **options) if callable(kernel) else kernel
+    if not isinstance(made, Sampler):
+        raise TypeError(
+            f"The kernel {kernel!r} gave {type(made).__name__}, no Sampler: give a subclass of pyro_gen.inference.mcmc."
+            "Sampler, a function that makes one for a density, or a name."
+        )
+    return made

@@ -197,14 +197,24 @@ class Tempering(Sampler):
         return Point(state.replicas[:, 1:], log_density, grad.nan_to_num(0.0, 0.0, 0.0), parts)
 
     def init(self, z: Tensor) -> TemperingState:
+        state = self.place(z)
+        self.tuning.begin(self._point(state))
+        return state
+
+    def place(self, z: Tensor) -> TemperingState:
         first = self.density.sample_prior(len(z)).to(z)
         replicas = torch.cat([first[:, None], z[:, None].expand(-1, len(self.betas) - 1, *z.shape[1:])], 1)
+        return self._placed(replicas)
+
+    def retempered(self, state: TemperingState) -> TemperingState:
+        return self._placed(state.replicas)._replace(fresh=state.fresh)
+
+    def _placed(self, replicas: Tensor) -> TemperingState:
         parts = self._terms(replicas)
         fresh = torch.zeros_like(parts[0], dtype=torch.bool)
+        z = replicas[:, -1]
         state = TemperingState(z, z.new_zeros(z.shape[:-1]), replicas, parts, fresh)
-        point = self._point(state)
-        self.tuning.begin(point)
-        return state._replace(log_density=point.log_density[:, -1])
+        return state._replace(log_density=self._point(state).log_density[:, -1])
 
     def step(self, state: TemperingState, progress: float | None) -> tuple[TemperingState, dict[str, Tensor]]:
         if progress is None and not self.tuning.frozen:

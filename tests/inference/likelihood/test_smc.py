@@ -11,6 +11,7 @@ from pyro_gen.inference.likelihood import paths
 from pyro_gen.inference.likelihood import smc as module
 from pyro_gen.inference.likelihood.ais import anneal
 from pyro_gen.inference.likelihood.door import log_likelihood
+from pyro_gen.inference.likelihood.kernels import engine_of
 from pyro_gen.inference.likelihood.particles import resample
 from pyro_gen.inference.likelihood.paths import Path
 from pyro_gen.inference.likelihood.smc import smc
@@ -219,7 +220,7 @@ def test_without_any_state_on_the_support_there_are_no_draws():
 def test_a_base_is_left_for_infinity():
     """Steps that overflow are rejected, and torch's validation of values does not end the run."""
     base = dist.Normal(torch.zeros(2), 1.0, validate_args=True).to_event(1)
-    engine = paths.engine_of(Density.from_functions(lambda z: -(z**4).sum(-1), 2), base, 4)
+    engine = engine_of(Density.from_functions(lambda z: -(z**4).sum(-1), 2), base, 4)
     with seeded(0), torch.no_grad():
         point = engine.start(50)
         moved, probability = engine.move(point, 1.0, torch.tensor([1e3]), hmc.Metric.diagonal(torch.ones(1, 2)))
