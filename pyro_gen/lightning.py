@@ -29,8 +29,12 @@ class SVIModule(lightning.LightningModule):
         lr: The learning rate of Adam.
         kl_warmup: Epochs over which the weight of the KL term rises linearly from 0 to 1.
 
+    Objectives of several players are for :func:`pyro_gen.fit` alone: each step of a player takes a minibatch of its
+    own, and a Trainer hands one out for all. One that prepares itself from data does so before the Trainer starts:
+    ``module.objective.prepare(program, x)``.
+
     Raises:
-        ValueError: The size is not positive, or the objective has no KL weight to warm up.
+        ValueError: The size is not positive, the objective has no KL weight to warm up, or several players.
 
     Example:
         >>> import pyro_gen as pg
@@ -49,6 +53,8 @@ class SVIModule(lightning.LightningModule):
             raise ValueError(f"size={size}: give the number of rows of the training data.")
         if kl_warmup and not self.objective.anneals:
             raise ValueError(f"{type(self.objective).__name__} has no KL weight to warm up: use kl_warmup=0.")
+        if type(self.objective).players is not Objective.players:
+            raise ValueError(f"{type(self.objective).__name__} is a game of several players: train it by pg.fit.")
         self.size, self.lr, self.kl_warmup = size, lr, kl_warmup
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

@@ -1,5 +1,6 @@
 """SVIModule under Lightning's Trainer trains what pg.fit trains."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_gen as pg
-from pyro_gen.inference import IWAE, DReG
+from pyro_gen.inference import ELBO, IWAE, DReG, Player
 from pyro_gen.lightning import SVIModule
 
 # Lightning's advice where a module could validate and the Trainer was given no data for it.
@@ -83,3 +84,12 @@ def test_misuse_is_named() -> None:
         SVIModule(pg.models.Gaussian(2), size=0)
     with pytest.raises(ValueError, match="DReG has no KL weight"):
         SVIModule(pg.models.Gaussian(2), DReG(2), size=60, kl_warmup=3)
+
+
+def test_a_game_is_for_fit() -> None:
+    class Game(ELBO):
+        def players(self, program: pg.Program) -> Sequence[Player]:
+            return [Player("a", list(program.parameters()), self.loss)]
+
+    with pytest.raises(ValueError, match="Game is a game of several players"):
+        SVIModule(pg.models.Gaussian(2), Game(), size=60)

@@ -1,5 +1,7 @@
 """The check of the objective that a program brings along."""
 
+import itertools
+
 from pyro_gen._random import seeded
 from pyro_gen.evaluation.conformance.case import Case
 from pyro_gen.evaluation.conformance.check import Failed, Skipped, check
@@ -13,7 +15,7 @@ __all__ = ["objective"]
 
 @check
 def objective(case: Case) -> str | None:
-    """The program's own objective gives a finite loss and finite gradients, with missing entries too."""
+    """The program's own objective gives each player a finite loss and finite gradients, with missing entries too."""
     own = getattr(case.program, "objective", None)
     if own is None:
         raise Skipped("The program has no objective of its own: it trains by the ELBO.")
@@ -28,16 +30,18 @@ def objective(case: Case) -> str | None:
     holes = (
         [] if case.kind in ("unnormalised", "implicit") else [(x, " with NaN in x") for x, _, _ in case.with_holes()]
     )
-    for x, when in [(case.x, ""), *holes]:
+    with seeded(case.seed):
+        objective.prepare(case.program, case.x, *case.context)
+    players = objective.players(case.program)
+    for (x, when), player in itertools.product([(case.x, ""), *holes], players):
+        who = f"{name}, player '{player.name}'," if len(players) > 1 else name
         with seeded(case.seed), data_size(len(x)):
-            loss = objective.loss(case.program, x, *case.context)
+            loss = player.loss(case.program, x, *case.context)
         if loss.dim() or not loss.isfinite():
             raise Failed(
-                f"{name} gives the loss {loss.tolist()}{when}.", "Its loss is to be one finite number for any data."
+                f"{who} gives the loss {loss.tolist()}{when}.", "Its loss is to be one finite number for any data."
             )
         bad = [n for n, g in gradients_of(case.program, loss).items() if g is not None and not g.isfinite().all()]
         if bad:
-            raise Failed(
-                f"The gradient of {name} for {quoted(bad)} is not finite{when}.", "Fill NaN before a function."
-            )
+            raise Failed(f"The gradient of {who} for {quoted(bad)} is not finite{when}.", "Fill NaN before a function.")
     return name

@@ -58,8 +58,8 @@ class Objective(nn.Module):
     A subclass has a :meth:`loss`, or :meth:`players`, or both: the loss is then what validation reports.
 
     Attributes:
-        traceable: Whether the loss is a pure function of parameters and data, so that :func:`pyro_gen.fit` may turn
-            it into a graph.
+        traceable: Whether the losses are pure functions of parameters, data and the buffers of the objective, which
+            they may change, so that :func:`pyro_gen.fit` may turn them into graphs.
         anneals: Whether ``kl_weight`` means something to this objective.
         kinds: The kinds of density that it is right for, see :class:`~pyro_gen.traces.Structure`: of an
             ``"unnormalised"`` or an ``"implicit"`` one a bound is none.

@@ -40,7 +40,6 @@ class ScoreFunctionELBO(Objective):
         num_particles: Draws per datum.
     """
 
-    traceable = False  # the average is state
     anneals = False
     average: Tensor
     started: Tensor
@@ -104,6 +103,6 @@ class ScoreFunctionELBO(Objective):
         return self.average.clone()
 
     def _update_average(self, signal: Tensor) -> None:
-        decay = self.decay if self.started else 0.0
+        decay = torch.where(self.started, self.decay, 0.0)
         self.average.mul_(decay).add_((1 - decay) * signal)
         self.started.fill_(True)

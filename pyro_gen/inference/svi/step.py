@@ -6,13 +6,13 @@ in it, and ``torch.compile`` makes it fast. A recording is only as good as its p
 same, so it is compared with the program itself, at other parameters and with other draws, before it is used.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, fx, nn
 
-from pyro_gen._internals import own_buffers
+from pyro_gen._internals import own_buffers, version_of
 from pyro_gen._random import seeded
 from pyro_gen.density import first_line
 from pyro_gen.density.graphs import compile_graph, compiler_available, record
@@ -80,14 +80,16 @@ class LossModule(nn.Module):
             return self.loss(self.program, *batch, **options) / self.size
 
 
-# Of the parameters of the player, those of the others, a minibatch with its context, and the weight of the KL term.
-StepFunction = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor], Tensor], list[Tensor]]
+# Of the player's parameters, then those of the others, the state, a minibatch with its context, and the KL weight.
+StepFunction = Callable[..., list[Tensor]]
 
 
 class GradientStep:
     """Computes loss, gradient norm and gradients of a :class:`LossModule`, through a graph where that is possible.
 
-    The gradients are of the player's own parameters. Those of the others are inputs of the graph: they move too.
+    The gradients are of the player's own parameters. Those of the others are inputs of the graph: they move too. So
+    are the buffers of the objective, persistent chains or running averages, and what the loss makes of them is written
+    back.
 
     Arguments:
         module: The loss.
@@ -101,9 +103,10 @@ class GradientStep:
             _require_pure(module)
         self.parameters, self.others = list(module.own.values()), list(module.others.values())
         self._graphs: dict[tuple[torch.Size, ...], StepFunction] = {}
+        self._written: list[str] = []  # the state that the loss changes
 
     def __call__(self, batch: Sequence[Tensor], kl_weight: Tensor) -> tuple[float, float]:
-        """Sets the gradients of the parameters for a minibatch.
+        """Sets the gradients of the player's parameters for a minibatch.
 
         Arguments:
             batch: The data :math:`(n, *)` of a minibatch, and its context.
@@ -116,7 +119,10 @@ class GradientStep:
             if self.mode == "eager":
                 figures, *gradients = self._eager(batch, kl_weight)
             else:
-                figures, *gradients = self._graph(batch, kl_weight)(self.parameters, self.others, batch, kl_weight)
+                graph, state = self._graph(batch, kl_weight), self._state()
+                figures, *rest = graph(*self.parameters, *self.others, *state.values(), *batch, kl_weight)
+                gradients, written = rest[: len(self.parameters)], rest[len(self.parameters) :]
+                _set([state[n] for n in self._written], written)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         loss, norm = figures.tolist()
@@ -132,17 +138,27 @@ class GradientStep:
             with torch.no_grad():
                 self._graph(batch, torch.ones((), device=batch[0].device))
 
+    def _state(self) -> dict[str, Tensor]:
+        """The buffers of the objective, by their names in the module."""
+        return {f"objective.{n}": b for n, b in self.module.objective.named_buffers()}
+
     def _eager(self, batch: Sequence[Tensor], kl_weight: Tensor) -> list[Tensor]:
         with torch.enable_grad(), no_validation():
             return self._differentiate(self.module(batch, kl_weight), self.parameters)
 
-    def _functional(
-        self, parameters: Sequence[Tensor], others: Sequence[Tensor], batch: Sequence[Tensor], kl_weight: Tensor
-    ) -> list[Tensor]:
+    def _functional(self, *flat: Tensor) -> list[Tensor]:
+        """The step as a function of tensors, see :data:`StepFunction`; it returns the state that it changes too."""
+        own, others, state = (tuple(names) for names in (self.module.own, self.module.others, self._state()))
+        values = dict(zip((*own, *others, *state), flat, strict=False))
+        *batch, kl_weight = flat[len(values) :]
         with torch.enable_grad(), no_validation():
-            leaves = [p.detach().requires_grad_() for p in parameters]
-            named = dict(zip((*self.module.own, *self.module.others), (*leaves, *others), strict=True))
-            return self._differentiate(torch.func.functional_call(self.module, named, (batch, kl_weight)), leaves)
+            leaves = {n: values[n].detach().requires_grad_() for n in own}
+            given = leaves | {n: values[n].detach() for n in others}
+            before = {n: values[n].clone() for n in state}
+            given |= before
+            loss = torch.func.functional_call(self.module, given, (batch, kl_weight))
+            self._written = [n for n in state if given[n] is not before[n] or version_of(before[n]) > 0]
+            return [*self._differentiate(loss, list(leaves.values())), *(given[n].detach() for n in self._written)]
 
     def _differentiate(self, loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
         gradients: Sequence[Tensor] = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
@@ -157,14 +173,14 @@ class GradientStep:
         if shapes not in self._graphs:
             first = not self._graphs
             with seeded(0):  # the run that is recorded must not use up the draws of the steps
+                inputs = (*self.parameters, *self.others, *self._state().values(), *batch, kl_weight)
                 with _constant_buffers(self.module):
-                    graph = _record(self._functional, self.parameters, self.others, batch, kl_weight)
+                    graph = _record(self._functional, inputs)
                 if first:
-                    self._verify(_flat(graph), batch, kl_weight)
+                    self._verify(graph, batch, kl_weight)
                 # The short last batch of an epoch is not worth a compilation.
                 compiled = self.mode == "compiled" and first
-                step = _compile(graph, *self.parameters, *self.others, *batch, kl_weight) if compiled else graph
-                self._graphs[shapes] = _flat(step)
+                self._graphs[shapes] = _compile(graph, *inputs) if compiled else graph
         return self._graphs[shapes]
 
     def _verify(self, traced: StepFunction, batch: Sequence[Tensor], kl_weight: Tensor) -> None:
@@ -175,24 +191,32 @@ class GradientStep:
         """
         order = torch.randperm(len(batch[0]), device=batch[0].device)
         other, weight = [b[order] for b in batch], 0.5 * kl_weight
-        original = [p.clone() for p in (*self.parameters, *self.others)]
-        moved = [p + 0.01 * p.abs().mean() * torch.randn_like(p) for p in original]
+        parameters = (*self.parameters, *self.others)
+        original, state = ([t.clone() for t in tensors] for tensors in (parameters, self._state().values()))
+        scales = [torch.where((size := p.abs().mean()) > 0, size, 1.0) for p in original]  # what is zero moves too
+        moved = [p + 0.01 * s * torch.randn_like(p) for p, s in zip(original, scales, strict=True)]
         torch.manual_seed(1)
         try:
-            self._set_parameters(moved)
+            _set(parameters, moved)
             expected = self._eager(other, weight)
+            reached = {n: b.clone() for n, b in self._state().items()}
         finally:
-            self._set_parameters(original)
+            _set(parameters, original)
+            _set(self._state().values(), state)
         torch.manual_seed(1)
-        results = (expected, traced(moved[: len(self.parameters)], moved[len(self.parameters) :], other, weight))
-        for a, b in zip(*results, strict=True):
+        results = traced(*moved, *state, *other, weight)
+        written = dict(zip(reached, state, strict=True))
+        written |= zip(self._written, results[len(expected) :], strict=True)
+        pairs = [*zip(expected, results, strict=False), *((reached[n], written[n]) for n in reached)]
+        for a, b in ((a.float(), b.float()) for a, b in pairs):
             scale = a.abs().max().clamp(min=1e-6)
             if not bool(((a - b).abs() <= 1e-3 * scale).all() | ~torch.isfinite(a).all()):
                 raise NotTraceableError("its recording gives another result than the program, on other data")
 
-    def _set_parameters(self, values: Sequence[Tensor]) -> None:
-        for parameter, value in zip((*self.parameters, *self.others), values, strict=True):
-            parameter.copy_(value)
+
+def _set(tensors: Iterable[Tensor], values: Iterable[Tensor]) -> None:
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)
 
 
 def _compile(graph: fx.GraphModule, *flat: Tensor) -> Callable[..., list[Tensor]]:
@@ -204,7 +228,9 @@ def _compile(graph: fx.GraphModule, *flat: Tensor) -> Callable[..., list[Tensor]
 
 def _require_pure(module: LossModule) -> None:
     if not module.objective.traceable:
-        raise NotTraceableError(f"{type(module.objective).__name__} keeps state or branches on values")
+        raise NotTraceableError(
+            f"{type(module.objective).__name__} branches on values or keeps state outside of its buffers"
+        )
 
 
 @contextmanager
@@ -227,23 +253,8 @@ def _constant_buffers(module: nn.Module) -> Iterator[None]:
         raise NotTraceableError(f"each step changes the buffer '{changed[0].removeprefix('program.')}'")
 
 
-def _record(
-    function: StepFunction,
-    parameters: Sequence[Tensor],
-    others: Sequence[Tensor],
-    batch: Sequence[Tensor],
-    kl_weight: Tensor,
-) -> fx.GraphModule:
-    """A graph of the tensors one after the other."""
-    n = len(parameters)
-    m = n + len(others)
+def _record(function: StepFunction, inputs: Sequence[Tensor]) -> fx.GraphModule:
     try:
-        return record(
-            lambda *flat: function(flat[:n], flat[n:m], flat[m:-1], flat[-1]), *parameters, *others, *batch, kl_weight
-        )
+        return record(function, *inputs)
     except Exception as error:  # any program may fail here, in any way: it then runs as the Python that it is
         raise NotTraceableError(first_line(error)) from error
-
-
-def _flat(graph: Callable[..., list[Tensor]]) -> StepFunction:
-    return lambda parameters, others, batch, kl_weight: graph(*parameters, *others, *batch, kl_weight)

@@ -434,6 +434,25 @@ class OwnObjective(Exact):
         self.objective = Squared()
 
 
+class Game(pg.inference.Objective):
+    """Two players, of whom the second looks at the data itself, NaN and all."""
+
+    anneals = False
+
+    def players(self, program):
+        elbo = pg.inference.ELBO()
+        return [
+            pg.inference.Player("place", [program.loc], elbo.loss),
+            pg.inference.Player("width", [program.scale_unconstrained], Squared().loss),
+        ]
+
+
+class OwnGame(Exact):
+    def __init__(self):
+        super().__init__()
+        self.objective = Game()
+
+
 class Stacked(Program):
     """Enumerated side by side its label has another shape than what it is stacked with."""
 

@@ -51,6 +51,7 @@ from tests.evaluation.conformance.broken_programs import (
     OtherPlate,
     OtherShape,
     OtherState,
+    OwnGame,
     OwnObjective,
     PlainList,
     PythonDraws,
@@ -236,6 +237,7 @@ BROKEN = {
     ],
     "objective": [
         (OwnObjective, X, "Squared gives the loss nan with NaN in x"),
+        (OwnGame, X, "Game, player 'width', gives the loss nan with NaN in x"),
         (Stacked, X, "stack expects each tensor to be equal size"),
     ],
     "parameters": [

@@ -17,8 +17,27 @@ import torch
 import pyro_gen as pg
 
 SETUP = """
+import pyro
 import torch
 import pyro_gen as pg
+from pyro_gen.inference import Objective, Player
+from pyro_gen.program import data_scale
+
+class Game(Objective):
+    # The first player's loss has no gradient by what the second moves: nobody may wait for one.
+    anneals = False
+
+    def players(self, program):
+        return [
+            Player("place", [program.loc], self.distance),
+            Player("shape", [program.scale_tril_unconstrained], self.likelihood, steps=2),
+        ]
+
+    def distance(self, program, x):
+        return data_scale(x) * (x - program.loc).square().sum()
+
+    def likelihood(self, program, x):
+        return -pyro.poutine.trace(program.model).get_trace(x).log_prob_sum()
 
 def runs():
     mixing = torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 2.0]])
@@ -34,6 +53,7 @@ def runs():
     # Its guide is the exact posterior: log p(x, z) - log q(z | x) and its gradient are the same for every draw of z.
     yield "latent", pg.models.ProbabilisticPCA(3, 1), x[:60], common
     yield "holes", pg.models.Gaussian(3), holes[:60], common
+    yield "game", pg.models.Gaussian(3), x[:60], common | dict(objective=Game(), clip_norm=1.0)
     yield "vae", pg.models.VAE(9, latent=2, hidden=(8,)), binary, common | dict(epochs=12, batch_size=40, lr=0.01)
     yield "rest", pg.models.Gaussian(3), x, common | dict(epochs=2)
 """
@@ -97,12 +117,12 @@ def test_both_ranks_report_the_same(outcome: list[dict[str, Any]]) -> None:
         assert a[name]["mode"] == "eager"
 
 
-@pytest.mark.parametrize("name", ["gaussian", "ppca", "latent", "holes"])
+@pytest.mark.parametrize("name", ["gaussian", "ppca", "latent", "holes", "game"])
 def test_two_processes_are_one_with_the_same_global_batch(outcome: list[dict[str, Any]], name: str) -> None:
     alone, together = single(name), outcome[0][name]
     assert together["steps"] == alone.steps
     for row, other in zip(together["history"], alone.history, strict=True):
-        for key in {"train_loss", "validation_loss", "lr"} & set(other):
+        for key in {"train_loss", "shape_loss", "validation_loss", "lr"} & set(other):
             assert row[key] == pytest.approx(other[key], abs=1e-4)
     for key, value in alone.program.state_dict().items():
         torch.testing.assert_close(torch.tensor(together["state"][key]), value, atol=1e-4, rtol=1e-4)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import pyro_gen as pg
-from pyro_gen.inference import ELBO, IWAE, DReG, Objective, Renyi, ScoreFunctionELBO
+from pyro_gen.inference import ELBO, IWAE, DReG, EnumELBO, Objective, Renyi, ScoreFunctionELBO
 from pyro_gen.inference.svi import devices
 from pyro_gen.inference.svi.step import GradientStep, LossModule, NotTraceableError, compiler_available
 from pyro_gen.program import Program
@@ -45,6 +45,7 @@ CASES: dict[str, tuple[Callable[[], Program], bool, dict[str, Any]]] = {
     "dreg": (vae, False, {"objective": DReG(4)}),
     "dreg, missing data": (vae, True, {"objective": DReG(4)}),
     "renyi": (vae, False, {"objective": Renyi(0.5, 3)}),
+    "score function": (vae, False, {"objective": ScoreFunctionELBO()}),
     "free bits and warm-up": (vae, False, {"objective": ELBO(free_bits=0.1), "kl_warmup": 2}),
     "missing data": (vae, True, {}),
     "dropout": (lambda: vae(dropout=0.3), False, {}),
@@ -244,11 +245,52 @@ def test_verification_leaves_parameters_and_generators_as_they_were(untouched_rn
     assert all(torch.equal(p, before[n]) for n, p in program.named_parameters())
 
 
-def test_an_objective_with_state_is_not_recorded() -> None:
-    result, _ = trained(vae, binary(), "auto", objective=ScoreFunctionELBO())
-    assert "ScoreFunctionELBO keeps state" in result.mode_reason
+def test_an_objective_that_says_so_is_not_recorded() -> None:
+    result, _ = trained(vae, binary(), "auto", objective=EnumELBO())
+    assert "EnumELBO branches" in result.mode_reason
     with pytest.raises(NotTraceableError):
-        GradientStep(LossModule(vae(), ScoreFunctionELBO(), 50, missing=False), None, "traced")
+        GradientStep(LossModule(vae(), EnumELBO(), 50, missing=False), None, "traced")
+
+
+class Remembers(ELBO):
+    """The ELBO plus a penalty by what earlier steps saw, which is kept in two buffers."""
+
+    seen: Tensor
+    steps: Tensor
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.in_place = in_place
+        self.register_buffer("seen", torch.zeros(9))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:
+        penalty = (self.seen - 0.4).square().sum() * sum(p.square().sum() for p in program.parameters())
+        if self.in_place:
+            self.seen.mul_(0.9).add_(x.mean(0))
+            self.steps += 1
+        else:
+            self.seen, self.steps = 0.9 * self.seen + x.mean(0), self.steps + 1
+        return super().loss(program, x, *context, kl_weight=kl_weight) + penalty
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_buffers_of_the_objective_are_state_of_a_recorded_step(in_place: bool) -> None:
+    objectives = [Remembers(in_place), Remembers(in_place)]
+    (eager, a), (traced, b) = (
+        trained(vae, binary(), c, objective=o) for c, o in zip((False, "trace"), objectives, strict=True)
+    )
+    assert (eager.mode, traced.mode) == ("eager", "traced")
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-6, msg=name)
+    assert objectives[0].steps == objectives[1].steps == 8
+    torch.testing.assert_close(objectives[0].seen, objectives[1].seen)
+
+
+def test_twin_a_recording_that_forgets_the_state_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GradientStep, "_state", lambda _: {})
+    with pytest.raises(ValueError, match="each step changes the buffer"):
+        trained(vae, binary(), "trace", objective=Remembers(True))
 
 
 def test_frozen_parameters_stay() -> None:
