@@ -4,6 +4,7 @@ from pyro_gen.inference import guides, mcmc
 from pyro_gen.inference.calibration import Calibration, sbc
 from pyro_gen.inference.diagnose import Diagnosis, diagnose, summary
 from pyro_gen.inference.guides import GuideReport, check_guide, with_guide
+from pyro_gen.inference.latents import Latents, latents
 from pyro_gen.inference.likelihood.bdmc import bdmc
 from pyro_gen.inference.likelihood.door import log_likelihood
 from pyro_gen.inference.likelihood.evidence import log_evidence
@@ -25,6 +26,7 @@ __all__ = [
     "EnumELBO",
     "FitResult",
     "GuideReport",
+    "Latents",
     "LogLikelihood",
     "NonFiniteLossError",
     "Objective",
@@ -37,6 +39,7 @@ __all__ = [
     "fit",
     "guides",
     "impute",
+    "latents",
     "log_evidence",
     "log_likelihood",
     "loo",

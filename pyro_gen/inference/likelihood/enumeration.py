@@ -27,7 +27,7 @@ from pyro_gen.inference.model_log_prob import ModelLogProb
 from pyro_gen.program import Program
 from pyro_gen.traces import sample_sites, trace_side
 
-__all__ = ["MAX_ASSIGNMENTS", "GuideDraws", "Summed", "enumerated", "is_enumerable", "probe"]
+__all__ = ["MAX_ASSIGNMENTS", "GuideDraws", "Summed", "enumerated", "is_enumerable", "marginals", "probe"]
 
 MAX_ASSIGNMENTS = 2**14  # joint values of the discrete latent variables of a datum that are summed over
 
@@ -133,6 +133,29 @@ def enumerated(program: Program, x: Tensor, *context: Any, instead: str = BY_IWA
                 yield GuideDraws(rows, prior + likelihood, values, dims)
 
 
+def marginals(sites: Mapping[str, FiniteSite], values: Mapping[str, Tensor], log_weights: Tensor) -> dict[str, Tensor]:
+    """The probability of each value of each variable by itself, out of log-weights of joint values.
+
+    Arguments:
+        sites: The variables.
+        values: A joint values by name, each with shape :math:`(A, *site)`.
+        log_weights: With shape :math:`(A, K, n)`.
+
+    Returns:
+        By name, float64 with shape :math:`(K, n, units, V)`.
+    """
+    chances = log_weights.softmax(0)
+    found = {}
+    for name, site in sites.items():
+        units = torch.stack([site.rows_of_units(v) for v in values[name]])  # (A, n, units, *event)
+        of_values = []
+        for value in site.support:
+            here = (units == value).reshape(*units.shape[:3], -1).all(3)
+            of_values.append(torch.einsum("akn,anu->knu", chances, here.to(chances.dtype)))
+        found[name] = torch.stack(of_values, -1)
+    return found
+
+
 def _masked(program: Program, sites: Mapping[str, FiniteSite]) -> Any:
     """A block in which the missing entries among finite sites have no density where nothing is missing."""
     handler = active(program)
@@ -178,6 +201,15 @@ class Summed:
         if not self.sites:
             return self.model(self.data, draws).double().sum(1)
         return self._terms(draws, size).logsumexp(0)
+
+    def probabilities(self, draws: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
+        """Their posterior given each of K draws, by name as of :func:`marginals`: (K, n, units, V)."""
+        n = len(self.data[0])
+        parts = []
+        for k in row_chunks(size, max(1, 2**22 // (len(self.counts) * n))):
+            here = {name: v[k] for name, v in draws.items()}
+            parts.append(marginals(self.sites, self.values, self._terms(here, len(range(size)[k]))))
+        return {name: torch.cat([p[name] for p in parts]) for name in self.sites}
 
     def draw(self, draws: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
         """Values of the discrete variables from their posterior given each of K draws, by name, each (K, *site)."""

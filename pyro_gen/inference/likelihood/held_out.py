@@ -205,10 +205,11 @@ def _pointwise(
         parts = []
         for s in range(len(draws)):
             given = Given(program, {name: v[s] for name, v in draws.values.items()}).eval()
-            if how == "iwae":
-                found = guide_bound(given, x, context, "iwae", num_particles or PARTICLES, seed + s, None)
-            else:
-                found = ais(given, x, *context, seed=seed + s, **({"start": "prior"} | options))
+            with latent_missing(given, x, *context):
+                if how == "iwae":
+                    found = guide_bound(given, x, context, "iwae", num_particles or PARTICLES, seed + s, None)
+                else:
+                    found = ais(given, x, *context, seed=seed + s, **({"start": "prior"} | options))
             parts.append(found.value)
             if progress is not None:
                 progress((s + 1) / len(draws))
