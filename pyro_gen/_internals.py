@@ -35,6 +35,15 @@ def own_modules(module: nn.Module) -> dict[str, nn.Module | None]:
     return module._modules  # noqa: SLF001
 
 
+_MEMBERS = [n for n in vars(nn.Module()) if n != "training"]
+_MEMBERS += ["_pyro_context", "_pyro_name", "_pyro_params", "_pyro_samples"]
+
+
+def share_members(module: PyroModule, other: PyroModule) -> None:
+    """Gives a module that was not initialised the parameters, buffers, modules and hooks of another, now and later."""
+    module.__dict__.update({name: other.__dict__[name] for name in _MEMBERS})
+
+
 def without_parts(module: M) -> M:
     """A shallow copy of a module that has lost its parameters and the modules inside of it."""
     fresh = copy.copy(module)

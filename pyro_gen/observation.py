@@ -9,7 +9,7 @@ exactly, and the completed value has :math:`x_m \sim p(x_m \mid x_o, z)`. So gen
 observed, and in-painting is imputation of a region.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyro
@@ -94,8 +94,9 @@ class assume_missing(Messenger):
 
     def _pyro_missing(self, msg: Any) -> None:
         if not msg["done"]:  # the innermost handler answers
-            inputs = [i for i in msg["infer"].get("inputs", ()) if isinstance(i, Tensor)]
-            other = self.of is not None and any(all(i is not known for known in self.of) for i in inputs)
+            inputs = [getattr(i, "packed", i) for i in msg["infer"].get("inputs", ())]  # several variables: their whole
+            data = [i for i in inputs if isinstance(i, Tensor | Mapping)]
+            other = self.of is not None and any(all(i is not known for known in self.of) for i in data)
             msg["value"] = self.missing or other
             msg["done"] = True
 

@@ -6,7 +6,7 @@ components of a mixture, is none: where sizes do not tell, the model runs once m
 """
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -58,16 +58,18 @@ def data_scale(x: Tensor) -> float:
     return _full_size(len(x)) / len(x)
 
 
-def plate(x: Tensor, dim: int = -1) -> Any:
+def plate(x: Any, dim: int = -1) -> Any:
     """Creates the data plate: one independent copy of what it contains per row of ``x``.
 
     Arguments:
-        x: The data, with shape :math:`(N, *)`.
+        x: The data, with shape :math:`(N, *)`; or several variables, a mapping or a tuple of such tensors.
         dim: The batch dimension of the plate, a negative integer.
 
     Returns:
         A ``pyro.plate`` named ``"data"``, scaled to the full data set inside :class:`data_size`.
     """
+    if isinstance(x, Mapping | tuple):
+        x = next(iter(x.values() if isinstance(x, Mapping) else x))
     return pyro.plate(DATA_PLATE, _full_size(len(x)), subsample=torch.arange(len(x), device=x.device), dim=dim)
 
 

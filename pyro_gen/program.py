@@ -93,7 +93,8 @@ class Program(PyroModule):
     Attributes:
         objective: What :func:`pyro_gen.fit` minimises by default, set in the class or on the instance; the ELBO where
             there is none.
-        event_shape: The shape of one datum, for generation. :func:`pyro_gen.fit` sets it when the class does not.
+        event_shape: The shape of one datum, for generation; a mapping or a tuple of shapes where the data are several
+            variables. :func:`pyro_gen.fit` sets it when the class does not.
 
     Example:
         >>> import pyro, torch
@@ -111,7 +112,7 @@ class Program(PyroModule):
     """
 
     objective: "Objective"  # no default here: a class attribute would hide the submodule that an assignment makes
-    event_shape: torch.Size | None = None
+    event_shape: Any = None
 
     def __init__(self) -> None:
         with _local_parameters():
@@ -151,7 +152,8 @@ class Program(PyroModule):
         """The generative story :math:`p(x, z, w)`.
 
         Arguments:
-            x: The data, with shape :math:`(N, *)` and NaN where nothing was observed.
+            x: The data, with shape :math:`(N, *)` and NaN where nothing was observed; several variables are a mapping
+                or a tuple of such tensors, as they were given, each observed at a site of its own.
             context: What the model conditions on, each with shape :math:`(N, *)`.
 
         Returns:
@@ -165,7 +167,7 @@ class Program(PyroModule):
         The default is for models without latent variables.
         """
 
-    def plate(self, x: Tensor, dim: int = -1) -> Any:
+    def plate(self, x: Any, dim: int = -1) -> Any:
         """Creates the data plate of this program, see :func:`plate`."""
         return plate(x, dim)
 

@@ -21,6 +21,7 @@ from pyro_gen._files import atomic
 from pyro_gen.data import Transform
 from pyro_gen.program import Program
 from pyro_gen.targets import build, describe_transform, file_and_name, restore_transform
+from pyro_gen.variables import known_shapes
 
 __all__ = ["SavedProgram", "is_saved_program", "load", "load_program", "save_program"]
 
@@ -75,7 +76,7 @@ def save_program(
         "target": target,
         "digest": None if file is None else _sha256(file),
         "options": dict(options or {}),
-        "event_shape": list(program.event_shape),
+        "event_shape": _written(program.event_shape),
         "transform": describe_transform(transform),
         "columns": None if columns is None else list(columns),
         "data": data,
@@ -104,7 +105,7 @@ def load_program(
     """
     path = Path(path)
     state, description, size = _read(path)
-    shape = torch.Size(description["event_shape"])
+    shape = _read_shape(description["event_shape"])
     if target is None:
         _check_trust(path, description, trust)
     elif isinstance(target, Program):
@@ -115,7 +116,7 @@ def load_program(
             program.event_shape = shape
             # Parameters that a first run creates (plain functions, autoguides) must exist before they can be filled.
             if program.state_dict().keys() != state.keys():
-                program.initialise(torch.zeros(2, *shape))
+                program.initialise(_zeros(program))
         program.load_state_dict(state)
         transform = restore_transform(description["transform"])
     except RuntimeError as error:
@@ -185,7 +186,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], int]:
         fine = all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()) and (
             isinstance(description["target"], str)
             and all(isinstance(key, str) for key in dict(description["options"]))
-            and all(type(length) is int and length >= 0 for length in description["event_shape"])
+            and all(map(_is_shape, _shapes(description["event_shape"])))
             and all(isinstance(one["name"], str) for one in description["transform"])
             and all(isinstance(name, str) for name in description["columns"] or ())
         )
@@ -226,6 +227,37 @@ def _check_trust(path: Path, description: Mapping[str, Any], trust: bool) -> Non
             f"{found} now): look at it, and name the program yourself by {{target}}.",
             target=target,
         )
+
+
+def _shapes(shape: Any) -> list[Any]:
+    """The shapes in a written ``event_shape``: one, or those of several variables, by name or in order."""
+    if isinstance(shape, dict):
+        return list(shape.values())
+    return shape if any(isinstance(part, list) for part in shape) else [shape]
+
+
+def _is_shape(shape: Any) -> bool:
+    return all(type(length) is int and length >= 0 for length in shape)
+
+
+def _written(shape: Any) -> Any:
+    if isinstance(shape, Mapping):
+        return {name: list(part) for name, part in shape.items()}
+    return [part if isinstance(part, int) else list(part) for part in shape]
+
+
+def _read_shape(shape: Any) -> Any:
+    if isinstance(shape, dict):
+        return {name: torch.Size(part) for name, part in shape.items()}
+    return tuple(map(torch.Size, shape)) if any(isinstance(part, list) for part in shape) else torch.Size(shape)
+
+
+def _zeros(program: Program) -> Any:
+    """Two data of zeros."""
+    variables = known_shapes(program)
+    if variables is None:
+        return torch.zeros(2, *program.event_shape)
+    return variables.unpack(torch.zeros(2, variables.numel))
 
 
 def _sha256(file: Path) -> str:

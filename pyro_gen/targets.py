@@ -86,7 +86,7 @@ def build(
             return found
         program = _create(found, target, _arguments(found, target, event_shape, options), options)
     if program.event_shape is None and event_shape is not None:
-        program.event_shape = torch.Size(event_shape)
+        program.event_shape = torch.Size(event_shape) if _is_one(event_shape) else event_shape
     return program
 
 
@@ -140,7 +140,7 @@ def _arguments(
     parameters = inspect.signature(cls).parameters
     arguments = dict(options)
     for name in ("event_shape", "features"):
-        if name in parameters and name not in arguments and event_shape is not None:
+        if name in parameters and name not in arguments and event_shape is not None and _is_one(event_shape):
             if name == "features" and len(event_shape) != 1:
                 raise ValueError(f"{target} is for tables, rows of numbers, not data of shape {tuple(event_shape)}.")
             arguments[name] = event_shape[0] if name == "features" else torch.Size(event_shape)
@@ -162,6 +162,11 @@ def _arguments(
             f"{cls.__name__}({', '.join(map(str, parameters.values()))}))."
         ) from None
     return arguments
+
+
+def _is_one(shape: Any) -> bool:
+    """Whether a shape is that of one tensor, and not those of several variables."""
+    return not isinstance(shape, Mapping) and all(isinstance(length, int) for length in shape)
 
 
 def _listed(names: Mapping[str, Any]) -> str:

@@ -36,6 +36,7 @@ from pyro_gen.density.sums import check_sums, summing
 from pyro_gen.density.support import check_observations
 from pyro_gen.density.validation import no_validation
 from pyro_gen.observation import assume_missing, no_completion
+from pyro_gen.packing import packs
 from pyro_gen.program import Program
 from pyro_gen.traces import data_dim, sample_sites, validated
 
@@ -51,6 +52,7 @@ _COUPLED = (
 )
 
 
+@packs
 def density(
     program: Program | Callable[..., Any],
     *data: Any,

@@ -45,6 +45,7 @@ from pyro_gen.inference.mcmc.initial import NoStart
 from pyro_gen.inference.mcmc.sampler import Sampler
 from pyro_gen.inference.simulate import given_site, simulate_sets
 from pyro_gen.inference.uniformity import simultaneous_band, uniformity
+from pyro_gen.packing import packs
 from pyro_gen.program import Program
 from pyro_gen.traces import sample_sites, trace_side
 
@@ -234,6 +235,7 @@ def _meaning_of_location(name: str, high: bool) -> str:
 Method = Callable[..., dict[str, Tensor]]
 
 
+@packs
 def sbc(
     program: Program,
     x: Any,

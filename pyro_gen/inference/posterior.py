@@ -31,6 +31,7 @@ from pyro_gen.inference.mcmc.gibbs import held_names
 from pyro_gen.inference.progress import progress_bar
 from pyro_gen.inference.run_state import RunState, fingerprint
 from pyro_gen.inference.storage import Disk, Memory, check_free, check_path, claimed
+from pyro_gen.packing import packs
 from pyro_gen.program import Program
 from pyro_gen.traces import sample_sites
 
@@ -43,6 +44,7 @@ METHODS = ("auto", "hmc", "nuts", "mala", "rwm", "gibbs", "tempering", "guide", 
 DRAWS, GUIDE_DRAWS = 200, 1000
 
 
+@packs
 def posterior(
     program: Program | Callable[..., Any],
     *data: Any,
@@ -70,7 +72,8 @@ def posterior(
     Arguments:
         program: A program, or a plain Pyro model function.
         data: What the model is called with: the data with shape :math:`(N, *)` as tensor, array or data frame, NaN
-            where nothing was observed, and its context. Any arguments for a plain function, which is given arrays as
+            where nothing was observed, or a mapping or a tuple of such tensors, and its context. Any arguments for a
+            plain function, which is given arrays as
             tensors and a data frame as it is.
         method: ``"hmc"``, many chains of jittered Hamiltonian Monte Carlo that adapt together (``"auto"``); ``"nuts"``;
             ``"mala"``; ``"rwm"``, random-walk Metropolis; ``"gibbs"`` with ``blocks=``; ``"tempering"``, for posteriors

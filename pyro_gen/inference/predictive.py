@@ -30,8 +30,10 @@ from pyro_gen.inference.proposals import guide_draws, guide_obstacle, guide_on
 from pyro_gen.inference.returned import require_completed
 from pyro_gen.inference.simulate import ROWS, complete, not_amortised, simulate
 from pyro_gen.observation import assume_missing
+from pyro_gen.packing import PackedProgram, packs
 from pyro_gen.program import Program, fixed
 from pyro_gen.traces import Structure, data_dim, is_local, sample_sites, structure, trace_side
+from pyro_gen.variables import items
 
 __all__ = ["impute", "mean_of", "reconstruct", "sample", "with_latents"]
 
@@ -40,7 +42,8 @@ PROPOSALS = 200  # draws of the guide per datum, to resample from
 HMC_DRAWS = 100  # of each of 64 chains, at least
 
 
-def sample(program: Program, n: int, *, context: tuple[Any, ...] = (), seed: int = 0) -> Tensor:
+@packs
+def sample(program: Program, n: int, *, context: tuple[Any, ...] = (), seed: int = 0) -> Any:
     """Generates data.
 
     Local latent variables come from the prior. Global ones, the weights of a Bayesian network say, come from the guide:
@@ -53,7 +56,7 @@ def sample(program: Program, n: int, *, context: tuple[Any, ...] = (), seed: int
         seed: Seeds the draws; the caller's generators are left alone.
 
     Returns:
-        The data, with shape :math:`(n, *)`.
+        The data, with shape :math:`(n, *)`; of several variables a mapping or a tuple of such tensors.
 
     Raises:
         ValueError: The program does not know the shape of a datum, or its model does not return the completed data.
@@ -73,18 +76,20 @@ def sample(program: Program, n: int, *, context: tuple[Any, ...] = (), seed: int
         return simulate(program, n, context)[0]
 
 
-def reconstruct(program: Program, x: Tensor, *context: Any, draws: int = 1, seed: int = 0) -> Tensor:
+@packs
+def reconstruct(program: Program, x: Any, *context: Any, draws: int = 1, seed: int = 0) -> Any:
     """Encodes and decodes data: the mean of the likelihood at draws of the guide.
 
     Arguments:
         program: The program.
-        x: The data, with shape :math:`(N, *)` and NaN where nothing was observed.
+        x: The data, with shape :math:`(N, *)` and NaN where nothing was observed, or several variables.
         context: What the model conditions on, each with shape :math:`(N, *)`.
         draws: How many draws of the guide to average over.
         seed: Seeds the draws; the caller's generators are left alone.
 
     Returns:
-        The means, with the shape of ``x``, also of entries that were not observed.
+        The means, with the shape of ``x``, also of entries that were not observed. Of several variables those that
+        have no mean, labels say, are NaN.
 
     Raises:
         ValueError: The likelihood has no mean, or no observed site has the shape of the data.
@@ -134,6 +139,24 @@ def _weighed(program: Program, data: tuple[Any, ...], draws: int) -> dict[str, T
 def mean_of(program: Program, trace: Any, x: Tensor) -> Tensor:
     """The mean of the observed distribution that has the data, in a trace of a model, with the shape of ``x``."""
     sites = [s for s in sample_sites(trace).values() if s["is_observed"] and not s["infer"].get("_deterministic")]
+    if not isinstance(program, PackedProgram):
+        return _mean_at(program, sites, x)
+    means: dict[Any, Tensor] = {}
+    for name, view in items(program.variables.unpack(x)):
+        own = [s for s in sites if s["name"] == name]
+        try:
+            means[name] = _mean_at(program, own or sites, view)
+        except _NoMeanError:
+            means[name] = torch.full_like(view, torch.nan)
+    joined: Tensor = program.variables.join(means, x.shape[:1])
+    return joined
+
+
+class _NoMeanError(ValueError):
+    pass
+
+
+def _mean_at(program: Program, sites: list[Any], x: Tensor) -> Tensor:
     # The model may observe the data in their own shape, or their entries in another one.
     own = [s for s in sites if s["value"].shape == x.shape]
     other = [s for s in sites if s["value"].shape[:1] == x.shape[:1] and s["value"].numel() == x.numel()]
@@ -149,7 +172,7 @@ def mean_of(program: Program, trace: Any, x: Tensor) -> Tensor:
     except NotImplementedError:
         mean = torch.full_like(x, torch.nan)
     if bool(mean.isnan().all()):  # torch's way to say that a distribution has none
-        raise ValueError(
+        raise _NoMeanError(
             f"The likelihood of {type(program).__name__} at '{site['name']}' has no mean in closed form: use "
             "pyro_gen.sample or pyro_gen.impute."
         )
@@ -168,16 +191,17 @@ def _of_steps(sites: list[Any], x: Tensor) -> Tensor | None:
     return torch.stack([steps[t] for t in range(x.shape[1])], 1) if steps and len(steps) == x.shape[1] else None
 
 
+@packs
 def impute(
     program: Program | Callable[..., Any],
-    x: Tensor,
+    x: Any,
     *context: Any,
     draws: int = 20,
     method: str = "auto",
     num_proposals: int = PROPOSALS,
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
-) -> Tensor:
+) -> Any:
     r"""Draws the missing entries from their distribution given the seen ones.
 
     Without latent variables the observe statement draws from :math:`p(x_m | x_o)` itself. With local ones, draws of the
@@ -190,7 +214,8 @@ def impute(
 
     Arguments:
         program: The program, or a plain Pyro model function.
-        x: The data, with shape :math:`(N, *)` and NaN where nothing was observed.
+        x: The data, with shape :math:`(N, *)` and NaN where nothing was observed; or several variables, a mapping or a
+            tuple of such tensors.
         context: What the model conditions on, each with shape :math:`(N, *)`.
         draws: The number S of completed data sets.
         method: ``"guide"`` for resampled draws of the guide alone, ``"ais"`` for annealed importance sampling alone,
@@ -202,7 +227,8 @@ def impute(
         seed: Seeds the draws; the caller's generators are left alone.
 
     Returns:
-        Completed data with shape :math:`(S, N, *)`; entries that were seen are bit-identical.
+        Completed data with shape :math:`(S, N, *)`, each variable of several; entries that were seen are
+        bit-identical.
 
     Raises:
         ValueError: The method does not exist or does not apply, or the options are not for it.
@@ -225,7 +251,9 @@ def impute(
         raise ValueError(f"impute(draws={draws}, num_proposals={num_proposals}): give positive numbers.")
     if options and (method in ("guide", "ais") or options.get("method") in ("guide", "smc")):
         raise ValueError('impute(options=...) is for Markov chains: give method="hmc", and no weighted draws.')
-    program = program if isinstance(program, Program) else Program.from_functions(program)
+    if not isinstance(program, Program):
+        given: dict[str, Any] = {"draws": draws, "method": method, "num_proposals": num_proposals, "options": options}
+        return impute(Program.from_functions(program), x, *context, **given, seed=seed)
     data = as_tensor(x)
     x, *rest = as_inputs(program, data, *context)
     context = tuple(rest)

@@ -7,6 +7,7 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from pyro_gen._internals import autoguide_model, set_autoguide_model
+from pyro_gen.packing import PackedProgram
 from pyro_gen.program import Program
 
 __all__ = ["copy_program"]
@@ -17,6 +18,8 @@ def copy_program(program: Program) -> Program:
 
     Pyro's autoguides drop their model when they are copied, the original theirs too: both get it back.
     """
+    if isinstance(program, PackedProgram):
+        return PackedProgram(copy_program(program.inner), program.variables)
     # Pyro's transforms keep results of the last call, which cannot be copied with the graph that they came from.
     values = [v for m in program.modules() for v in vars(m).values()]
     values += [w for v in values if isinstance(v, tuple) for w in v]

@@ -23,6 +23,7 @@ from pyro_gen.evaluation.conformance import (
     rows,
     sites_and_shapes,
     support,
+    variables,
 )
 from pyro_gen.evaluation.conformance.case import SIDES, Case, trace_of
 from pyro_gen.evaluation.conformance.check import Check, Failed, Skipped
@@ -31,6 +32,7 @@ from pyro_gen.evaluation.conformance.error_place import first_line, place_of
 from pyro_gen.evaluation.conformance.report import NOT_RUN, Report, Result
 from pyro_gen.evaluation.conformance.rows import row_guides
 from pyro_gen.evaluation.conformance.scores import sizes
+from pyro_gen.packing import packs, unpacked_program
 from pyro_gen.program import FunctionProgram, Program
 from pyro_gen.traces import DATA_PLATE
 
@@ -41,6 +43,7 @@ MAX_ROWS = 23  # enough to see every defect below; a prime that hardly any layer
 
 THEMES = (
     sites_and_shapes,
+    variables,
     rows,
     missing_values,
     randomness,
@@ -57,7 +60,8 @@ CHECKS: dict[str, Check] = {
 """Every check by name, in the order in which they run."""
 
 
-def check_program(program: Program, x: Tensor, *context: Any, seed: int = 0) -> Report:
+@packs
+def check_program(program: Program, x: Any, *context: Any, seed: int = 0) -> Report:
     """Puts a program through the conformance suite.
 
     The program itself is left as it is: every check works on a copy. Missing entries that feed a later density are
@@ -67,7 +71,7 @@ def check_program(program: Program, x: Tensor, *context: Any, seed: int = 0) -> 
     Arguments:
         program: The program.
         x: Some data, as :func:`pyro_gen.fit` takes it, with shape :math:`(N, *)`, NaN where nothing was observed; at
-            least 2 rows, of which the first 23 are used.
+            least 2 rows, of which the first 23 are used. Several variables are a mapping or a tuple of such tensors.
         context: What the program conditions on, each with shape :math:`(N, *)`.
         seed: Seeds every draw; the caller's generator is left alone.
 
@@ -143,6 +147,7 @@ def _rows(program: Program) -> int:
 
 
 def _name(program: Program) -> str:
+    program = unpacked_program(program)
     if not isinstance(program, FunctionProgram):
         return type(program).__name__
     functions = [getattr(f, "__name__", type(f).__name__) for f in program.functions]

@@ -39,6 +39,7 @@ from pyro_gen.inference.likelihood.result import LogLikelihood, number_or_none
 from pyro_gen.inference.likelihood.weights import effective_sample_size, log_mean_exp, psis_khat, tail_length
 from pyro_gen.inference.proposals import guide_draws, joint_guide_draws
 from pyro_gen.inference.svi import fit
+from pyro_gen.packing import packs
 from pyro_gen.program import Program
 from pyro_gen.traces import structure
 
@@ -190,6 +191,7 @@ _INCOMPLETE = (
 )
 
 
+@packs
 def check_guide(
     program: Program,
     x: Any,

@@ -18,6 +18,7 @@ from pyro_gen._random import seeded
 from pyro_gen.density import as_inputs, density
 from pyro_gen.inference.guides.attach import guide_of, with_guide
 from pyro_gen.inference.guides.latent import FullRank
+from pyro_gen.packing import packs
 from pyro_gen.program import Program
 
 __all__ = ["laplace"]
@@ -53,9 +54,16 @@ def laplace(program: Program, x: Any, *context: Any, seed: int = 0) -> Program:
         >>> round(guide_of(program).loc.exp().item(), 4)  # the mode of log(rate): (3 + 6) / (1 + 2)
         3.0
     """
-    unmet = with_guide(program, FullRank())
-    x, *parts = as_inputs(program, x, *context)
-    guided = unmet.initialise(x, *parts, seed=seed)
+    guided = with_guide(program, FullRank())
+    _to_mode(guided, x, *context, seed=seed)
+    return guided
+
+
+@packs
+def _to_mode(guided: Program, x: Any, *context: Any, seed: int) -> None:
+    """Makes a new guide that of the mode of the posterior."""
+    x, *parts = as_inputs(guided, x, *context)
+    guided.initialise(x, *parts, seed=seed)
     guide = guide_of(guided)
     assert isinstance(guide, FullRank)
     with seeded(seed):
@@ -63,7 +71,7 @@ def laplace(program: Program, x: Any, *context: Any, seed: int = 0) -> Program:
     if target.names != guide.names:
         raise ValueError(
             f"laplace approximates all continuous latent variables ({', '.join(target.names)}), and the guide of "
-            f"{type(program).__name__} samples some of them itself: give a program without a guide."
+            f"{_name(guided)} samples some of them itself: give a program without a guide."
         )
 
     def loss(v: Tensor) -> Tensor:
@@ -80,29 +88,32 @@ def laplace(program: Program, x: Any, *context: Any, seed: int = 0) -> Program:
     optimizer.step(closure)
     mode = v.detach()
     for _ in range(NEWTON_STEPS):  # which LBFGS ends short of
-        factor = _cholesky(loss, mode, program)
+        factor = _cholesky(loss, mode, guided)
         grad = target.log_density_and_grad(mode.unsqueeze(0))[1][0]
         step = torch.cholesky_solve(grad.unsqueeze(-1), factor).squeeze(-1)
         if not bool(loss(mode + step) < loss(mode)):  # nothing left but rounding
             break
         mode = mode + step
-    factor = _cholesky(loss, mode, program)
+    factor = _cholesky(loss, mode, guided)
     scale_tril = torch.linalg.cholesky(torch.cholesky_inverse(factor))
     scale = scale_tril.diagonal()
     with torch.no_grad():
         guide.loc.copy_(mode)
         guide.log_scale.copy_(scale.log())
         guide.lower.copy_(scale_tril / scale.unsqueeze(-1))
-    return guided
 
 
-def _cholesky(loss: Any, mode: Tensor, program: Program) -> Tensor:
+def _name(guided: Program) -> str:
+    return type(guided.unguided).__name__
+
+
+def _cholesky(loss: Any, mode: Tensor, guided: Program) -> Tensor:
     """The Cholesky factor of the Hessian of the negative log-density."""
     hessian = torch.autograd.functional.hessian(loss, mode)
     factor, info = torch.linalg.cholesky_ex(hessian)
     if info.item() != 0 or not bool(torch.isfinite(factor).all()):
         raise ValueError(
-            f"The posterior of {type(program).__name__} is not curved downwards in every direction where the search "
+            f"The posterior of {_name(guided)} is not curved downwards in every direction where the search "
             "for its mode ended: the scale of a hierarchical model often has no mode. Use MeanField or Flow."
         )
     return torch.as_tensor(factor)

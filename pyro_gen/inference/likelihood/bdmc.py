@@ -31,12 +31,14 @@ from pyro_gen.inference.likelihood.result import LogLikelihood, entries_seen
 from pyro_gen.inference.likelihood.schedules import CHAINS, Options
 from pyro_gen.inference.likelihood.weights import left_out, log_mean_exp
 from pyro_gen.inference.simulate import given_site, simulate, simulate_sets
+from pyro_gen.packing import packs
 from pyro_gen.program import Program
 from pyro_gen.traces import structure
 
 __all__ = ["ais_with_gap", "bdmc", "evidence_with_gap"]
 
 
+@packs
 def bdmc(
     program: Program,
     n: int,

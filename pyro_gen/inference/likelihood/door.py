@@ -19,6 +19,7 @@ from pyro_gen.inference.likelihood.held_out import predictive_density
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.likelihood.smc import likelihoods
 from pyro_gen.inference.noise import with_noise
+from pyro_gen.packing import packed_inputs, packs
 from pyro_gen.program import Program
 from pyro_gen.traces import structure
 
@@ -27,6 +28,7 @@ __all__ = ["log_likelihood"]
 METHODS = ("auto", "exact", "elbo", "iwae", "ais", "bdmc", "smc")
 
 
+@packs
 def log_likelihood(
     program: Program | Callable[..., Any],
     x: Any,
@@ -43,7 +45,8 @@ def log_likelihood(
 
     Arguments:
         program: The program, or a plain Pyro model function.
-        x: The data, with shape :math:`(N, *)` and NaN where nothing was observed; what was seen is scored.
+        x: The data, with shape :math:`(N, *)` and NaN where nothing was observed; what was seen is scored. Several
+            variables are a mapping or a tuple of such tensors.
         context: What the model conditions on, each with shape :math:`(N, *)`.
         method: ``"exact"`` for programs without latent variables, with a closed-form ``marginal()``, or with discrete
             local latent variables only, summed over their joint values (at most 16384 per datum); ``"elbo"`` and
@@ -90,7 +93,7 @@ def log_likelihood(
         raise ValueError(f'log_likelihood(method="{method}") has no option {next(iter(options))!r}.')
     if method in ("exact", "ais", "bdmc", "smc") and num_particles is not None:
         raise ValueError(f'log_likelihood(method="{method}") has no particles: num_particles is for "elbo" and "iwae".')
-    program = program if isinstance(program, Program) else Program.from_functions(program)
+    program, x = packed_inputs(program if isinstance(program, Program) else Program.from_functions(program), x)
     if noise is not None:
         program = with_noise(program, noise)
     x, *parts = as_inputs(program, x, *context)

@@ -26,6 +26,7 @@ from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.likelihood.smc import smc
 from pyro_gen.inference.likelihood.weights import effective_sample_size, log_mean_exp, psis_khat
 from pyro_gen.inference.proposals import draws_for
+from pyro_gen.packing import packs
 from pyro_gen.program import Program
 from pyro_gen.traces import structure
 
@@ -35,6 +36,7 @@ METHODS = ("exact", "smc", "ais", "bdmc", "bridge", "importance")
 PARTICLES = 1000  # draws of the guide
 
 
+@packs
 def log_evidence(
     program: Program | Callable[..., Any],
     x: Any,
@@ -48,7 +50,8 @@ def log_evidence(
 
     Arguments:
         program: A program, or a plain Pyro model function called with the data.
-        x: The data, with shape :math:`(N, *)` and NaN where nothing was observed; what was seen is scored.
+        x: The data, with shape :math:`(N, *)` and NaN where nothing was observed; what was seen is scored. Several
+            variables are a mapping or a tuple of such tensors.
         context: What the model conditions on, each with shape :math:`(N, *)`.
         method: ``"smc"``, :func:`pyro_gen.inference.likelihood.smc.smc`; ``"ais"``,
             :func:`pyro_gen.inference.likelihood.ais.anneal`; ``"bdmc"``, the same with an upper bound on data simulated

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 
 from pyro_gen._random import vmap_draws
 from pyro_gen.density.missing import latent_missing
+from pyro_gen.packing import packed_inputs
 from pyro_gen.program import Program
 
 __all__ = ["Objective", "Player", "over_particles", "positive", "vmapped"]
@@ -20,6 +21,7 @@ __all__ = ["Objective", "Player", "over_particles", "positive", "vmapped"]
 def _with_latent_missing(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(loss)
     def wrapper(self: "Objective", program: Program, x: Tensor, *context: Any, **options: Any) -> Tensor:
+        program, x = packed_inputs(program, x)
         with latent_missing(program, x, *context):
             return loss(self, program, x, *context, **options)
 

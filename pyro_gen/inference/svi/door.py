@@ -45,6 +45,7 @@ from pyro_gen.inference.svi.preflight import (
 from pyro_gen.inference.svi.result import FitResult
 from pyro_gen.inference.svi.settings import Settings
 from pyro_gen.inference.svi.step import LossModule
+from pyro_gen.packing import packs_training_data
 from pyro_gen.program import Program
 from pyro_gen.traces import structure
 
@@ -59,6 +60,7 @@ _WHY = {
 
 
 @undisturbed()
+@packs_training_data
 def fit(
     program: Program,
     data: Any,
@@ -91,15 +93,18 @@ def fit(
     Arguments:
         program: The program; its parameters are updated.
         data: The data: a tensor, array or data frame of shape :math:`(N, *)` with NaN where nothing was observed, a
-            tuple ``(x, *context)``, or a torch ``Dataset`` of these.
+            tuple ``(x, *context)``, or a torch ``Dataset`` of these. Several variables are a mapping of such tensors by
+            name, ``{"image": x, "label": y}``, or a tuple of them as the first element of a tuple, ``((x, y),)``; a
+            plain tuple ``(x, y)`` is x with its context y, which is conditioned on and not modelled.
         objective: What is minimised; by default the program's ``objective``, or the ELBO.
         epochs: Passes through the data.
         batch_size: Rows per step, all processes together.
         lr: The learning rate of Adam (AdamW with ``weight_decay``).
         validation: Held-out data, as ``data``; its loss is reported after each epoch.
         patience: Stop after so many epochs without a better validation loss, and return to the best weights.
-        transform: Applied to ``x`` of each minibatch: ``pg.data.DynamicBinarize`` say. Validation data takes it too,
-            with the same draws in each epoch.
+        transform: Applied to ``x`` of each minibatch: ``pg.data.DynamicBinarize`` say; of several variables to all
+            together, or a mapping with one for some of them. Validation data takes it too, with the same draws in each
+            epoch.
         schedule: ``"constant"``, ``"cosine"`` (to zero), or a function of the progress in [0, 1] that returns a
             factor for ``lr``.
         clip_norm: Greatest norm of the gradient.

@@ -17,6 +17,7 @@ from tests.evaluation.conformance.sound_programs import (
     Flow,
     Good,
     K,
+    Labelled,
     N,
 )
 
@@ -481,3 +482,17 @@ class Rounded(Program):
         with plate(x):
             loc = self.loc + (0.1 * filled + shift) - shift - 0.1 * filled + self.coupled * filled[0].mean()
             return pg.observe("x", dist.Normal(loc, 1.0).to_event(1), x)
+
+
+class LabelNotObserved(Labelled):
+    def model(self, x):
+        with self.plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(K), 1.0).to_event(1))
+            h = torch.cat([z, self.logits.expand(*z.shape[:-1], 3)], -1)
+            return pg.observe("x", dist.Normal(self.decoder(h), 1.0).to_event(1), x[0]), x[1]
+
+
+class LabelTwice(Labelled):
+    def observed(self, label):
+        pg.observe("again", dist.Categorical(logits=self.logits), label)
+        return super().observed(label)

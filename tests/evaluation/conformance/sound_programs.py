@@ -251,3 +251,45 @@ def local_function(x):
     with plate(x):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
         return pg.observe("x", dist.Normal(z[:, None].expand(-1, D), 1.0).to_event(1), x)
+
+
+class Labelled(Program):
+    """An image and a label: the data are a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits = nn.Parameter(torch.randn(3))
+        self.decoder = nn.Linear(K + 3, D)
+        self.encoder = nn.Linear(D, 2 * K)
+
+    def model(self, x):
+        image, label = x
+        with self.plate(x):
+            y = self.observed(label)
+            z = pyro.sample("z", dist.Normal(torch.zeros(K), 1.0).to_event(1))
+            classes = (y.unsqueeze(-1) == torch.arange(3)).to(z.dtype)
+            h = torch.cat([z, classes.expand(*z.shape[:-1], 3)], -1)
+            return pg.observe("x", dist.Normal(self.decoder(h), 1.0).to_event(1), image), y
+
+    def observed(self, label):
+        return pg.observe("y", dist.Categorical(logits=self.logits), label)
+
+    def guide(self, x):
+        with self.plate(x):
+            loc, scale = self.encoder(x[0].nan_to_num()).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, F.softplus(scale) + 1e-3).to_event(1))
+
+
+PAIR = (X, torch.arange(9) % 3)
+PAIR_WITH_HOLES = (X, torch.where(torch.arange(9) < 4, torch.nan, torch.arange(9) % 3))
+
+
+def views(x, t):
+    """Two views of one thing, which are linear in t."""
+    slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+    with pg.plate(x):
+        pg.observe("first", dist.Normal(slope * t, 1.0), x[0])
+        return pg.observe("second", dist.Normal((slope * t).unsqueeze(-1), torch.ones(2)).to_event(1), x[1])
+
+
+VIEWS = (data()[:, 0], data()[:, 1:3])

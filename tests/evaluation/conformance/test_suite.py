@@ -35,6 +35,8 @@ from tests.evaluation.conformance.broken_programs import (
     HiddenRandomnessGuide,
     InfiniteGradient,
     KnowsVmap,
+    LabelNotObserved,
+    LabelTwice,
     LatentColumn,
     LeftThere,
     MissesSite,
@@ -74,6 +76,9 @@ from tests.evaluation.conformance.broken_programs import (
 )
 from tests.evaluation.conformance.sound_programs import (
     HOLES,
+    PAIR,
+    PAIR_WITH_HOLES,
+    VIEWS,
     Bayesian,
     Chain,
     D,
@@ -83,6 +88,7 @@ from tests.evaluation.conformance.sound_programs import (
     Flow,
     Good,
     Implicit,
+    Labelled,
     N,
     Pixels,
     Scalar,
@@ -93,6 +99,7 @@ from tests.evaluation.conformance.sound_programs import (
     mixed,
     network_function,
     regression,
+    views,
 )
 
 
@@ -125,6 +132,9 @@ SOUND = {
     "two plates": (Pixels, (X,)),
     "chain": (Chain, (X,)),
     "enumerated mixture": (Enumerated, (X,)),
+    "image and label": (Labelled, (PAIR,)),
+    "image and label, some unknown": (Labelled, (PAIR_WITH_HOLES,)),
+    "two views by functions, context": (lambda: Program.from_functions(views, AutoNormal), (VIEWS, torch.arange(9.0))),
     "BatchNorm in the encoder": (lambda: mixed(nn.BatchNorm1d(6)), (X,)),
     "Dropout in the encoder": (lambda: mixed(nn.Dropout(0.5)), (X,)),
 }
@@ -177,6 +187,10 @@ BROKEN = {
         (SumsOverData, X, "event shape (9, 4) for 9 rows, (8, 4) for 8: its log-density sums over the data"),
         (NoPlate, X, "sums over the data"),
         (GlobalPerRow, X, "Site 'z' of the model"),
+    ],
+    "variables": [
+        (LabelNotObserved, PAIR, "Variable '1' is never observed"),
+        (LabelTwice, PAIR, "Variable '1' is scored more than once, at the sites 'again', 'y'"),
     ],
     "model_rows": [
         (DecoderBatchNorm, X, "in training mode"),
@@ -264,7 +278,7 @@ def test_every_check_is_run():
     ]
     with_checks = [m for m in modules if any(isinstance(v, Check) for v in vars(m).values())]
     assert {m.__name__ for m in suite.THEMES} == {m.__name__ for m in with_checks}
-    assert next(iter(CHECKS)) == "runs" and len(CHECKS) == 22
+    assert next(iter(CHECKS)) == "runs" and len(CHECKS) == 23
 
 
 def test_every_check_has_a_broken_program():
