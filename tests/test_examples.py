@@ -94,6 +94,13 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "doubtful_low": (-1.0, -0.3),
         "doubtful_high": (0.3, 1.5),
     },
+    "predict_regression": {
+        "gain_left_out": (0.05, 0.12),
+        "gain_held_out": (0.12, 0.21),
+        "coverage_gaussian": (0.88, 0.96),
+        "coverage_student": (0.88, 0.96),
+        "largest_khat": (-0.5, 0.7),
+    },
     "vae_digits": {
         "elbo": (-19.6, -18.0),
         "iwae": (-18.6, -17.2),
