@@ -27,6 +27,7 @@ __all__ = [
     "assume_missing",
     "called_with",
     "completions",
+    "may_be_missing",
     "no_completion",
     "observe",
     "point_in",
@@ -75,6 +76,11 @@ def _complete(value: Tensor, draw: Callable[[], Tensor] | None = None) -> Tensor
     # Beside a discrete variable that is summed out there is a draw for each of its values: any one has the right shape.
     drawn = drawn[(0,) * (drawn.dim() - value.dim())]
     return torch.where(torch.isnan(value), drawn.to(value.dtype), value)
+
+
+def may_be_missing(value: Tensor) -> bool:
+    """Whether data has missing entries; inside :class:`assume_missing` what is said there, whatever the data."""
+    return _any_missing(value)
 
 
 class assume_missing(Messenger):

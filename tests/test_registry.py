@@ -84,9 +84,10 @@ def test_a_new_model_is_a_file_its_name_in_two_and_a_recipe(tmp_path: Path) -> N
 
 def test_a_registry_names_what_it_has() -> None:
     assert {"ELBO", "IWAE", "DReG", "Renyi", "ScoreFunctionELBO", "EnumELBO"} <= set(OBJECTIVES)
+    assert {"ContrastiveDivergence", "ScoreMatching", "NoiseContrastive", "PseudoLikelihood"} <= set(OBJECTIVES)
     assert {"VAE", "Gaussian", "TableStudent"} <= set(MODELS)
     assert DATA_SETS["mnist"].from_folder and not DATA_SETS["iris"].from_folder
-    with pytest.raises(ValueError, match=r"there is no objective 'ELBOW': choose one of DReG, ELBO, "):
+    with pytest.raises(ValueError, match=r"there is no objective 'ELBOW': choose one of ContrastiveDivergence, "):
         OBJECTIVES.find("ELBOW")
 
 

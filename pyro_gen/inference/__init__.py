@@ -11,7 +11,20 @@ from pyro_gen.inference.likelihood.evidence import log_evidence
 from pyro_gen.inference.likelihood.held_out import loo
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.noise import with_noise
-from pyro_gen.inference.objectives import ELBO, IWAE, DReG, EnumELBO, Objective, Player, Renyi, ScoreFunctionELBO
+from pyro_gen.inference.objectives import (
+    ELBO,
+    IWAE,
+    ContrastiveDivergence,
+    DReG,
+    EnumELBO,
+    NoiseContrastive,
+    Objective,
+    Player,
+    PseudoLikelihood,
+    Renyi,
+    ScoreFunctionELBO,
+    ScoreMatching,
+)
 from pyro_gen.inference.posterior import posterior
 from pyro_gen.inference.predict import predict
 from pyro_gen.inference.predictive import impute, reconstruct, sample
@@ -21,6 +34,7 @@ __all__ = [
     "ELBO",
     "IWAE",
     "Calibration",
+    "ContrastiveDivergence",
     "DReG",
     "Diagnosis",
     "EnumELBO",
@@ -28,11 +42,14 @@ __all__ = [
     "GuideReport",
     "Latents",
     "LogLikelihood",
+    "NoiseContrastive",
     "NonFiniteLossError",
     "Objective",
     "Player",
+    "PseudoLikelihood",
     "Renyi",
     "ScoreFunctionELBO",
+    "ScoreMatching",
     "bdmc",
     "check_guide",
     "diagnose",

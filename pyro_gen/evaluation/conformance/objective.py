@@ -18,7 +18,8 @@ def objective(case: Case) -> str | None:
     """The program's own objective gives each player a finite loss and finite gradients, with missing entries too."""
     own = getattr(case.program, "objective", None)
     if own is None:
-        raise Skipped("The program has no objective of its own: it trains by the ELBO.")
+        by = "the ELBO" if case.kind in ("exact", "bound") else "an objective made for it, which pg.fit is given"
+        raise Skipped(f"The program has no objective of its own: its density is {case.kind}, and trains by {by}.")
     objective = resolve_objective(case.program, own).train()
     name = type(objective).__name__
     if case.kind not in objective.kinds:
@@ -27,9 +28,8 @@ def objective(case: Case) -> str | None:
             "Give the program an objective for such densities, or say in its `kinds` that it is right for them.",
         )
     case.program.train()
-    holes = (
-        [] if case.kind in ("unnormalised", "implicit") else [(x, " with NaN in x") for x, _, _ in case.with_holes()]
-    )
+    complete = case.kind in ("unnormalised", "implicit") or not objective.serves_missing
+    holes = [] if complete else [(x, " with NaN in x") for x, _, _ in case.with_holes()]
     with seeded(case.seed):
         objective.prepare(case.program, case.x, *case.context)
     players = objective.players(case.program)

@@ -7,26 +7,39 @@ With particles :math:`z_k \sim q(z \mid x)` and weights :math:`w_k = p(x, z_k) /
     \text{IWAE}_K = \mathbb{E} \Big[ \log \tfrac{1}{K} \sum_k w_k \Big], \qquad
     \text{Renyi}_\alpha = \tfrac{1}{1 - \alpha} \, \mathbb{E} \Big[ \log \tfrac{1}{K} \sum_k w_k^{1 - \alpha} \Big] .
 
+An unnormalised density has no such bound. It is trained by contrastive divergence, which follows the gradient of the
+likelihood with draws by a Markov chain; by score matching or noise contrast, which need no draws of the model; or,
+where its entries are discrete, by the pseudo-likelihood.
+
 An objective is a module whose :meth:`~Objective.loss` returns a differentiable scalar; what is traced inside is the
 program's guide, then its model with the guide's latent variables. On a minibatch, inside
 :class:`~pyro_gen.program.data_size`, the loss is an unbiased estimate of that of the full data set.
 """
 
-from pyro_gen.inference.objectives.base import Objective, Player
+from pyro_gen.inference.objectives.base import Objective, Player, missing_refused
+from pyro_gen.inference.objectives.contrastive_divergence import ContrastiveDivergence
 from pyro_gen.inference.objectives.elbo import ELBO, resolve_objective
 from pyro_gen.inference.objectives.enumeration import EnumELBO
 from pyro_gen.inference.objectives.importance import IWAE, DReG, Renyi, local_log_weight
+from pyro_gen.inference.objectives.noise_contrastive import NoiseContrastive
+from pyro_gen.inference.objectives.pseudo_likelihood import PseudoLikelihood
 from pyro_gen.inference.objectives.score_function import ScoreFunctionELBO
+from pyro_gen.inference.objectives.score_matching import ScoreMatching
 
 __all__ = [
     "ELBO",
     "IWAE",
+    "ContrastiveDivergence",
     "DReG",
     "EnumELBO",
+    "NoiseContrastive",
     "Objective",
     "Player",
+    "PseudoLikelihood",
     "Renyi",
     "ScoreFunctionELBO",
+    "ScoreMatching",
     "local_log_weight",
+    "missing_refused",
     "resolve_objective",
 ]

@@ -11,17 +11,20 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from pyro_gen._random import vmap_draws
-from pyro_gen.density.missing import latent_missing
+from pyro_gen.density import any_missing
+from pyro_gen.density.missing import active, latent_missing
 from pyro_gen.packing import packed_inputs
 from pyro_gen.program import Program
 
-__all__ = ["Objective", "Player", "over_particles", "positive", "vmapped"]
+__all__ = ["Objective", "Player", "missing_refused", "over_particles", "positive", "vmapped"]
 
 
 def _with_latent_missing(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(loss)
     def wrapper(self: "Objective", program: Program, x: Tensor, *context: Any, **options: Any) -> Tensor:
         program, x = packed_inputs(program, x)
+        if not self.serves_missing and active(program) is None and any_missing(x):  # else it is known already
+            raise ValueError(missing_refused(self))
         with latent_missing(program, x, *context):
             return loss(self, program, x, *context, **options)
 
@@ -63,12 +66,14 @@ class Objective(nn.Module):
         traceable: Whether the losses are pure functions of parameters, data and the buffers of the objective, which
             they may change, so that :func:`pyro_gen.fit` may turn them into graphs.
         anneals: Whether ``kl_weight`` means something to this objective.
+        serves_missing: Whether it does what is right where entries of the data are missing; else they are refused.
         kinds: The kinds of density that it is right for, see :class:`~pyro_gen.traces.Structure`: of an
             ``"unnormalised"`` or an ``"implicit"`` one a bound is none.
     """
 
     traceable = True
     anneals = True
+    serves_missing = True
     kinds: tuple[str, ...] = ("exact", "bound")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -116,6 +121,14 @@ class Objective(nn.Module):
             x: Some rows of the data, with shape :math:`(N, *)`, up to a few thousand.
             context: What the program conditions on.
         """
+
+
+def missing_refused(objective: Objective) -> str:
+    """What is said of missing entries to an objective that does not serve them."""
+    return (
+        f"{type(objective).__name__} is for complete data, and some entries of x are missing (NaN): leave out the rows "
+        "that have some, or train an energy by ContrastiveDivergence, which draws them."
+    )
 
 
 def positive(num_particles: int) -> int:

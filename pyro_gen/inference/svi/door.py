@@ -27,7 +27,7 @@ from pyro_gen._identity import digest, settings_of
 from pyro_gen._random import seeded, undisturbed
 from pyro_gen.data import Batches
 from pyro_gen.density.missing import LatentMissing
-from pyro_gen.inference.objectives import Objective, resolve_objective
+from pyro_gen.inference.objectives import Objective, missing_refused, resolve_objective
 from pyro_gen.inference.progress import training_bar
 from pyro_gen.inference.svi.checkpoint import identity_of, read_checkpoint
 from pyro_gen.inference.svi.devices import device_of, launch, make_steps
@@ -173,6 +173,8 @@ def fit(
         # All rows, not this rank's: each epoch deals them anew, and all ranks start at the same parameters.
         everything = Batches(data, batch_size, **drawn)
         missing = any_missing(everything, held_out)
+        if missing and not objective.serves_missing:
+            raise ValueError(missing_refused(objective))
         if isinstance(program.given_guide, AutoGuide) and batches.batch_size < batches.size:
             refuse_local_latents(program, first)  # an autoguide has parameters for each datum, and does not read x
         rows = first_rows(everything, ROWS_TO_INITIALISE)
