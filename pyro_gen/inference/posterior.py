@@ -31,7 +31,7 @@ from pyro_gen.inference.mcmc.gibbs import held_names
 from pyro_gen.inference.progress import progress_bar
 from pyro_gen.inference.run_state import RunState, fingerprint
 from pyro_gen.inference.storage import Disk, Memory, check_free, check_path, claimed
-from pyro_gen.packing import packs
+from pyro_gen.packing import PackedProgram, packs
 from pyro_gen.program import Program
 from pyro_gen.traces import sample_sites
 
@@ -218,6 +218,8 @@ def _shape_of_a_datum(program: Program | Callable[..., Any], arguments: tuple[An
     """Noted with the draws, so that new data of that shape can be predicted; as text, for files have no empty lists."""
     if not isinstance(program, Program) and not (arguments and isinstance(arguments[0], Tensor)):
         return {}
+    if isinstance(program, PackedProgram):
+        return {"event_shape": json.dumps(program.variables.event_shape)}
     return {"event_shape": json.dumps(list(arguments[0].shape[1:]))}
 
 

@@ -10,6 +10,7 @@ What is seen of new data is kept, and what is missing of it is drawn given that 
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import pyro
@@ -26,8 +27,10 @@ from pyro_gen.inference.likelihood.enumeration import probe
 from pyro_gen.inference.predictive import impute, mean_of, with_latents
 from pyro_gen.inference.returned import require_completed
 from pyro_gen.observation import assume_missing
+from pyro_gen.packing import packs, unpacked_program
 from pyro_gen.program import Program, fixed
 from pyro_gen.traces import Structure, structure
+from pyro_gen.variables import has_several
 
 __all__ = ["predict"]
 
@@ -35,6 +38,7 @@ DRAWS, LOCAL_DRAWS = 1000, 100  # by default; where each draw of what is global 
 RETURNS = ("draws", "mean", "inference_data")
 
 
+@packs
 def predict(
     program: Program | Callable[..., Any],
     x: Any = None,
@@ -51,7 +55,7 @@ def predict(
         program: The program that the posterior is of, or the plain Pyro model function.
         x: What is known of the new data: ``None`` for nothing, with as many rows as the context has; the number N of
             rows; or data with shape :math:`(N, *)` and NaN for what is to be predicted. A forecast of a series is what
-            was seen of it with NaN behind.
+            was seen of it with NaN behind. Several variables are a mapping or a tuple of such tensors.
         context: What the model conditions on, for the new data, each with shape :math:`(N, *)`.
         posterior: The ``InferenceData`` of :func:`pyro_gen.posterior`, a mapping of draws of the global latent
             variables by name, each with shape :math:`(S, *)`; or ``"guide"``, draws of the program's trained guide.
@@ -65,7 +69,8 @@ def predict(
         seed: Seeds the draws; the caller's generators are left alone.
 
     Returns:
-        Draws with shape :math:`(S, N, *)`, or their expectation with shape :math:`(N, *)`, or ``InferenceData``.
+        Draws with shape :math:`(S, N, *)`, of several variables a mapping or a tuple of them; or their expectation
+        with shape :math:`(N, *)`; or ``InferenceData``.
 
     Raises:
         ValueError: Nothing is to be predicted, or it is not known how many rows of which shape; the draws do not fit
@@ -93,9 +98,14 @@ def predict(
         raise ValueError(f"predict(draws={draws}): give a positive number.")
     if coords and returns != "inference_data":
         raise ValueError('predict(coords=...) labels InferenceData: give returns="inference_data".')
-    _check_order(program, x, context)
-    program = program if isinstance(program, Program) else Program.from_functions(program)
-    x, *rest = as_inputs(program, _new_data(program, x, context, posterior), *context)
+    known: dict[str, Any] = {"posterior": posterior, "draws": draws, "returns": returns, "coords": coords, "seed": seed}
+    if not isinstance(program, Program):
+        return predict(Program.from_functions(program), x, *context, **known)
+    _check_order(unpacked_program(program), x, context)
+    x = _new_data(program, x, context, posterior)
+    if has_several(x):
+        return predict(program, x, *context, **known)
+    x, *rest = as_inputs(program, x, *context)
     context = tuple(rest)
     if not bool(x.isnan().any()):
         raise ValueError(
@@ -135,13 +145,9 @@ def predict(
     return drawn if returns == "draws" else _inference_data(drawn, coords)
 
 
-def _check_order(program: Program | Callable[..., Any], x: Any, context: tuple[Any, ...]) -> None:
+def _check_order(program: Program, x: Any, context: tuple[Any, ...]) -> None:
     """Says how to call, where a model was given too little: the data come first, also where all are new."""
-    function = getattr(program, "functions", [program.model])[0] if isinstance(program, Program) else program
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # of what is written in C
-        return
+    signature = inspect.signature(getattr(program, "functions", [program.model])[0])
     try:
         signature.bind(x, *context)
     except TypeError as error:
@@ -154,25 +160,33 @@ def _check_order(program: Program | Callable[..., Any], x: Any, context: tuple[A
 
 
 def _new_data(program: Program, x: Any, context: tuple[Any, ...], posterior: Any) -> Any:
-    if x is not None and not isinstance(x, int):
+    if x is not None and (not isinstance(x, Integral) or isinstance(x, bool)):
         return x
     tensors = [c for c in context if hasattr(c, "shape") and len(c.shape)]
     if x is None and not tensors:
         raise ValueError("predict(x=None): the number of rows is that of the context, and there is none: give it as x.")
-    if isinstance(x, int) and x < 1:
+    if x is not None and x < 1:
         raise ValueError(f"predict(x={x}): the number of rows is a positive one.")
     shape = program.event_shape
     if shape is None:
         noted = getattr(getattr(posterior, "posterior", None), "attrs", {}).get("event_shape")
-        shape = None if noted is None else torch.Size(json.loads(noted))
+        shape = None if noted is None else json.loads(noted)
     if shape is None:
         raise ValueError(
             f"predict: {type(program).__name__} does not know the shape of one datum: set program.event_shape, or give "
             "x with shape (N, ...), NaN for what is to be predicted."
         )
     like = next((p for p in program.parameters() if p.is_floating_point()), torch.empty(0))
-    rows = x if x is not None else int(tensors[0].shape[0])
-    return torch.full((rows, *shape), torch.nan, dtype=like.dtype, device=like.device)
+    rows = int(x) if x is not None else int(tensors[0].shape[0])
+
+    def nothing(shape: Sequence[int]) -> Tensor:
+        return torch.full((rows, *shape), torch.nan, dtype=like.dtype, device=like.device)
+
+    if isinstance(shape, Mapping):
+        return {name: nothing(each) for name, each in shape.items()}
+    if any(not isinstance(each, int) for each in shape):
+        return tuple(nothing(each) for each in shape)
+    return nothing(shape)
 
 
 def _unseen(x: Tensor) -> bool:

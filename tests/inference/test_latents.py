@@ -205,3 +205,18 @@ def test_results_go_elsewhere(factors):
 def test_wrong_calls_are_said(program, options, line):
     with pytest.raises(ValueError, match=line):
         latents(program, torch.zeros(3, 2), **options)
+
+
+def labelled_images(data):
+    with pg.plate(data["look"]):
+        y = pg.observe("y", dist.Categorical(CHANCES), data["y"])
+        return pg.observe("look", dist.Normal(LOC[y.long()], 0.8), data["look"])
+
+
+def test_data_may_be_a_mapping():
+    look, y = torch.tensor([1.0, 0.0, -2.5]), torch.tensor([torch.nan, 2.0, torch.nan])
+    found = latents(labelled_images, {"y": y, "look": look})
+    exact = (dist.Normal(LOC.double(), 0.8).log_prob(look.double()[:, None]) + CHANCES.double().log()).softmax(-1)
+    exact[1] = torch.tensor([0.0, 0.0, 1.0])
+    assert found.method == "exact" and list(found) == ["y"]
+    torch.testing.assert_close(found["y"].probabilities, exact, atol=1e-6, rtol=0)

@@ -202,3 +202,22 @@ def test_what_has_no_rows_or_no_draws_is_said():
         predict(pg.models.Gaussian(2), 3, posterior={"w": torch.ones(3)})
     with pytest.raises(ValueError, match="does not sample the global latent variable 'precision'"):
         predict(student, torch.full((3,), torch.nan))
+
+
+def two_views(data, u):
+    slope = pyro.sample("slope", dist.Normal(0.0, 10.0))
+    with pg.plate(data["a"]):
+        pg.observe("a", dist.Normal(slope * u, 0.1), data["a"])
+        pg.observe("b", dist.Normal(slope.expand(2), 0.1).to_event(1), data["b"])
+
+
+def test_several_variables_are_predicted_together():
+    u = torch.linspace(-1, 1, 20)
+    data = {"a": 2 * u, "b": torch.full((20, 2), 2.0)}
+    idata = posterior(pg.Program.from_functions(two_views), data, u, progress=False)
+    got = predict(two_views, None, torch.tensor([3.0]), posterior=idata, draws=200)
+    assert got["a"].shape == (200, 1) and got["b"].shape == (200, 1, 2)
+    assert abs(got["a"].mean() - 6) < 0.2 and abs(got["b"].mean() - 2) < 0.1
+    part = {"a": torch.tensor([1.5]), "b": torch.full((1, 2), torch.nan)}
+    got = predict(two_views, part, torch.tensor([3.0]), posterior=idata, draws=20)
+    assert bool((got["a"] == 1.5).all()) and not bool(got["b"].isnan().any())

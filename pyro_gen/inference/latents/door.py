@@ -27,6 +27,7 @@ from pyro_gen.inference.likelihood.weights import effective_sample_size, psis_kh
 from pyro_gen.inference.posterior import posterior as draw_posterior
 from pyro_gen.inference.proposals import guide_draws, guide_obstacle
 from pyro_gen.observation import completions, no_completion
+from pyro_gen.packing import packed_inputs, packs
 from pyro_gen.program import Program
 from pyro_gen.traces import data_dim, is_local, latent_sites, sample_sites, structure, trace_side
 
@@ -36,6 +37,7 @@ METHODS = ("auto", "exact", "guide", "hmc")
 GLOBAL_DRAWS = 100  # of the global latent variables
 
 
+@packs
 def latents(
     program: Program | Callable[..., Any],
     x: Any,
@@ -51,7 +53,8 @@ def latents(
 
     Arguments:
         program: The program, or a plain Pyro model function.
-        x: The data, with shape :math:`(N, *)` and NaN where nothing was observed.
+        x: The data, with shape :math:`(N, *)` and NaN where nothing was observed; several variables are a mapping or a
+            tuple of such tensors.
         context: What the model conditions on, each with shape :math:`(N, *)`.
         method: ``"exact"``, sums over discrete variables, where all are; ``"guide"``, weighted draws of the trained
             guide; ``"hmc"``, draws of :func:`pyro_gen.posterior`. ``"auto"`` is exact where that applies, else by the
@@ -93,7 +96,7 @@ def latents(
         raise ValueError(f"latents(draws={draws}, num_proposals={num_proposals}): give positive numbers, 2 proposals.")
     if options and method != "hmc":
         raise ValueError('latents(options=...) is for Markov chains: give method="hmc".')
-    program = program if isinstance(program, Program) else Program.from_functions(program)
+    program, x = packed_inputs(program if isinstance(program, Program) else Program.from_functions(program), x)
     x, *rest = as_inputs(program, x, *context)
     context = tuple(rest)
     with (

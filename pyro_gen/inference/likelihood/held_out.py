@@ -36,6 +36,7 @@ from pyro_gen.inference.likelihood.guide_bounds import guide_bound
 from pyro_gen.inference.likelihood.result import LogLikelihood, entries_seen
 from pyro_gen.inference.likelihood.weights import psis, psis_khat
 from pyro_gen.inference.proposals import guide_obstacle
+from pyro_gen.packing import packed_inputs, packs
 from pyro_gen.program import Program
 from pyro_gen.traces import Structure, latent_sites, structure, trace_side
 
@@ -90,6 +91,7 @@ def predictive_density(
     )
 
 
+@packs
 def loo(
     program: Program | Callable[..., Any],
     x: Any,
@@ -142,7 +144,7 @@ def loo(
             f"loo(posterior={posterior!r}): weights against a posterior without one datum need draws of the posterior "
             "itself, and those of a guide are none: give the result of pg.posterior."
         )
-    program = program if isinstance(program, Program) else Program.from_functions(program)
+    program, x = packed_inputs(program if isinstance(program, Program) else Program.from_functions(program), x)
     x, *rest = as_inputs(program, x, *context)
     with evaluation(program), latent_missing(program, x, *rest):
         kinds = structure(program, x, *rest)
