@@ -28,6 +28,7 @@ __all__ = [
     "called_with",
     "completions",
     "may_be_missing",
+    "missing_observed",
     "no_completion",
     "observe",
     "point_in",
@@ -126,15 +127,54 @@ class completions(Messenger):
     """Effect handler: collects the completed values of the observe statements inside it.
 
     Entering it returns a dictionary that maps site names to completed values.
+
+    Attributes:
+        values: That dictionary.
+        observed: The values as they were observed, with their missing entries.
     """
 
     def __enter__(self) -> dict[str, Tensor]:  # type: ignore[override]
         super().__enter__()
         self.values: dict[str, Tensor] = {}
+        self.observed: dict[str, Tensor] = {}
         return self.values
 
     def _pyro_post_completion(self, msg: Any) -> None:
         self.values[msg["name"]] = msg["value"]
+        self.observed[msg["name"]] = msg["args"][0]
+
+    def of(self, x: Tensor) -> Tensor | None:
+        """Data with its missing entries completed, where the sites tell: their values are parts of it.
+
+        A column, a step in time, another shape of the data are views of the same memory, which says what entries they
+        are.
+
+        Arguments:
+            x: The data that the program was called with, contiguous.
+
+        Returns:
+            The completed data, or ``None``: some missing entry was not observed, or more than once, or the values are
+            computed from the data and no parts of it.
+        """
+        index = torch.arange(x.numel(), device=x.device)
+        whole, times = x.flatten().clone(), torch.zeros_like(index)
+        for name, value in self.observed.items():
+            if _is_part(value, x):
+                where = index.as_strided(value.shape, value.stride(), value.storage_offset() - x.storage_offset())
+                whole[where], times[where] = self.values[name].to(x.dtype), times[where] + 1
+        missing = torch.isnan(x)
+        if not bool((times.view_as(x)[missing] == 1).all()):
+            return None
+        return torch.where(missing, whole.view_as(x), x)
+
+
+def _is_part(value: Tensor, x: Tensor) -> bool:
+    """Whether a tensor is a view of a contiguous one."""
+    if value.dtype != x.dtype or value.untyped_storage().data_ptr() != x.untyped_storage().data_ptr():
+        return False
+    start = value.storage_offset() - x.storage_offset()
+    extent = sum((n - 1) * step for n, step in zip(value.shape, value.stride(), strict=True))
+    return value.numel() > 0 and start >= 0 and start + extent < x.numel()
 
 
 class no_completion(Messenger):
@@ -187,19 +227,27 @@ def observe(name: str, distribution: Any, value: Tensor | None = None) -> Tensor
     if value is None:
         return pyro.sample(name, distribution)
     _check_shape(name, distribution, value)
+    scored, filled, complete = _observed(name, distribution, value)
+    infer: Any = {_SERVED: True}
+    pyro.sample(name, scored, obs=filled, infer=infer)
+    return complete()
+
+
+_SERVED = "missing_observed"  # marks a site whose missing entries are seen to
+
+
+def _observed(name: str, distribution: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor]]:
+    """What is scored in the place of data that may have missing entries, and what completes these afterwards."""
     if not _any_missing(value, name=name):
-        return _complete(pyro.sample(name, distribution, obs=value), name=name)
+        return distribution, value, lambda: _complete(value, name=name)
     law = _law_of_missing(distribution, value, name=name)
     latent: Tensor | None = None
     if isinstance(law, MissingLaw):
         infer: Any = {"missing_of": name}
-        latent = pyro.sample(f"{name}.missing", law.law, infer=infer)
-        assert latent is not None
-        latent = torch.where(torch.isnan(value), latent.to(value.dtype), value)
+        drawn = pyro.sample(f"{name}.missing", law.law, infer=infer)
+        latent = torch.where(torch.isnan(value), drawn.to(value.dtype), value)
         if law.scored is not None:
-            pyro.sample(name, law.scored, obs=latent)
-            _complete(value, lambda: latent, name=name)  # for handlers that listen
-            return latent
+            return law.scored, latent, lambda: _heard(name, value, latent)
     try:
         scored, filled, draw = marginalise(distribution, value)
     except _CannotMarginaliseError as error:
@@ -208,12 +256,45 @@ def observe(name: str, distribution: Any, value: Tensor | None = None) -> Tensor
             "latent variables (sample them in model and guide and observe the completed value), or use an elementwise, "
             "Gaussian or mixture distribution."
         ) from None
-    pyro.sample(name, scored, obs=filled)
     if latent is not None:
-        _complete(value, lambda: latent, name=name)
-        return latent
-    completed = _complete(value, draw, name=name)
-    return completed if law is None else torch.where(torch.isnan(completed), filled.to(value.dtype), completed)
+        return scored, filled, lambda: _heard(name, value, latent)
+
+    def complete() -> Tensor:
+        completed = _complete(value, draw, name=name)
+        return completed if law is None else torch.where(torch.isnan(completed), filled.to(value.dtype), completed)
+
+    return scored, filled, complete
+
+
+def _heard(name: str, value: Tensor, completed: Tensor) -> Tensor:
+    """Tells handlers that listen of completed values that are known."""
+    _complete(value, lambda: completed, name=name)
+    return completed
+
+
+class missing_observed(Messenger):
+    """Effect handler: ``pyro.sample(name, distribution, obs=value)`` serves missing entries as :func:`observe` does.
+
+    The statement returns the completed value.
+    """
+
+    def __enter__(self) -> Any:
+        self.complete: dict[str, Callable[[], Tensor]] = {}
+        return super().__enter__()
+
+    def _pyro_sample(self, msg: Any) -> None:
+        value = msg["value"]
+        if not msg["is_observed"] or not isinstance(value, Tensor) or not value.is_floating_point():
+            return
+        if msg["infer"].get(_SERVED) or msg["infer"].get("_deterministic") or value.numel() == 0:
+            return
+        msg["infer"] = {**msg["infer"], _SERVED: True}
+        distribution = _law_of_observed(msg["fn"], name=msg["name"])
+        msg["fn"], msg["value"], self.complete[msg["name"]] = _observed(msg["name"], distribution, value)
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if (complete := self.complete.pop(msg["name"], None)) is not None:
+            msg["value"] = complete()
 
 
 class _CannotMarginaliseError(Exception):

@@ -16,7 +16,7 @@ global parameter store is never used.
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
 import pyro
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from pyro_gen._errors import AdviceError
 from pyro_gen._internals import own_modules, set_autoguide_model
 from pyro_gen._random import exclusive, seeded
-from pyro_gen.observation import called_with
+from pyro_gen.observation import called_with, missing_observed
 from pyro_gen.parameters import ModuleParameters, Networks, OwnNetworks, standing_in
 from pyro_gen.plates import DataPlates, data_scale, data_size, plate
 from pyro_gen.traces import trace_pair
@@ -73,12 +73,14 @@ def _local_parameters() -> Iterator[None]:
         yield
 
 
-def _in_module_context(method: Callable[..., Any]) -> Callable[..., Any]:
+def _in_module_context(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps ``model`` or ``guide`` so that parameters and Bayesian weights are read from the module."""
 
     @functools.wraps(method)
     def wrapper(self: "Program", *args: Any, **kwargs: Any) -> Any:
-        with _local_parameters(), self._pyro_context, OwnNetworks(self), called_with(args), DataPlates(self, args):
+        observing = missing_observed() if name == "model" else nullcontext()
+        own = (_local_parameters(), self._pyro_context, OwnNetworks(self))
+        with own[0], own[1], own[2], called_with(args), DataPlates(self, args), observing:
             return method(self, *args, **kwargs)
 
     return wrapper
@@ -141,7 +143,7 @@ class Program(PyroModule):
         for name in ("model", "guide"):
             owner = next(c for c in cls.__mro__ if name in c.__dict__)
             if owner is cls or not issubclass(owner, Program):  # class V(MyVAE, Program): that of MyVAE
-                setattr(cls, name, _in_module_context(owner.__dict__[name]))
+                setattr(cls, name, _in_module_context(name, owner.__dict__[name]))
 
     @property
     def given_guide(self) -> Any:

@@ -27,8 +27,8 @@ from pyro_gen.inference.likelihood.particles import resample
 from pyro_gen.inference.likelihood.weights import effective_sample_size, psis_khat
 from pyro_gen.inference.posterior import posterior
 from pyro_gen.inference.proposals import guide_draws, guide_obstacle, guide_on
-from pyro_gen.inference.returned import require_completed
-from pyro_gen.inference.simulate import ROWS, complete, not_amortised, simulate
+from pyro_gen.inference.returned import complete, require_completed
+from pyro_gen.inference.simulate import ROWS, not_amortised, simulate
 from pyro_gen.observation import assume_missing
 from pyro_gen.packing import PackedProgram, packs
 from pyro_gen.program import Program, fixed

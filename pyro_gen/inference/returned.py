@@ -1,4 +1,8 @@
-"""Whether a model returns the data that it completed, which all that generates and imputes is made of."""
+"""The completed data of a model, which all that generates and imputes is made of.
+
+They are what its observed sites say of the entries of the data. Where these do not tell, since a model observes what it
+computes from the data, they are what the model returns.
+"""
 
 from typing import Any
 
@@ -6,19 +10,79 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_gen._internals import without_handlers
 from pyro_gen._random import seeded
 from pyro_gen.density import rows_of
 from pyro_gen.observation import completions
 from pyro_gen.program import Program, fixed
 from pyro_gen.traces import sample_sites
 
-__all__ = ["require_completed"]
+__all__ = ["complete", "completed_by", "require_completed"]
 
 ROWS = 64
 
 
+def complete(program: Program, x: Tensor, context: tuple[Any, ...]) -> Tensor:
+    """Runs the model on data with missing entries, and returns the completed data.
+
+    Arguments:
+        program: The program, in evaluation mode.
+        x: Data with missing entries, with shape :math:`(N, *)`.
+        context: What the model conditions on.
+
+    Raises:
+        ValueError: Neither the observed sites nor what the model returns are the data.
+    """
+    x = x.contiguous()
+    seen = completions()
+    with seen:
+        out = program.model(x, *context)
+    return completed_by(program, x, context, seen, out)
+
+
+def completed_by(program: Program, x: Tensor, context: tuple[Any, ...], seen: completions, out: Any) -> Tensor:
+    """The completed data of one run of a model, see :func:`complete`.
+
+    Arguments:
+        program: The program.
+        x: The data that it ran on, contiguous.
+        context: What it conditioned on.
+        seen: What it observed.
+        out: What it returned.
+    """
+    whole = seen.of(x)
+    if whole is None:
+        if not isinstance(out, Tensor) or out.shape != x.shape:
+            out = _copy_of(program, x, context, seen)
+        whole = torch.where(torch.isnan(x), out.to(x.dtype), x)
+    if bool(torch.isnan(whole).any()):
+        raise ValueError(
+            f"The model of {type(program).__name__} returns NaN for entries that were not observed: observe the data "
+            "with pg.observe, which draws them, and return what it returns, not x."
+        )
+    return whole
+
+
+def _copy_of(program: Program, x: Tensor, context: tuple[Any, ...], seen: completions) -> Tensor:
+    """The completed value of the one site that observes a copy of the data."""
+    missing = int(torch.isnan(x).sum())
+    sites = [n for n, v in seen.observed.items() if v.numel() == x.numel() and int(torch.isnan(v).sum()) == missing]
+    if len(sites) == 1:
+        out = seen.values[sites[0]].reshape(x.shape)
+        again = completions()
+        with without_handlers(), again, seeded(0):  # a site that observes anything else than the data shows it here
+            program.model(torch.where(torch.isnan(x), out.to(x.dtype), x), *context)
+        if _same(again.observed[sites[0]].reshape(x.shape).to(out.dtype), out):
+            return out
+    raise ValueError(
+        f"The model of {type(program).__name__} must return the completed data, of shape {tuple(x.shape)} here, since "
+        "its observed sites do not tell which entries of the data they are: observe x or parts of it, as x[:, t], or "
+        "return what observe(...) returns."
+    )
+
+
 def require_completed(program: Program, x: Tensor, context: tuple[Any, ...]) -> None:
-    """Raises where a model returns something else, the means of its decoder say.
+    """Raises where a model returns something else than the data, and its sites do not tell either.
 
     With the latent variables fixed, the data are completed twice by other draws: what is returned must tell.
 
@@ -30,13 +94,15 @@ def require_completed(program: Program, x: Tensor, context: tuple[Any, ...]) -> 
     Raises:
         ValueError: The draws of the observed sites differ, and what is returned does not.
     """
-    context, x = rows_of(x, context, slice(ROWS)), x[:ROWS]
+    context, x = rows_of(x, context, slice(ROWS)), x[:ROWS].contiguous()
     runs = []
     latent: dict[str, Tensor] = {}
     for seed in (0, 1):
-        calm = (seeded(seed), torch.no_grad(), pyro.validation_enabled(False))
-        with calm[0], calm[1], calm[2], pyro.poutine.trace() as tape, completions() as completed, fixed(latent):
+        calm, seen = (seeded(seed), torch.no_grad(), pyro.validation_enabled(False)), completions()
+        with calm[0], calm[1], calm[2], pyro.poutine.trace() as tape, seen as completed, fixed(latent):
             out = program.model(x, *context)
+        if seen.of(x) is not None:
+            return
         latent = {n: s["value"] for n, s in sample_sites(tape.trace).items() if not s["is_observed"]}
         runs.append((out, completed))
     (out, first), (again, second) = runs

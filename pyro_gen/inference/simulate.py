@@ -9,12 +9,12 @@ from torch import Tensor
 from pyro_gen.density import row_chunks, rows_of
 from pyro_gen.inference.factors import refuse_data_factors
 from pyro_gen.inference.proposals import guide_obstacle
-from pyro_gen.inference.returned import require_completed
+from pyro_gen.inference.returned import complete, require_completed
 from pyro_gen.observation import completions, no_completion
 from pyro_gen.program import Program, fixed
 from pyro_gen.traces import data_dim, is_local, sample_sites, structure, trace_side
 
-__all__ = ["ROWS", "complete", "given_site", "not_amortised", "simulate", "simulate_sets"]
+__all__ = ["ROWS", "given_site", "not_amortised", "simulate", "simulate_sets"]
 
 ROWS = 1024  # rows at a time; part of what a seed means
 
@@ -69,26 +69,6 @@ def not_amortised(program: Program, rows: int) -> ValueError:
         f"and does not run on {rows} rows. Give as many rows as it was trained on, a guide that computes local "
         'latent variables from x, or use draws of Markov chains: pg.impute(method="hmc"), pg.posterior.'
     )
-
-
-def complete(program: Program, x: Tensor, context: tuple[Any, ...]) -> Tensor:
-    """Runs the model on data with missing entries, and returns the completed data."""
-    with completions() as completed:
-        out = program.model(x, *context)
-    if out is None and len(completed) == 1:  # a model without a return statement
-        out = next(iter(completed.values()))
-    if not isinstance(out, Tensor) or out.shape != x.shape:
-        raise ValueError(
-            f"The model of {type(program).__name__} must return the completed data, of shape {tuple(x.shape)} here: "
-            "return what observe(...) returns."
-        )
-    whole = torch.where(torch.isnan(x), out.to(x.dtype), x)
-    if bool(torch.isnan(whole).any()):
-        raise ValueError(
-            f"The model of {type(program).__name__} returns NaN for entries that were not observed: observe the data "
-            "with pg.observe, which draws them, and return what it returns, not x."
-        )
-    return whole
 
 
 def simulate_sets(program: Program, sets: int, nothing: Tensor, *context: Any) -> tuple[Tensor, dict[str, Tensor]]:

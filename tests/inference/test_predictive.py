@@ -168,7 +168,7 @@ def test_refusals():
     class Silent(Program):
         def model(self, x):
             with self.plate(x):
-                observe("x", dist.Categorical(torch.ones(3)), x)
+                observe("x", dist.Categorical(torch.ones(3)), x + 1)
             return 3
 
     with pytest.raises(ValueError, match="event_shape"):
@@ -341,7 +341,8 @@ class Returning(Program):
     def model(self, x):
         with self.plate(x):
             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            return self.out(z, observe("x", dist.Normal(z, 0.1).to_event(1), x), x)
+            halves = observe("x", dist.Normal(z / 2, 0.05).to_event(1), x / 2)  # halves of entries of x
+            return self.out(z, 2 * halves, x)
 
     def guide(self, x):
         with self.plate(x):

@@ -14,6 +14,8 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.evaluation.conformance.copy_program import copy_program
 from pyro_gen.evaluation.conformance.scores import density_sites, same, score
+from pyro_gen.inference.returned import completed_by
+from pyro_gen.observation import completions
 from pyro_gen.program import Program, data_size, fixed
 from pyro_gen.traces import DATA_PLATE, structure
 
@@ -141,11 +143,14 @@ class Case:
         return found
 
     def completed(self) -> Tensor:
-        """The data with missing entries as the model draws them; as they are where it does not return them whole."""
-        value: Any = self.run("model").nodes["_RETURN"]["value"]
-        if not isinstance(value, Tensor) or value.shape != self.x.shape:
+        """The data with missing entries as the model draws them; as they are where it does not."""
+        x, observed = self.x.contiguous(), completions()
+        with observed:
+            value: Any = self.run("model", x=x).nodes["_RETURN"]["value"]
+        try:
+            return completed_by(self.program, x, self.context, observed, value)
+        except ValueError:
             return self.x
-        return torch.where(self.x.isnan(), value.to(self.x.dtype), self.x)
 
     def with_holes(self) -> Iterator[tuple[Tensor, Tensor, str]]:
         """Data with missing entries, the rows left alone, and a remark: some entries of row 0 and all of row 1.

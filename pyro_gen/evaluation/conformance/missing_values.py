@@ -14,7 +14,8 @@ from pyro_gen.evaluation.conformance import marginals
 from pyro_gen.evaluation.conformance.case import SIDES, Case, Latents
 from pyro_gen.evaluation.conformance.check import Failed, Skipped, check
 from pyro_gen.evaluation.conformance.gradients import require_finite_gradients
-from pyro_gen.evaluation.conformance.scores import close, density_sites, gap, quoted, sizes
+from pyro_gen.evaluation.conformance.scores import close, density_sites, gap, quoted
+from pyro_gen.inference.returned import completed_by
 from pyro_gen.observation import completions
 from pyro_gen.program import fixed
 
@@ -165,10 +166,13 @@ def missing_completion(case: Case) -> str | None:
     needs_density(case)
     remark = ""
     for x, _, remark in case.with_holes():  # noqa: B007
-        value: Any = case.run("model", x=x).nodes["_RETURN"]["value"]
-        _require_completed(value, x)
+        x, observed = x.contiguous(), completions()
+        with observed:
+            value: Any = case.run("model", x=x).nodes["_RETURN"]["value"]
+        _require_completed(case, x, observed, value)
         seen = ~x.isnan()
-        if not torch.equal(value[seen], x[seen]):
+        returned = observed.of(x) is None and isinstance(value, Tensor) and value.shape == x.shape
+        if returned and not torch.equal(value[seen], x[seen]):
             raise Failed(
                 f"The completed data differ from x in {int((value[seen] != x[seen]).sum())} entries that were seen.",
                 "Return what pg.observe returns, in the units and the order of x.",
@@ -176,18 +180,11 @@ def missing_completion(case: Case) -> str | None:
     return remark or None
 
 
-def _require_completed(value: Any, x: Tensor) -> None:
-    if not isinstance(value, Tensor) or value.shape != x.shape:
-        found = f"a tensor of shape {sizes(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise Failed(
-            f"The model returns {found}, the completed data have shape {sizes(x.shape)}.",
-            'End the model with `return pg.observe("x", distribution, x)`.',
-        )
-    if value.isnan().any():
-        raise Failed(
-            f"The data that the model returns miss {int(value.isnan().sum())} of {value.numel()} entries (NaN).",
-            'End the model with `return pg.observe("x", distribution, x)`, which draws the missing entries.',
-        )
+def _require_completed(case: Case, x: Tensor, observed: completions, value: Any) -> None:
+    try:
+        completed_by(case.program, x, case.context, observed, value)
+    except ValueError as error:
+        raise Failed(str(error), 'Observe x or parts of it, or return pg.observe("x", distribution, x).') from None
 
 
 @check
@@ -196,10 +193,11 @@ def generation(case: Case) -> None:
     if case.kind == "unnormalised":
         raise Skipped("The density is unnormalised: its model draws no data.")
     x = torch.full_like(case.x, torch.nan)
-    with completions() as completed:
+    observed = completions()
+    with observed:
         trace = case.run("model", x=x, latents={})
-    _require_completed(trace.nodes["_RETURN"]["value"], x)
-    for name, value in completed.items():
+    _require_completed(case, x, observed, trace.nodes["_RETURN"]["value"])
+    for name, value in observed.values.items():
         support = density_sites(trace)[name]["fn"].support
         if not support.check(value).all():
             raise Failed(

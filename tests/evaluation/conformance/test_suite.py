@@ -222,11 +222,11 @@ BROKEN = {
     ],
     "missing_completion": [
         (Rescaled, X, "entries that were seen"),
-        (ReturnsNothing, X, "returns NoneType"),
-        (ReturnsInput, X, "(NaN)"),
+        (ReturnsNothing, X, "must return the completed data"),
+        (ReturnsInput, X, "returns NaN"),
     ],
     "generation": [
-        (ReturnsInput, X, "miss 36 of 36 entries"),
+        (ReturnsInput, X, "returns NaN"),
         (WrongSampler, data().exp(), "outside of the support"),
     ],
     "hidden_randomness": [
@@ -304,7 +304,7 @@ ALONE = [Unscaled, UnscaledGuide, GlobalStore, Unused, HiddenRandomness, Encoder
 
 
 CONSEQUENCES = {
-    ReturnsNothing: {"generation"},
+    ReturnsNothing: {"generation", "missing_exact"},
     HiddenRandomness: {"minibatch"},
     EncoderMean: {"minibatch", "missing_density"},
     InfiniteGradient: {"missing_gradients"},
