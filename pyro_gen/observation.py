@@ -174,7 +174,7 @@ def _is_part(value: Tensor, x: Tensor) -> bool:
         return False
     start = value.storage_offset() - x.storage_offset()
     extent = sum((n - 1) * step for n, step in zip(value.shape, value.stride(), strict=True))
-    return value.numel() > 0 and start >= 0 and start + extent < x.numel()
+    return bool(value.numel() > 0 and start >= 0 and start + extent < x.numel())
 
 
 class no_completion(Messenger):
