@@ -22,8 +22,10 @@ from pyro_gen.inference.objectives import (
     Player,
     PseudoLikelihood,
     Renyi,
+    ReweightedWakeSleep,
     ScoreFunctionELBO,
     ScoreMatching,
+    WakeSleep,
 )
 from pyro_gen.inference.posterior import posterior
 from pyro_gen.inference.predict import predict
@@ -48,8 +50,10 @@ __all__ = [
     "Player",
     "PseudoLikelihood",
     "Renyi",
+    "ReweightedWakeSleep",
     "ScoreFunctionELBO",
     "ScoreMatching",
+    "WakeSleep",
     "bdmc",
     "check_guide",
     "diagnose",

@@ -25,6 +25,7 @@ from pyro_gen.inference.objectives.noise_contrastive import NoiseContrastive
 from pyro_gen.inference.objectives.pseudo_likelihood import PseudoLikelihood
 from pyro_gen.inference.objectives.score_function import ScoreFunctionELBO
 from pyro_gen.inference.objectives.score_matching import ScoreMatching
+from pyro_gen.inference.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep
 
 __all__ = [
     "ELBO",
@@ -37,8 +38,10 @@ __all__ = [
     "Player",
     "PseudoLikelihood",
     "Renyi",
+    "ReweightedWakeSleep",
     "ScoreFunctionELBO",
     "ScoreMatching",
+    "WakeSleep",
     "local_log_weight",
     "missing_refused",
     "resolve_objective",

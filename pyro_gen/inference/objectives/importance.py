@@ -29,7 +29,7 @@ from pyro_gen.program import Program, data_scale, data_size, fixed
 from pyro_gen.registry import objective
 from pyro_gen.traces import is_local, per_datum_log_prob, sample_sites, trace_side
 
-__all__ = ["IWAE", "DReG", "Renyi", "local_log_weight"]
+__all__ = ["IWAE", "DReG", "Renyi", "local_log_densities", "local_log_weight"]
 
 
 @objective
@@ -174,12 +174,38 @@ def local_log_weight(model_trace: Trace, guide_trace: Trace) -> tuple[Tensor, Te
         ValueError: The program has a global latent variable, whose weight does not split over the data.
     """
     log_ratio: Tensor | float = 0.0
-    for name, (p, q) in paired_latents(model_trace, guide_trace).items():
-        if not is_local(q):
-            raise _global_latent_error(name)
+    for p, q in _local_latents(model_trace, guide_trace):
         log_ratio = log_ratio + log_ratio_of(p, q, per_datum_log_prob)
     log_likelihood = torch.stack([per_datum_log_prob(s) for s in observed_sites(model_trace)]).sum(0)
     return log_likelihood, log_ratio
+
+
+def local_log_densities(model_trace: Trace, guide_trace: Trace) -> tuple[Tensor, Tensor]:
+    """The densities of each datum, for programs with local latent variables.
+
+    Missing entries of which the model draws itself have no gradient in the guide's.
+
+    Returns:
+        log p(x_n, z_n) and log q(z_n | x_n), each with shape :math:`(N,)`, in nats.
+
+    Raises:
+        ValueError: The program has a global latent variable, whose density does not split over the data.
+    """
+    log_p = torch.stack([per_datum_log_prob(s) for s in observed_sites(model_trace)]).sum(0)
+    log_q = torch.zeros_like(log_p)
+    for p, q in _local_latents(model_trace, guide_trace):
+        log_p = log_p if p is None else log_p + per_datum_log_prob(p)
+        of_guide = per_datum_log_prob(q)
+        log_q = log_q + (of_guide.detach() if q["infer"].get("from_model") else of_guide)
+    return log_p, log_q
+
+
+def _local_latents(model_trace: Trace, guide_trace: Trace) -> list[tuple[Any | None, Any]]:
+    pairs = paired_latents(model_trace, guide_trace)
+    for name, (_, q) in pairs.items():
+        if not is_local(q):
+            raise _global_latent_error(name)
+    return list(pairs.values())
 
 
 def _global_latent_error(name: str) -> ValueError:

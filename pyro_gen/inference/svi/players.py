@@ -46,7 +46,7 @@ def players_of(program: Program, objective: Objective) -> tuple[Player, ...]:
     """
     players, name = tuple(objective.players(program)), type(objective).__name__
     if not players:
-        raise ValueError(f"{name} has no players: return at least one from its method players.")
+        raise ValueError(f"{type(program).__name__} has no parameters to train: {name} has no players for it.")
     known = {id(p): n for module in (program, objective) for n, p in module.named_parameters()}
     moved_by: dict[int, str] = {}
     columns = {"train", "validation"}

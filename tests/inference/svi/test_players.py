@@ -226,7 +226,7 @@ def test_validation_is_by_the_first_player_or_by_the_objectives_own_loss() -> No
 @pytest.mark.parametrize(
     ("players", "message"),
     [
-        (lambda p, o: [], "has no players"),
+        (lambda p, o: [], "Given has no players"),
         (lambda p, o: [Player("a", [p.loc], o.likelihood), Player("b", [p.loc], o.likelihood)], "moves 'loc', and 'a'"),
         (lambda p, o: [Player("a", [p.loc], o.likelihood), Player("a", [p.log_scale], o.likelihood)], "of another"),
         (lambda p, o: [Player("a", [nn.Parameter(torch.ones(3))], o.likelihood)], "neither the program's nor"),
