@@ -41,9 +41,13 @@ def command(
     method: Annotated[
         Sampling, typer.Option(help="auto: hmc. guide: weighted draws of a trained program's guide.")
     ] = "auto",
-    chains: Annotated[int | None, typer.Option(min=1, help="Chains (64), or islands of smc (8).")] = None,
+    chains: Annotated[int | None, typer.Option(min=1, help="Chains (64 to 512), or islands of smc (8).")] = None,
     draws: Annotated[
-        int | None, typer.Option(min=4, help="Draws per chain (200), of the guide (1000), particles per island (512).")
+        int | None,
+        typer.Option(min=4, help="Draws per chain (see --target-ess), of the guide (1000), per island (512)."),
+    ] = None,
+    target_ess: Annotated[
+        float | None, typer.Option(help="Effective draws that end the run where --draws is left out (1000).")
     ] = None,
     warmup: Annotated[int | None, typer.Option(min=0, help="Iterations before the first draw (120 to 1000).")] = None,
     thin: Annotated[int, typer.Option(min=1, help="Of so many transitions the last is kept.")] = 1,
@@ -94,6 +98,7 @@ def command(
         method=str(method),
         chains=chains,
         draws=draws,
+        target_ess=target_ess,
         warmup=warmup,
         thin=thin,
         init=str(init),

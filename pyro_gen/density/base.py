@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pyro_gen._internals import is_transformed
+from pyro_gen._random import seeded
 from pyro_gen.density.chains import looped, vmap_or_loop
 from pyro_gen.density.errors import error_line, first_line
 from pyro_gen.density.gradient_check import check_gradient
-from pyro_gen.density.graphs import compile_graph, compiler_available, nan_on_failure, record
+from pyro_gen.density.graphs import compile_graph, compiler_available, count_work, nan_on_failure, record
 from pyro_gen.density.inputs import rows_per_chunk
 from pyro_gen.density.randomness import RANDOM, is_randomness
 from pyro_gen.density.validation import no_validation
@@ -79,6 +80,7 @@ class Density(abc.ABC):
         self.mode = "traced"
         self.compile = compile
         self._evaluations = 0
+        self._work: tuple[int, int] | None = None  # operations and numbers of a gradient of one chain
         self._graphs: dict[Any, Callable[..., tuple[Tensor, ...]]] = {}
         self._whole: dict[Any, Callable[..., tuple[Tensor, ...]]] = {}  # those for all chains at once
 
@@ -302,6 +304,19 @@ class Density(abc.ABC):
             evaluations: The number of evaluations of all chains.
         """
         self._evaluations = evaluations
+
+    def seconds_per_gradient(self, chains: int) -> float:
+        """About how long a gradient of so many chains takes, by counting what is to be done for one of them.
+
+        By counting, not by the clock: a choice hangs on it, and the same run must be the same each time.
+        """
+        if self._work is None:
+            z = torch.zeros(1, *self.batch_shape, self.dim, dtype=self.dtype, device=self.device)
+            with self.ready(), seeded(0):
+                self._work = count_work(self._sum, z)
+        operations, numbers = self._work
+        # Of a recorded graph, on one core: 1.5 us a call, .2 ns a number that stays in the caches.
+        return 1.5e-6 * operations * (chains if self.mode == "loop" else 1) + 2e-10 * numbers * chains
 
     def _check_gradient(self, z: Tensor, *held: Tensor) -> None:
         """Refuses a model whose gradient gets lost, at the first chain."""

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["compile_graph", "compiler_available", "nan_on_failure", "record"]
+__all__ = ["compile_graph", "compiler_available", "count_work", "nan_on_failure", "record"]
 
 _SAME = (torch.ops.aten.alias.default, torch.ops.aten.detach.default, torch.ops.aten.lift_fresh_copy.default)
 _TAKES_OUT = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
@@ -157,6 +157,33 @@ class _Recorder(TorchDispatchMode):
                 if isinstance(part, Tensor):
                     self._track(part, self.graph.call_function(operator.getitem, (node, i)))
         return out
+
+
+class _Counter(TorchDispatchMode):
+    """Counts operations, and the numbers that they read and write."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else PyTorch imports its compiler, to keep it away from the mode
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations, self.numbers = 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        sizes = [t.numel() for t in tree_flatten((args, kwargs, out))[0] if isinstance(t, Tensor)]
+        if not func.is_view and sizes:
+            self.operations, self.numbers = self.operations + 1, self.numbers + max(sizes)
+        return out
+
+
+def count_work(function: Callable[..., Any], *examples: Tensor) -> tuple[int, int]:
+    """How many operations on tensors a function takes, and on how many numbers in all."""
+    counter = _Counter()
+    with counter:
+        function(*(e.detach() for e in examples))
+    return counter.operations, counter.numbers
 
 
 def _memory(tensor: Tensor) -> int:

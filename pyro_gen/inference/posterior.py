@@ -5,9 +5,7 @@ trained guide or sequential Monte Carlo draws from it; :mod:`pyro_gen.inference.
 in memory or, a block at a time, on disk; :func:`pyro_gen.diagnose` says whether to believe them.
 """
 
-import inspect
 import json
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -22,15 +20,15 @@ from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity, as_arguments, density, evaluation
 from pyro_gen.density.finite import finite_sites
 from pyro_gen.density.missing import latent_missing
-from pyro_gen.inference import mcmc
-from pyro_gen.inference.export import LIMIT, Exporter, block_size, layout
+from pyro_gen.inference.export import LIMIT, Exporter, layout
+from pyro_gen.inference.from_chains import Length, from_chains
 from pyro_gen.inference.independent import from_guide, from_smc, from_sums
 from pyro_gen.inference.likelihood.enumeration import is_enumerable, probe
-from pyro_gen.inference.mcmc import initial
+from pyro_gen.inference.mcmc import initial, stopping
 from pyro_gen.inference.mcmc.gibbs import held_names
 from pyro_gen.inference.progress import progress_bar
-from pyro_gen.inference.run_state import RunState, fingerprint
-from pyro_gen.inference.storage import Disk, Memory, check_free, check_path, claimed
+from pyro_gen.inference.run_state import RunState
+from pyro_gen.inference.storage import check_free, check_path, claimed
 from pyro_gen.packing import PackedProgram, packs
 from pyro_gen.program import Program
 from pyro_gen.traces import sample_sites
@@ -41,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "posterior"]
 
 METHODS = ("auto", "hmc", "nuts", "mala", "rwm", "gibbs", "tempering", "guide", "smc", "exact")
-DRAWS, GUIDE_DRAWS = 200, 1000
+GUIDE_DRAWS, EXACT_DRAWS = 1000, 200
 
 
 @packs
@@ -51,6 +49,7 @@ def posterior(
     method: str = "auto",
     chains: int | None = None,
     draws: int | None = None,
+    target_ess: float | None = None,
     warmup: int | None = None,
     thin: int = 1,
     init: Any = "uniform",
@@ -81,10 +80,14 @@ def posterior(
             particles, with the evidence in the attributes; ``"exact"``, independent draws where all latent variables
             are discrete and local, by sums over their joint values (``"auto"`` there, of 4 chains). Discrete local
             variables beside continuous local ones are drawn given each draw of those.
-        chains: The number C of chains, left out as many as ``init`` gives points for, else 64; or the islands of
+        chains: The number C of chains, left out as many as ``init`` gives points for, else 64 to 512 (64 for other
+            methods than ``"hmc"`` and ``"mala"``), the more the cheaper the gradient of one is; or the islands of
             ``"smc"`` (8).
-        draws: The number S of draws that are kept of each chain (200), of the guide (1000), or the particles of an
-            island of ``"smc"``.
+        draws: The number S of draws that are kept of each chain; left out, the run ends when ``target_ess`` is met. Of
+            the guide (1000), or the particles of an island of ``"smc"``.
+        target_ess: Where ``draws`` is left out: the effective sample size that the latent variables are to reach, with
+            chains that agree by R-hat (1000). A run ends at four times the draws of its first look or 100,000 of all
+            chains, whichever is more, and warns if it falls short.
         warmup: Iterations of warm-up, before the first draw; left out, 120 to 1000, the fewer the more chains there
             are.
         thin: Of this many transitions the last is kept.
@@ -152,7 +155,15 @@ def posterior(
         raise ValueError("posterior(resume=True): say what to go on with, by save=.")
     path = None if save is None else check_path(save)
     if method in ("guide", "smc", "exact"):
-        _refuse(method, warmup=warmup, thin=thin - 1, keep_warmup=keep_warmup, resume=resume, init=init != "uniform")
+        _refuse(
+            method,
+            target_ess=target_ess,
+            warmup=warmup,
+            thin=thin - 1,
+            keep_warmup=keep_warmup,
+            resume=resume,
+            init=init != "uniform",
+        )
     if method == "guide":
         _refuse(method, chains=chains, **options)
         if not isinstance(program, Program):
@@ -169,12 +180,17 @@ def posterior(
             stacklevel=2,
         )
     names = layout(target.prototype, dims, coords)
-    if method in ("guide", "smc"):
-        count = 1 if method == "guide" else chains or 8
-        length = draws or (GUIDE_DRAWS if method == "guide" else 512)
+    if target_ess is not None and draws is not None:
+        raise ValueError(f"posterior(draws={draws}, target_ess={target_ess:g}): give one of them.")
+    if target_ess is not None and not target_ess > 0:
+        raise ValueError(f"posterior(target_ess={target_ess:g}): give a positive number.")
+    wanted = stopping.TARGET_ESS if target_ess is None else target_ess
+    if method in ("guide", "smc", "exact"):
+        count = {"guide": 1, "smc": chains or 8, "exact": chains or 4}[method]
+        shortest = draws or {"guide": GUIDE_DRAWS, "smc": 512, "exact": EXACT_DRAWS}[method]
     else:
-        count = chains or (4 if method == "exact" else initial.count(init))
-        length = draws or DRAWS
+        count = chains or initial.count(init) or _affordable_chains(target, method, wanted)
+        shortest = draws or stopping.first_look(count, wanted)
     with claimed(path) if path is not None else nullcontext():
         if path is not None and not resume:
             check_free(path, overwrite)
@@ -184,8 +200,8 @@ def posterior(
         exporter = Exporter(
             target,
             names,
-            log_likelihood=_fits("log_likelihood", log_likelihood, target, count * length),
-            predictive=_fits("predictive", predictive, target, count * length),
+            log_likelihood=_fits("log_likelihood", log_likelihood, target, count * shortest),
+            predictive=_fits("predictive", predictive, target, count * shortest),
             seed=seed,
             attrs={"method": method, "thin": thin, **_shape_of_a_datum(program, arguments)},
         )
@@ -194,16 +210,29 @@ def posterior(
             RunState.file(path).unlink(missing_ok=True)  # of the run that is written over
         with progress_bar(f"posterior ({method})", progress) as report:
             if method == "guide":
-                return from_guide(target, exporter, path, length, seed)
+                return from_guide(target, exporter, path, shortest, seed)
             if method == "exact":
-                return from_sums(target, exporter, path, count, length, seed)
+                return from_sums(target, exporter, path, count, shortest, seed)
             if method == "smc":
                 given = {"islands": chains, "particles": draws}
                 options |= {name: number for name, number in given.items() if number is not None}
                 return from_smc(target, exporter, path, seed, report, options)
             settings = {"chains": count, "thin": thin, "seed": seed}
             start = {"warmup": warmup, "init": init, "keep_warmup": keep_warmup}
-            return _from_chains(target, exporter, method, path, length, state, settings, start, report, options)
+            last = stopping.last_look(count, wanted)
+            if (exporter.log_likelihood or exporter.predictive) and not (log_likelihood or predictive):
+                last = max(shortest, min(last, LIMIT // max(1, count * _observed_numbers(target))))
+            length = Length(draws, wanted, shortest, last)
+            return from_chains(target, exporter, method, path, length, state, settings, start, report, options)
+
+
+def _affordable_chains(target: ProgramDensity, method: str, wanted: float) -> int:
+    many = method in ("hmc", "mala") and target.dim > 0 and not target.hold
+    return stopping.cheapest_chains(target, wanted) if many else stopping.CHAINS[0]
+
+
+def _observed_numbers(target: ProgramDensity) -> int:
+    return sum(v.numel() for v in target.observed.values())
 
 
 def _all_discrete(program: Program | Callable[..., Any], data: tuple[Any, ...]) -> bool:
@@ -244,7 +273,7 @@ def _held_sites(method: str, options: Mapping[str, Any]) -> tuple[str, ...]:
 def _fits(name: str, asked: bool | None, target: ProgramDensity, draws: int) -> bool:
     if asked is not None:
         return asked
-    numbers = draws * sum(v.numel() for v in target.observed.values())
+    numbers = draws * _observed_numbers(target)
     if numbers > LIMIT:
         warnings.warn(
             f"posterior: the group {name} would be {numbers:,} numbers, so it is left out; {name}=True makes it (with "
@@ -272,125 +301,3 @@ def _check_groups(exporter: Exporter, target: ProgramDensity, predictive: bool |
     exporter.datasets(groups)
     exporter.observed()
     exporter.layout.check([*values, *target.observed])
-
-
-def _from_chains(
-    target: ProgramDensity,
-    exporter: Exporter,
-    method: str,
-    path: Path | None,
-    draws: int,
-    state: "RunState | None",
-    settings: dict[str, Any],
-    start: dict[str, Any],
-    report: Callable[[float, str], None],
-    options: dict[str, Any],
-) -> "az.InferenceData":
-    known = inspect.signature(mcmc.SAMPLERS[method]).parameters
-    names = [name for name, p in known.items() if name != "density" and p.kind is not p.VAR_KEYWORD]
-    if len(names) + 1 == len(known) and (unknown := [name for name in options if name not in names]):
-        raise ValueError(
-            f'posterior(method="{method}") has no option {unknown[0]!r}: choose from {", ".join(names) or "(none)"}.'
-        )
-    size = block_size(target, exporter, settings["chains"])
-    mark = fingerprint(target, exporter, method, settings, start, options)
-    if state is not None:
-        state.check(mark, draws)
-    else:
-        state = RunState(mark=mark)
-    limit = options.get("max_depth", 10)
-    sink: Memory | Disk = Memory(exporter) if path is None else Disk(exporter, path, fresh=state.done == 0)
-    # In memory one run makes all draws; to disk, a run for each block, which the state of the last one links.
-    step = draws if path is None else size
-    if path is not None and state.sampler is None:
-        state.save(path)  # so that what dies within the first block is known to be ours
-    tail = state.tail
-    while state.done < draws:
-        done, until = state.done, min(draws, (state.done // step + 1) * step)
-
-        def tick(fraction: float, figures: dict[str, Any], done: int = done, until: int = until) -> None:
-            report((done + fraction * (until - done)) / draws, _words(figures))
-
-        samples = mcmc.run(
-            target,
-            method,
-            draws=until - done,
-            state=state.sampler,
-            progress=tick,
-            **settings,
-            **(start if state.sampler is None else {}),
-            **options,
-        )
-        if state.sampler is None:
-            others = exporter.observed() | _note(exporter, samples.warmup, limit if method == "nuts" else None)
-            state.attrs = exporter.attrs
-        exporter.attrs = dict(state.attrs)
-        block = {"": samples.z, **_prefixed("stats", samples.stats), **_prefixed("values", samples.values)}
-        if tail:  # the last block was cut short: it is made again as a whole
-            block = {name: torch.cat([tail[name], tensor]) for name, tensor in block.items()}
-        first = until - len(block[""])
-        for at in range(0, len(block[""]), size):
-            part = {name: tensor[at : at + size] for name, tensor in block.items()}
-            sink.write(first + at, _groups(exporter, target, first + at, part))
-        if state.sampler is None:
-            sink.put(others)
-        state.done, state.sampler = until, samples.state
-        tail = {name: tensor[-(until % size) :].clone() for name, tensor in block.items()} if until % size else {}
-        if path is not None:
-            state.tail = tail
-            state.save(path)
-    return sink.result()
-
-
-def _words(figures: Mapping[str, Any]) -> str:
-    shown = [str(figures.get("phase", ""))]
-    if "acceptance" in figures:
-        shown.append(f"acceptance {figures['acceptance']:.2f}")
-    if figures.get("divergences"):
-        shown.append(f"{figures['divergences']} divergences")
-    return f": {', '.join(shown)}"
-
-
-def _prefixed(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{kind}/{name}": tensor for name, tensor in tensors.items()}
-
-
-def _groups(exporter: Exporter, target: ProgramDensity, start: int, block: dict[str, Tensor]) -> Any:
-    stats, values = (
-        {name.removeprefix(kind): t for name, t in block.items() if name.startswith(kind)}
-        for kind in ("stats/", "values/")
-    )
-    held = {name: values[name].flatten(0, 1).to(target.device) for name in target.hold}
-    z = block[""].to(target.device)
-    return exporter.groups(start, z, values, stats, held)
-
-
-def _note(exporter: Exporter, warmup: Mapping[str, Any], max_tree_depth: int | None) -> dict[str, Any]:
-    """Notes the report on the warm-up in the attributes; returns the groups of its draws."""
-    report = {name: _plain(value) for name, value in warmup.items() if name != "draws"}
-    exporter.attrs["warmup"] = json.dumps(report)
-    exporter.attrs["restarted"] = int(report.get("restarted") or 0)
-    if max_tree_depth is not None:
-        exporter.attrs["max_tree_depth"] = max_tree_depth
-    if "draws" not in warmup or len(warmup["draws"].z) == 0:
-        return {}
-    block = warmup["draws"]
-    bare = Exporter(None, exporter.layout)
-    groups = bare.groups(0, block.z, block.values, block.stats)
-    return bare.datasets({f"warmup_{group}": arrays for group, arrays in groups.items()})
-
-
-def _plain(value: Any) -> Any:
-    """A figure of the report as plain data; many numbers as the least, the median and the greatest."""
-    if isinstance(value, Tensor):
-        values = value.detach().double().flatten()
-        if values.numel() == 1:
-            return _plain(float(values))
-        return [_plain(float(v)) for v in (values.min(), values.median(), values.max())] if values.numel() else []
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, bool | int | float | str) or value is None else str(value)

@@ -53,12 +53,15 @@ class RunState:
         mark: What must be the same for it to go on.
         done: The draws that are on disk.
         sampler: The state of the sampler; ``None`` before the warm-up.
+        goal: The draws at which to look next, where the run ends when a target is met.
+        watched: What was seen for that.
         tail: The draws of the last block, where it is not full.
         attrs: What is noted with the posterior.
     """
 
     def __init__(self, mark: dict[str, str]) -> None:
-        self.mark, self.done = mark, 0
+        self.mark, self.done, self.goal = mark, 0, 0
+        self.watched: dict[str, Tensor] = {}
         self.sampler: dict[str, Any] | None = None
         self.tail: dict[str, Tensor] = {}
         self.attrs: dict[str, Any] = {}
@@ -83,6 +86,7 @@ class RunState:
             saved = read_archive(file)
             state = cls(json.loads(saved["mark"]))
             state.done, state.sampler, state.tail = saved["done"], saved["sampler"], saved["tail"]
+            state.goal, state.watched = saved["goal"], saved["watched"]
             state.attrs = json.loads(saved["attrs"])
         except (ValueError, TypeError, KeyError) as error:
             reason = error if type(error) is ValueError else "it was not written by pyro_gen.posterior"
@@ -96,7 +100,9 @@ class RunState:
     def save(self, path: Path) -> None:
         texts = {"mark": json.dumps(self.mark), "attrs": json.dumps(self.attrs)}
         with atomic(self.file(path)) as partial, partial.open("wb") as file:
-            torch.save({"done": self.done, "sampler": self.sampler, "tail": self.tail, **texts}, file)
+            plain = {"done": self.done, "goal": self.goal}
+            tensors = {"sampler": self.sampler, "tail": self.tail, "watched": self.watched}
+            torch.save(plain | tensors | texts, file)
 
     def groups(self, log_likelihood: bool | None, predictive: bool | None) -> tuple[bool, bool]:
         """Which groups the run has, where the user does not say."""
@@ -106,7 +112,7 @@ class RunState:
             kept[1] if predictive is None else predictive,
         )
 
-    def check(self, mark: Mapping[str, str], draws: int) -> None:
+    def check(self, mark: Mapping[str, str], draws: int | None) -> None:
         for name in {**self.mark, **mark}:
             old, new = self.mark.get(name, "left out"), mark.get(name, "left out")
             if old != new:
@@ -116,7 +122,7 @@ class RunState:
                     "another name to save under, or overwrite it without resume ({overwrite}).",
                     overwrite=True,
                 )
-        if draws < self.done:
+        if draws is not None and draws < self.done:
             raise ValueError(
                 f"posterior(draws={draws}, resume=True): there are {self.done} draws of each chain already; draws "
                 "is how many there are to be in all."

@@ -37,12 +37,12 @@ class Memory:
 
     def __init__(self, exporter: Exporter) -> None:
         self.exporter = exporter
-        self.blocks: list[Groups] = []
+        self.blocks: dict[int, Groups] = {}  # by their first draws
         self.others: dict[str, xr.Dataset] = {}
 
     def write(self, start: int, groups: Groups) -> None:
-        """Takes the next block."""
-        self.blocks.append(groups)
+        """Takes the next block, or the last one anew, longer."""
+        self.blocks[start] = groups
 
     def put(self, groups: Mapping[str, "xr.Dataset"]) -> None:
         """Takes groups without draws, or variables without draws of a group that has been written."""
@@ -51,7 +51,7 @@ class Memory:
     def result(self) -> "az.InferenceData":
         """Returns all of it."""
         whole = {
-            group: {n: np.concatenate([b[group][n] for b in self.blocks], 1) for n in variables}
+            group: {n: np.concatenate([b[group][n] for b in self.blocks.values()], 1) for n in variables}
             for group, variables in self.blocks[0].items()
         }
         datasets = self.exporter.datasets(whole)

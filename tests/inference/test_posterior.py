@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import inspect
 import math
 import os
 import warnings
@@ -254,7 +255,7 @@ def test_a_chain_for_each_starting_point_and_what_thinning_is_noted(init: Any) -
 
 
 def test_groups_that_nobody_asked_for_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(posterior.__globals__, "LIMIT", 100)
+    monkeypatch.setitem(inspect.unwrap(posterior).__globals__, "LIMIT", 100)
     settings = {"chains": 4, "draws": 10, "warmup": 20, "progress": False}
     with pytest.warns(UserWarning, match="log_likelihood would be 200 numbers, so it is left out"):
         idata = posterior(conjugate, X, predictive=False, **settings)
@@ -613,7 +614,7 @@ def test_wrong_inputs(tmp_path: Path) -> None:
     check(r"posterior\(method='hcm'\): choose one of auto, hmc", method="hcm")
     check(r"posterior\(chains=0\): give a positive whole number", chains=0)
     check(r"posterior\(draws=8.0\): give a positive whole number", draws=8.0)
-    check(r"starting values of 'mean' are not one for each chain: give a tensor with 64 rows", init={"mean": 0.5})
+    check(r"starting values of 'mean' are not one for each chain: give a tensor with \d+ rows", init={"mean": 0.5})
     check(r"posterior\(draws=-1\)", draws=-1)
     check(r"posterior\(thin=0\)", thin=0)
     check(r"resume=True\): say what to go on with, by save=", resume=True)

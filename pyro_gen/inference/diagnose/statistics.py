@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MIN_CHAINS_FOR_SUPERCHAINS",
+    "RHAT",
     "bfmi",
     "effective_draws",
     "effective_draws_of_each",
@@ -62,11 +63,13 @@ __all__ = [
     "parameter_table",
     "pooled_bfmi",
     "summary",
+    "worth",
 ]
 
 Array = npt.NDArray[np.float64]
 
 MIN_CHAINS_FOR_SUPERCHAINS = 32  # chains, from which on a group of them is a superchain
+RHAT = 1.01  # Vehtari et al. (2021)
 Z = 5.0  # standard errors, for what is tested for each of perhaps thousands of parameters
 ENTRIES = 2**20  # numbers that are looked at at once: they stay near the caches
 
@@ -358,6 +361,24 @@ def _columns(x: Array, groups: npt.NDArray[Any] | None) -> dict[str, Array]:
         columns["apart"] = np.maximum(*(a for a, _ in apart))
         columns["drift"] = np.maximum(*(d for _, d in apart))
     return columns
+
+
+def worth(draws: Array) -> tuple[float, bool]:
+    """What draws of some parameters are worth, and whether their chains agree.
+
+    Arguments:
+        draws: With shape :math:`(P, C, N)`: parameters, chains, draws.
+
+    Returns:
+        The least bulk effective sample size, and whether R-hat, nested where there are many chains, is that of chains
+        that have converged everywhere.
+    """
+    many = draws.shape[1] >= MIN_CHAINS_FOR_SUPERCHAINS
+    columns = _columns(draws, _groups(draws.shape[1]) if many else None)
+    varies = columns["sd"] > 0
+    rhat = columns["rhat_nested" if many else "rhat"]
+    agree = ~(rhat > np.maximum(columns["chance"], RHAT)) | ~varies
+    return float(columns["ess_bulk"][varies].min(initial=math.inf)), bool(agree.all())
 
 
 def _apart(x: Array) -> tuple[Array, Array]:

@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyro_gen.inference.diagnose.statistics import MIN_CHAINS_FOR_SUPERCHAINS, bfmi, parameter_table, pooled_bfmi
+from pyro_gen.inference.diagnose.statistics import MIN_CHAINS_FOR_SUPERCHAINS, RHAT, bfmi, parameter_table, pooled_bfmi
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Diagnosis", "Problem", "diagnose"]
 
-RHAT = 1.01  # Vehtari et al. (2021)
 ESS = 400.0  # with it R-hat and the ESS itself are estimated well enough; the mean is known to 5 % of a sd
 BFMI = 0.3  # Betancourt (2017)
 KHAT = 0.7  # Vehtari et al. (2024)

@@ -22,6 +22,7 @@ Progress = Callable[[float, dict[str, Any]], None]
 
 BLOCK = 2**24  # entries of the draws that are held on the device, and handed to a sink, at a time
 PERIOD = 0.1  # seconds between two reports
+CHAINS = 64  # where nothing says how many
 GRADIENTS = 8  # of a transition, about, by which a density decides whether to compile
 
 
@@ -136,7 +137,7 @@ def run(
     began = time.perf_counter()
     with seeded(seed), torch.no_grad():
         if state is None:
-            count = initial.count(init) if chains is None else chains
+            count = chains or initial.count(init) or CHAINS
             iterations = default_warmup(count) if warmup is None else warmup
             evaluations = GRADIENTS * (iterations + draws * thin)
             density.expect(evaluations)

@@ -53,11 +53,11 @@ class NoStart(ValueError):
         self.started = started
 
 
-def count(init: Init) -> int:
-    """The number of chains where none is given."""
+def count(init: Init) -> int | None:
+    """The number of chains that starting points are given for, ``None`` where they are to be drawn."""
     if isinstance(init, Mapping):
         init = next(iter(init.values()))
-    return len(init) if isinstance(init, Tensor) else 64
+    return len(init) if isinstance(init, Tensor) else None
 
 
 def points(density: Density, init: Init, chains: int) -> Tensor:
