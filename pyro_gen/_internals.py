@@ -5,7 +5,7 @@ here.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -154,3 +154,20 @@ def without_validation(distribution: Any) -> Any:
     """The same distribution, which from now on takes any value."""
     distribution._validate_args = False  # noqa: SLF001
     return distribution
+
+
+# Pyro's hidden Markov models keep their factors to themselves.
+
+
+def gaussian_hmm_parts(d: Any) -> tuple[Any, Any, Any]:
+    """The factors of a ``pyro.distributions.GaussianHMM``: of the initial state, of transitions, of observations."""
+    return d._init, d._trans, d._obs  # noqa: SLF001
+
+
+def gaussian_hmm_with(d: Any, observation: Any, shape: Sequence[int]) -> Any:
+    """The same model with another factor of observations, for sequences of a shape (*, T, D)."""
+    new = copy.copy(d)
+    batch = torch.broadcast_shapes(d.batch_shape, tuple(shape[:-2]))
+    new._init, new._obs, new._duration = d._init.expand(batch), observation, shape[-2]  # noqa: SLF001
+    new._batch_shape, new._event_shape = batch, torch.Size(shape[-2:])  # noqa: SLF001
+    return new

@@ -20,7 +20,7 @@ from pyro.poutine.runtime import effectful
 from torch import Tensor
 from torch.distributions import transform_to
 
-from pyro_gen.distributions import gaussian
+from pyro_gen.distributions import gaussian, hidden_markov
 
 __all__ = [
     "MissingLaw",
@@ -197,9 +197,10 @@ def observe(name: str, distribution: Any, value: Tensor | None = None) -> Tensor
 
     Without missing entries this is ``pyro.sample(name, distribution, obs=value)``. With missing entries the site
     scores exactly what was seen: elementwise distributions are masked, Gaussians (full, low-rank) are marginalised,
-    mixtures do so inside their components, and any other distribution can be used as long as each event is seen
-    entirely or not at all. A distribution of one's own may have a method ``marginalise(value)``, which returns the
-    distribution of what is seen, the value without NaN, and a function that draws all entries given the seen ones.
+    mixtures do so inside their components, hidden Markov models (discrete, Gaussian) at each step, and any other
+    distribution can be used as long as each event is seen entirely or not at all. A distribution of one's own may have
+    a method ``marginalise(value)``, which returns the distribution of what is seen, the value without NaN, and a
+    function that draws all entries given the seen ones.
 
     Arguments:
         name: The name of the site.
@@ -226,6 +227,7 @@ def observe(name: str, distribution: Any, value: Tensor | None = None) -> Tensor
     distribution = _law_of_observed(distribution, name=name)
     if value is None:
         return pyro.sample(name, distribution)
+    distribution = hidden_markov.of_sequence(distribution, value)
     _check_shape(name, distribution, value)
     scored, filled, complete = _observed(name, distribution, value)
     infer: Any = {_SERVED: True}
@@ -346,6 +348,13 @@ def marginalise(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor
         return scored.to_event(d.reinterpreted_batch_ndims), filled, draw
     if isinstance(d, torch.distributions.MixtureSameFamily):
         return _marginalise_mixture(d, value)
+    if isinstance(d, dist.DiscreteHMM):
+        return _marginalise_chain(d, value)
+    if isinstance(d, dist.GaussianHMM):
+        scored = hidden_markov.marginal_gaussian(d, value)
+        return scored, value.nan_to_num(), lambda: hidden_markov.complete_gaussian(d, value)
+    if isinstance(d, dist.LinearHMM):
+        raise _CannotMarginaliseError("A LinearHMM with noise that is not Gaussian, which has no density,")
     if d.event_dim == 0:
         base = d.expand(torch.broadcast_shapes(d.batch_shape, value.shape))
         filled = torch.where(missing, point_in(base.support).to(value), value)
@@ -360,13 +369,34 @@ def marginalise(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor
     return base.mask(~whole), torch.where(missing, _draw(base).detach().to(value.dtype), value), lambda: _draw(base)
 
 
-def _marginalise_mixture(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor]]:
-    k_dim = -1 - d.event_dim  # the components' dimension
-    components, filled, draw_components = marginalise(d.component_distribution, value.unsqueeze(k_dim))
+def _marginalise_components(d: Any, value: Tensor, k_dim: int) -> tuple[Any, Tensor, Callable[[], Tensor]]:
+    """Of the components of a mixture in dimension ``k_dim``, all of the same value, which is filled alike for all."""
+    components, filled, draw = marginalise(d, value.unsqueeze(k_dim))
     if filled.shape[k_dim] > 1:  # the support's fill value may depend on the component
         if not bool((filled == filled.narrow(k_dim, 0, 1)).all()):
-            raise _CannotMarginaliseError(f"A mixture of {type(d.component_distribution).__name__} of unequal supports")
+            raise _CannotMarginaliseError(f"A mixture of {type(d).__name__} of unequal supports")
         filled = filled.narrow(k_dim, 0, 1)
+    return components, filled, draw
+
+
+def _marginalise_chain(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor]]:
+    k_dim = -1 - d.observation_dist.event_dim  # of the states
+    observation, filled, draw_observations = _marginalise_components(d.observation_dist, value, k_dim)
+
+    def draw() -> Tensor:
+        observed = observation.log_prob(filled)
+        states = hidden_markov.draw_states(d.initial_logits, d.transition_logits, observed)
+        index = states.reshape(states.shape + (1,) * -k_dim)
+        return draw_observations().take_along_dim(index, k_dim).squeeze(k_dim)
+
+    logits = d.initial_logits, d.transition_logits
+    scored: Any = hidden_markov.discrete(*logits, observation, d.duration, validate=False)
+    return scored, filled.squeeze(k_dim), draw
+
+
+def _marginalise_mixture(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor]]:
+    k_dim = -1 - d.event_dim  # the components' dimension
+    components, filled, draw_components = _marginalise_components(d.component_distribution, value, k_dim)
     mixing = d.mixture_distribution
 
     def draw() -> Tensor:

@@ -13,10 +13,14 @@ import pyro.distributions as dist
 import pyro.distributions.coalescent
 import pyro.distributions.hmm
 import pyro.ops.einsum.torch_log
+import pyro.ops.gaussian
 import pyro.ops.special
+import pyro.ops.tensor_utils
 import torch
 from torch import Tensor
 from torch.distributions.utils import broadcast_all
+
+from pyro_gen.distributions.hidden_markov import chain_product
 
 
 class _SafeLog(torch.autograd.Function):
@@ -57,19 +61,22 @@ def _multinomial_log_prob(self: Any, value: Tensor) -> Tensor:
     return ways + (logits * value).sum(-1)
 
 
-def _logmatmulexp(x: Tensor, y: Tensor) -> Tensor:
-    """``log(exp(x) @ exp(y))`` of hidden Markov models, without clamping in place."""
-    least = torch.finfo(x.dtype).min  # avoid nan due to -inf - -inf
-    x_shift = x.detach().amax(-1, keepdim=True).clamp(min=least)
-    y_shift = y.detach().amax(-2, keepdim=True).clamp(min=least)
-    xy: Tensor = _SafeLog.apply((x - x_shift).exp() @ (y - y_shift).exp())
-    return xy + x_shift + y_shift
+def _safe_cholesky(x: Tensor) -> Tensor:
+    """The Cholesky factor of Pyro's Gaussian factors: their jitter is added, not written into the data."""
+    if x.shape[-1] == 1:
+        return x.clamp(min=torch.finfo(x.dtype).tiny).sqrt()
+    share = pyro.ops.tensor_utils.CHOLESKY_RELATIVE_JITTER * torch.finfo(x.dtype).eps
+    jitter = share * x.detach().abs().amax(-1)
+    factor: Tensor = torch.linalg.cholesky(x + jitter.diag_embed())
+    return factor
 
 
 PLACES: tuple[tuple[Any, str, Any], ...] = (
     (pyro.ops.special, "safe_log", _SafeLog.apply),
     (pyro.ops.einsum.torch_log, "safe_log", _SafeLog.apply),
-    (pyro.distributions.hmm, "_logmatmulexp", _logmatmulexp),
+    (pyro.distributions.hmm, "_sequential_logmatmulexp", chain_product),
+    (pyro.distributions.hmm, "safe_cholesky", _safe_cholesky),
+    (pyro.ops.gaussian, "safe_cholesky", _safe_cholesky),
     (pyro.distributions.coalescent, "safe_log", _SafeLog.apply),
     (dist.OrderedLogistic, "__init__", _ordered_logistic),
     (torch.distributions.Multinomial, "log_prob", _multinomial_log_prob),
