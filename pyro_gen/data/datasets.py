@@ -114,6 +114,7 @@ def load(
     iris             120 / 30      (4,)             numbers
     linnerud         16 / 4        (3,)             numbers
     mnist            60000 / 10000 (28, 28) 256     grey levels 0..255
+    moons            2000 / 500    (2,)             numbers, made up: two half circles with noise
     wine             142 / 36      (13,)            numbers
     ================ ============= ======== ======= =======================================
 
@@ -196,6 +197,16 @@ def _load_torchvision(name: str, root: str | os.PathLike[str] | None) -> DataSet
     return DataSet(name, train.data.to(dtype), test.data.to(dtype), train.targets, test.targets, levels=256)
 
 
+def _load_moons(root: str | os.PathLike[str] | None) -> DataSet:
+    import sklearn.datasets
+
+    points, moon = sklearn.datasets.make_moons(2500, noise=0.1, random_state=0)
+    values, target = as_tensor(points, "moons"), torch.as_tensor(moon)
+    test = torch.arange(len(values)) % 5 == 0
+    return DataSet("moons", values[~test], values[test], target[~test], target[test], columns=("x1", "x2"))
+
+
+DATA_SETS.add("moons", Source(_load_moons, from_folder=False))
 for _name in _SCIKIT_LEARN:
     DATA_SETS.add(_name, Source(partial(_load_scikit_learn, _name), from_folder=False))
 for _name in _TORCHVISION:

@@ -39,6 +39,16 @@ def test_every_fifth_datum_is_test(name: str) -> None:
         assert data.levels is None and data.columns == tuple(original.feature_names)
 
 
+def test_moons_are_two_half_circles() -> None:
+    data = load("moons")
+    assert data.train.shape == (2000, 2) and data.test.shape == (500, 2)
+    x, moon = data.train.double(), data.train_target
+    centres = torch.tensor([[0.0, 0.0], [1.0, 0.5]]).double()[moon]
+    off = (x - centres).norm(dim=-1) - 1  # of the circle: noise of standard deviation 0.1
+    assert abs(off.std().item() - 0.1) < 0.01 and abs(off.mean().item()) < 0.02
+    assert torch.equal(load("moons").test, data.test)
+
+
 def test_the_digits_on_rate() -> None:
     data = load("digits", transform=Binarize(8.0))
     assert data.levels == 2
