@@ -1,6 +1,7 @@
 """The zoo: one family a folder, one model a file."""
 
 from pyro_gen.models import tabular
+from pyro_gen.models.energy import EnergyBased
 from pyro_gen.models.linear import FactorAnalysis, Gaussian, ProbabilisticPCA
 from pyro_gen.models.tabular import (
     DeepLatentTable,
@@ -17,6 +18,7 @@ from pyro_gen.models.vae import VAE
 __all__ = [
     "VAE",
     "DeepLatentTable",
+    "EnergyBased",
     "FactorAnalysis",
     "Gaussian",
     "NotMIWAE",

@@ -91,6 +91,12 @@ class ContrastiveDivergence(Objective):
             )
         self.chains = sample_base(program, x.new_full((self.reservoir, *x.shape[1:]), torch.nan))
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        chains = state_dict.get(f"{prefix}chains")
+        if self.reservoir and chains is not None:  # of a run: there is room for them before they are copied
+            self.chains = chains.clone()
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:
         if self.reservoir and self.chains is None:
             self.prepare(program, x, *context)

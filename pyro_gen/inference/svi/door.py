@@ -75,7 +75,6 @@ def fit(
     schedule: str | Callable[[float], float] = "constant",
     clip_norm: float | None = None,
     weight_decay: float = 0.0,
-    ema: float | None = None,
     kl_warmup: int = 0,
     seed: int = 0,
     compile: bool | str = "auto",
@@ -97,9 +96,7 @@ def fit(
             tuple ``(x, *context)``, or a torch ``Dataset`` of these. Several variables are a mapping of such tensors by
             name, ``{"image": x, "label": y}``, or a tuple of them as the first element of a tuple, ``((x, y),)``; a
             plain tuple ``(x, y)`` is x with its context y, which is conditioned on and not modelled.
-        objective: What is minimised; by default the program's ``objective``, or the ELBO. In a game its players take
-            their steps in turn, ``steps`` here are its rounds, and ``clip_norm``, ``weight_decay`` and ``schedule``
-            hold for each of them.
+        objective: What is minimised; by default the program's ``objective``, or the ELBO.
         epochs: Passes through the data.
         batch_size: Rows per step, all processes together.
         lr: The learning rate of Adam (AdamW with ``weight_decay``).
@@ -112,8 +109,6 @@ def fit(
             factor for ``lr``.
         clip_norm: Greatest norm of the gradient.
         weight_decay: Decoupled weight decay.
-        ema: The decay of an exponential moving average of the program's weights, 0.999 say, which validation sees and
-            the program has in the end; ``None`` for the weights themselves.
         kl_warmup: Epochs over which the weight of the KL term rises linearly from 0 to 1. (For free bits give
             ``objective=ELBO(free_bits=...)``.)
         seed: Seeds order, draws and dropout. The caller's generators are left alone.
@@ -147,7 +142,7 @@ def fit(
         what = "the class itself: create an instance" if isinstance(program, type) else type(program).__name__
         raise TypeError(f"pg.fit trains a pyro_gen.Program, and was given {what}.")
     objective = resolve_objective(program, objective)
-    settings = Settings(epochs, batch_size, lr, patience, schedule, kl_warmup, seed, ema)
+    settings = Settings(epochs, batch_size, lr, patience, schedule, kl_warmup, seed)
     settings.check(validation)
     if clip_norm is not None and not clip_norm > 0:
         raise AdviceError("{clip_norm}: the greatest norm of the gradient is positive.", clip_norm=clip_norm)
