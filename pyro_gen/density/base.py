@@ -271,7 +271,8 @@ class Density(abc.ABC):
                     raise ValueError(RANDOM) from error
                 self.mode, notice = "loop", "The model cannot be vectorised by torch.vmap, so chains come one by one. "
                 reason, place = first_line(error), error_line(error)
-                self._check_gradient(args[0], *args[1 + (kind == "tempered") :])
+                if kind != "values":
+                    self._check_gradient(args[0], *args[1 + (kind == "tempered") :])
             warnings.warn(f"{notice}{reason}{place}", stacklevel=7)
         return function
 

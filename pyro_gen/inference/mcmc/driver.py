@@ -141,7 +141,7 @@ def run(
             iterations = default_warmup(count) if warmup is None else warmup
             evaluations = GRADIENTS * (iterations + draws * thin)
             density.expect(evaluations)
-            chain = sampler.init(initial.points(density, init, count))
+            chain = sampler.init(initial.points(density, init, count, gradients=sampler.gradients))
         else:
             if warmup or keep_warmup:
                 raise ValueError("run(state=...) goes on after the warm-up: leave warmup and keep_warmup out.")

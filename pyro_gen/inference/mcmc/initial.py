@@ -60,7 +60,7 @@ def count(init: Init) -> int | None:
     return len(init) if isinstance(init, Tensor) else None
 
 
-def points(density: Density, init: Init, chains: int) -> Tensor:
+def points(density: Density, init: Init, chains: int, gradients: bool = True) -> Tensor:
     """Makes starting points at which density and gradient are finite; draws by the global generator.
 
     Arguments:
@@ -70,6 +70,7 @@ def points(density: Density, init: Init, chains: int) -> Tensor:
             draws is asked again for the points that are not on the support. Of targets for which the uniform points
             will not do, by far, chains start where :func:`pyro_gen.inference.mcmc.pathfinder.search` finds a place.
         chains: The number C of chains.
+        gradients: Whether the chains need gradients, which are then to be finite, too.
 
     Raises:
         NoStart: The points are not on the support.
@@ -97,16 +98,16 @@ def points(density: Density, init: Init, chains: int) -> Tensor:
     if tuple(z.shape) != shape:
         raise ValueError(f"The starting points have shape {tuple(z.shape)}, where {shape} was expected.")
     z = z.detach().to(density.device, density.dtype)
-    log_density, usable = evaluate(density, z)
+    log_density, usable = evaluate(density, z, gradients)
     hopeless = torch.zeros_like(usable[0])
-    wide = source is uniform and density.dim > 0  # else all sites are held
+    wide = source is uniform and density.dim > 0 and gradients  # else all sites are held, or nothing climbs
     if wide:
         hopeless = (usable.double().mean(0) < MIN_USABLE_SHARE) | flat(density, z)
     for _ in range(TRIES):
         if source is None or bool((usable | hopeless).all()):
             break
         z = torch.where(usable.unsqueeze(-1), z, source(density, chains).to(z))
-        log_density, usable = evaluate(density, z)
+        log_density, usable = evaluate(density, z, gradients)
     if wide:
         hopeless = hopeless | ~usable.all(0) | far(density, log_density, usable)
         if bool(hopeless.any()):
@@ -123,7 +124,8 @@ def points(density: Density, init: Init, chains: int) -> Tensor:
         return z
     held = density.draw_held(z) if isinstance(density, ProgramDensity) and density.hold else None
     raise NoStart(
-        f"{int((~usable).sum())} of {usable.numel()} starting points have no finite log-density and gradient"
+        f"{int((~usable).sum())} of {usable.numel()} starting points have no finite log-density"
+        + (" and gradient" if gradients else "")
         + (f" after {TRIES} tries" if source is not None else "")
         + (
             f": {reason}."

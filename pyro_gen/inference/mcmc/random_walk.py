@@ -70,6 +70,7 @@ class RandomWalk(Sampler):
         True
     """
 
+    gradients = False
     FREEZE = 0.9  # share of the warm-up after which nothing changes
     SHARES = 4.0  # the covariance is that of the last quarter of the time
 

@@ -32,6 +32,9 @@ class Sampler(abc.ABC):
     Arguments:
         density: The density.
 
+    Attributes:
+        gradients: Whether it asks for gradients of the density; what does not runs on a model that has none.
+
     Example:
         >>> import torch
         >>> from typing import NamedTuple
@@ -53,6 +56,8 @@ class Sampler(abc.ABC):
         >>> bool((run(target, Walk, chains=256, draws=50).z.var() - 1).abs() < 0.1)
         True
     """
+
+    gradients = True
 
     def __init__(self, density: Density) -> None:
         self.density = density

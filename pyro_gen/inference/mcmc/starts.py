@@ -29,12 +29,15 @@ def uniform(density: Density, chains: int) -> Tensor:
     return 4 * torch.rand(shape, dtype=density.dtype, device=density.device) - 2
 
 
-def evaluate(density: Density, z: Tensor) -> tuple[Tensor, Tensor]:
+def evaluate(density: Density, z: Tensor, gradients: bool = True) -> tuple[Tensor, Tensor]:
     """The log-density at points (C, *B, D) and whether a chain can start there, each with shape :math:`(C, *B)`.
 
-    Held sites are drawn for it.
+    Held sites are drawn for it. Where no gradients are asked for, the value alone decides.
     """
     held = density.draw_held(z) if isinstance(density, ProgramDensity) and density.hold else None
+    if not gradients:
+        log_density = density.log_density(z, held=held)
+        return log_density, log_density.isfinite()
     log_density, grad = density.log_density_and_grad(z, held=held)
     return log_density, log_density.isfinite() & grad.isfinite().all(-1)
 
