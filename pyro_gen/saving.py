@@ -19,11 +19,12 @@ from pyro_gen._archives import WithinMemory, read_archive
 from pyro_gen._errors import AdviceError, said
 from pyro_gen._files import atomic
 from pyro_gen.data import Transform
+from pyro_gen.inference.guides import GUIDES, with_guide
 from pyro_gen.program import Program
 from pyro_gen.targets import build, describe_transform, file_and_name, restore_transform
 from pyro_gen.variables import known_shapes
 
-__all__ = ["SavedProgram", "is_saved_program", "load", "load_program", "save_program"]
+__all__ = ["SavedProgram", "context_of", "is_saved_program", "load", "load_program", "save_program"]
 
 BUILDING_BYTES = 2**28  # bytes that building a program may take besides what its weights say
 
@@ -35,7 +36,7 @@ class SavedProgram(NamedTuple):
         program: The program, in evaluation mode.
         transform: What data must go through before the program, or ``None``.
         description: How the program is built: ``target``, ``digest`` (SHA-256 of the user's file), ``options``,
-            ``event_shape``, ``transform``, ``columns``, ``data``.
+            ``event_shape``, ``transform``, ``columns``, ``data``, ``context``, ``guide``.
     """
 
     program: Program
@@ -52,6 +53,8 @@ def save_program(
     transform: Transform | None = None,
     columns: Sequence[str] | None = None,
     data: str | None = None,
+    context: Sequence[tuple[Sequence[str] | None, Sequence[int]]] = (),
+    guide: str | None = None,
 ) -> None:
     """Saves a trained program as one file; the code of a user's program stays where it is, its path is kept.
 
@@ -63,6 +66,8 @@ def save_program(
         transform: What its data went through.
         columns: Names of the columns, for tables.
         data: What it was trained on, to be read by people.
+        context: Of each part of what it conditions on, names of the columns, if any, and the shape of one datum.
+        guide: The name of the guide that was given to it, in :data:`pyro_gen.inference.guides.GUIDES`.
 
     Raises:
         ValueError: The program does not know the shape of one datum, or the file cannot be written.
@@ -80,6 +85,8 @@ def save_program(
         "transform": describe_transform(transform),
         "columns": None if columns is None else list(columns),
         "data": data,
+        "context": [{"columns": names and list(names), "shape": list(part)} for names, part in context],
+        "guide": guide,
     }
     with atomic(path) as partial, partial.open("wb") as opened:
         torch.save({"state_dict": program.state_dict(), "description": json.dumps(description)}, opened)
@@ -113,10 +120,12 @@ def load_program(
     try:
         with WithinMemory(BUILDING_BYTES + 16 * size):
             program = build(target or description["target"], shape, description["options"])
+            if (guide := description.get("guide")) is not None:
+                program = with_guide(program, GUIDES[guide]())
             program.event_shape = shape
             # Parameters that a first run creates (plain functions, autoguides) must exist before they can be filled.
             if program.state_dict().keys() != state.keys():
-                program.initialise(_zeros(program))
+                program.initialise(_zeros(program), *(torch.zeros(2, *c["shape"]) for c in context_of(description)))
         program.load_state_dict(state)
         transform = restore_transform(description["transform"])
     except RuntimeError as error:
@@ -174,6 +183,11 @@ def is_saved_program(path: Path) -> bool:
     return True
 
 
+def context_of(description: Mapping[str, Any]) -> list[Any]:
+    """What a saved program conditions on: ``columns`` and ``shape`` of one datum, of each part."""
+    return list(description.get("context") or ())
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], int]:
     """The weights, the description, and the bytes of a file."""
     if not path.is_file():
@@ -189,6 +203,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], int]:
             and all(map(_is_shape, _shapes(description["event_shape"])))
             and all(isinstance(one["name"], str) for one in description["transform"])
             and all(isinstance(name, str) for name in description["columns"] or ())
+            and all(_is_shape(part["shape"]) for part in context_of(description))
+            and all(isinstance(name, str) for part in context_of(description) for name in part["columns"] or ())
         )
         if not fine:
             raise ValueError("its description is of another form")

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pyro_gen import zoo
 from pyro_gen.cli.console import print_json
-from pyro_gen.cli.inputs import built, check_context, read_data
-from pyro_gen.cli.options import TARGET, DataRoot, Decimal, DropEmpty, Json, Part, Seed, program_options
+from pyro_gen.cli.inputs import built, check_context, read_context, read_data, tensors_of
+from pyro_gen.cli.options import TARGET, ContextFiles, DataRoot, Decimal, DropEmpty, Json, Part, Seed, program_options
 from pyro_gen.program import Program
 from pyro_gen.registry import MODELS
 from pyro_gen.targets import build
@@ -21,6 +21,7 @@ def command(
     data: Annotated[
         str | None, typer.Option(help="Data to check with, as for fit; by default some simulated from the program.")
     ] = None,
+    context: ContextFiles = None,
     transform: Annotated[list[str] | None, typer.Option(help="As for fit.")] = None,
     options: Annotated[list[str] | None, typer.Option("--set", help="As for fit.")] = None,
     drop_empty: DropEmpty = False,
@@ -33,8 +34,8 @@ def command(
     from pyro_gen.evaluation.conformance import Report, check_program
 
     read = (drop_empty, decimal, data_root)
-    program, x = _program_and_data(target, data, transform or [], program_options(options or []), *read, seed)
-    report = check_program(program, x, seed=seed)
+    program, x = _program_and_data(target, data, context, transform or [], program_options(options or []), *read, seed)
+    report = check_program(program, x, *tensors_of(read_context(context, len(x), decimal)), seed=seed)
     if as_json:
         print_json(report.to_dict())
     else:
@@ -46,6 +47,7 @@ def command(
 def _program_and_data(
     target: str,
     data: str | None,
+    context: Sequence[str] | None,
     transform: Sequence[str],
     options: dict[str, Any],
     drop_empty: bool,
@@ -60,7 +62,10 @@ def _program_and_data(
         prepared = zoo.prepare(entry, data_root)
         return build(entry.model, prepared.test.shape[1:], entry.options, seed=seed), prepared.test
     if data is not None:
-        return built(target, read_data(data, Part.train, data_root, drop_empty, decimal), transform, options, seed)
+        read = read_data(data, Part.train, data_root, drop_empty, decimal)
+        return built(target, read, transform, options, seed, len(context or ()))
+    if context:
+        raise ValueError("--context has a row for each of the data: give these, by --data.")
     if target in MODELS:
         raise ValueError(f"{target} takes the shape of its data: say which, by --data.")
     program = build(target, None, options, seed=seed)

@@ -12,7 +12,8 @@ def one_line(error: Exception) -> str:
     if hasattr(error, "format_message"):  # of typer, about the words of the command
         context = getattr(error, "ctx", None)
         where = "pyro-gen" if context is None else context.command_path
-        return f"{' '.join(error.format_message().split()).rstrip('.')} (see {where} --help)."
+        words = " ".join(error.format_message().split()).replace(": Value error, ", ": ")  # of a choice, by pydantic
+        return f"{words.rstrip('.')} (see {where} --help)."
     text = error.on_the_command_line() if isinstance(error, Advice | Problems) else said(error).partition(": ")[2]
     text = " ".join(text.split()).split("tensor(")[0].strip()
     # Messages of this package are whole sentences; others may be a word, or nothing.

@@ -7,8 +7,21 @@ import torch
 import typer
 
 from pyro_gen.cli.console import print_json
-from pyro_gen.cli.inputs import aligned, read_data
-from pyro_gen.cli.options import DataRoot, Decimal, DropEmpty, Json, Method, Moved, Part, Progress, Saved, Seed, Trust
+from pyro_gen.cli.inputs import aligned, read_context, read_data, read_posterior, tensors_of
+from pyro_gen.cli.options import (
+    ContextFiles,
+    DataRoot,
+    Decimal,
+    DropEmpty,
+    Json,
+    Method,
+    Moved,
+    Part,
+    Progress,
+    Saved,
+    Seed,
+    Trust,
+)
 from pyro_gen.inference.progress import progress_bar
 from pyro_gen.saving import load_program
 from pyro_gen.targets import transform_with_ladj
@@ -22,6 +35,14 @@ def command(
     num_particles: Annotated[int | None, typer.Option(min=1, help="Draws of the guide, for elbo and iwae.")] = None,
     chains: Annotated[int | None, typer.Option(min=1, help="Chains per datum (16), or islands of smc (4).")] = None,
     temperatures: Annotated[int | None, typer.Option(min=1, help="Temperatures, for ais and bdmc.")] = None,
+    context: ContextFiles = None,
+    posterior: Annotated[
+        str | None,
+        typer.Option(
+            help="For global latent variables: a .nc file or .zarr folder of pyro-gen posterior, or guide: the log "
+            "predictive density of data that it did not see."
+        ),
+    ] = None,
     drop_empty: DropEmpty = False,
     decimal: Decimal = None,
     target: Moved = None,
@@ -42,13 +63,16 @@ def command(
             "leaves them out.",
             file=sys.stderr,
         )
+    parts = read_context(context, len(read.x), decimal, saved)
+    draws = None if posterior is None else read_posterior(posterior)
     several = "islands" if method == "smc" else "chains"
     chosen = {"num_particles": num_particles, several: chains, "temperatures": temperatures}
     options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     x, jacobian = (read.x, None) if saved.transform is None else transform_with_ladj(saved.transform, read.x, seed)
     with progress_bar(f"log-likelihood ({method})", progress) as report:
         x = x.to(torch.get_default_dtype())
-        found = log_likelihood(saved.program, x, method=str(method), seed=seed, progress=report, **options)
+        given = {"posterior": draws, "seed": seed, "progress": report, **options}
+        found = log_likelihood(saved.program, x, *tensors_of(parts), method=str(method), **given)
     result = found.to_dict() | {"data_set": read.name, "seed": seed, "transform": saved.description["transform"]}
     note = ""
     if saved.transform is not None:

@@ -1,19 +1,33 @@
 """``pyro-gen fit``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
+from torch import Tensor
 
 from pyro_gen import zoo
 from pyro_gen.cli.console import print_json
-from pyro_gen.cli.inputs import check_context, read_data, stem_of, through, warn_of_scales
+from pyro_gen.cli.inputs import (
+    Data,
+    check_context,
+    read_context,
+    read_data,
+    stem_of,
+    tensors_of,
+    through,
+    warn_of_scales,
+)
 from pyro_gen.cli.options import (
     TARGET,
+    ContextFiles,
     DataRoot,
     Decimal,
     Device,
     DropEmpty,
+    GuideName,
     Json,
     ObjectiveName,
     Overwrite,
@@ -26,11 +40,14 @@ from pyro_gen.cli.options import (
 )
 from pyro_gen.cli.outputs import check_distinct, check_output
 from pyro_gen.data import DataSet
+from pyro_gen.inference.guides import GUIDES, guide_of, with_guide
 from pyro_gen.inference.objectives import Objective
 from pyro_gen.inference.svi import fit as train
+from pyro_gen.program import Program
 from pyro_gen.registry import DATA_SETS, MODELS
 from pyro_gen.saving import save_program
 from pyro_gen.targets import build, file_and_name, make_transform
+from pyro_gen.traces import structure
 
 
 def command(
@@ -45,6 +62,11 @@ def command(
     ] = None,
     options: Annotated[
         list[str] | None, typer.Option("--set", help="An argument of the program, latent=8 say; repeatable.")
+    ] = None,
+    context: ContextFiles = None,
+    guide: Annotated[
+        GuideName | None,
+        typer.Option(help="A guide for global latent variables, in the place of the program's own."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The file of the trained program; by default TARGET.pt.")] = None,
     overwrite: Overwrite = False,
@@ -85,12 +107,12 @@ def command(
     arguments: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     arguments["resume"] = resume
     path = out or Path(f"{stem_of(target)}.pt")
-    read_too = (data, file_and_name(target)[0])
+    read_too = (data, file_and_name(target)[0], *(context or ()))
     check_output(path, "--out", inputs=read_too, overwrite=overwrite)
     check_output(checkpoint, "--checkpoint", overwrite=True)  # what is no checkpoint is refused by fit
     check_distinct({"--out": path, "--checkpoint": checkpoint})
     entry = zoo.load(target) if target in zoo.names() else None
-    if entry is not None and (data or transform or options or validation is not None):
+    if entry is not None and (data or transform or options or context or guide or validation is not None):
         raise ValueError(
             f"{target} is an entry of the zoo, with data and program of its own: for other ones name its model, "
             f"{entry.model}, instead."
@@ -98,6 +120,7 @@ def command(
     if entry is not None:
         prepared = zoo.prepare(entry, data_root)
         result = zoo.train(entry, prepared, seed=seed, device=device, progress=progress, **arguments)
+        parts: list[Data] = []
         name, given, columns, source = entry.model, entry.options, prepared.columns, entry.data
         kept = prepared.transform
     else:
@@ -106,20 +129,34 @@ def command(
             raise ValueError(f"say what to train {target} on, by --data.")
         name, given = target, program_options(options or [])
         read = read_data(data, Part.train, data_root, drop_empty, decimal)
-        x, held_out = read.x, None
+        parts = read_context(context, len(read.x), decimal)
+        rows, held_rows = torch.arange(len(read.x)), None
         if validation is not None:
-            x, held_out = DataSet(read.name, read.x, read.x[:0]).split(validation, seed)
+            rows, held_rows = DataSet(read.name, rows, rows[:0]).split(validation, seed)
+        x = read.x[rows]
         kept = make_transform(transform or [], x, read.levels, read.columns)
         columns, source = read.columns, read.name
         program = build(name, x.shape[1:], given, seed=seed)
-        check_context(program, target)
+        check_context(program, target, len(parts))
         redraw = kept if kept is not None and kept.draws else None
-        if redraw is None:
-            x, held_out = through(kept, x, seed), None if held_out is None else through(kept, held_out, seed)
+        conditions = tensors_of(parts)
+
+        def data_of(rows: Tensor) -> Any:
+            seen = read.x[rows] if redraw is not None else through(kept, read.x[rows], seed)
+            return (seen, *(c[rows] for c in conditions)) if conditions else seen
+
+        if guide is not None:
+            few = [c[rows[:2]] for c in conditions]
+            program = _guided(program, target, str(guide), through(kept, x[:2], seed), few)
+        held_out = None if held_rows is None else data_of(held_rows)
         arguments |= {"validation": held_out, "transform": redraw, "accelerator": device}
-        warn_of_scales(through(redraw, x, seed), columns)
-        result = train(program, x, seed=seed, progress=progress, **arguments)
-    save_program(path, result.program, name, options=given, transform=kept, columns=columns, data=source)
+        warn_of_scales(through(kept, x, seed), columns)
+        result = train(program, data_of(rows), seed=seed, progress=progress, **arguments)
+    of_context = [(part.columns, part.x.shape[1:]) for part in parts]
+    described: dict[str, Any] = {"options": given, "transform": kept, "columns": columns, "data": source}
+    save_program(
+        path, result.program, name, **described, context=of_context, guide=None if guide is None else str(guide)
+    )
     last = result.history[-1]
     if as_json:
         print_json(
@@ -141,6 +178,18 @@ def command(
         return
     print(result)
     print(f"Saved: {path.resolve()}")
+
+
+def _guided(program: Program, target: str, name: str, x: Tensor, context: Sequence[Tensor]) -> Program:
+    """The program with a guide by name, where that guide can serve other rows than those of the training."""
+    made = with_guide(program, GUIDES[name]()).initialise(x, *context)
+    local = set(structure(made, x, *context).local)
+    if mine := [site for site in guide_of(made).names if site in local]:
+        raise ValueError(
+            f"--guide {name}: '{mine[0]}' of {target} is a latent variable of each datum, for which such a guide has "
+            "parameters row by row: write a guide that reads the data, in the program."
+        )
+    return with_guide(program, GUIDES[name]())
 
 
 def _refuse_tabular(target: str, data: str | None) -> None:

@@ -2,10 +2,10 @@
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,12 +13,12 @@ from torch import Tensor
 from pyro_gen._archives import read_archive
 from pyro_gen._errors import Words
 from pyro_gen.cli.errors import in_options
-from pyro_gen.cli.options import Part
+from pyro_gen.cli.options import Part, program_options
 from pyro_gen.data import Transform, as_tensor, read_table
 from pyro_gen.data import load as load_data
 from pyro_gen.program import Program
 from pyro_gen.registry import DATA_SETS
-from pyro_gen.saving import SavedProgram
+from pyro_gen.saving import SavedProgram, context_of, load_program
 from pyro_gen.targets import build, make_transform
 
 # What the commands that read a table of numbers say of arguments of read_table.
@@ -143,25 +143,157 @@ def warn_of_scales(x: Tensor, columns: Sequence[str] | None) -> None:
     print(f"warning: {what}: add --transform standardize, or training may fail.", file=sys.stderr)
 
 
-def check_context(program: Program, target: str) -> None:
-    """Raises ValueError where a model takes more than data."""
-    model = getattr(program, "functions", [program.model])[0]  # of Program.from_functions, as it was written
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(model).parameters.values()
-    if context := [p.name for p in parameters if p.kind in kinds and p.default is p.empty][1:]:
+def read_context(
+    files: Sequence[str] | None, rows: int | None, decimal: str | None, saved: SavedProgram | None = None
+) -> list[Data]:
+    """Reads what a model conditions on, with the columns that it was trained with where it was.
+
+    Arguments:
+        files: The files, in the order of the model's arguments.
+        rows: How many rows the data have, where there are any.
+        decimal: The decimal mark in text files.
+        saved: The trained program, if it is one.
+    """
+    found = [read_data(name, Part.train, None, False, decimal, to_train=False) for name in files or ()]
+    if saved is not None:
+        wanted = context_of(saved.description)
+        if len(wanted) != len(found):
+            raise ValueError(
+                f"the program conditions on {len(wanted)} files and was given {len(found)}: give --context for each, "
+                "in the order of the training."
+                if wanted
+                else "the program conditions on nothing: leave --context out."
+            )
+        found = [_aligned(data, part["columns"], part["shape"]) for data, part in zip(found, wanted, strict=True)]
+    for data in found:
+        if data.x.isnan().any():
+            row = int(data.x.isnan().flatten(1).any(1).nonzero()[0])
+            raise ValueError(
+                f"--context {data.name}: row {row}, counted from 0, has a missing value, and what a model conditions "
+                "on must be known: fill it, or make it part of the data."
+            )
+        rows = len(data.x) if rows is None else rows
+        if len(data.x) != rows:
+            raise ValueError(
+                f"--context {data.name}: has {len(data.x)} rows, and the data have {rows}: give a row for each of "
+                "them, in their order (rows that --drop-empty leaves out are to be left out here, too)."
+            )
+    return found
+
+
+def read_posterior(name: str) -> Any:
+    """Draws that ``pyro-gen posterior`` wrote, or the word ``guide``."""
+    if name == "guide":
+        return name
+    path = Path(name)
+    if path.suffix not in (".nc", ".zarr"):
+        raise ValueError(f"--posterior {name}: give a .nc file or .zarr folder of pyro-gen posterior, or guide.")
+    if not path.exists():
+        raise ValueError(f"--posterior {name}: no such file.")
+    import arviz as az
+
+    try:
+        return az.from_netcdf(path) if path.suffix == ".nc" else az.from_zarr(path)
+    except Exception as error:  # whatever the reader makes of another file
+        raise ValueError(f"--posterior {name}: not draws of pyro-gen posterior ({type(error).__name__}).") from error
+
+
+def tensors_of(context: Sequence[Data]) -> tuple[Tensor, ...]:
+    """What is handed to a program."""
+    return tuple(data.x.to(torch.get_default_dtype()) for data in context)
+
+
+def _aligned(data: Data, wanted: Sequence[str] | None, shape: Sequence[int]) -> Data:
+    given = data.columns
+    if wanted is not None and given is not None and set(wanted) <= set(given):
+        return replace(data, x=data.x[:, [given.index(c) for c in wanted]], columns=tuple(wanted))
+    if wanted is not None and given is not None:
+        absent = [c for c in wanted if c not in given]
+        raise ValueError(f"--context {data.name} has no column {listed(absent)}; the program takes {listed(wanted)}.")
+    if list(data.x.shape[1:]) != list(shape):
         raise ValueError(
-            f"{target} takes context ({', '.join(context)}), which the command line cannot give: use Python."
+            f"--context {data.name} has shape {tuple(data.x.shape[1:])} for each datum, and the program takes "
+            f"{tuple(shape)}."
         )
+    return data
+
+
+def check_context(program: Program, target: str, given: int = 0) -> None:
+    """Raises ValueError where a model takes more than data and so many parts of context, or less."""
+    model = getattr(program, "functions", [program.model])[0]  # of Program.from_functions, as it was written
+    parameters = list(inspect.signature(model).parameters.values())
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters) and given:
+        return
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    places = [p for p in parameters if p.kind in kinds][1:]
+    needed = [p.name for p in places if p.default is p.empty]
+    if given < len(needed):
+        raise ValueError(
+            f"{target} takes context ({', '.join(needed)}): give {'a file' if len(needed) == 1 else 'files'} by "
+            f"{' '.join(['--context FILE'] * len(needed))}, with a row for each of the data."
+        )
+    if given > len(places):
+        takes = f"context ({', '.join(p.name for p in places)})" if places else "no context"
+        raise ValueError(f"{target} takes {takes}, and was given {given} {'file' if given == 1 else 'files'} of it.")
 
 
 def built(
-    target: str, data: Data, transform: Sequence[str], options: dict[str, Any], seed: int
+    target: str, data: Data, transform: Sequence[str], options: dict[str, Any], seed: int, given: int = 0
 ) -> tuple[Program, Tensor]:
     """A program as it is before training, and the data as it sees them."""
     x = through(make_transform(transform, data.x, data.levels, data.columns), data.x, seed)
     program = build(target, x.shape[1:], options, seed=seed)
-    check_context(program, target)
+    check_context(program, target, given)
     return program, x
+
+
+class Opened(NamedTuple):
+    """A program, trained or not, with data as it sees them and what it conditions on."""
+
+    program: Program
+    x: Tensor
+    context: tuple[Tensor, ...]
+    data: Data
+    saved: SavedProgram | None
+
+
+def opened(
+    target: str,
+    read: Callable[[bool], Data],
+    context: Sequence[str] | None,
+    decimal: str | None,
+    transform: Sequence[str] | None,
+    options: Sequence[str] | None,
+    moved: str | None,
+    trust: bool,
+    seed: int,
+) -> Opened:
+    """What a target names, with data.
+
+    Arguments:
+        target: A file written by fit, or what fit takes.
+        read: Reads the data; told whether they are to train on, so that each column needs a value.
+        context: Files of what the model conditions on.
+        decimal: The decimal mark in text files.
+        transform: As for fit, where the target is not trained.
+        options: Likewise.
+        moved: Where the class of a trained program is.
+        trust: Whether its file may be run.
+        seed: Seeds the transform and the parameters of what is not trained.
+    """
+    if target.endswith(".pt"):
+        if transform or options:
+            raise ValueError(f"{target} has its own transform and arguments: leave --transform and --set out.")
+        saved = load_program(target, moved, trust)
+        data = aligned(saved, read(False))
+        parts = read_context(context, len(data.x), decimal, saved)
+        return Opened(saved.program, through(saved.transform, data.x, seed), tensors_of(parts), data, saved)
+    if moved is not None:
+        raise ValueError("--target is for a file written by pyro-gen fit.")
+    data = read(True)
+    parts = read_context(context, len(data.x), decimal)
+    program, x = built(target, data, transform or [], program_options(options or []), seed, len(parts))
+    return Opened(program, x, tensors_of(parts), data, None)
 
 
 def stem_of(target: str) -> str:

@@ -11,7 +11,9 @@ import torch
 import typer
 
 from pyro_gen.inference import mcmc
+from pyro_gen.inference.guides import GUIDES
 from pyro_gen.inference.likelihood.door import METHODS as LIKELIHOOD_METHODS
+from pyro_gen.inference.likelihood.evidence import METHODS as EVIDENCE_METHODS
 from pyro_gen.inference.mcmc.initial import SOURCES
 from pyro_gen.inference.posterior import METHODS as SAMPLING_METHODS
 from pyro_gen.registry import OBJECTIVES
@@ -28,6 +30,14 @@ Decimal = Annotated[
 ]
 DropEmpty = Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without any value.")]
 Saved = Annotated[Path, typer.Argument(metavar="WEIGHTS", help="A file written by pyro-gen fit.")]
+ContextFiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--context",
+        help="What the model conditions on, behind the data: a .csv, .tsv, .parquet, .npy or .pt file with a row for "
+        "each of the data; repeatable, in the order of the model's arguments.",
+    ),
+]
 Moved = Annotated[str | None, typer.Option("--target", help="Where the program's class is, my_file.py:MyProgram.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Write over files that the command reads, or did not write itself.")
@@ -92,6 +102,8 @@ if TYPE_CHECKING:
     Method: TypeAlias = str
     Sampling: TypeAlias = str
     Start: TypeAlias = str
+    Evidence: TypeAlias = str
+    GuideName: TypeAlias = str
 else:
 
     def _choice(name: str, values: Iterable[str]) -> type[StrEnum]:
@@ -101,6 +113,8 @@ else:
     Method = _choice("Method", LIKELIHOOD_METHODS)
     Sampling = _choice("Sampling", _without_blocks())
     Start = _choice("Start", SOURCES)
+    Evidence = _choice("Evidence", EVIDENCE_METHODS)
+    GuideName = _choice("GuideName", GUIDES)
 
 
 def needs_particles(objective: str) -> bool:

@@ -10,9 +10,10 @@ from rich.text import Text
 
 from pyro_gen import zoo
 from pyro_gen.cli.console import print_json, print_table
-from pyro_gen.cli.inputs import aligned, built, read_data, stem_of, through
+from pyro_gen.cli.inputs import Data, opened, read_data, stem_of
 from pyro_gen.cli.options import (
     TARGET,
+    ContextFiles,
     DataRoot,
     Decimal,
     DropEmpty,
@@ -25,10 +26,8 @@ from pyro_gen.cli.options import (
     Seed,
     Start,
     Trust,
-    program_options,
 )
 from pyro_gen.cli.outputs import check_output
-from pyro_gen.saving import load_program
 from pyro_gen.targets import file_and_name
 
 SHOWN = 40  # parameters in the table
@@ -52,6 +51,7 @@ def command(
     warmup: Annotated[int | None, typer.Option(min=0, help="Iterations before the first draw (120 to 1000).")] = None,
     thin: Annotated[int, typer.Option(min=1, help="Of so many transitions the last is kept.")] = 1,
     init: Annotated[Start, typer.Option(help="Where the chains start.")] = "uniform",
+    context: ContextFiles = None,
     transform: Annotated[list[str] | None, typer.Option(help="As for fit.")] = None,
     options: Annotated[list[str] | None, typer.Option("--set", help="As for fit.")] = None,
     out: Annotated[
@@ -76,25 +76,22 @@ def command(
 
     path = check_path(out or Path(f"{stem_of(target)}_posterior.nc"))
     if path.suffix == ".nc":
-        check_output(path, "--out", inputs=(data, target, file_and_name(target)[0]), overwrite=overwrite)
+        check_output(
+            path, "--out", inputs=(data, target, file_and_name(target)[0], *(context or ())), overwrite=overwrite
+        )
     if plot is not None and plot.exists() and not plot.is_dir():
         raise ValueError(f"--plot {plot}: is a file, give a folder.")
     for name in ("trace", "rank", "pair", "forest"):
         check_output(plot and plot / f"{name}.png", "--plot", overwrite=overwrite)
-    if target.endswith(".pt"):
-        if transform or options:
-            raise ValueError(f"{target} has its own transform and arguments: leave --transform and --set out.")
-        saved = load_program(target, moved, trust)
-        read = aligned(saved, read_data(data, part, data_root, drop_empty, decimal, to_train=False))
-        program, x = saved.program, through(saved.transform, read.x, seed)
-    else:
-        if moved is not None:
-            raise ValueError("--target is for a file written by pyro-gen fit.")
-        read = read_data(data, part, data_root, drop_empty, decimal)
-        program, x = built(target, read, transform or [], program_options(options or []), seed)
+
+    def read(to_train: bool) -> Data:
+        return read_data(data, part, data_root, drop_empty, decimal, to_train)
+
+    found = opened(target, read, context, decimal, transform, options, moved, trust, seed)
     idata: Any = posterior(
-        program,
-        x,
+        found.program,
+        found.x,
+        *found.context,
         method=str(method),
         chains=chains,
         draws=draws,
@@ -128,7 +125,7 @@ def command(
                 "diagnosis": diagnosis.to_dict(),
                 "log_evidence": idata.posterior.attrs.get("log_evidence"),
                 "pictures": [str(picture) for picture in written],
-                "data_set": read.name,
+                "data_set": found.data.name,
                 "seed": seed,
                 "versions": zoo.versions(),
             }

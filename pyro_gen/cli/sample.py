@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pyro_gen._files import atomic
 from pyro_gen.cli.console import print_json
-from pyro_gen.cli.options import Json, Moved, Overwrite, Saved, Seed, Trust
+from pyro_gen.cli.inputs import read_context, tensors_of
+from pyro_gen.cli.options import ContextFiles, Json, Moved, Overwrite, Saved, Seed, Trust
 from pyro_gen.cli.outputs import check_output
 from pyro_gen.saving import load_program
 from pyro_gen.targets import file_and_name
@@ -18,7 +19,10 @@ from pyro_gen.targets import file_and_name
 
 def command(
     weights: Saved,
-    n: Annotated[int, typer.Option("--n", "-n", min=1, help="How many data to draw.")] = 24,
+    n: Annotated[
+        int | None, typer.Option("--n", "-n", min=1, help="How many data to draw (24, or as many as --context has).")
+    ] = None,
+    context: ContextFiles = None,
     out: Annotated[
         Path | None, typer.Option(help="A .csv, .npy or .pt file, or for images a .png, .pdf or .svg picture.")
     ] = None,
@@ -35,7 +39,9 @@ def command(
     read_too = (weights, None if target is None else file_and_name(target)[0])
     check_output(out, "--out", inputs=read_too, overwrite=overwrite)
     saved = load_program(weights, target, trust)
-    drawn = sample(saved.program, n, seed=seed)
+    parts = read_context(context, n, None, saved)
+    n = n or (len(parts[0].x) if parts else 24)
+    drawn = sample(saved.program, n, context=tensors_of(parts), seed=seed)
     scale = "the data's"
     if saved.transform is not None:
         try:

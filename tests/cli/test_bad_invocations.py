@@ -100,6 +100,7 @@ def cases() -> Iterator[tuple[str, ...]]:
         fit,
         ("evaluate", "o.pt", "--data"),
         ("posterior", "own.py:Own", "--data"),
+        ("evidence", "own.py:Own", "--data"),
         ("check", "own.py:Own", "--data"),
     ]
     for name in (*DATA, *ARRAYS):
@@ -109,6 +110,8 @@ def cases() -> Iterator[tuple[str, ...]]:
     for name in DATA:
         yield ("impute", name)
     for program in PROGRAMS:
+        for reader in (("fit", program, "--data", "t.csv"), ("evidence", program, "--data", "t.csv")):
+            yield (*reader, "--context", "nowhere.csv")
         for reader in (("fit", program, "--data", "t.csv"), ("posterior", program, "--data", "t.csv")):
             if not (program == "own.py:Context" and reader[0] == "check"):
                 yield reader
@@ -118,17 +121,25 @@ def cases() -> Iterator[tuple[str, ...]]:
         yield ("sample", weights)
         yield ("evaluate", weights, "--data", "t.csv")
         yield ("posterior", weights, "--data", "t.csv")
+        yield ("evidence", weights, "--data", "t.csv")
+        yield ("predict", weights, "-n", "3")
+        yield ("evaluate", "o.pt", "--data", "t.csv", "--posterior", weights)
+        yield ("predict", "own.py:Own", "-n", "3", "--posterior", weights)
     for out in OUTPUTS:
         for suffix in ("", ".pt"):
             if out + suffix not in ("/dev/null.pt", "..pt", "folder.csv.pt", "t.csv.pt", "link.csv.pt", "array.npy.pt"):
                 yield (*fit, "t.csv", "--out", out + suffix)
         yield (*fit, "t.csv", "--checkpoint", out)
         yield ("sample", "o.pt", "--out", out)
+        yield ("predict", "o.pt", "-n", "3", "--out", out)
         yield ("impute", "holes.csv", "--out", out)
         yield ("impute", "holes.csv", "--report", out)
         yield ("posterior", "own.py:Own", "--data", "t.csv", "--out", out)
     for out in ("t.csv/a.png", "a.txt", "array.npy", "a" * 300 + ".png", "link.csv"):
         yield ("demo", "--out", out)
+    for name in (*DATA, *ARRAYS):
+        yield (*fit, "t.csv", "--context", name)
+        yield ("predict", "o.pt", "--context", name)
     yield from wrong_words()
     yield from wrong_values()
     for option, values in {
@@ -178,7 +189,13 @@ def wrong_words() -> Iterator[tuple[str, ...]]:
 def wrong_values() -> Iterator[tuple[str, ...]]:
     """Each option that takes a number or a choice, with what is neither."""
     arguments = {"fit": ["own.py:Own"], "sample": ["o.pt"], "posterior": ["own.py:Own"], "impute": ["holes.csv"]}
-    arguments |= {"evaluate": ["o.pt"], "check": ["own.py:Own"], "zoo reproduce": ["gaussian-iris"]}
+    arguments |= {
+        "evaluate": ["o.pt"],
+        "evidence": ["own.py:Own"],
+        "predict": ["o.pt"],
+        "check": ["own.py:Own"],
+        "zoo reproduce": ["gaussian-iris"],
+    }
     for words, callback in commands().items():
         parameters = inspect.signature(callback, eval_str=True).parameters
         data = ["--data", "t.csv"] if "data" in parameters and words != ("impute",) else []
@@ -277,7 +294,7 @@ def test_a_wrong_invocation_is_one_line_and_harms_nothing(
     before = contents(folder)
     wrong = []
     for words in (words for words in CASES if words[0] == command):
-        quiet = ["--no-progress"] if command in ("fit", "evaluate", "posterior", "impute", "demo") else []
+        quiet = [] if command in ("sample", "check", "zoo", "-x", "--") else ["--no-progress"]
         split = words.index("--") if "--" in words else len(words)
         code = cli.main([*words[:split], *quiet, *words[split:]])
         out, err = capsys.readouterr()

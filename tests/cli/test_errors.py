@@ -47,9 +47,15 @@ def test_advice_goes_through_a_list_of_problems_and_a_process(here: Path, capsys
         (("fit", "own.py", "--data", "t.csv"), "say which program, as own.py:Name"),
         (("fit", "own.py:Needs", "--data", "t.csv"), "own.py:Needs needs --set depth=..., an argument"),
         (("check", "own.py:Shaped"), "own.py:Shaped needs event_shape, the shape of its data: give some, by --data"),
-        (("fit", "own.py:Context", "--data", "t.csv"), "Context takes context (u), which the command line cannot give"),
-        (("check", "own.py:Context"), "Context takes context (u), which the command line cannot give: use Python"),
-        (("fit", "own.py:functions", "--data", "t.csv"), "functions takes context (u, w), which the command line"),
+        (
+            ("fit", "own.py:Context", "--data", "t.csv"),
+            "Context takes context (u): give a file by --context FILE",
+        ),
+        (("check", "own.py:Context"), "Context takes context (u): give a file by --context FILE"),
+        (
+            ("fit", "own.py:functions", "--data", "t.csv"),
+            "takes context (u, w): give files by --context FILE --context FILE",
+        ),
         (("fit", "own.py:Late", "--data", "t.csv"), "Late.__init__ must call super().__init__() before anything else"),
         (("fit", "own.py:Never", "--data", "t.csv"), "Never.__init__ must call super().__init__() before anything"),
         (("fit", "own.py:Alien", "--data", "t.csv"), "Alien does not inherit from pyro_gen.Program"),

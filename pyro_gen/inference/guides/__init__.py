@@ -8,7 +8,16 @@ from pyro_gen.inference.guides.laplace import laplace
 from pyro_gen.inference.guides.latent import Flow, FullRank, LowRank, MeanField
 from pyro_gen.inference.guides.neutra import NeuTra, neutra
 
+#: Guides by name, those that need no more than the program.
+GUIDES: dict[str, type[Guide]] = {
+    "mean-field": MeanField,
+    "full-rank": FullRank,
+    "low-rank": LowRank,
+    "flow": Flow,
+}
+
 __all__ = [
+    "GUIDES",
     "AmortisedFlow",
     "Flow",
     "FlowDistribution",
