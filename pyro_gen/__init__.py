@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         diagnose,
         fit,
         impute,
+        interpolate,
         latents,
         log_evidence,
         log_likelihood,
@@ -48,7 +49,7 @@ _MODULES = {
     "pyro_gen.evaluation.conformance": ("check_program",),
     "pyro_gen.imputation": ("Imputer",),
     "pyro_gen.inference": (
-        *("FitResult", "LogLikelihood", "bdmc", "check_guide", "diagnose", "fit", "impute", "latents"),
+        *("FitResult", "LogLikelihood", "bdmc", "check_guide", "diagnose", "fit", "impute", "interpolate", "latents"),
         *(
             "log_evidence",
             "log_likelihood",
@@ -87,6 +88,7 @@ __all__ = [
     "imputation",
     "impute",
     "inference",
+    "interpolate",
     "latents",
     "load",
     "log_evidence",

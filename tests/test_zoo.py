@@ -19,7 +19,7 @@ from pyro_gen.targets import build, describe_transform, make_transform, restore_
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = ("gaussian-iris", "ppca-wine")
-SLOW = ("fa-breast-cancer", "iwae-digits", "vae-digits", "vae-digits-conv", "vae-digits-levels")
+SLOW = ("fa-breast-cancer", "gan-ring", "iwae-digits", "vae-digits", "vae-digits-conv", "vae-digits-levels")
 ELSEWHERE = ("iwae-mnist", "vae-mnist", "vae-mnist-short")  # minutes to hours, and data that may not be there
 
 RECIPE = """
@@ -215,7 +215,7 @@ def test_the_measures_agree_with_the_likelihood_they_come_from() -> None:
     data = zoo.prepare(zoo.load("gaussian-iris"))
     program = build("Gaussian", (4,))
     nats = pg.log_likelihood(program, data.test)
-    found = {name: MEASURES[name].function(program, data) for name in MEASURES}
+    found = {n: MEASURES[n].function(program, data) for n in ("log_likelihood", "perplexity", "bits_per_dim")}
     assert found["log_likelihood"].value == nats.mean()
     assert found["perplexity"].value == pytest.approx(math.exp(-nats.mean() / 4))
     error = found["perplexity"].value * nats.sampling_error() / 4  # d exp(u) = exp(u) du

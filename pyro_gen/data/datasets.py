@@ -1,7 +1,8 @@
 """Data sets with a fixed split into training and test data, loaded by name.
 
 The small ones come with scikit-learn, so nothing is downloaded; every fifth datum (index % 5 == 0) is test data. MNIST
-and Fashion-MNIST are read through torchvision from a folder that the user names, with their own split.
+and Fashion-MNIST are read through torchvision from a folder that the user names, with their own split. Mixtures in the
+plane (:mod:`pyro_gen.data.mixtures`) are drawn from a fixed seed.
 """
 
 import os
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from pyro_gen._errors import AdviceError
 from pyro_gen._random import seeded
+from pyro_gen.data.mixtures import MIXTURES
 from pyro_gen.data.tables import as_tensor
 from pyro_gen.data.transforms import Transform
 from pyro_gen.registry import DATA_SETS, Source
@@ -104,19 +106,21 @@ def load(
 ) -> DataSet:
     r"""Loads a data set.
 
-    ================ ============= ======== ======= =======================================
-    name             train / test  event    levels  values
-    ================ ============= ======== ======= =======================================
-    breast_cancer    455 / 114     (30,)            numbers
-    diabetes         353 / 89      (10,)            numbers, in their own units
-    digits           1437 / 360    (8, 8)   17      grey levels 0..16
-    fashion_mnist    60000 / 10000 (28, 28) 256     grey levels 0..255
-    iris             120 / 30      (4,)             numbers
-    linnerud         16 / 4        (3,)             numbers
-    mnist            60000 / 10000 (28, 28) 256     grey levels 0..255
-    moons            2000 / 500    (2,)             numbers, made up: two half circles with noise
-    wine             142 / 36      (13,)            numbers
-    ================ ============= ======== ======= =======================================
+    ================= ============= ======== ======= =======================================
+    name              train / test  event    levels  values
+    ================= ============= ======== ======= =======================================
+    breast_cancer     455 / 114     (30,)            numbers
+    diabetes          353 / 89      (10,)            numbers, in their own units
+    digits            1437 / 360    (8, 8)   17      grey levels 0..16
+    fashion_mnist     60000 / 10000 (28, 28) 256     grey levels 0..255
+    grid_of_gaussians 20000 / 5000  (2,)             numbers, 25 narrow modes
+    iris              120 / 30      (4,)             numbers
+    linnerud          16 / 4        (3,)             numbers
+    mnist             60000 / 10000 (28, 28) 256     grey levels 0..255
+    moons             2000 / 500    (2,)             numbers, made up: two half circles with noise
+    ring_of_gaussians 20000 / 5000  (2,)             numbers, 8 narrow modes
+    wine              142 / 36      (13,)            numbers
+    ================= ============= ======== ======= =======================================
 
     Arguments:
         name: One of the above.
@@ -206,7 +210,14 @@ def _load_moons(root: str | os.PathLike[str] | None) -> DataSet:
     return DataSet("moons", values[~test], values[test], target[~test], target[test], columns=("x1", "x2"))
 
 
+def _draw_mixture(name: str, root: str | os.PathLike[str] | None) -> DataSet:
+    x, component = MIXTURES[name].draw(25_000, seed=0)
+    return DataSet(name, x[:20_000], x[20_000:], component[:20_000], component[20_000:])
+
+
 DATA_SETS.add("moons", Source(_load_moons, from_folder=False))
+for _name in MIXTURES:
+    DATA_SETS.add(_name, Source(partial(_draw_mixture, _name), from_folder=False))
 for _name in _SCIKIT_LEARN:
     DATA_SETS.add(_name, Source(partial(_load_scikit_learn, _name), from_folder=False))
 for _name in _TORCHVISION:

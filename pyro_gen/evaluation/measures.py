@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from pyro_gen.data.prepared import Prepared
+from pyro_gen.evaluation.samples import good_samples, modes_covered
 from pyro_gen.inference.likelihood.door import log_likelihood
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.program import Program
 from pyro_gen.registry import Measured, measure
 
-__all__ = ["bits_per_dim", "log_likelihood_per_datum", "perplexity"]
+__all__ = ["bits_per_dim", "good_samples", "log_likelihood_per_datum", "modes_covered", "perplexity"]
 
 Progress = Callable[[float], None] | None
 

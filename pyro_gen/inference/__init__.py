@@ -4,6 +4,7 @@ from pyro_gen.inference import guides, mcmc
 from pyro_gen.inference.calibration import Calibration, sbc
 from pyro_gen.inference.diagnose import Diagnosis, diagnose, summary
 from pyro_gen.inference.guides import GuideReport, check_guide, with_guide
+from pyro_gen.inference.interpolation import interpolate
 from pyro_gen.inference.latents import Latents, latents
 from pyro_gen.inference.likelihood.bdmc import bdmc
 from pyro_gen.inference.likelihood.door import log_likelihood
@@ -14,6 +15,8 @@ from pyro_gen.inference.noise import with_noise
 from pyro_gen.inference.objectives import (
     ELBO,
     IWAE,
+    MMD,
+    Adversarial,
     ContrastiveDivergence,
     DReG,
     EnumELBO,
@@ -35,6 +38,8 @@ from pyro_gen.inference.svi import FitResult, NonFiniteLossError, fit
 __all__ = [
     "ELBO",
     "IWAE",
+    "MMD",
+    "Adversarial",
     "Calibration",
     "ContrastiveDivergence",
     "DReG",
@@ -60,6 +65,7 @@ __all__ = [
     "fit",
     "guides",
     "impute",
+    "interpolate",
     "latents",
     "log_evidence",
     "log_likelihood",

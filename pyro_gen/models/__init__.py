@@ -1,6 +1,7 @@
 """The zoo: one family a folder, one model a file."""
 
 from pyro_gen.models import tabular
+from pyro_gen.models.adversarial import GAN
 from pyro_gen.models.energy import EnergyBased
 from pyro_gen.models.linear import FactorAnalysis, Gaussian, ProbabilisticPCA
 from pyro_gen.models.tabular import (
@@ -16,6 +17,7 @@ from pyro_gen.models.tabular import (
 from pyro_gen.models.vae import VAE
 
 __all__ = [
+    "GAN",
     "VAE",
     "DeepLatentTable",
     "EnergyBased",

@@ -77,7 +77,7 @@ def test_images_that_are_not_there(name: str, kind: str, tmp_path: Path) -> None
 def test_unknown_name_lists_the_names() -> None:
     with pytest.raises(ValueError, match=r"no data set 'cifar'.*breast_cancer, diabetes, digits.*wine"):
         load("cifar")
-    assert set(DATA_SETS) == {*SHAPES, "mnist", "fashion_mnist"}
+    assert set(DATA_SETS) == {*SHAPES, "fashion_mnist", "grid_of_gaussians", "mnist", "moons", "ring_of_gaussians"}
 
 
 def test_transform_is_drawn_once(untouched_rng: None) -> None:
@@ -116,3 +116,17 @@ def test_split_that_leaves_one_side_empty(fraction: float) -> None:
 def test_it_pickles_for_worker_processes() -> None:
     data = load("iris")
     assert torch.equal(pickle.loads(pickle.dumps(data)).train, data.train)
+
+
+@pytest.mark.parametrize(
+    ("name", "components", "radius"), [("grid_of_gaussians", 25, 16.0), ("ring_of_gaussians", 8, 4.0)]
+)
+def test_mixtures_in_the_plane(name: str, components: int, radius: float) -> None:
+    data = load(name)
+    assert data.train.shape == (20_000, 2) and data.test.shape == (5_000, 2)
+    assert torch.equal(load(name).train, data.train)
+    assert data.train_target.bincount().shape == (components,)
+    # Their radii are known; a fixed seed, so it either holds or does not.
+    assert data.train.square().sum(1).mean().item() == pytest.approx(radius + 2 * 0.05**2, rel=0.01)
+    of_one = data.train[data.train_target == 3]
+    assert of_one.std(0).tolist() == pytest.approx([0.05, 0.05], rel=0.1)

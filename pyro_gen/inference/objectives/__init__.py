@@ -16,8 +16,10 @@ program's guide, then its model with the guide's latent variables. On a minibatc
 :class:`~pyro_gen.program.data_size`, the loss is an unbiased estimate of that of the full data set.
 """
 
+from pyro_gen.inference.objectives.adversarial import Adversarial
 from pyro_gen.inference.objectives.base import Objective, Player, missing_refused
 from pyro_gen.inference.objectives.contrastive_divergence import ContrastiveDivergence
+from pyro_gen.inference.objectives.discrepancy import MMD
 from pyro_gen.inference.objectives.elbo import ELBO, resolve_objective
 from pyro_gen.inference.objectives.enumeration import EnumELBO
 from pyro_gen.inference.objectives.importance import IWAE, DReG, Renyi, local_log_weight
@@ -30,6 +32,8 @@ from pyro_gen.inference.objectives.wake_sleep import ReweightedWakeSleep, WakeSl
 __all__ = [
     "ELBO",
     "IWAE",
+    "MMD",
+    "Adversarial",
     "ContrastiveDivergence",
     "DReG",
     "EnumELBO",

@@ -1,0 +1,159 @@
+r"""Adversarial training: a critic learns to tell data from draws of the program, which learns to be mistaken for data.
+
+With the critic's score :math:`D(x)` and draws :math:`y` of the program, the two players minimise
+
+.. math::
+    \mathcal{L}_D = \mathbb{E} \, a(D(x)) + \mathbb{E} \, b(D(y)) + \text{penalty}, \qquad
+    \mathcal{L}_G = \mathbb{E} \, c(D(y)) .
+
+================== ============================ ============================ ==============================
+loss               a(D), of data                b(D), of draws               c(D), of the program
+================== ============================ ============================ ==============================
+non_saturating     :math:`\log(1 + e^{-D})`     :math:`\log(1 + e^D)`        :math:`\log(1 + e^{-D})`
+wasserstein        :math:`-D`                   :math:`D`                    :math:`-D`
+hinge              :math:`\max(0, 1 - D)`       :math:`\max(0, 1 + D)`       :math:`-D`
+================== ============================ ============================ ==============================
+
+Neither loss tells how good the program is: judge its draws (:mod:`pyro_gen.evaluation.samples`).
+
+References:
+    | Generative Adversarial Networks (Goodfellow et al., 2014)
+    | https://arxiv.org/abs/1406.2661
+    | Which Training Methods for GANs do actually Converge? (Mescheder, Geiger & Nowozin, 2018), R1
+    | https://arxiv.org/abs/1801.04406
+    | Improved Training of Wasserstein GANs (Gulrajani et al., 2017), the gradient penalty
+    | https://arxiv.org/abs/1704.00028
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu, softplus
+
+from pyro_gen.inference.objectives.base import Objective, Player
+from pyro_gen.inference.objectives.generation import features, generate
+from pyro_gen.nets import MLP
+from pyro_gen.program import Program, data_scale
+from pyro_gen.registry import objective
+
+__all__ = ["Adversarial"]
+
+Score = Callable[[Tensor], Tensor]
+
+LOSSES: dict[str, tuple[Score, Score, Score]] = {
+    "non_saturating": (lambda d: softplus(-d), softplus, lambda d: softplus(-d)),
+    "wasserstein": (lambda d: -d, lambda d: d, lambda d: -d),
+    "hinge": (lambda d: relu(1 - d), lambda d: relu(1 + d), lambda d: -d),
+}
+
+
+@objective
+class Adversarial(Objective):
+    r"""A game of two players, the program (``generator`` in the history its ``train_loss``) and the ``critic``.
+
+    Arguments:
+        critic: A network that maps data of shape :math:`(N, *)`, and the context after it, to scores of shape
+            :math:`(N,)` or :math:`(N, 1)`; or the widths of the hidden layers of a multilayer perceptron, which is then
+            made for the data. Spectral normalisation belongs to the network.
+        loss: A name of the table above.
+        r1: The weight :math:`\gamma` of :math:`\frac{\gamma}{2} \mathbb{E} \lVert \nabla D(x) \rVert^2` at the data, by
+            which the game converges; 0 for none. In units of the data: data twice as wide need four times as much.
+        gradient_penalty: The weight :math:`\lambda` of :math:`\lambda \, \mathbb{E} (\lVert \nabla D(u) \rVert - 1)^2`,
+            :math:`u` uniform between datum and draw, for ``loss="wasserstein"``.
+        critic_steps: Steps of the critic in a round.
+        critic_lr: Its learning rate, by default that of :func:`pyro_gen.fit`.
+        betas: The decay rates of Adam, of both players.
+
+    Attributes:
+        critic: The critic; of widths, ``None`` until :meth:`prepare`.
+
+    Raises:
+        ValueError: There is no loss of that name, or a weight is negative.
+    """
+
+    anneals = False
+    serves_missing = False
+    kinds = ("exact", "bound", "implicit")
+
+    def __init__(
+        self,
+        critic: nn.Module | Sequence[int] = (128, 128),
+        loss: str = "non_saturating",
+        r1: float = 0.1,
+        gradient_penalty: float = 0.0,
+        critic_steps: int = 1,
+        critic_lr: float | None = None,
+        betas: tuple[float, float] = (0.5, 0.99),
+    ) -> None:
+        super().__init__()
+        if loss not in LOSSES:
+            raise ValueError(f"Adversarial(loss={loss!r}): choose one of {', '.join(LOSSES)}.")
+        if r1 < 0 or gradient_penalty < 0:
+            raise ValueError(f"Adversarial(r1={r1}, gradient_penalty={gradient_penalty}): weights are 0 or more.")
+        self.hidden = () if isinstance(critic, nn.Module) else tuple(critic)
+        self.critic = critic if isinstance(critic, nn.Module) else None
+        self.kind, self.r1, self.gradient_penalty = loss, r1, gradient_penalty
+        self.critic_steps, self.critic_lr, self.betas = critic_steps, critic_lr, betas
+
+    def prepare(self, program: Program, x: Tensor, *context: Any) -> None:
+        """Makes the critic, where its widths are given."""
+        both = features(x, *context)
+        if self.critic is None:
+            self.critic = _Perceptron(both.shape[1], self.hidden).to(both)
+
+    def players(self, program: Program) -> Sequence[Player]:
+        if self.critic is None:
+            raise ValueError("Adversarial: give a critic, or call prepare(program, x) first, as pg.fit does.")
+        own = [p for p in program.parameters() if p.requires_grad]
+        its = [p for p in self.critic.parameters() if p.requires_grad]
+        return (
+            Player("generator", own, self.loss, betas=self.betas),
+            Player("critic", its, self.critic_loss, self.critic_steps, self.critic_lr, self.betas),
+        )
+
+    def loss(self, program: Program, x: Tensor, *context: Any, **options: Any) -> Tensor:
+        """The loss of the program, of the full data set."""
+        drawn = generate(program, x, *context)
+        return data_scale(x) * LOSSES[self.kind][2](self._scores(drawn, *context)).sum()
+
+    def critic_loss(self, program: Program, x: Tensor, *context: Any) -> Tensor:
+        """The loss of the critic, of the full data set; arguments as of :meth:`~Objective.loss`."""
+        real = x.detach().requires_grad_(self.r1 > 0)
+        drawn = generate(program, x, *context).detach()
+        of_data, of_draws, _ = LOSSES[self.kind]
+        scores = self._scores(real, *context)
+        loss = of_data(scores) + of_draws(self._scores(drawn, *context))
+        if self.r1 > 0:
+            loss = loss + self.r1 / 2 * _squared_slope(scores, real)
+        if self.gradient_penalty > 0:
+            u = torch.rand(len(x), *(1,) * (x.dim() - 1), dtype=x.dtype, device=x.device)
+            between = (u * x + (1 - u) * drawn).detach().requires_grad_()
+            slope = (_squared_slope(self._scores(between, *context), between) + 1e-12).sqrt()
+            loss = loss + self.gradient_penalty * (slope - 1).square()
+        return data_scale(x) * loss.sum()
+
+    def _scores(self, x: Tensor, *context: Any) -> Tensor:
+        scores: Tensor = self.critic(x, *context)  # type: ignore[misc]
+        if scores.shape not in ((len(x),), (len(x), 1)):
+            raise ValueError(f"The critic returns shape {tuple(scores.shape)}, not {(len(x),)}: one score per datum.")
+        return scores.reshape(len(x))
+
+
+def _squared_slope(scores: Tensor, x: Tensor) -> Tensor:
+    """The squared norm of the gradient of each datum's score, with shape (N,)."""
+    (gradient,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
+    return gradient.reshape(len(x), -1).square().sum(1)
+
+
+class _Perceptron(nn.Module):
+    """A multilayer perceptron of data and context side by side."""
+
+    def __init__(self, inputs: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.net = MLP((inputs, *hidden, 1), activation="leaky_relu")
+
+    def forward(self, x: Tensor, *context: Any) -> Tensor:
+        """The scores, with shape (N, 1)."""
+        return self.net(features(x, *context))  # type: ignore[no-any-return]
