@@ -17,8 +17,10 @@ __all__ = [
     "CensoredHead",
     "DiscretizedLogisticHead",
     "Head",
+    "LabelHead",
     "NormalHead",
     "StudentTHead",
+    "label",
     "make_head",
 ]
 
@@ -173,6 +175,43 @@ class CategoricalHead(Head):
     def marginal_features(self, x: Tensor) -> Tensor:
         counts = torch.stack([(x == k).sum(0) for k in range(self.levels)])  # (K, *event)
         return torch.log((counts + 0.5) / (counts + 0.5).sum(0)).to(x.dtype)
+
+
+class LabelHead(CategoricalHead):
+    """A label, one of K classes 0, ..., K - 1: ``pg.observe("y", head(h), y)``; the decoder outputs K logits.
+
+    Labels are observed as floats; NaN is a label that is not known. A label that feeds what is observed after it,
+    ``head.one_hot(y)`` in the input of a decoder say, is then summed out.
+
+    Arguments:
+        classes: The number K of classes.
+
+    Example:
+        >>> head = LabelHead(3)
+        >>> head.one_hot(torch.tensor([2.0, torch.nan]))
+        tensor([[0., 0., 1.],
+                [0., 0., 0.]])
+        >>> head(torch.zeros(3)).probs
+        tensor([0.3333, 0.3333, 0.3333])
+    """
+
+    def __init__(self, classes: int) -> None:
+        if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
+            raise ValueError(f"LabelHead(classes={classes!r}): give the number of classes, 2 or more.")
+        super().__init__((), classes)
+
+    def forward(self, h: Tensor) -> Any:
+        return dist.Categorical(logits=h)  # labels are no quantity: without a mean
+
+    def one_hot(self, y: Tensor) -> Tensor:
+        """Labels with shape :math:`(*)` as indicators, :math:`(*, K)`, all zero where the label is not known."""
+        dtype = y.dtype if y.is_floating_point() else torch.get_default_dtype()
+        return (y.unsqueeze(-1) == torch.arange(self.levels, device=y.device)).to(dtype)
+
+
+def label(classes: int) -> LabelHead:
+    """Creates the head of a label with so many classes, see :class:`LabelHead`."""
+    return LabelHead(classes)
 
 
 class DiscretizedLogisticHead(Head):

@@ -21,7 +21,7 @@ from pyro_gen.program import Program
 from pyro_gen.traces import is_subsample
 from pyro_gen.variables import Variables, has_several, items, known_shapes
 
-__all__ = ["PackedProgram", "packed_inputs", "packs", "packs_training_data", "unpacked_program"]
+__all__ = ["PackedProgram", "packed_inputs", "packs", "packs_functions", "packs_training_data", "unpacked_program"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -188,6 +188,15 @@ def packs(door: Callable[P, R]) -> Callable[P, R]:
     Arguments:
         door: A function of a program, its data ``x`` and its context.
     """
+    return _packing(door, functions=False)
+
+
+def packs_functions(door: Callable[P, R]) -> Callable[P, R]:
+    """As :func:`packs`, for what makes a program of a plain function that it is given."""
+    return _packing(door, functions=True)
+
+
+def _packing(door: Callable[P, R], functions: bool) -> Callable[P, R]:
     call: Any = door
 
     @functools.wraps(door)
@@ -196,9 +205,10 @@ def packs(door: Callable[P, R]) -> Callable[P, R]:
         if "x" in options:
             data.insert(0, options.pop("x"))
         if not isinstance(program, Program):
-            return call(program, *data, **options)
-        x = data[0] if data else None
-        packed, x = packed_inputs(program, x)
+            if not (functions and data and has_several(data[0])):
+                return call(program, *data, **options)
+            program = Program.from_functions(program)
+        packed, x = packed_inputs(program, data[0] if data else None)
         if packed is program:
             return call(program, *data, **options)
         out = call(packed, *([x] if data else []), *data[1:], **options)

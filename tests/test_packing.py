@@ -293,6 +293,30 @@ def test_global_latent_variables_context_and_autoguides():
     assert flow.event_shape == {"a": torch.Size([]), "b": torch.Size([])}
 
 
+def test_plain_functions_predictions_and_the_posterior_of_labels():
+    def model(x):
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pg.plate(x):
+            pg.observe("a", dist.Normal(mean, 1.0), x["a"])
+            pg.observe("b", dist.Normal(mean, 1.0), x["b"])
+
+    x = {"a": torch.linspace(-1, 2, 5), "b": torch.full((5,), NAN)}
+    draws = {"mean": torch.full((200,), 0.5)}
+    predicted = pg.predict(model, x, posterior=draws, draws=2000)
+    assert predicted["b"].shape == (2000, 5) and (predicted["a"] == x["a"]).all()
+    assert abs(predicted["b"].mean() - 0.5) < 5 / 10_000**0.5
+    found = pg.log_likelihood(model, x, posterior=draws)
+    torch.testing.assert_close(found.value.float(), dist.Normal(0.5, 1.0).log_prob(x["a"]))
+    assert pg.impute(model, x, draws=10)["b"].shape == (10, 5)
+    program, data = Classes(), holed(rows())
+    lost = data["y"].isnan()
+    probabilities = pg.latents(program, data)["y"].probabilities
+    torch.testing.assert_close(
+        probabilities[lost].float(), log_joint(program, data).softmax(1)[lost], atol=1e-5, rtol=0
+    )
+    assert (probabilities[~lost].argmax(1) == data["y"][~lost]).all()
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Data sets and transforms
 
@@ -452,6 +476,16 @@ def test_whole_numbers_keep_their_value_and_data_in_double_precision_theirs():
     assert Variables.of(small).pack(small).dtype == torch.float32
     with pytest.raises(ValueError, match="beyond 9007199254740992"):
         Variables.of({"y": torch.tensor([2**53 + 1])})
+
+
+def test_warnings_are_those_of_the_line_that_calls():
+    def model(x):
+        pyro.sample("mean", dist.Normal(0.0, 1.0))
+        return x
+
+    with pytest.warns(UserWarning, match="Nothing is observed") as caught:
+        pg.posterior(model, torch.zeros(3), chains=2, draws=2, warmup=10, progress=False, predictive=False)
+    assert [w.filename for w in caught if "Nothing is" in str(w.message)] == [__file__]
 
 
 def test_no_warning_and_no_random_number_is_used_up(untouched_rng):

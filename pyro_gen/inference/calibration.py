@@ -391,7 +391,7 @@ def _announce(count: int, simulations: int, why: str) -> None:
     warnings.warn(
         f"sbc: {count} of {simulations} simulated data sets are left out, since {why}: the priors allow values that "
         "overflow.",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

@@ -177,7 +177,7 @@ def posterior(
     if not any(site["is_observed"] for site in sample_sites(target.prototype).values()):
         warnings.warn(
             "Nothing is observed in the model (no obs=, no pg.observe, no factor): these are draws of its prior.",
-            stacklevel=2,
+            stacklevel=3,
         )
     names = layout(target.prototype, dims, coords)
     if target_ess is not None and draws is not None:
@@ -278,7 +278,7 @@ def _fits(name: str, asked: bool | None, target: ProgramDensity, draws: int) -> 
         warnings.warn(
             f"posterior: the group {name} would be {numbers:,} numbers, so it is left out; {name}=True makes it (with "
             f"save=, on disk), {name}=False says that it is not wanted.",
-            stacklevel=3,
+            stacklevel=4,
         )
     return numbers <= LIMIT
 
@@ -295,7 +295,7 @@ def _check_groups(exporter: Exporter, target: ProgramDensity, predictive: bool |
             what = "an observed site has a distribution that cannot be drawn from, so there are no replicated data"
             if predictive:
                 raise ValueError(f"posterior(predictive=True): {what}; leave predictive out.") from error
-            warnings.warn(f"posterior: {what}; predictive=False says that they are not wanted.", stacklevel=3)
+            warnings.warn(f"posterior: {what}; predictive=False says that they are not wanted.", stacklevel=4)
             exporter.predictive = False
             groups = exporter.groups(0, z, values, {}, held)
     exporter.datasets(groups)

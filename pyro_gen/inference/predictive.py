@@ -30,7 +30,7 @@ from pyro_gen.inference.proposals import guide_draws, guide_obstacle, guide_on
 from pyro_gen.inference.returned import complete, require_completed
 from pyro_gen.inference.simulate import ROWS, not_amortised, simulate
 from pyro_gen.observation import assume_missing
-from pyro_gen.packing import PackedProgram, packs
+from pyro_gen.packing import PackedProgram, packs, packs_functions
 from pyro_gen.program import Program, fixed
 from pyro_gen.traces import Structure, data_dim, is_local, sample_sites, structure, trace_side
 from pyro_gen.variables import items
@@ -191,7 +191,7 @@ def _of_steps(sites: list[Any], x: Tensor) -> Tensor | None:
     return torch.stack([steps[t] for t in range(x.shape[1])], 1) if steps and len(steps) == x.shape[1] else None
 
 
-@packs
+@packs_functions
 def impute(
     program: Program | Callable[..., Any],
     x: Any,
@@ -251,9 +251,7 @@ def impute(
         raise ValueError(f"impute(draws={draws}, num_proposals={num_proposals}): give positive numbers.")
     if options and (method in ("guide", "ais") or options.get("method") in ("guide", "smc")):
         raise ValueError('impute(options=...) is for Markov chains: give method="hmc", and no weighted draws.')
-    if not isinstance(program, Program):
-        given: dict[str, Any] = {"draws": draws, "method": method, "num_proposals": num_proposals, "options": options}
-        return impute(Program.from_functions(program), x, *context, **given, seed=seed)
+    program = program if isinstance(program, Program) else Program.from_functions(program)
     data = as_tensor(x)
     x, *rest = as_inputs(program, data, *context)
     context = tuple(rest)
@@ -306,7 +304,7 @@ def impute(
                 warnings.warn(
                     f"impute: the guide misses part of the posterior of {len(hard)} of {len(y)} rows (by Pareto k-hat "
                     'and effective sample size), so their draws are not to be trusted: use method="auto".',
-                    stacklevel=2,
+                    stacklevel=3,
                 )
     out[:, holes] = completed
     return torch.where(torch.isnan(data), out.to(data.dtype), data)  # the program may be of lower precision
@@ -348,7 +346,7 @@ def _by_hmc(
         raise ValueError(f"impute(draws={draws}): the posterior has {total} draws; give options with more of them.")
     diagnosis = diagnose(found)
     if diagnosis.problems:
-        warnings.warn(f"impute: the chains are not to be trusted. {diagnosis}", stacklevel=3)
+        warnings.warn(f"impute: the chains are not to be trusted. {diagnosis}", stacklevel=4)
     values = {name: torch.tensor(found.posterior[name].values).flatten(0, 1).to(x.device) for name in latent}
     # Over the chains: neighbours in one resemble each other.
     spread = torch.linspace(0, total - 1, draws, dtype=torch.float64).round().long()

@@ -19,7 +19,7 @@ from pyro_gen.inference.likelihood.held_out import predictive_density
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.likelihood.smc import likelihoods
 from pyro_gen.inference.noise import with_noise
-from pyro_gen.packing import packed_inputs, packs
+from pyro_gen.packing import packs_functions
 from pyro_gen.program import Program
 from pyro_gen.traces import structure
 
@@ -28,7 +28,7 @@ __all__ = ["log_likelihood"]
 METHODS = ("auto", "exact", "elbo", "iwae", "ais", "bdmc", "smc")
 
 
-@packs
+@packs_functions
 def log_likelihood(
     program: Program | Callable[..., Any],
     x: Any,
@@ -93,7 +93,7 @@ def log_likelihood(
         raise ValueError(f'log_likelihood(method="{method}") has no option {next(iter(options))!r}.')
     if method in ("exact", "ais", "bdmc", "smc") and num_particles is not None:
         raise ValueError(f'log_likelihood(method="{method}") has no particles: num_particles is for "elbo" and "iwae".')
-    program, x = packed_inputs(program if isinstance(program, Program) else Program.from_functions(program), x)
+    program = program if isinstance(program, Program) else Program.from_functions(program)
     if noise is not None:
         program = with_noise(program, noise)
     x, *parts = as_inputs(program, x, *context)

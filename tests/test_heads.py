@@ -1,0 +1,43 @@
+"""Heads of labels; the others are known by what their families make of them."""
+
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyro_gen as pg
+from pyro_gen.heads import LabelHead, label
+
+
+def test_a_label_is_categorical_and_unknown_where_it_is_nan():
+    head = label(3)
+    assert isinstance(head, LabelHead) and head.features == (3,) and head.event_shape == ()
+    h = torch.randn(4, 3)
+    y = torch.tensor([0.0, 2.0, torch.nan, 1.0])
+
+    class Labels(pg.Program):
+        def model(self, x):
+            with self.plate(x):
+                return pg.observe("y", head(h[: len(x)]), x)
+
+    found = pg.log_likelihood(Labels(), y).value
+    expected = h.log_softmax(-1).gather(1, y.nan_to_num().long()[:, None])[:, 0]
+    torch.testing.assert_close(found.float(), torch.where(y.isnan(), 0.0, expected))
+    assert head(h).mean.isnan().all()  # a label is no quantity
+    assert isinstance(head(h), dist.Categorical)
+
+
+def test_indicators_feed_a_decoder_and_are_zero_where_a_label_is_not_known():
+    y = torch.tensor([[1.0, torch.nan], [0.0, 2.0]])
+    assert torch.equal(label(3).one_hot(y), torch.tensor([[[0, 1, 0], [0, 0, 0]], [[1, 0, 0], [0, 0, 1.0]]]))
+    assert label(3).one_hot(torch.tensor([2])).dtype == torch.float32
+
+
+def test_a_head_starts_at_the_shares_of_the_labels():
+    y = torch.tensor([0.0, 0.0, 0.0, 1.0, torch.nan])
+    assert torch.allclose(label(2)(label(2).marginal_features(y)).probs, torch.tensor([3.5, 1.5]) / 5)
+
+
+@pytest.mark.parametrize("classes", [1, 0, True, 2.0])
+def test_a_number_of_classes_is_checked(classes):
+    with pytest.raises(ValueError, match="number of classes, 2 or more"):
+        label(classes)
