@@ -231,17 +231,16 @@ def observe(name: str, distribution: Any, value: Tensor | None = None) -> Tensor
     _check_shape(name, distribution, value)
     scored, filled, complete = _observed(name, distribution, value)
     infer: Any = {_SERVED: True}
-    pyro.sample(name, scored, obs=filled, infer=infer)
-    return complete()
+    return complete(pyro.sample(name, scored, obs=filled, infer=infer))
 
 
 _SERVED = "missing_observed"  # marks a site whose missing entries are seen to
 
 
-def _observed(name: str, distribution: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor]]:
-    """What is scored in the place of data that may have missing entries, and what completes these afterwards."""
+def _observed(name: str, distribution: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[Tensor], Tensor]]:
+    """What is scored in the place of data that may have missing entries, and what completes the site's value then."""
     if not _any_missing(value, name=name):
-        return distribution, value, lambda: _complete(value, name=name)
+        return distribution, value, lambda at_site: _complete(at_site, name=name)  # which may have been drawn anew
     law = _law_of_missing(distribution, value, name=name)
     latent: Tensor | None = None
     if isinstance(law, MissingLaw):
@@ -249,7 +248,7 @@ def _observed(name: str, distribution: Any, value: Tensor) -> tuple[Any, Tensor,
         drawn = pyro.sample(f"{name}.missing", law.law, infer=infer)
         latent = torch.where(torch.isnan(value), drawn.to(value.dtype), value)
         if law.scored is not None:
-            return law.scored, latent, lambda: _heard(name, value, latent)
+            return law.scored, latent, lambda _: _heard(name, value, latent)
     try:
         scored, filled, draw = marginalise(distribution, value)
     except _CannotMarginaliseError as error:
@@ -259,9 +258,9 @@ def _observed(name: str, distribution: Any, value: Tensor) -> tuple[Any, Tensor,
             "Gaussian or mixture distribution."
         ) from None
     if latent is not None:
-        return scored, filled, lambda: _heard(name, value, latent)
+        return scored, filled, lambda _: _heard(name, value, latent)
 
-    def complete() -> Tensor:
+    def complete(_: Tensor) -> Tensor:
         completed = _complete(value, draw, name=name)
         return completed if law is None else torch.where(torch.isnan(completed), filled.to(value.dtype), completed)
 
@@ -281,7 +280,7 @@ class missing_observed(Messenger):
     """
 
     def __enter__(self) -> Any:
-        self.complete: dict[str, Callable[[], Tensor]] = {}
+        self.complete: dict[str, Callable[[Tensor], Tensor]] = {}
         return super().__enter__()
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -296,7 +295,7 @@ class missing_observed(Messenger):
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if (complete := self.complete.pop(msg["name"], None)) is not None:
-            msg["value"] = complete()
+            msg["value"] = complete(msg["value"])
 
 
 class _CannotMarginaliseError(Exception):
