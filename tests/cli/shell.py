@@ -11,6 +11,7 @@ OWN = """
 import pyro, pyro.distributions as dist, torch
 from torch import nn
 from pyro_gen import Program, observe
+from pyro_gen.program import data_scale
 
 class Factors(Program):
     def __init__(self, event_shape, factors=2):
@@ -37,7 +38,7 @@ class Fixed(Factors):
 
 class Unscaled(Fixed):  # a minibatch counts as the whole data
     def model(self, x):
-        with pyro.plate("data", len(x)):
+        with self.plate(x), pyro.poutine.scale(scale=1.0 / data_scale(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(self.factors), 1.0).to_event(1))
             return observe("x", dist.Normal(self.loading(z), self.log_scale.exp()).to_event(1), x)
 

@@ -7,7 +7,7 @@ import torch
 from pyro_gen.evaluation.conformance.case import SIDES, Case
 from pyro_gen.evaluation.conformance.check import Failed, check
 from pyro_gen.evaluation.conformance.scores import density_sites, quoted, sizes
-from pyro_gen.traces import DATA_PLATE, site_log_prob
+from pyro_gen.traces import DATA_PLATE, is_local, site_log_prob
 
 __all__ = ["data_plate", "per_datum", "runs", "shapes", "sites"]
 
@@ -27,11 +27,14 @@ def sites(case: Case) -> str | None:
     summed = [n for n, s in latent.items() if n not in guide and s["infer"].get("enumerate")]
     missing = [n for n in latent if n not in guide and n not in summed]
     if missing and case.kind != "implicit":  # trained by comparing draws, without a posterior
+        chains = (
+            "" if any(is_local(latent[n]) for n in missing) else " Draws of Markov chains, pg.posterior, need none."
+        )
         raise Failed(
             f"The model samples {quoted(missing)}, the guide does not.",
             f"Sample {quoted(missing)} in guide(x, *context) too, let an autoguide do it "
             "(Program.from_functions(model, AutoNormal)), or mark a discrete site with "
-            'infer={"enumerate": "parallel"} to sum it out with EnumELBO.',
+            f'infer={{"enumerate": "parallel"}} to sum it out with EnumELBO.{chains}',
         )
     for name, site in guide.items():
         if name in model and model[name]["is_observed"]:

@@ -354,3 +354,21 @@ def test_holes_in_an_observed_context():
     iwae = log_likelihood(Pair(), x, y, method="iwae", num_particles=20)  # the guide is the posterior
     torch.testing.assert_close(iwae.value, exact, rtol=1e-4, atol=1e-4)
     assert abs(log_likelihood(Pair(), x, y, method="ais").mean() - exact.mean()) < 0.02
+
+
+class Waiting(Program):
+    def model(self, x):
+        with self.plate(x):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            return observe("x", dist.Exponential(z.exp()), x)
+
+    def guide(self, x):
+        with self.plate(x):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
+@pytest.mark.parametrize("method", ["elbo", "iwae", "ais"])
+def test_data_outside_of_the_support_are_named(method):
+    with pytest.raises(ValueError, match=r"Site 'x': the observed value -1 \(entry 2\) is outside"):
+        log_likelihood(Waiting(), torch.tensor([1.0, torch.nan, -1.0]), method=method)
+    assert log_likelihood(Waiting(), torch.tensor([1.0, torch.nan]), method="iwae").value[1].abs() < 1e-6
