@@ -15,6 +15,11 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "untrained": (-60.0, -40.0),
         "trained": (-21.8, -20.5),  # independent pixels have -25.3
     },
+    "discrete_latents": {
+        "score_function": (-19.4, -18.2),
+        "awake": (-18.4, -17.4),
+        "awake_and_asleep": (-18.5, -17.5),
+    },
     "eight_schools": {
         "centred_problems": (1, 6),
         "non_centred_problems": (0, 0),
@@ -123,6 +128,8 @@ def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert low <= numbers[key] <= high, f"{key} = {numbers[key]}, expected between {low} and {high}"
     picture = tmp_path / "outputs" / f"{name}.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
+    if name == "discrete_latents":
+        assert numbers["awake"] > numbers["score_function"] + 0.4
     if name == "flow_guide":
         for key in ("flow_a", "flow_b", "hmc_a", "hmc_b"):  # the posterior's standard deviations are 0.7 and 0.9
             assert abs(numbers[key] - numbers[f"exact_{key[-1]}"]) < 0.1, key
