@@ -37,6 +37,7 @@ from pyro_gen.cli.options import (
     check_device,
     needs_particles,
     program_options,
+    takes_particles,
 )
 from pyro_gen.cli.outputs import check_distinct, check_output
 from pyro_gen.data import DataSet
@@ -211,4 +212,8 @@ def _objective(name: ObjectiveName | None, particles: int | None) -> Objective |
         return None
     if particles is None and needs_particles(name):
         raise ValueError(f"--objective {name}: say how many draws per datum, by --particles.")
-    return zoo.make_objective({"name": str(name), "num_particles": particles or 1})
+    if takes_particles(name):
+        return zoo.make_objective({"name": str(name), "num_particles": particles or 1})
+    if particles is not None:
+        raise ValueError(f"--particles {particles}: {name} has no number of draws.")
+    return zoo.make_objective({"name": str(name)})

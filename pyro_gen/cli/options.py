@@ -84,9 +84,9 @@ def _needed(function: Any) -> set[str]:
 
 
 def _with_draws_alone() -> Iterator[str]:
-    """The objectives that take a number of draws and need nothing else."""
+    """The objectives that need nothing, or a number of draws alone."""
     for name, cls in OBJECTIVES.items():
-        if "num_particles" in inspect.signature(cls).parameters and _needed(cls) <= {"num_particles"}:
+        if _needed(cls) <= {"num_particles"}:
             yield name
 
 
@@ -115,6 +115,11 @@ else:
     Start = _choice("Start", SOURCES)
     Evidence = _choice("Evidence", EVIDENCE_METHODS)
     GuideName = _choice("GuideName", GUIDES)
+
+
+def takes_particles(objective: str) -> bool:
+    """Whether an objective has a number of draws."""
+    return "num_particles" in inspect.signature(OBJECTIVES[objective]).parameters
 
 
 def needs_particles(objective: str) -> bool:

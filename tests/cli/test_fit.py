@@ -84,6 +84,16 @@ def test_the_objective_is_chosen(
     assert (type(chosen), chosen.num_particles) == (objective, particles)
 
 
+def test_objectives_without_a_number_of_draws(
+    here: Path, capsys: pytest.CaptureFixture[str], fitted: list[dict[str, Any]]
+) -> None:
+    words = ["fit", "GAN", "--data", "iris", "--epochs", "1", "--no-progress", "--objective", "adversarial"]
+    run_json(capsys, *words)
+    assert type(fitted[0]["objective"]).__name__ == "Adversarial"
+    code, _, err = run(capsys, *words, "--particles", "3", "--overwrite")
+    assert code != 0 and "Adversarial has no number of draws" in err
+
+
 def test_arguments_of_fit_reach_it_and_those_not_given_do_not(
     here: Path, capsys: pytest.CaptureFixture[str], fitted: list[dict[str, Any]]
 ) -> None:

@@ -106,8 +106,9 @@ class Adversarial(Objective):
     def players(self, program: Program) -> Sequence[Player]:
         if self.critic is None:
             raise ValueError("Adversarial: give a critic, or call prepare(program, x) first, as pg.fit does.")
-        own = [p for p in program.parameters() if p.requires_grad]
         its = [p for p in self.critic.parameters() if p.requires_grad]
+        critics = {id(p) for p in its}  # which are parameters of a program, too, that has this objective for its own
+        own = [p for p in program.parameters() if p.requires_grad and id(p) not in critics]
         return (
             Player("generator", own, self.loss, betas=self.betas),
             Player("critic", its, self.critic_loss, self.critic_steps, self.critic_lr, self.betas),
