@@ -45,7 +45,7 @@ from pyro_gen.inference.mcmc.initial import NoStart
 from pyro_gen.inference.mcmc.sampler import Sampler
 from pyro_gen.inference.simulate import given_site, simulate_sets
 from pyro_gen.inference.uniformity import simultaneous_band, uniformity
-from pyro_gen.packing import packs
+from pyro_gen.packing import PackedProgram, packs
 from pyro_gen.program import Program
 from pyro_gen.traces import sample_sites, trace_side
 
@@ -408,7 +408,10 @@ def _one_by_one(
     kept: dict[str, list[Tensor]] = {name: [] for name in target.names}
     for i in range(count):
         data = tuple(d[i] if isinstance(d, Tensor) else d for d in target.data)
-        values = method(target.program, *data, draws=draws, seed=seed + i, **options)
+        program: Any = target.program
+        if isinstance(program, PackedProgram):  # a method of the user's is given what the user's program is given
+            program, data = program.inner, (program.variables.unpack(data[0]), *data[1:])
+        values = method(program, *data, draws=draws, seed=seed + i, **options)
         for name, parts in kept.items():
             if name not in values or len(values[name]) != draws:
                 raise ValueError(

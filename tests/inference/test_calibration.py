@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.distributions import biject_to
 
+import pyro_gen as pg
 from pyro_gen._random import seeded
 from pyro_gen.inference import calibration as module
 from pyro_gen.inference import uniformity as uniform
@@ -363,3 +364,48 @@ def test_a_simulated_set_without_a_density_is_left_out(seed, why):
         found = sbc(Scale(), (3,), simulations=60, draws=7, warmup=150, seed=seed, alpha=1e-4)
     assert found.simulations == 59
     assert found.passed
+
+
+def conditional(y, u):
+    w = pyro.sample("w", dist.Normal(torch.zeros(2), 2.0).to_event(1))
+    with pg.plate(y):
+        return pg.observe("y", dist.Normal(u @ w, 0.5), y)
+
+
+def conjugate(program, y, u, *, draws, seed):
+    covariance = torch.linalg.inv(torch.eye(2) / 4 + u.T @ u / 0.25)
+    noise = torch.randn(draws, 2, generator=torch.Generator().manual_seed(seed))
+    return {"w": covariance @ u.T @ y / 0.25 + noise @ torch.linalg.cholesky(covariance).T}
+
+
+def of_other_rows(program, y, u, **options):
+    return conjugate(program, y, u.flip(0), **options)
+
+
+def test_what_is_conditioned_on_stands_still() -> None:
+    program, u = pg.Program.from_functions(conditional), torch.randn(12, 2)
+    for method in (conjugate, "hmc"):
+        assert sbc(program, (12,), u, method=method, simulations=200, draws=31).passed  # by chance not in 1 of 100
+    assert sbc(program, (12,), u, method=of_other_rows, simulations=200, draws=31).p_value < 1e-6
+
+
+def two_variables(data, u):
+    w = pyro.sample("w", dist.Normal(0.0, 2.0))
+    with pg.plate(data["a"]):
+        pg.observe("a", dist.Normal(u * w, 0.5), data["a"])
+        pg.observe("b", dist.Normal(w, 0.5), data["b"])
+
+
+def blind_to_b(program, data, u, *, draws, seed):
+    precision = 0.25 + u.square().sum() / 0.25
+    noise = torch.randn(draws, generator=torch.Generator().manual_seed(seed))
+    return {"w": (u * data["a"]).sum() / 0.25 / precision + noise / precision**0.5}
+
+
+def test_several_variables_are_simulated_together() -> None:
+    program, u = pg.Program.from_functions(two_variables), torch.randn(12)
+    data = {"a": torch.zeros(12), "b": torch.zeros(12)}
+    assert sbc(program, data, u, method="hmc", simulations=100, draws=31).passed
+    # A posterior of some of the data is calibrated, but for the likelihood of all of them.
+    found = sbc(program, data, u, method=blind_to_b, simulations=400, draws=31)
+    assert found.flagged == ("log-likelihood",)
