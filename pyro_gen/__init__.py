@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         latents,
         log_evidence,
         log_likelihood,
+        log_partition,
         loo,
         posterior,
         predict,
@@ -53,6 +54,7 @@ _MODULES = {
         *(
             "log_evidence",
             "log_likelihood",
+            "log_partition",
             "loo",
             "posterior",
             "predict",
@@ -93,6 +95,7 @@ __all__ = [
     "load",
     "log_evidence",
     "log_likelihood",
+    "log_partition",
     "loo",
     "models",
     "observe",

@@ -23,6 +23,7 @@ from torch.distributions import transform_to
 from pyro_gen.distributions import gaussian, hidden_markov
 
 __all__ = [
+    "CannotMarginaliseError",
     "MissingLaw",
     "assume_missing",
     "called_with",
@@ -251,11 +252,11 @@ def _observed(name: str, distribution: Any, value: Tensor) -> tuple[Any, Tensor,
             return law.scored, latent, lambda _: _heard(name, value, latent)
     try:
         scored, filled, draw = marginalise(distribution, value)
-    except _CannotMarginaliseError as error:
-        raise ValueError(
-            f"observe('{name}'): {error} cannot be marginalised over part of an event. Treat the missing entries as "
-            "latent variables (sample them in model and guide and observe the completed value), or use an elementwise, "
-            "Gaussian or mixture distribution."
+    except CannotMarginaliseError as error:
+        raise CannotMarginaliseError(
+            f"observe('{name}'): {error} cannot be marginalised over part of an event. pg.impute and pg.log_likelihood "
+            "treat the missing entries as latent variables by themselves; to train with them, sample them in model and "
+            "guide and observe the completed value, or use an elementwise, Gaussian or mixture distribution."
         ) from None
     if latent is not None:
         return scored, filled, lambda _: _heard(name, value, latent)
@@ -298,8 +299,8 @@ class missing_observed(Messenger):
             msg["value"] = complete(msg["value"])
 
 
-class _CannotMarginaliseError(Exception):
-    pass
+class CannotMarginaliseError(ValueError):
+    """A distribution is observed in part, and has no marginal density of that part."""
 
 
 def _check_shape(name: str, distribution: Any, value: Tensor) -> None:
@@ -353,7 +354,7 @@ def marginalise(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor
         scored = hidden_markov.marginal_gaussian(d, value)
         return scored, value.nan_to_num(), lambda: hidden_markov.complete_gaussian(d, value)
     if isinstance(d, dist.LinearHMM):
-        raise _CannotMarginaliseError("A LinearHMM with noise that is not Gaussian, which has no density,")
+        raise CannotMarginaliseError("A LinearHMM with noise that is not Gaussian, which has no density,")
     if d.event_dim == 0:
         base = d.expand(torch.broadcast_shapes(d.batch_shape, value.shape))
         filled = torch.where(missing, point_in(base.support).to(value), value)
@@ -362,7 +363,7 @@ def marginalise(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor
         return gaussian.marginal(d, value), value.nan_to_num(), lambda: gaussian.complete(d, value)
     event = tuple(range(-d.event_dim, 0))
     if bool((missing.any(event) != missing.all(event)).any()):
-        raise _CannotMarginaliseError(type(d).__name__)
+        raise CannotMarginaliseError(type(d).__name__)
     whole = missing.any(event)
     base = d.expand(torch.broadcast_shapes(d.batch_shape, whole.shape))
     return base.mask(~whole), torch.where(missing, _draw(base).detach().to(value.dtype), value), lambda: _draw(base)
@@ -373,7 +374,7 @@ def _marginalise_components(d: Any, value: Tensor, k_dim: int) -> tuple[Any, Ten
     components, filled, draw = marginalise(d, value.unsqueeze(k_dim))
     if filled.shape[k_dim] > 1:  # the support's fill value may depend on the component
         if not bool((filled == filled.narrow(k_dim, 0, 1)).all()):
-            raise _CannotMarginaliseError(f"A mixture of {type(d).__name__} of unequal supports")
+            raise CannotMarginaliseError(f"A mixture of {type(d).__name__} of unequal supports")
         filled = filled.narrow(k_dim, 0, 1)
     return components, filled, draw
 

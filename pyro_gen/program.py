@@ -189,6 +189,23 @@ class Program(PyroModule):
             method_="iwae",
         )
 
+    def kernel(self, x: Tensor, missing: Tensor, beta: float, *context: Any) -> Tensor:
+        r"""Moves missing entries, for unnormalised programs that know a better way than entry by entry.
+
+        Samplers of :func:`pyro_gen.sample`, :func:`pyro_gen.impute` and :func:`pyro_gen.log_partition` use it where a
+        program has one, as the blocked Gibbs sampling of a Boltzmann machine.
+
+        Arguments:
+            x: Complete data of C chains, with shape :math:`(C, N, *)`.
+            missing: Which entries of each datum are to be moved, with shape :math:`(N, *)`; others are left.
+            beta: The inverse temperature: the move leaves base(x) exp(-beta E(x)) invariant.
+            context: What the model conditions on.
+
+        Returns:
+            The data after the move, with shape :math:`(C, N, *)`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no kernel of its own.")
+
     def forward(self, method: str, *args: Any) -> Any:
         """Calls ``model`` or ``guide`` by name, so that ``torch.func.functional_call`` reaches both."""
         return getattr(self, method)(*args)

@@ -25,6 +25,7 @@ __all__ = [
     "Structure",
     "data_dim",
     "data_frame",
+    "is_factor",
     "is_local",
     "is_subsample",
     "latent_sites",
@@ -54,6 +55,11 @@ def sample_sites(trace: Trace) -> dict[str, Any]:
 def latent_sites(trace: Trace) -> dict[str, Any]:
     """The sample sites of a trace that are not observed, by name, in the order of execution."""
     return {n: s for n, s in sample_sites(trace).items() if not s["is_observed"]}
+
+
+def is_factor(site: Any) -> bool:
+    """Whether a site of a trace, or a message to an effect handler, is a ``pyro.factor`` statement."""
+    return isinstance(innermost(site["fn"]), dist.Unit)
 
 
 @contextmanager
@@ -215,7 +221,7 @@ def structure(program: "Program", x: Tensor, *context: Any, seed: int = 0) -> St
         sites = sample_sites(trace_side(program, "model", x, *context))
     latent = {n: s for n, s in sites.items() if not s["is_observed"]}
     observed = {n: s for n, s in sites.items() if s["is_observed"] and not s["infer"].get("_deterministic")}
-    if any(isinstance(innermost(s["fn"]), dist.Unit) for s in observed.values()):
+    if any(is_factor(s) for s in observed.values()):
         kind = "unnormalised"
     elif any(isinstance(innermost(s["fn"]), dist.Delta) for s in observed.values()):
         kind = "implicit"

@@ -13,10 +13,10 @@ import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_gen.density.sites import is_deterministic, is_factor
+from pyro_gen.density.sites import is_deterministic
 from pyro_gen.observation import assume_missing
 from pyro_gen.program import Program, fixed
-from pyro_gen.traces import latent_sites, sample_sites, site_log_prob
+from pyro_gen.traces import is_factor, latent_sites, sample_sites, site_log_prob
 
 __all__ = ["completed_data", "reads_missing", "reread"]
 

@@ -18,12 +18,12 @@ from torch.distributions import constraints
 
 from pyro_gen.density.base import Density, Held
 from pyro_gen.density.inputs import rows_of
-from pyro_gen.density.sites import is_deterministic, is_factor
+from pyro_gen.density.sites import is_deterministic
 from pyro_gen.density.validation import no_validation
 from pyro_gen.distributions import elements, innermost
 from pyro_gen.observation import assume_missing, completions
 from pyro_gen.program import Program, data_size
-from pyro_gen.traces import per_datum_log_prob, sample_sites, trace_side
+from pyro_gen.traces import is_factor, per_datum_log_prob, sample_sites, trace_side
 
 __all__ = [
     "EnergyDensity",

@@ -39,12 +39,11 @@ from pyro_gen.density.sites import (
     held_site,
     is_data,
     is_deterministic,
-    is_factor,
 )
 from pyro_gen.distributions import innermost
 from pyro_gen.observation import assume_missing, completions, no_completion
 from pyro_gen.program import Program
-from pyro_gen.traces import is_local, per_datum_log_prob, sample_sites
+from pyro_gen.traces import is_factor, is_local, per_datum_log_prob, sample_sites
 
 
 class ProgramDensity(Density):

@@ -31,8 +31,9 @@ from pyro_gen._random import seeded
 from pyro_gen.density.inputs import any_missing, evaluation, row_chunks, rows_of
 from pyro_gen.density.missing_laws import Moments, law_of_missing, moments_of, splits
 from pyro_gen.distributions import elements
+from pyro_gen.observation import CannotMarginaliseError
 from pyro_gen.program import Program, fixed
-from pyro_gen.traces import data_dim, data_frame, sample_sites, site_log_prob
+from pyro_gen.traces import data_dim, data_frame, is_factor, is_local, sample_sites, site_log_prob
 
 __all__ = [
     "LatentMissing",
@@ -40,6 +41,7 @@ __all__ = [
     "find_every_missing",
     "latent_missing",
     "missing_site",
+    "needs_latent",
     "propose_missing",
 ]
 
@@ -325,6 +327,30 @@ class _EveryMissing(LatentMissing):
         if name not in self.found:
             self.found[name] = None if splits(d) else moments_of(d)
         msg["value"], msg["done"] = self._law(msg), True
+
+
+def needs_latent(program: Program, *data: Any) -> bool:
+    """Whether missing entries are to be latent, all of them: no observe statement knows the law of some.
+
+    Since it cannot marginalise them, or since a factor weighs what it draws.
+
+    Arguments:
+        program: The program.
+        data: What it is called with.
+    """
+    if not any_missing(*data):
+        return False
+    with seeded(0), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
+        for rows in row_chunks(len(data[0]), ROWS):
+            tape = pyro.poutine.trace()
+            try:
+                with tape:
+                    program.model(*_rows(data, rows))
+            except CannotMarginaliseError:
+                return True
+            if any(s["is_observed"] and is_factor(s) and is_local(s) for s in sample_sites(tape.trace).values()):
+                return True
+    return False
 
 
 def find_every_missing(program: Program | Callable[..., Any], *data: Any) -> LatentMissing:

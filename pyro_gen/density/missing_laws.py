@@ -236,7 +236,8 @@ def _uniform(name: str, d: Any, support: Any) -> Any:
     first, last = (getattr(support, f"{end}_bound", None) for end in ("lower", "upper"))
     if first is None or last is None or float(torch.as_tensor(first).max()) != 0:
         raise ValueError(
-            f"observe('{name}'): the missing entries of a {type(d).__name__} cannot be latent variables, since its "
-            f"support, {support}, is neither one of finitely many values from 0 on nor continuous."
+            f"observe('{name}'): the law of a part of a {type(d).__name__} given the rest is not known, and nothing "
+            f"can stand in its place: its support, {support}, is neither continuous nor one of finitely many values "
+            "from 0 on. Write the parts as observe statements of their own, one given the other."
         )
     return dist.Categorical(torch.ones(int(torch.as_tensor(last).max()) + 1))

@@ -12,7 +12,11 @@ from pyro_gen.distributions import elements, innermost
 from pyro_gen.program import Program
 from pyro_gen.traces import data_frame, is_local, is_subsample, sample_sites
 
-__all__ = ["check_structure", "first_global", "name_of"]
+__all__ = ["NoLatentError", "check_structure", "first_global", "name_of"]
+
+
+class NoLatentError(AdviceError):
+    """A program has no latent variable."""
 
 
 def name_of(program: Program | Callable[..., Any]) -> str:
@@ -44,7 +48,7 @@ def check_structure(program: Program | Callable[..., Any], prototype: Trace, hol
         if is_data(site) and isinstance(innermost(site["fn"]), dist.Delta):
             raise ValueError(f"{name_of(program)} has an observed site without a density, '{name}': a Delta.")
     if not latent:
-        raise AdviceError(
+        raise NoLatentError(
             f"{name_of(program)} has no latent variable, so no posterior: its likelihood is {{method}}.",
             method="exact",
         )

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from pyro.poutine.trace_struct import Trace
 
-from pyro_gen.density.sites import frames, is_deterministic, is_factor
+from pyro_gen.density.sites import frames, is_deterministic
 from pyro_gen.distributions.innermost import innermost
-from pyro_gen.traces import sample_sites
+from pyro_gen.traces import is_factor, sample_sites
 
 
 def check_broadcasts(trace: Trace) -> None:

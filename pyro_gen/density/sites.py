@@ -16,7 +16,7 @@ from pyro_gen._internals import site_mask
 from pyro_gen.density.enumeration import NotSummableError
 from pyro_gen.density.masks import along, masked_out
 from pyro_gen.distributions import elements, innermost
-from pyro_gen.traces import is_subsample
+from pyro_gen.traces import is_factor, is_subsample
 
 
 @dataclass(frozen=True)
@@ -198,11 +198,6 @@ class Predicted(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if is_data(msg):
             msg["value"] = msg["fn"](*msg["args"], **msg["kwargs"])
-
-
-def is_factor(site: Any) -> bool:
-    """Whether a site is a ``pyro.factor`` statement."""
-    return isinstance(innermost(site["fn"]), dist.Unit)
 
 
 def is_data(site: Any) -> bool:

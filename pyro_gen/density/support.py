@@ -13,9 +13,9 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_gen.density.masks import along, masked_out
-from pyro_gen.density.sites import is_data, is_factor
+from pyro_gen.density.sites import is_data
 from pyro_gen.distributions import elements
-from pyro_gen.traces import sample_sites
+from pyro_gen.traces import is_factor, sample_sites
 
 if TYPE_CHECKING:
     from pyro_gen.density.joint import ProgramDensity

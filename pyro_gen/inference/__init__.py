@@ -10,6 +10,7 @@ from pyro_gen.inference.likelihood.bdmc import bdmc
 from pyro_gen.inference.likelihood.door import log_likelihood
 from pyro_gen.inference.likelihood.evidence import log_evidence
 from pyro_gen.inference.likelihood.held_out import loo
+from pyro_gen.inference.likelihood.partition import log_partition
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.noise import with_noise
 from pyro_gen.inference.objectives import (
@@ -69,6 +70,7 @@ __all__ = [
     "latents",
     "log_evidence",
     "log_likelihood",
+    "log_partition",
     "loo",
     "mcmc",
     "posterior",

@@ -17,17 +17,13 @@ from torch import Tensor
 from pyro_gen._internals import site_mask
 from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity
-from pyro_gen.density.sites import Constrained, is_data, is_factor
+from pyro_gen.density.sites import Constrained, is_data
+from pyro_gen.inference.kinds import not_for
 from pyro_gen.observation import no_completion
 from pyro_gen.program import Program
-from pyro_gen.traces import is_local, sample_sites, site_log_prob, trace_side
+from pyro_gen.traces import is_factor, is_local, sample_sites, site_log_prob, trace_side
 
 __all__ = ["energy_of", "refuse_data_factors", "refuse_factors"]
-
-WAYS_OUT = (
-    "pg.posterior draws its latent variables, and a factor that scores censored data can be written as a distribution, "
-    "pg.distributions.Censored in pg.observe."
-)
 
 
 def refuse_factors(program: Program, x: Tensor, *context: Any, verb: str) -> None:
@@ -65,10 +61,7 @@ def refuse_data_factors(program: Program, x: Tensor, *context: Any, verb: str) -
 
 def _refuse(program: Program, verb: str, names: list[str]) -> None:
     if names:
-        raise ValueError(
-            f"{verb}: {type(program).__name__} weighs its variables by the factor '{names[0]}', so what its model "
-            f"draws does not follow its density. {WAYS_OUT}"
-        )
+        raise not_for(program, "unnormalised", verb, f"the factor '{names[0]}'")
 
 
 def _trace(program: Program, x: Tensor, *context: Any) -> Trace:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Collection
+from contextlib import nullcontext
 from typing import Any
 
 import pyro
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 
 from pyro_gen.density import first_line, local_site
+from pyro_gen.density.completed import completed_data, reads_missing, reread
 from pyro_gen.density.missing import active
-from pyro_gen.observation import assume_missing, no_completion
+from pyro_gen.observation import assume_missing, completions, no_completion
 from pyro_gen.program import Program, fixed
 from pyro_gen.traces import per_datum_log_prob, sample_sites
 
@@ -30,13 +32,21 @@ class ModelLogProb:
     def __init__(self, program: Program, missing: bool, joint: bool = False, without: Collection[str] = ()) -> None:
         handler = active(program)  # what is latent is so in all rows, also where nothing is missing
         self.missing = missing or (handler is not None and bool(handler.names))
+        self.every = handler is not None and handler.every
         self.program, self.joint, self.without = program, joint, without
         self.vectorised = True
+        self.rereads: bool | None = None if self.every else False
 
     def __call__(self, data: tuple[Any, ...], values: dict[str, Tensor]) -> Tensor:
         def one(values: dict[str, Tensor]) -> Tensor:
-            with pyro.poutine.trace() as tape, no_completion(), assume_missing(self.missing), fixed(values):
-                self.program.model(*data)
+            undrawn = nullcontext() if self.every else no_completion()
+            known = (undrawn, assume_missing(self.missing), fixed(values))
+            with pyro.poutine.trace() as tape, completions() as seen, known[0], known[1], known[2]:
+                returned = self.program.model(*data)
+            if self.rereads is None:
+                self.rereads = reads_missing(self.program, tape.trace)
+            if self.rereads:
+                reread(self.program.model, tape.trace, completed_data(data[0], returned, seen), data[1:])
             tape.trace.compute_log_prob()
             terms: list[list[Tensor]] = [[], []]
             for site in sample_sites(tape.trace).values():
@@ -47,6 +57,8 @@ class ModelLogProb:
             return torch.stack([torch.stack([zero, *t]).sum(0) for t in terms])
 
         with pyro.validation_enabled(False):
+            if self.rereads is None:
+                one({n: v[0] for n, v in values.items()})
             if self.vectorised:
                 try:
                     return torch.vmap(one)(values)

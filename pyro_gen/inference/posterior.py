@@ -20,9 +20,11 @@ from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity, as_arguments, density, evaluation
 from pyro_gen.density.finite import finite_sites
 from pyro_gen.density.missing import latent_missing
+from pyro_gen.density.requirements import NoLatentError
 from pyro_gen.inference.export import LIMIT, Exporter, layout
 from pyro_gen.inference.from_chains import Length, from_chains
 from pyro_gen.inference.independent import from_guide, from_smc, from_sums
+from pyro_gen.inference.kinds import without_latents
 from pyro_gen.inference.likelihood.enumeration import is_enumerable, probe
 from pyro_gen.inference.mcmc import initial, stopping
 from pyro_gen.inference.mcmc.gibbs import held_names
@@ -173,7 +175,10 @@ def posterior(
         assert isinstance(program, Program)
         _refuse(method, **options)
         options = {"blocks": dict.fromkeys(_local_labels(program, arguments), "enumerate")}
-    target = density(program, *arguments, hold=_held_sites(method, options), compile=compile)
+    try:
+        target = density(program, *arguments, hold=_held_sites(method, options), compile=compile)
+    except NoLatentError as error:
+        raise without_latents(program, arguments, "posterior", error) from None
     if not any(site["is_observed"] for site in sample_sites(target.prototype).values()):
         warnings.warn(
             "Nothing is observed in the model (no obs=, no pg.observe, no factor): these are draws of its prior.",

@@ -18,9 +18,10 @@ from pyro_gen._random import seeded
 from pyro_gen.data import as_tensor
 from pyro_gen.density import as_inputs, evaluation, row_chunks, rows_of
 from pyro_gen.density.finite import finite_sites
-from pyro_gen.density.missing import latent_missing, missing_site
+from pyro_gen.density.missing import latent_missing, missing_site, needs_latent
 from pyro_gen.inference.diagnose import diagnose
 from pyro_gen.inference.factors import refuse_data_factors
+from pyro_gen.inference.kinds import not_for
 from pyro_gen.inference.likelihood.ais import is_annealed, posterior_draws
 from pyro_gen.inference.likelihood.enumeration import Summed, enumerated, is_enumerable, probe
 from pyro_gen.inference.likelihood.particles import resample
@@ -28,7 +29,8 @@ from pyro_gen.inference.likelihood.weights import effective_sample_size, psis_kh
 from pyro_gen.inference.posterior import posterior
 from pyro_gen.inference.proposals import guide_draws, guide_obstacle, guide_on
 from pyro_gen.inference.returned import complete, require_completed
-from pyro_gen.inference.simulate import ROWS, not_amortised, simulate
+from pyro_gen.inference.simulate import ROWS, not_amortised, nothing_seen, simulate
+from pyro_gen.inference.unnormalised import complete_rows, generate
 from pyro_gen.observation import assume_missing
 from pyro_gen.packing import PackedProgram, packs, packs_functions
 from pyro_gen.program import Program, fixed
@@ -40,19 +42,29 @@ __all__ = ["impute", "mean_of", "reconstruct", "sample", "with_latents"]
 RETRY_FACTOR = 25  # times as many, where they are not enough and nothing else applies
 PROPOSALS = 200  # draws of the guide per datum, to resample from
 HMC_DRAWS = 100  # of each of 64 chains, at least
+OPTIONS_REFUSED = 'impute(options=...) is for Markov chains: give method="hmc", and no weighted draws.'
 
 
 @packs
-def sample(program: Program, n: int, *, context: tuple[Any, ...] = (), seed: int = 0) -> Any:
+def sample(
+    program: Program,
+    n: int,
+    *,
+    context: tuple[Any, ...] = (),
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Any:
     """Generates data.
 
     Local latent variables come from the prior. Global ones, the weights of a Bayesian network say, come from the guide:
-    after training it is what is known of them.
+    after training it is what is known of them. Of an unnormalised program data are drawn by chains over all of x, which
+    go from the base to its density, see :mod:`pyro_gen.inference.unnormalised`.
 
     Arguments:
         program: The program.
         n: The number of data.
         context: What the model conditions on, each with shape :math:`(n, *)`.
+        options: Of these chains, as ``{"chains": 4000, "temperatures": 500}``.
         seed: Seeds the draws; the caller's generators are left alone.
 
     Returns:
@@ -72,8 +84,15 @@ def sample(program: Program, n: int, *, context: tuple[Any, ...] = (), seed: int
         >>> sample(Dice(), 3).shape
         torch.Size([3, 2])
     """
-    with seeded(seed), torch.no_grad(), evaluation(program):
-        return simulate(program, n, context)[0]
+    x = nothing_seen(program, n)
+    few = (x[:ROWS], *rows_of(x, context, slice(ROWS)))
+    with seeded(seed), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
+        kinds = structure(program, *few)
+        if kinds.kind == "unnormalised" and not kinds.global_:
+            return generate(program, x, context, options or {})
+        if options:
+            raise ValueError("sample(options=...) is for the chains of unnormalised programs, which this one is not.")
+        return simulate(program, n, context, kinds)[0]
 
 
 @packs
@@ -106,7 +125,10 @@ def reconstruct(program: Program, x: Any, *context: Any, draws: int = 1, seed: i
         pyro.validation_enabled(False),
         latent_missing(program, x, *context) as handler,
     ):
-        if structure(program, x[:ROWS], *rows_of(x, context, slice(ROWS))).kind == "unnormalised":
+        kinds = structure(program, x[:ROWS], *rows_of(x, context, slice(ROWS)))
+        if kinds.kind == "unnormalised":
+            if not kinds.local and not kinds.global_:
+                raise not_for(program, kinds.kind, "reconstruct")
             refuse_data_factors(program, x, *context, verb="reconstruct")
         for rows in row_chunks(len(x), ROWS):
             data = (x[rows], *rows_of(x, context, rows))
@@ -212,6 +234,11 @@ def impute(
     their posterior itself. With global ones, the guide's draws stand for the posterior, and where the guide leaves
     latent variables out, draws of many chains of Hamiltonian Monte Carlo do.
 
+    Missing entries that no observe statement can draw, of a flow or of data that a factor weighs, are latent variables:
+    chains go from the base, or from a Gaussian with the moments of the flow's draws, to their density given the seen
+    entries by annealed importance sampling (:mod:`pyro_gen.inference.unnormalised`), or by ``"hmc"``, which says by
+    R-hat whether the chains agree.
+
     Arguments:
         program: The program, or a plain Pyro model function.
         x: The data, with shape :math:`(N, *)` and NaN where nothing was observed; or several variables, a mapping or a
@@ -223,7 +250,8 @@ def impute(
         num_proposals: Draws of the guide per row to resample from.
         options: Arguments of :func:`pyro_gen.posterior` where it is what draws, as
             ``{"chains": 8, "draws": 50, "warmup": 300}``; its ``draws`` are those of each chain, evenly over which the
-            S are chosen. Left out, there are 64 chains of 100 draws, or more where S needs them.
+            S are chosen. Left out, there are 64 chains of 100 draws, or more where S needs them. Of the annealing,
+            where missing entries are latent variables: ``{"chains": 256, "temperatures": 500}``.
         seed: Seeds the draws; the caller's generators are left alone.
 
     Returns:
@@ -249,8 +277,8 @@ def impute(
         raise ValueError(f'impute(method={method!r}): choose "auto", "guide", "ais" or "hmc".')
     if draws < 1 or num_proposals < 1:
         raise ValueError(f"impute(draws={draws}, num_proposals={num_proposals}): give positive numbers.")
-    if options and (method in ("guide", "ais") or options.get("method") in ("guide", "smc")):
-        raise ValueError('impute(options=...) is for Markov chains: give method="hmc", and no weighted draws.')
+    if options and (method == "guide" or options.get("method") in ("guide", "smc")):
+        raise ValueError(OPTIONS_REFUSED)
     program = program if isinstance(program, Program) else Program.from_functions(program)
     data = as_tensor(x)
     x, *rest = as_inputs(program, data, *context)
@@ -264,15 +292,27 @@ def impute(
         torch.no_grad(),
         evaluation(program),
         pyro.validation_enabled(False),
-        latent_missing(program, x, *context),
+        latent_missing(program, x, *context, every=needs_latent(program, x, *context)) as handler,
     ):
         kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
-        if kinds.kind == "unnormalised":
+        if kinds.kind == "unnormalised" and kinds.global_:
             refuse_data_factors(program, x, *context, verb="impute")
         require_completed(program, x[holes], rows_of(x, context, holes))
-        if method == "hmc" or (method == "auto" and _leaves_out(program, kinds, x, context)):
+        if method in ("auto", "ais") and handler.every and _by_density_alone(program, kinds):
+            rows = (x[holes], rows_of(x, context, holes))
+            out[:, holes] = complete_rows(program, *rows, draws, "impute", options)
+            return torch.where(torch.isnan(data), out.to(data.dtype), data)
+        if method == "guide" and handler.every and kinds.global_:
+            raise ValueError(
+                f"impute: the missing entries of {type(program).__name__} are latent variables beside global ones, and "
+                'its guide does not propose them: give method="hmc".'
+            )
+        together = handler.every and bool(kinds.global_)
+        if method == "hmc" or (method == "auto" and (together or _leaves_out(program, kinds, x, context))):
             out[:, holes] = _by_hmc(program, kinds, x, context, draws, {"seed": seed, **(options or {})})[:, holes]
             return torch.where(torch.isnan(data), out.to(data.dtype), data)
+        if options and method == "ais":
+            raise ValueError(OPTIONS_REFUSED)
         if options:
             raise ValueError('impute(options=...): this program is imputed without Markov chains; give method="hmc".')
         obstacle = guide_obstacle(program, x, *context) if kinds.kind == "bound" else None
@@ -308,6 +348,13 @@ def impute(
                 )
     out[:, holes] = completed
     return torch.where(torch.isnan(data), out.to(data.dtype), data)  # the program may be of lower precision
+
+
+def _by_density_alone(program: Program, kinds: Structure) -> bool:
+    """Whether chains over the missing entries draw them: nothing else is latent, or no guide may propose it."""
+    if kinds.kind == "unnormalised" and not kinds.global_:
+        return True
+    return not kinds.global_ and all(name.endswith(".missing") for name in kinds.local)
 
 
 def _by_rows(program: Program, x: Tensor, context: tuple[Any, ...], draws: int) -> Tensor:

@@ -12,38 +12,33 @@ from pyro_gen.inference.proposals import guide_obstacle
 from pyro_gen.inference.returned import complete, require_completed
 from pyro_gen.observation import completions, no_completion
 from pyro_gen.program import Program, fixed
-from pyro_gen.traces import data_dim, is_local, sample_sites, structure, trace_side
+from pyro_gen.traces import Structure, data_dim, is_local, sample_sites, structure, trace_side
 
-__all__ = ["ROWS", "given_site", "not_amortised", "simulate", "simulate_sets"]
+__all__ = ["ROWS", "given_site", "not_amortised", "nothing_seen", "simulate", "simulate_sets"]
 
 ROWS = 1024  # rows at a time; part of what a seed means
 
 
-def simulate(program: Program, n: int, context: tuple[Any, ...]) -> tuple[Tensor, dict[str, Tensor], dict[str, int]]:
+def simulate(
+    program: Program, n: int, context: tuple[Any, ...], kinds: Structure | None = None
+) -> tuple[Tensor, dict[str, Tensor], dict[str, int]]:
     """Draws data together with the local latent variables that made them, by the global generators.
 
     Arguments:
         program: The program, in evaluation mode.
         n: The number of data.
         context: What the model conditions on, each with shape :math:`(n, *)`.
+        kinds: What is known of the program already.
 
     Returns:
         The data with shape :math:`(n, *)`, the values of the local latent sites by name, and where their data dimension
         lies, counted from the left.
     """
-    if n < 1:
-        raise ValueError(f"The number of data to generate is {n}: give a positive one.")
-    if program.event_shape is None:
-        raise ValueError(
-            f"{type(program).__name__} does not know the shape of one datum: set program.event_shape (pyro_gen.fit "
-            "does)."
-        )
-    like = next((p for p in program.parameters() if p.is_floating_point()), torch.empty(0))
-    x = torch.full((n, *program.event_shape), torch.nan, dtype=like.dtype, device=like.device)
+    x = nothing_seen(program, n)
     with pyro.validation_enabled(False):
         few = (x[:ROWS], *rows_of(x, context, slice(ROWS)))
         shared: dict[str, Tensor] = {}
-        kinds = structure(program, *few)
+        kinds = kinds or structure(program, *few)
         if kinds.kind == "unnormalised":
             refuse_data_factors(program, *few, verb="sample")
         require_completed(program, few[0], few[1:])
@@ -60,6 +55,23 @@ def simulate(program: Program, n: int, context: tuple[Any, ...]) -> tuple[Tensor
             values.append({name: s["value"] for name, s in latent.items()})
             dims = {name: data_dim(s) for name, s in latent.items()}
     return torch.cat(data), {m: torch.cat([v[m] for v in values], d) for m, d in dims.items()}, dims
+
+
+def nothing_seen(program: Program, n: int) -> Tensor:
+    """Data of which nothing was seen: NaN, with shape :math:`(n, *)`.
+
+    Raises:
+        ValueError: The number is not positive, or the program does not know the shape of a datum.
+    """
+    if n < 1:
+        raise ValueError(f"The number of data to generate is {n}: give a positive one.")
+    if program.event_shape is None:
+        raise ValueError(
+            f"{type(program).__name__} does not know the shape of one datum: set program.event_shape (pyro_gen.fit "
+            "does)."
+        )
+    like = next((p for p in program.parameters() if p.is_floating_point()), torch.empty(0))
+    return torch.full((n, *program.event_shape), torch.nan, dtype=like.dtype, device=like.device)
 
 
 def not_amortised(program: Program, rows: int) -> ValueError:

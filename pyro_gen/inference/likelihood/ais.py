@@ -24,13 +24,13 @@ References:
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_gen._random import seeded
-from pyro_gen.density import Density, evaluation
+from pyro_gen.density import Density, ProgramDensity, evaluation
 from pyro_gen.density.finite import MAX_SUMMED, finite_sites, joint_values, present_units
 from pyro_gen.density.missing import missing_site
 from pyro_gen.inference.likelihood.annealing import Rows, Runs, Single
@@ -42,7 +42,7 @@ from pyro_gen.inference.likelihood.schedules import Options
 from pyro_gen.program import Program
 from pyro_gen.traces import latent_sites
 
-__all__ = ["ais", "anneal", "is_annealed", "posterior_draws"]
+__all__ = ["Annealed", "ais", "anneal", "annealed_draws", "is_annealed", "posterior_draws"]
 
 
 def ais(
@@ -155,9 +155,25 @@ def anneal(
     return Particles(evidence, states, log_w, goal)
 
 
-def posterior_draws(
+class Annealed(NamedTuple):
+    """What annealed chains of some rows of the data give.
+
+    Attributes:
+        rows: The rows.
+        density: A target for each of them.
+        z: Draws of the targets, unconstrained points with shape :math:`(S, n, D)`.
+        log_weights: Those of all chains, with shape :math:`(C, n)`.
+    """
+
+    rows: slice
+    density: ProgramDensity
+    z: Tensor
+    log_weights: Tensor
+
+
+def annealed_draws(
     program: Program, x: Tensor, *context: Any, draws: int, moves: int = 10, **options: Any
-) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+) -> Iterator[Annealed]:
     """Draws from the posterior of each datum: the chains' ends resampled by weight, then moved on.
 
     Draws by the global generators. The program is in evaluation mode, given by the caller.
@@ -171,15 +187,23 @@ def posterior_draws(
         options: As in :func:`ais`.
 
     Yields:
-        Rows of the data, and draws by name of the site with shape :math:`(S, *)`.
+        The draws, chunk by chunk of the data.
     """
     settings = Options.of(None, **{**options, "chains": max(draws, options.get("chains", 16))})
     for run in Runs(Rows(program, x, context, settings), settings, None):
-        assert isinstance(run.engine, OfDensity)
+        assert isinstance(run.engine, OfDensity) and isinstance(run.engine.density, ProgramDensity)
         point = run.engine.take(run.point, resample(run.log_weights, draws))
         for _ in range(moves):
             point, _ = run.engine.move(point, 1.0, *run.plan.tuning(-1))
-        yield run.rows, run.engine.density.constrain(run.engine.unflatten(point.z))
+        yield Annealed(run.rows, run.engine.density, run.engine.unflatten(point.z), run.log_weights)
+
+
+def posterior_draws(
+    program: Program, x: Tensor, *context: Any, draws: int, **options: Any
+) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+    """The draws of :func:`annealed_draws` by name of the site, each with shape :math:`(S, *)`, with their rows."""
+    for found in annealed_draws(program, x, *context, draws=draws, **options):
+        yield found.rows, found.density.constrain(found.z)
 
 
 def is_annealed(program: Program, x: Tensor, *context: Any) -> bool:

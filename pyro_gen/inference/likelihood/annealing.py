@@ -38,7 +38,7 @@ from pyro_gen.inference.likelihood.weights import effective_sample_size, log_mea
 from pyro_gen.inference.mcmc.hmc import Point
 from pyro_gen.program import Program
 
-__all__ = ["Rows", "Run", "Runs", "Single", "backward"]
+__all__ = ["Rows", "Run", "Runs", "Single", "backward", "descend"]
 
 PILOT_TEMPERATURES = 32  # of the last pilot round, unless it shows that more than four times as many are needed
 MAX_TEMPERATURES = 1000  # of the longest final run that is chosen automatically
@@ -100,7 +100,11 @@ def _forward(
 
 def backward(engine: OfDensity, z: Tensor, plan: Plan) -> Tensor:
     """Runs chains from exact draws of the target, with shape (C, N, D), to the base: log-weights with shape (C, N)."""
-    point = engine.place(z)
+    return descend(engine, engine.place(z), plan)
+
+
+def descend(engine: Engine, point: Point, plan: Plan) -> Tensor:
+    """Runs chains that stand at draws of the target to the base: log-weights with shape (C, N)."""
     log_w = torch.zeros_like(point.log_density, dtype=torch.float64)
     for t in range(len(plan.betas) - 1, 0, -1):
         low, high = float(plan.betas[t - 1]), float(plan.betas[t])
@@ -127,7 +131,7 @@ class Rows:
 
     def chunks(self) -> list[slice]:
         probe = density(self.program, self.x[:1], *rows_of(self.x, self.context, slice(1)), per_datum=True)
-        if probe.unnormalised:
+        if probe.unnormalised and not probe.latent_missing.every:
             raise ValueError(
                 f"{type(self.program).__name__} has a factor, so it gives no normalised density of data and latents, "
                 "and the integral is no likelihood: leave the factor out, or use anneal(density(program, x)) for it."

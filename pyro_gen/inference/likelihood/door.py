@@ -3,19 +3,22 @@
 from collections.abc import Callable
 from typing import Any
 
+import pyro
+
 from pyro_gen._errors import AdviceError, InPython
 from pyro_gen.density import (
     as_inputs,
     evaluation,
     rows_of,
 )
-from pyro_gen.density.missing import latent_missing
+from pyro_gen.density.missing import latent_missing, needs_latent
 from pyro_gen.inference.likelihood.ais import ais, is_annealed
 from pyro_gen.inference.likelihood.bdmc import ais_with_gap
 from pyro_gen.inference.likelihood.enumeration import is_enumerable
 from pyro_gen.inference.likelihood.exact import enumerated_likelihood, exact_likelihood
 from pyro_gen.inference.likelihood.guide_bounds import guide_bound
 from pyro_gen.inference.likelihood.held_out import predictive_density
+from pyro_gen.inference.likelihood.partition import normalised_likelihood
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.likelihood.smc import likelihoods
 from pyro_gen.inference.noise import with_noise
@@ -54,6 +57,8 @@ def log_likelihood(
             by the same with an upper bound on simulated data in the diagnostics, see
             :mod:`pyro_gen.inference.likelihood.bdmc`; ``"smc"`` by sequential Monte Carlo,
             :mod:`pyro_gen.inference.likelihood.smc`. ``"auto"`` takes ``"exact"`` where it applies, else ``"ais"``.
+            Missing entries that a distribution cannot marginalise, of a flow say, are latent variables. Of an
+            unnormalised program it is log base(x) - E(x) - log Z, with log Z as by :func:`pyro_gen.log_partition`.
         posterior: For programs with global latent variables: the ``InferenceData`` that :func:`pyro_gen.posterior`
             found for other data, draws of these variables by name, each with shape :math:`(S, *)`, or ``"guide"``, the
             trained guide's. The estimates are then log predictive densities, the logarithms of mean likelihoods, see
@@ -98,19 +103,17 @@ def log_likelihood(
         program = with_noise(program, noise)
     x, *parts = as_inputs(program, x, *context)
     context = tuple(parts)
-    with evaluation(program), latent_missing(program, x, *context):
-        kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
+    every = needs_latent(program, x, *context)
+    with evaluation(program), latent_missing(program, x, *context, every=every):
+        with pyro.validation_enabled(False):  # a factor may read what is missing
+            kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
         if kinds.kind == "implicit":
             raise ValueError(
                 f"{type(program).__name__} generates its data without a density, so they have no likelihood: say by "
                 "noise=0.1 the standard deviation of an observation noise under which they have one."
             )
         if kinds.kind == "unnormalised":
-            raise ValueError(
-                f"{type(program).__name__} has a factor, so the data have no likelihood one by one that is known by "
-                "any method here: where latent variables are global, pg.log_evidence takes a factor of censored data, "
-                "and pg.distributions.Censored says the same without one."
-            )
+            return normalised_likelihood(program, kinds, x, context, method, seed, progress, options)
         if posterior is not None:
             how = {"method": method, "num_particles": num_particles, "seed": seed, "progress": progress}
             return predictive_density(program, kinds, x, context, posterior, **how, **options)  # type: ignore[arg-type]
@@ -134,12 +137,21 @@ def log_likelihood(
                     "guide",
                 ),
             )
+        entries = every and all(n.endswith(".missing") for n in kinds.local)
+        if method == "exact" and entries:
+            raise AdviceError(
+                f"The missing entries of {type(program).__name__} cannot be integrated out in closed form: use "
+                "{method}, which draws them.",
+                method="ais",
+            )
         if method == "exact":
             return exact_likelihood(program.marginal(), x, context)  # which says why there is none
         if kinds.kind == "exact":
             raise AdviceError(
                 f"{type(program).__name__} has no latent variable: its likelihood is {{method}}.", method="exact"
             )
+        if method in ("ais", "bdmc") and entries:
+            options = {"start": "prior", **options}  # no guide proposes them
         if method == "ais":
             return ais(program, x, *context, seed=seed, progress=progress, **options)
         if method == "bdmc":

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity, as_arguments, density, evaluation
+from pyro_gen.density.requirements import NoLatentError
 from pyro_gen.inference.factors import energy_of
+from pyro_gen.inference.kinds import without_latents
 from pyro_gen.inference.likelihood.ais import anneal
 from pyro_gen.inference.likelihood.bdmc import evidence_with_gap
 from pyro_gen.inference.likelihood.bridge import bridge_evidence
@@ -91,7 +93,10 @@ def log_evidence(
             'log_evidence(method="exact") sums over data that have exact likelihoods, and this model has global latent '
             'variables, or is a plain function of which that is not known: use method="smc".'
         )
-    target = density(program, *data)
+    try:
+        target = density(program, *data)
+    except NoLatentError as error:
+        raise without_latents(program, data, "log_evidence", error) from None
     _require_evidence(target)
     if target.per_datum and isinstance(program, Program) and method != "bridge":
         one_by_one = "iwae" if method == "importance" else method

@@ -19,6 +19,7 @@ _UNITS = {  # the unit, and what the values are counted in
     "nats per datum": "data",
     "nats": "data set",
     "nats per data set": "data sets",
+    "nats per row": "rows of the context",
 }
 
 
@@ -38,9 +39,11 @@ class LogLikelihood:
         lower: Stochastic lower bounds with shape :math:`(N,)`, where known.
         upper: Stochastic upper bounds with shape :math:`(N,)`, where known.
         diagnostics: Tensors by name: effective sample size, Pareto k-hat, acceptance, ...
-        unit: ``"nats per datum"``, ``"nats"`` for the evidence of one data set, ``"nats per data set"`` for several.
+        unit: ``"nats per datum"``, ``"nats"`` for the evidence of one data set, ``"nats per data set"`` for several;
+            ``"nats per row"`` for what each row of a context has.
         error_of_mean: The Monte Carlo standard error of the mean, where the estimates share draws, so that their
             errors are not independent.
+        quantity: What they estimate, where that is neither a likelihood nor an evidence: ``"log Z"``.
 
     Example:
         >>> result = LogLikelihood(torch.tensor([-3.0, -5.0]), torch.tensor([0.3, 0.4]), "exact", "exact", 2.0)
@@ -62,6 +65,7 @@ class LogLikelihood:
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
     unit: str = "nats per datum"
     error_of_mean: float | None = None
+    quantity: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -136,7 +140,7 @@ class LogLikelihood:
         if self.upper is None and "gap" in self.diagnostics:  # from data simulated from the program
             bounds = f" (upper bound on simulated data: {float(self.diagnostics['gap'].mean()):.3f} above)"
         label = self.method if self.kind == self.method else f"{self.method}, {self.kind}"
-        what = "log-likelihood" if self.unit == "nats per datum" else "log-evidence"
+        what = self.quantity or ("log-likelihood" if self.unit == "nats per datum" else "log-evidence")
         of = "" if self.unit == "nats" else f"; {len(self.value)} {_UNITS[self.unit]}, sampling error {sampling:.3f}"
         return f"{what} {self.mean():.3f} +- {error:.3f} {self.unit}{bounds} ({label}{of})"
 

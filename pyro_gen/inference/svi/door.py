@@ -27,6 +27,7 @@ from pyro_gen._identity import digest, settings_of
 from pyro_gen._random import seeded, undisturbed
 from pyro_gen.data import Batches
 from pyro_gen.density.missing import LatentMissing
+from pyro_gen.inference.kinds import WHY
 from pyro_gen.inference.objectives import Objective, missing_refused, resolve_objective
 from pyro_gen.inference.progress import training_bar
 from pyro_gen.inference.svi.checkpoint import identity_of, read_checkpoint
@@ -50,13 +51,6 @@ from pyro_gen.program import Program
 from pyro_gen.traces import structure
 
 __all__ = ["fit"]
-
-_WHY = {
-    "exact": "no latent variable",
-    "bound": "latent variables",
-    "unnormalised": "a factor site",
-    "implicit": "an observed site that is a Delta",
-}
 
 
 @undisturbed()
@@ -186,7 +180,7 @@ def fit(
         kind = structure(program, *(b.to(fabric.device) for b in first)).kind
         if kind not in objective.kinds:
             raise ValueError(
-                f"{type(program).__name__} is {kind} ({_WHY[kind]}), and {type(objective).__name__} is right for what "
+                f"{type(program).__name__} is {kind} ({WHY[kind]}), and {type(objective).__name__} is right for what "
                 f"is {' or '.join(objective.kinds)}: give an objective= made for such models (kinds: {kind!r}) "
                 "(censored data need no factor, see pg.distributions.Censored; pg.posterior needs no objective)."
             )

@@ -1,0 +1,207 @@
+r"""Paths over missing entries that gradients do not move: discrete ones, by blocked Gibbs or another kernel.
+
+With all missing entries latent (:mod:`pyro_gen.density.missing`), the law of the missing entries given the seen ones is
+the base, and what else the program scores is tempered,
+
+.. math:: \log f_\beta(x_m) = \log p_0(x_m \mid x_o) + \beta \, \log \ell(x_o, x_m) .
+
+A sweep of Gibbs sampling gives each entry in turn a value from its conditional, by the density with each of its values,
+for all chains and rows at once. A program that knows a better kernel, one that draws many entries together, offers it
+as :meth:`pyro_gen.program.Program.kernel`.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_gen.density import any_missing
+from pyro_gen.density.chains import vmap_or_loop
+from pyro_gen.density.completed import completed_data
+from pyro_gen.density.finite import FiniteSite, finite_sites, present_units
+from pyro_gen.density.missing import active, missing_site
+from pyro_gen.density.vectorised import vmappable
+from pyro_gen.inference.likelihood.enumeration import probe
+from pyro_gen.inference.likelihood.paths import Path
+from pyro_gen.inference.model_log_prob import ModelLogProb
+from pyro_gen.observation import assume_missing, completions
+from pyro_gen.program import Program, fixed
+from pyro_gen.traces import latent_sites
+
+__all__ = ["Entries", "EntriesPath", "GibbsPath", "KernelPath", "has_kernel", "path_of_entries"]
+
+
+def has_kernel(program: Program) -> bool:
+    """Whether a program offers a kernel for its data."""
+    return type(program).kernel is not Program.kernel
+
+
+class Entries:
+    """The missing entries of some rows, and latent variables beside them.
+
+    To be made, and used, where all missing entries are latent.
+
+    Arguments:
+        program: The program, in evaluation mode.
+        data: The rows, with what the model conditions on.
+    """
+
+    def __init__(self, program: Program, data: tuple[Any, ...]) -> None:
+        handler = active(program)
+        assert handler is not None and handler.every
+        self.program, self.data = program, data
+        self.batch_shape = torch.Size((len(data[0]),))
+        self.names = [f"{n}.missing" for n in handler.names]
+        self.handler = handler.with_masked(handler.names)
+        self.terms = ModelLogProb(program, any_missing(*data))
+
+    def drawn(self, chains: int) -> dict[str, Tensor]:
+        """Draws of the base by name of the site, each with shape :math:`(C, *)`."""
+
+        def one(_: Tensor) -> dict[str, Tensor]:
+            with pyro.poutine.trace() as tape, assume_missing(True):
+                self.program.model(*self.data)
+            return {n: s["value"] for n, s in latent_sites(tape.trace).items()}
+
+        nothing = torch.zeros(chains, 0, device=self.data[0].device)
+        return self._mapped(one, nothing, draws=True)  # type: ignore[no-any-return]
+
+    def _mapped(self, function: Callable[..., Any], *args: Any, draws: bool = False) -> Any:
+        with self.handler.again(), pyro.validation_enabled(False), vmappable():
+            return vmap_or_loop(function, *args, draws=draws)
+
+    def both(self, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The log-density of the base, and what is tempered, each with shape :math:`(C, N)`."""
+        with self.handler.again():
+            prior, likelihood = self.terms(self.data, values).double().unbind(1)
+        return prior, likelihood
+
+    def complete(self, values: dict[str, Tensor]) -> Tensor:
+        """The completed data, with shape :math:`(C, N, *)`."""
+
+        def one(values: dict[str, Tensor]) -> Tensor:
+            with completions() as seen, assume_missing(True), fixed(values):
+                returned = self.program.model(*self.data)
+            return completed_data(self.data[0], returned, seen)
+
+        return self._mapped(one, values)  # type: ignore[no-any-return]
+
+
+class EntriesPath(Entries, Path):
+    """A path over the missing entries of some rows; chains are states with leading shape (C, N)."""
+
+    @abc.abstractmethod
+    def completed(self, state: Tensor) -> Tensor:
+        """The completed data of states (C, N, *), with shape :math:`(C, N, *)`."""
+
+
+class GibbsPath(EntriesPath):
+    """Blocked Gibbs over discrete entries, and discrete latent variables beside them.
+
+    A state has the number of each variable's value among its possible ones, with shape :math:`(C, N, U)`.
+
+    Raises:
+        ValueError: A variable is continuous, or has values that cannot be enumerated.
+    """
+
+    def __init__(self, program: Program, data: tuple[Any, ...]) -> None:
+        super().__init__(program, data)
+        trace = probe(program, *data)
+        known = finite_sites(trace)
+        if other := [n for n in latent_sites(trace) if n not in known]:
+            raise ValueError(
+                f"{type(program).__name__} has discrete missing entries, and beside them '{other[0]}', which is "
+                "continuous or has values that cannot be enumerated: chains move discrete entries alone, or continuous "
+                "ones alone. Sum the discrete ones out of the model, or give the program a kernel of its own."
+            )
+        self.sites = {n: _of_rows(s, len(data[0])) for n, s in known.items()}
+        self.present = torch.cat(list(present_units(self.sites, program, *data).values()), 1)  # (N, U)
+        self.sizes = [s.units for s in self.sites.values()]
+
+    def values(self, state: Tensor) -> dict[str, Tensor]:
+        """The values by site, each with shape :math:`(C, *)`."""
+        parts = state.split(self.sizes, 2)
+        return {n: s.value(s.support[part]) for (n, s), part in zip(self.sites.items(), parts, strict=True)}
+
+    def start(self, chains: int) -> Tensor:
+        drawn, parts = self.drawn(chains), []
+        for name, site in self.sites.items():
+            units = torch.stack([site.rows_of_units(v) for v in drawn[name]])  # (C, N, U, *event)
+            events = site.support.dim() - 1
+            same = units.unsqueeze(3) == site.support.reshape(1, 1, 1, *site.support.shape)
+            parts.append((same.flatten(4).all(4) if events else same).int().argmax(3))
+        return torch.cat(parts, 2)
+
+    def log_density(self, x: Tensor, beta: float) -> Tensor:
+        prior, likelihood = self.both(self.values(x))
+        return prior + beta * likelihood
+
+    def move(self, x: Tensor, beta: float) -> Tensor:
+        x, at = x.clone(), 0
+        for site in self.sites.values():
+            count = len(site.support)
+            for unit in range(at, at + site.units):
+                if bool((moved := self.present[:, unit]).any()):
+                    options = x.expand(count, *x.shape).clone()  # (K, C, N, U)
+                    options[..., unit] = torch.arange(count, device=x.device).reshape(-1, 1, 1)
+                    log_p = self.log_density(options.flatten(0, 1), beta).unflatten(0, (count, len(x)))
+                    # The largest of log-weights with Gumbel noise.
+                    noise = torch.empty_like(log_p).exponential_().clamp(min=1e-30).log()
+                    x[..., unit] = torch.where(moved, (log_p - noise).argmax(0), x[..., unit])
+            at += site.units
+        return x
+
+    def completed(self, state: Tensor) -> Tensor:
+        return self.complete(self.values(state))
+
+
+class KernelPath(EntriesPath):
+    """Chains that a program's own kernel moves; states are completed data, with shape :math:`(C, N, *)`.
+
+    Raises:
+        ValueError: The program has latent variables beside its data, or observes these in parts.
+    """
+
+    def __init__(self, program: Program, data: tuple[Any, ...]) -> None:
+        super().__init__(program, data)
+        latent = latent_sites(probe(program, *data))
+        if other := [n for n, s in latent.items() if missing_site(s) is None] or self.names[1:]:
+            raise ValueError(
+                f"The kernel of {type(program).__name__} moves its data, observed as a whole, and there is "
+                f"'{other[0]}' beside them: sum it out of the model."
+            )
+        self.missing = torch.isnan(data[0])
+        self.shape = latent[self.names[0]]["value"].shape[1:]
+
+    def start(self, chains: int) -> Tensor:
+        return self.complete(self.drawn(chains))
+
+    def log_density(self, x: Tensor, beta: float) -> Tensor:
+        value = x.reshape(*x.shape[:2], *self.shape)
+        prior, likelihood = self.both({self.names[0]: value})
+        return prior + beta * likelihood
+
+    def move(self, x: Tensor, beta: float) -> Tensor:
+        moved = self.program.kernel(x, self.missing, beta, *self.data[1:])
+        return torch.where(self.missing, moved.to(x), x)
+
+    def completed(self, state: Tensor) -> Tensor:
+        return state
+
+
+def _of_rows(site: FiniteSite, rows: int) -> FiniteSite:
+    """What is known of a site from one row, for so many."""
+    shape = list(site.shape)
+    shape[site.data_dim] = rows
+    return site._replace(shape=torch.Size(shape))
+
+
+def path_of_entries(program: Program, data: tuple[Any, ...]) -> EntriesPath | None:
+    """The path by which missing entries of some rows are moved; ``None`` for continuous ones that gradients move."""
+    if has_kernel(program):
+        return KernelPath(program, data)
+    sites = latent_sites(probe(program, *data)).values()
+    return GibbsPath(program, data) if any(s["fn"].support.is_discrete for s in sites) else None

@@ -1,0 +1,123 @@
+r"""Draws from what a program says of missing entries by its density alone: chains over these entries.
+
+Of an energy-based program, :math:`p(x) \propto p_0(x) \, e^{-E(x)}`, nothing is drawn by running its model. Chains go
+from the base :math:`p_0`, whose draws are exact, to the density by annealed importance sampling: they are independent,
+their weights give each mode its share, and the ends are resampled by the weights and moved on. Generation is that with
+all of x missing.
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_gen.density import row_chunks, rows_of
+from pyro_gen.density.missing import latent_missing
+from pyro_gen.inference.likelihood.ais import annealed_draws
+from pyro_gen.inference.likelihood.annealing import Runs, Single
+from pyro_gen.inference.likelihood.entries import Entries, EntriesPath, has_kernel, path_of_entries
+from pyro_gen.inference.likelihood.enumeration import enumerated, is_enumerable
+from pyro_gen.inference.likelihood.particles import resample
+from pyro_gen.inference.likelihood.schedules import Options
+from pyro_gen.inference.likelihood.weights import effective_sample_size
+from pyro_gen.program import Program
+
+__all__ = ["complete_rows", "generate"]
+
+LEAST_CHAINS = 1024  # of one target
+CHAINS_PER_DRAW = 4  # of which draws are resampled, so that few come from one chain
+MOVES = 10  # at the end, which part draws that come from one chain
+ROWS_OF_CHAINS = 2**16  # chains of all rows that are moved together
+FLOOR = 0.05  # share of the chains below which their weights do not say what share a mode has
+
+
+def generate(program: Program, x: Tensor, context: tuple[Any, ...], options: Mapping[str, Any]) -> Tensor:
+    """Draws data from an unnormalised program, by the global generators.
+
+    Arguments:
+        program: The program, in evaluation mode.
+        x: Data of which nothing was seen, with shape :math:`(n, *)`.
+        context: What the model conditions on.
+        options: Of the annealing, see :func:`pyro_gen.inference.likelihood.ais.ais`.
+
+    Returns:
+        The data, with the shape of ``x``.
+    """
+    shared = not any(isinstance(c, Tensor) and c.shape[:1] == x.shape[:1] for c in context)
+    rows, draws = (x[:1], len(x)) if shared else (x, 1)
+    with latent_missing(program, rows, *context, every=True) as handler:
+        if not handler.names:
+            raise ValueError(
+                f"{type(program).__name__} has a factor and no base distribution for its data: observe them before it, "
+                'as by x = observe("x", dist.Normal(0.0, 1.0).expand(x.shape).to_event(1), x).'
+            )
+        completed = complete_rows(program, rows, context, draws, "sample", options)
+    return completed[:, 0] if shared else completed[0]
+
+
+def complete_rows(
+    program: Program,
+    x: Tensor,
+    context: tuple[Any, ...],
+    draws: int,
+    verb: str,
+    options: Mapping[str, Any] | None = None,
+) -> Tensor:
+    """Draws the missing entries of rows from their density given the seen ones, by the global generators.
+
+    By sums over all of their values where they are few and discrete, else by annealed chains.
+
+    Arguments:
+        program: The program, in evaluation mode; all missing entries are latent where this is called.
+        x: The rows, with shape :math:`(N, *)` and NaN where missing.
+        context: What the model conditions on.
+        draws: The number S of draws.
+        verb: What was called, for warnings.
+        options: Of the annealing.
+
+    Returns:
+        Completed rows, with shape :math:`(S, N, *)`.
+    """
+    out = x.expand(draws, *x.shape).clone()
+    if not options and not has_kernel(program) and is_enumerable(program, x, *context):
+        for sums in enumerated(program, x, *context):
+            index = torch.multinomial(sums.log_weights.softmax(0).T, draws, replacement=True).T
+            data = (x[sums.rows], *rows_of(x, context, sums.rows))
+            out[:, sums.rows] = Entries(program, data).complete(sums.select(index))
+        return out
+    least = LEAST_CHAINS if len(x) == 1 else LEAST_CHAINS // 16
+    settings = {"start": "prior", "chains": max(least, CHAINS_PER_DRAW * draws), **(options or {})}
+    poor: list[Tensor] = []
+    if path_of_entries(program, (x[:1], *rows_of(x, context, slice(1)))) is None:
+        for found in annealed_draws(program, x, *context, draws=draws, **settings):
+            out[:, found.rows] = found.density.complete(found.z)
+            poor.append(effective_sample_size(found.log_weights))
+    else:
+        settings.pop("start")
+        for rows in row_chunks(len(x), max(1, ROWS_OF_CHAINS // settings["chains"])):
+            path = path_of_entries(program, (x[rows], *rows_of(x, context, rows)))
+            assert path is not None
+            completed, ess = annealed_entries(path, draws, settings)
+            out[:, rows] = completed
+            poor.append(ess)
+    ess = torch.cat(poor)
+    if bool((ess < FLOOR * settings["chains"]).any()):
+        warnings.warn(
+            f"{verb}: of {settings['chains']} annealed chains only {float(ess.min()):.0f} count by their weights, "
+            "which do not say what share each mode has: give more temperatures, as "
+            'options={"temperatures": 1000}, or a base nearer to the density.',
+            stacklevel=4,
+        )
+    return out
+
+
+def annealed_entries(path: EntriesPath, draws: int, settings: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Completed rows (S, N, *) at the ends of chains along a path, and effective sample sizes (N,)."""
+    options = Options.of(None, **settings)
+    (run,) = Runs(Single(path, options), options, None)
+    point = run.engine.take(run.point, resample(run.log_weights, draws))
+    for _ in range(MOVES):
+        point, _ = run.engine.move(point, 1.0, *run.plan.tuning(-1))
+    return path.completed(run.engine.unflatten(point.z)), effective_sample_size(run.log_weights)

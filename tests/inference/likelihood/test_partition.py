@@ -1,0 +1,148 @@
+"""Log Z against closed forms, quadrature and enumeration, and the likelihoods that it gives."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+import pyro_gen as pg
+from pyro_gen.inference.likelihood import partition
+from tests.inference.test_unnormalised import STATES, Blocked, Ising, Modes, Shifted, Tilted, bonds
+
+NAN = math.nan
+
+
+class Quadratic(pg.Program):
+    """N(0, I) in two dimensions weighed by exp(-x'Ax / 2 + b'x)."""
+
+    event_shape = torch.Size([2])
+    A = torch.tensor([[3.0, 1.0], [1.0, 2.0]])
+    b = torch.tensor([1.5, -1.0])
+
+    def model(self, x: Tensor) -> Tensor:
+        with self.plate(x):
+            pg.observe("x", dist.Normal(torch.zeros(2), 1.0).to_event(1), x)
+            pyro.factor("energy", -0.5 * ((x @ self.A) * x).sum(-1) + x @ self.b)
+            return x
+
+    def log_z(self) -> float:
+        precision = self.A + torch.eye(2)
+        return float(-0.5 * torch.logdet(precision) + 0.5 * self.b @ torch.linalg.solve(precision, self.b))
+
+
+class Banana(pg.Program):
+    """N(0, I) weighed by exp(-(x_2 + x_1^2 - 1)^2 / (2 * 0.3^2))."""
+
+    event_shape = torch.Size([2])
+
+    def energy(self, x: Tensor) -> Tensor:
+        return (x[..., 1] + x[..., 0].square() - 1).square() / (2 * 0.3**2)
+
+    def model(self, x: Tensor) -> Tensor:
+        with self.plate(x):
+            x = pg.observe("x", dist.Normal(torch.zeros(2), 1.0).to_event(1), x)
+            pyro.factor("energy", -self.energy(x))
+            return x
+
+    def log_z(self) -> float:
+        grid = torch.linspace(-8, 8, 2001, dtype=torch.float64)
+        x = torch.stack(torch.meshgrid(grid, grid, indexing="ij"), -1)
+        log_p = dist.Normal(0.0, 1.0).log_prob(x).sum(-1) - self.energy(x)
+        return float(log_p.flatten().logsumexp(0) + 2 * math.log(16 / 2000))
+
+
+@pytest.mark.parametrize("make", [Quadratic, Banana])
+def test_log_z_on_the_plane(make: type[Quadratic | Banana]) -> None:
+    program = make()
+    found = pg.log_partition(program)
+    assert abs(found.mean() - program.log_z()) < 4 * found.mean_standard_error()  # false alarms: 6e-5
+    assert found.mean_standard_error() < 0.02
+    assert abs(float(found.diagnostics["gap"])) < 0.05
+    assert bool((found.diagnostics["ess"] > 500) & (found.diagnostics["ess_back"] > 500))
+    assert "log Z" in str(found) and found.unit == "nats"
+
+
+def test_twin_that_drops_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another quadratic form has another integral."""
+    program = Quadratic()
+    monkeypatch.setattr(program, "A", program.A + torch.eye(2), raising=False)
+    found = pg.log_partition(program)
+    assert abs(found.mean() - Quadratic().log_z()) > 4 * found.mean_standard_error()
+
+
+def test_twin_whose_chains_back_start_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the least weight are no draws of the density, which shows in the gap."""
+    monkeypatch.setattr(partition, "MOVES", 0)
+    monkeypatch.setattr(partition, "resample", lambda log_w, draws: log_w.argsort(0)[: len(log_w) // 8].repeat(8, 1))
+    with pytest.warns(UserWarning, match="count by their weights"):
+        found = pg.log_partition(Banana(), temperatures=6)
+    assert abs(float(found.diagnostics["gap"])) > 0.05
+
+
+def test_spins_by_chains_and_by_enumeration() -> None:
+    expected = float(bonds(STATES).double().logsumexp(0)) - 9 * math.log(2)
+    exact = pg.log_partition(Ising())
+    assert exact.kind == "exact" and abs(exact.mean() - expected) < 1e-5
+    for program in (Ising(), Blocked()):
+        found = pg.log_partition(program, method="ais", chains=256)
+        assert abs(found.mean() - expected) < 4 * found.mean_standard_error()  # false alarms: 6e-5
+        assert abs(float(found.diagnostics["gap"])) < 5 * found.mean_standard_error()
+
+
+def test_each_row_of_the_context_has_its_constant() -> None:
+    c = torch.tensor([0.0, 1.0, -2.0])
+    found = pg.log_partition(Shifted(), c, chains=256)
+    assert found.unit == "nats per row"
+    assert bool(((found.value - c.square() / 2).abs() < 4.5 * found.standard_error + 1e-6).all())  # false alarms: 2e-5
+
+
+def test_the_likelihood_is_the_normalised_density() -> None:
+    x = torch.tensor([2.0, 3.5, 4.0])
+    found = pg.log_likelihood(Tilted(), x)
+    error = found.value - dist.Normal(3.0, 1.0).log_prob(x)
+    assert bool((error.abs() < 4.5 * found.standard_error).all())  # one constant for all: false alarms 7e-6
+    assert torch.allclose(error, error[:1].expand(3), atol=1e-5)
+    # Its error does not average out over the data.
+    assert math.isclose(found.mean_standard_error(), float(found.standard_error[0]), rel_tol=1e-6)
+    assert found.kind == "estimate"
+
+
+def test_the_likelihood_of_seen_spins_is_exact() -> None:
+    x = torch.full((2, 3, 3), NAN)
+    x[0, 0] = 1.0
+    x[1] = STATES[77]
+    found = pg.log_likelihood(Ising(), x)
+    weights = bonds(STATES).double().softmax(0)
+    expected = torch.stack([weights[(STATES[:, 0] == 1).all(1)].sum(), weights[77]]).log()
+    assert found.kind == "exact" and torch.allclose(found.value, expected, atol=1e-5)
+
+
+def test_few_effective_chains_are_warned_of() -> None:
+    class Needle(Modes):
+        def model(self, x: Tensor) -> Tensor:
+            with self.plate(x):
+                x = pg.observe("x", dist.Normal(torch.zeros(1), 3.0).to_event(1), x)
+                pyro.factor("needle", -5e5 * (x.squeeze(1) - 4).square())
+                return x
+
+    with pytest.warns(UserWarning, match="count by their weights"):
+        pg.log_partition(Needle(), temperatures=2)
+
+
+def test_what_has_no_constant_is_refused() -> None:
+    class Plain(pg.Program):
+        event_shape = torch.Size([])
+
+        def model(self, x: Tensor) -> Tensor:
+            with self.plate(x):
+                return pg.observe("x", dist.Normal(0.0, 1.0), x)
+
+    with pytest.raises(ValueError, match=r"Plain is exact \(no latent variable\): its densities are normalised"):
+        pg.log_partition(Plain())
+    with pytest.raises(ValueError, match='choose "auto", "exact" or "ais"'):
+        pg.log_partition(Tilted(), method="smc")
+    with pytest.raises(ValueError, match=r'use method="ais"'):
+        pg.log_partition(Tilted(), method="exact")
