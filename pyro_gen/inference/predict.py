@@ -24,6 +24,7 @@ from pyro_gen.density.missing import latent_missing
 from pyro_gen.inference.factors import refuse_data_factors
 from pyro_gen.inference.global_draws import Given, GlobalDraws, global_draws
 from pyro_gen.inference.likelihood.enumeration import probe
+from pyro_gen.inference.predicted_sites import leaves_outcome_out, predicted_sites
 from pyro_gen.inference.predictive import impute, mean_of, with_latents
 from pyro_gen.inference.returned import require_completed
 from pyro_gen.observation import assume_missing
@@ -55,7 +56,9 @@ def predict(
         program: The program that the posterior is of, or the plain Pyro model function.
         x: What is known of the new data: ``None`` for nothing, with as many rows as the context has; the number N of
             rows; or data with shape :math:`(N, *)` and NaN for what is to be predicted. A forecast of a series is what
-            was seen of it with NaN behind. Several variables are a mapping or a tuple of such tensors.
+            was seen of it with NaN behind. Several variables are a mapping or a tuple of such tensors. A plain model
+            function in Pyro's order, ``model(covariates, outcome=None)``, is given what it takes: new covariates, and
+            ``None`` for the outcome; the result is by name of the site where several are predicted.
         context: What the model conditions on, for the new data, each with shape :math:`(N, *)`.
         posterior: The ``InferenceData`` of :func:`pyro_gen.posterior`, a mapping of draws of the global latent
             variables by name, each with shape :math:`(S, *)`; or ``"guide"``, draws of the program's trained guide.
@@ -98,6 +101,14 @@ def predict(
         raise ValueError(f"predict(draws={draws}): give a positive number.")
     if coords and returns != "inference_data":
         raise ValueError('predict(coords=...) labels InferenceData: give returns="inference_data".')
+    if not callable(program):
+        raise TypeError(
+            "predict: the program comes first, and its posterior by name: predict(program, None, ..., posterior=idata)."
+        )
+    if leaves_outcome_out(program, x, context):
+        with seeded(seed):
+            found = predicted_sites(program, (x, *context), posterior, draws or DRAWS, returns == "mean")
+        return _of_sites(found, returns, coords)
     known: dict[str, Any] = {"posterior": posterior, "draws": draws, "returns": returns, "coords": coords, "seed": seed}
     if not isinstance(program, Program):
         return predict(Program.from_functions(program), x, *context, **known)
@@ -142,7 +153,7 @@ def predict(
     assert drawn is not None
     if returns == "mean":
         return torch.where(x.isnan(), drawn.double().mean(0).to(x.dtype), x)
-    return drawn if returns == "draws" else _inference_data(drawn, coords)
+    return drawn if returns == "draws" else _inference_data({"x": drawn}, coords)
 
 
 def _check_order(program: Program, x: Any, context: tuple[Any, ...]) -> None:
@@ -226,20 +237,28 @@ def _expectation(program: Program, x: Tensor, context: tuple[Any, ...], shared: 
     return (total / len(shared)).to(x.dtype)
 
 
-def _inference_data(drawn: Tensor, coords: Mapping[str, Sequence[Any]] | None) -> Any:
+def _of_sites(found: Mapping[str, Tensor], returns: str, coords: Mapping[str, Sequence[Any]] | None) -> Any:
+    if returns == "inference_data":
+        return _inference_data(found, coords)
+    out = {name: v.double().mean(0).to(v.dtype) for name, v in found.items()} if returns == "mean" else dict(found)
+    return out if len(out) > 1 else next(iter(out.values()))
+
+
+def _inference_data(drawn: Mapping[str, Tensor], coords: Mapping[str, Sequence[Any]] | None) -> Any:
     import arviz as az
     import xarray as xr
 
-    names = ["data", *(f"x_dim_{i}" for i in range(drawn.dim() - 2))]
-    labels = {name: range(size) for name, size in zip(names, drawn.shape[1:], strict=True)}
-    if unknown := [name for name in coords or {} if name not in labels]:
-        raise ValueError(f"predict(coords): there is no dimension {unknown[0]!r}: they are {', '.join(names)}.")
+    variables: dict[str, Any] = {}
+    sizes: dict[str, int] = {}
+    for name, draws in drawn.items():
+        dims = ["data", *(f"{name}_dim_{i}" for i in range(draws.dim() - 2))][: draws.dim() - 1]
+        sizes |= dict(zip(dims, draws.shape[1:], strict=True))
+        variables[name] = (("chain", "draw", *dims), draws.unsqueeze(0).cpu().numpy())
     for name, given in (coords or {}).items():
-        if len(given) != len(labels[name]):
-            raise ValueError(f"predict(coords): {len(given)} labels for {name!r}, which is {len(labels[name])} long.")
-    array = xr.DataArray(
-        drawn.unsqueeze(0).cpu().numpy(),
-        dims=("chain", "draw", *names),
-        coords={"chain": [0], "draw": range(len(drawn)), **labels, **(coords or {})},
-    )
-    return az.InferenceData(predictions=array.to_dataset(name="x"))
+        if name not in sizes:
+            raise ValueError(f"predict(coords): there is no dimension {name!r}: they are {', '.join(sizes)}.")
+        if len(given) != sizes[name]:
+            raise ValueError(f"predict(coords): {len(given)} labels for {name!r}, which is {sizes[name]} long.")
+    labels = {name: range(size) for name, size in sizes.items()} | dict(coords or {})
+    count = len(next(iter(drawn.values())))
+    return az.InferenceData(predictions=xr.Dataset(variables, {"chain": [0], "draw": range(count), **labels}))

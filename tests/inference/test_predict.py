@@ -221,3 +221,30 @@ def test_several_variables_are_predicted_together():
     part = {"a": torch.tensor([1.5]), "b": torch.full((1, 2), torch.nan)}
     got = predict(two_views, part, torch.tensor([3.0]), posterior=idata, draws=20)
     assert bool((got["a"] == 1.5).all()) and not bool(got["b"].isnan().any())
+
+
+def in_pyros_order(u, y=None):
+    w = pyro.sample("w", dist.Normal(torch.zeros(u.shape[1]), 1.0).to_event(1))
+    with pyro.plate("rows", len(u)):
+        jitter = pyro.sample("jitter", dist.Normal(0.0, 0.3))
+        pyro.sample("y", dist.Normal(u @ w + jitter, 0.4), obs=y)
+
+
+def test_a_model_in_pyros_order_is_given_what_it_takes(found):
+    _, new, mean, scale = found  # 0.3 and 0.4 make the noise of 0.5
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        u = torch.randn(15, 2)
+        torch.randn(6, 2)
+        y = u @ torch.tensor([1.0, -2.0]) + NOISE * torch.randn(15)
+    idata = posterior(in_pyros_order, u, y, progress=False)
+    drawn = predict(in_pyros_order, new, posterior=idata, draws=1500)
+    assert drawn.shape == (1500, 6) and z_scores(drawn, mean, scale).abs().max() < 4.5
+    assert torch.equal(drawn, predict(in_pyros_order, new, None, posterior=idata, draws=1500))
+    got = predict(in_pyros_order, new, posterior=idata, draws=20, returns="inference_data")
+    assert got.predictions["y"].dims == ("chain", "draw", "data")
+    assert predict(in_pyros_order, new, posterior=idata, draws=400, returns="mean").sub(mean).abs().max() < 0.2
+    with pytest.raises(TypeError, match="the program comes first"):
+        predict(idata, new)
+    with pytest.raises(ValueError, match="it tells which sites are the outcome"):
+        predict(in_pyros_order, new, posterior={"w": torch.zeros(4, 2)})
