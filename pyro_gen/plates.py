@@ -103,14 +103,17 @@ class DataPlates(Messenger):
                     "its minibatches, so write pg.plate(x), or a plate of len(x) rows, and give batch_size= to pg.fit."
                 )
             return
+        if self.rows is None:
+            return
         frames = msg["cond_indep_stack"]
         for i, frame in enumerate(frames):
-            if frame.vectorized and frame.size == self.rows and self._has_rows(frame.name):
-                full = _full_size(frame.size)
-                if full != frame.full_size:
-                    msg["scale"] = msg["scale"] * (full / frame.full_size)
-                if full != frame.full_size or frame.name != DATA_PLATE:
-                    same = frame._replace(name=DATA_PLATE, full_size=full)
+            if frame.vectorized and frame.size in (self.rows, OF_ANY_SIZE) and self._has_rows(frame.name):
+                full = _full_size(self.rows)
+                scale = full / self.rows * (frame.size / frame.full_size)
+                if scale != 1:
+                    msg["scale"] = msg["scale"] * scale
+                if frame.name != DATA_PLATE or (frame.size, frame.full_size) != (self.rows, full):
+                    same = frame._replace(name=DATA_PLATE, size=self.rows, full_size=full)
                     msg["cond_indep_stack"] = (*frames[:i], same, *frames[i + 1 :])
                 return
 
@@ -129,6 +132,8 @@ class DataPlates(Messenger):
         return known.setdefault(name, True)  # a plate of the guide alone
 
 
+OF_ANY_SIZE = -1  # what Pyro has for the size of pyro.plate("data")
+
 # By program: whether a plate, by name, has a row for each datum. Copies of a program find out anew.
 _KNOWN: "weakref.WeakKeyDictionary[Program, dict[str, bool]]" = weakref.WeakKeyDictionary()
 _ASKED: "weakref.WeakSet[Program]" = weakref.WeakSet()
@@ -138,10 +143,11 @@ def _plates_of_rows(program: "Program", inputs: Sequence[Any]) -> dict[str, bool
     """Which of the plates of a model that have as many copies as there are rows have a row for each datum."""
     n = len(inputs[0])
     sizes, nested, observed = _plates(program, inputs)
-    same = {name for name, size in sizes.items() if size == n}
+    same = {name for name, size in sizes.items() if size in (n, OF_ANY_SIZE)}
     more = tree_map(lambda t: torch.cat([t, t[-1:]]) if isinstance(t, Tensor) and t.shape[:1] == (n,) else t, inputs)
     try:
-        follow = {name for name, size in _plates(program, more)[0].items() if size == n + 1} & same
+        follow = {m for m, size in _plates(program, more)[0].items() if size in (n + 1, OF_ANY_SIZE)}
+        follow &= same
     except Exception:  # a model of so many rows and no other number: the data stand in their plate
         follow = same & observed
     if DATA_PLATE in follow:

@@ -79,6 +79,8 @@ def _in_module_context(name: str, method: Callable[..., Any]) -> Callable[..., A
     @functools.wraps(method)
     def wrapper(self: "Program", *args: Any, **kwargs: Any) -> Any:
         observing = missing_observed() if name == "model" else nullcontext()
+        if name == "guide" and self.fill_missing is not None and self._reads_data() and isinstance(args[0], Tensor):
+            args = (args[0].masked_fill(torch.isnan(args[0]), self.fill_missing), *args[1:])
         own = (_local_parameters(), self._pyro_context, OwnNetworks(self))
         with own[0], own[1], own[2], called_with(args), DataPlates(self, args), observing:
             return method(self, *args, **kwargs)
@@ -95,6 +97,7 @@ class Program(PyroModule):
     Attributes:
         objective: What :func:`pyro_gen.fit` minimises by default, set in the class or on the instance; the ELBO where
             there is none.
+        fill_missing: What the guide sees in the place of missing entries; ``None`` for NaN. The model sees NaN.
         event_shape: The shape of one datum, for generation; a mapping or a tuple of shapes where the data are several
             variables. :func:`pyro_gen.fit` sets it when the class does not.
 
@@ -115,6 +118,7 @@ class Program(PyroModule):
 
     objective: "Objective"  # no default here: a class attribute would hide the submodule that an assignment makes
     event_shape: Any = None
+    fill_missing: float | None = None
 
     def __init__(self) -> None:
         with _local_parameters():
@@ -172,6 +176,10 @@ class Program(PyroModule):
     def plate(self, x: Any, dim: int = -1) -> Any:
         """Creates the data plate of this program, see :func:`plate`."""
         return plate(x, dim)
+
+    def _reads_data(self) -> bool:
+        """Whether the guide computes from the data, and is none that runs the model to find its variables."""
+        return not isinstance(self.given_guide, AutoGuide | ModelGuide)
 
     def marginal(self) -> "Program":
         r"""Returns a program of the same data without latent variables, :math:`p(x) = \int p(x, z) \, dz`.

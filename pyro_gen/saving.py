@@ -82,6 +82,7 @@ def save_program(
         "digest": None if file is None else _sha256(file),
         "options": dict(options or {}),
         "event_shape": _written(program.event_shape),
+        "fill_missing": program.fill_missing,
         "transform": describe_transform(transform),
         "columns": None if columns is None else list(columns),
         "data": data,
@@ -122,7 +123,7 @@ def load_program(
             program = build(target or description["target"], shape, description["options"])
             if (guide := description.get("guide")) is not None:
                 program = with_guide(program, GUIDES[guide]())
-            program.event_shape = shape
+            program.event_shape, program.fill_missing = shape, description.get("fill_missing")
             # Parameters that a first run creates (plain functions, autoguides) must exist before they can be filled.
             if program.state_dict().keys() != state.keys():
                 program.initialise(_zeros(program), *(torch.zeros(2, *c["shape"]) for c in context_of(description)))

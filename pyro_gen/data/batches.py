@@ -14,7 +14,7 @@ from pyro_gen._random import seeded
 from pyro_gen.data.tables import as_tensor
 from pyro_gen.data.transforms import Transform
 
-__all__ = ["Batches"]
+__all__ = ["Batches", "on_device"]
 
 
 class Batches:
@@ -31,8 +31,9 @@ class Batches:
     epoch's order takes others). With one rank nothing is left out.
 
     Arguments:
-        data: The data: ``x`` (anything that :func:`as_tensor` takes); a tuple ``(x, *context)`` of tensors or arrays
-            with equal first dimension; or a torch map-style ``Dataset`` whose items are ``x`` or tuples
+        data: The data: ``x`` (anything that :func:`as_tensor` takes); a tuple ``(x, *context)``, of which
+            tensors and arrays with a row for each datum are cut into minibatches, and all else is handed on;
+            or a torch map-style ``Dataset`` whose items are ``x`` or tuples
             ``(x, *context)``, of which every part is passed on. ``x`` becomes floating; context is left as it is.
         batch_size: Number of data in a global batch, all ranks together.
         seed: Seed of the order and of the transform's draws.
@@ -83,7 +84,7 @@ class Batches:
                 f"batch_size: expected a multiple of the {world_size} processes, got {batch_size}; "
                 f"{batch_size + -batch_size % world_size} would do."
             )
-        self._fetch: Callable[[Tensor], tuple[Tensor, ...]]
+        self._fetch: Callable[[Tensor], tuple[Any, ...]]
         if isinstance(data, Dataset) and not isinstance(data, TensorDataset):
             self.size = _dataset_size(data)
             self._device = torch.device("cpu")
@@ -93,7 +94,10 @@ class Batches:
             parts = _in_memory(data.tensors if isinstance(data, TensorDataset) else data)
             self.size = len(parts[0])
             self._device = parts[0].device
-            self._fetch = lambda rows: tuple([part.index_select(0, rows) for part in parts])
+            has_rows = [isinstance(part, Tensor) and part.shape[:1] == (self.size,) for part in parts]
+            self._fetch = lambda rows: tuple(
+                [part.index_select(0, rows) if has else part for part, has in zip(parts, has_rows, strict=True)]
+            )
             self.event_shape = parts[0].shape[1:]
         if self.size < world_size:
             raise ValueError(f"data: expected at least one datum for each of {world_size} processes, got {self.size}.")
@@ -130,7 +134,7 @@ class Batches:
             [digest(self._fetch(torch.arange(s, min(s + step, self.size), device=self._device))) for s in starts]
         )
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+    def epoch(self, epoch: int) -> Iterator[tuple[Any, ...]]:
         r"""Goes once through the data.
 
         Arguments:
@@ -138,7 +142,7 @@ class Batches:
 
         Yields:
             Tuples ``(x, *context)``: this rank's slice of each global batch, ``x`` with shape (n, \*event), on the
-            device of the data (the CPU for a ``Dataset``).
+            device of the data (the CPU for a ``Dataset``). What has no rows is whole.
         """
         generator = torch.Generator().manual_seed(_mix_seed(self.seed, epoch))
         # One batch with everything in it stays in order: a guide with parameters for each datum relies on that.
@@ -166,27 +170,29 @@ class Batches:
             return transform(x)
 
 
+def on_device(parts: Sequence[Any], device: torch.device) -> list[Any]:
+    """The parts of a batch, tensors on a device."""
+    return [part.to(device) if isinstance(part, Tensor) else part for part in parts]
+
+
 def _mix_seed(*words: int) -> int:
     """A well-mixed 32-bit seed (torch's CPU generator takes no more) of a few integers."""
     return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
-def _in_memory(data: Any) -> tuple[Tensor, ...]:
+def _in_memory(data: Any) -> tuple[Any, ...]:
     if isinstance(data, tuple):
         if not data:
             raise ValueError("data: expected (x, *context), got an empty tuple.")
         x, *context = data
     else:
         x, context = data, []
-    parts = [as_tensor(x, "data")]
+    parts: list[Any] = [as_tensor(x, "data")]
     for i, part in enumerate(context, 1):
-        part = part if isinstance(part, Tensor) else torch.as_tensor(np.asarray(part))
-        if part.ndim == 0 or len(part) != len(parts[0]):
-            raise ValueError(
-                f"data: part {i} of the tuple has shape {tuple(part.shape)}, x {tuple(parts[0].shape)}; "
-                "expected equal first dimensions."
-            )
-        if part.device != parts[0].device:
+        numbers = isinstance(part, list) and len(part) == len(parts[0]) and not any(isinstance(p, Tensor) for p in part)
+        if not isinstance(part, Tensor) and (numbers or hasattr(part, "__array__")):
+            part = torch.as_tensor(np.asarray(part))
+        if isinstance(part, Tensor) and part.shape[:1] == parts[0].shape[:1] and part.device != parts[0].device:
             raise ValueError(f"data: part {i} of the tuple is on {part.device}, x on {parts[0].device}.")
         parts.append(part)
     return tuple(parts)

@@ -180,8 +180,6 @@ def test_errors() -> None:
         Batches(x, 8, seed=0, world_size=8)
     with pytest.raises(ValueError, match="rank"):
         Batches(x, 8, seed=0, rank=2, world_size=2)
-    with pytest.raises(ValueError, match=r"part 1 of the tuple has shape \(5,\), x \(6, 2\)"):
-        Batches((x, torch.zeros(5)), 2, seed=0)
     with pytest.raises(ValueError, match="empty tuple"):
         Batches((), 2, seed=0)
     with pytest.raises(ValueError, match=r"data: .*infinite"):
@@ -202,3 +200,13 @@ def test_errors() -> None:
 
     with pytest.raises(TypeError, match="map-style"):
         Batches(Stream(), 2, seed=0)
+
+
+def test_context_without_rows_is_handed_on_whole():
+    x, weights, names = torch.zeros(6, 2), torch.zeros(5), {"a": [torch.zeros(6)]}
+    for batch in Batches(
+        (x, torch.arange(6), weights, names, "text", None, True, 0.5, [1, 2, 3, 4, 5, 6]), 2, seed=0
+    ).epoch(0):
+        assert len(batch[0]) == len(batch[1]) == len(batch[8]) == 2
+        assert batch[2] is weights and batch[3] is names
+        assert batch[4:8] == ("text", None, True, 0.5)

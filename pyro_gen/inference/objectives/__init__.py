@@ -21,7 +21,7 @@ from pyro_gen.inference.objectives.base import Objective, Player, missing_refuse
 from pyro_gen.inference.objectives.contrastive_divergence import ContrastiveDivergence
 from pyro_gen.inference.objectives.discrepancy import MMD
 from pyro_gen.inference.objectives.elbo import ELBO, resolve_objective
-from pyro_gen.inference.objectives.enumeration import EnumELBO
+from pyro_gen.inference.objectives.enumeration import EnumELBO, asked_to_enumerate
 from pyro_gen.inference.objectives.importance import IWAE, DReG, Renyi, local_log_weight
 from pyro_gen.inference.objectives.noise_contrastive import NoiseContrastive
 from pyro_gen.inference.objectives.pseudo_likelihood import PseudoLikelihood
@@ -46,6 +46,7 @@ __all__ = [
     "ScoreFunctionELBO",
     "ScoreMatching",
     "WakeSleep",
+    "asked_to_enumerate",
     "local_log_weight",
     "missing_refused",
     "resolve_objective",

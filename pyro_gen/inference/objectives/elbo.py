@@ -70,7 +70,9 @@ class ELBO(Objective):
             require_reparameterised(guide_trace)
             divergence = self._divergence(model_trace, guide_trace)
             log_likelihood = torch.stack([site_log_prob(s).sum() for s in observed_sites(model_trace)]).sum()
-            return kl_weight * divergence - log_likelihood
+            # A factor of the guide is a loss of its own, of a classifier say (Kingma et al., 2014, equation 9).
+            more = [site_log_prob(s).sum() for s in observed_sites(guide_trace)]
+            return kl_weight * divergence - log_likelihood + sum(more)
 
         return over_particles(particle, self.num_particles).mean()
 

@@ -6,15 +6,28 @@ import torch
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 from torch import Tensor
 
+from pyro_gen._random import seeded
 from pyro_gen.density.finite import finite_sites
 from pyro_gen.density.missing import active
 from pyro_gen.inference.objectives.base import Objective, positive
 from pyro_gen.inference.objectives.elbo import ELBO
 from pyro_gen.program import Program
 from pyro_gen.registry import objective
-from pyro_gen.traces import trace_side
+from pyro_gen.traces import sample_sites, trace_pair, trace_side
 
-__all__ = ["EnumELBO"]
+__all__ = ["EnumELBO", "asked_to_enumerate"]
+
+
+def asked_to_enumerate(program: Program, x: Tensor, *context: Any) -> "EnumELBO | None":
+    """The objective of a program with latent sites marked ``infer={"enumerate": "parallel"}``; ``None`` of others."""
+    with seeded(0), torch.no_grad():
+        traces = trace_pair(program, x, *context)
+    sites = [s for trace in traces for s in sample_sites(trace).values()]
+    if not any(s["infer"].get("enumerate") and not s["is_observed"] for s in sites):
+        return None
+    return EnumELBO(
+        max_plate_nesting=max((-f.dim for s in sites for f in s["cond_indep_stack"] if f.vectorized), default=0)
+    )
 
 
 class _SummedELBO(ELBO):

@@ -77,6 +77,8 @@ class ScoreFunctionELBO(Objective):
             else:
                 global_ = global_ + site_log_prob(site).sum()
         elbo = scale * local.sum() + global_
+        for site in observed_sites(guide_trace):  # a loss of its own, see ELBO
+            elbo = elbo - (scale if is_local(site) else 1.0) * site_log_prob(site).sum()
 
         baseline = self._baseline(x)  # () or (N,)
         surrogate = x.new_zeros(())

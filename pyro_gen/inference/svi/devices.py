@@ -10,6 +10,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyro_gen.data.batches import on_device
 from pyro_gen.inference.svi.step import GradientStep, LossModule, NotTraceableError, compiler_available
 from pyro_gen.program import Program
 
@@ -101,7 +102,7 @@ def _make_step(
     for mode in modes:
         try:
             step = GradientStep(module, clip_norm, mode)
-            step.prepare([b.to(device) for b in first])
+            step.prepare(on_device(first, device))
             return step, reason
         except NotTraceableError as error:
             reason = str(error)

@@ -26,9 +26,10 @@ from pyro_gen._errors import AdviceError
 from pyro_gen._identity import digest, settings_of
 from pyro_gen._random import seeded, undisturbed
 from pyro_gen.data import Batches
+from pyro_gen.data.batches import on_device
 from pyro_gen.density.missing import LatentMissing
 from pyro_gen.inference.kinds import WHY
-from pyro_gen.inference.objectives import Objective, missing_refused, resolve_objective
+from pyro_gen.inference.objectives import Objective, asked_to_enumerate, missing_refused, resolve_objective
 from pyro_gen.inference.progress import training_bar
 from pyro_gen.inference.svi.checkpoint import identity_of, read_checkpoint
 from pyro_gen.inference.svi.devices import device_of, launch, make_steps
@@ -70,6 +71,7 @@ def fit(
     clip_norm: float | None = None,
     weight_decay: float = 0.0,
     kl_warmup: int = 0,
+    fill_missing: float | None = None,
     seed: int = 0,
     compile: bool | str = "auto",
     checkpoint: str | Path | None = None,
@@ -90,7 +92,8 @@ def fit(
             tuple ``(x, *context)``, or a torch ``Dataset`` of these. Several variables are a mapping of such tensors by
             name, ``{"image": x, "label": y}``, or a tuple of them as the first element of a tuple, ``((x, y),)``; a
             plain tuple ``(x, y)`` is x with its context y, which is conditioned on and not modelled.
-        objective: What is minimised; by default the program's ``objective``, or the ELBO.
+        objective: What is minimised; by default the program's ``objective``, or the ELBO, with sites that are marked
+            ``infer={"enumerate": "parallel"}`` summed out (:class:`~pyro_gen.inference.EnumELBO`).
         epochs: Passes through the data.
         batch_size: Rows per step, all processes together.
         lr: The learning rate of Adam (AdamW with ``weight_decay``).
@@ -105,6 +108,9 @@ def fit(
         weight_decay: Decoupled weight decay.
         kl_warmup: Epochs over which the weight of the KL term rises linearly from 0 to 1. (For free bits give
             ``objective=ELBO(free_bits=...)``.)
+        fill_missing: What the guide sees in the place of missing entries, of the training data and from then on, as
+            ``program.fill_missing``: 0 for a network that was not written for NaN. The model sees NaN, and scores what
+            was seen.
         seed: Seeds order, draws and dropout. The caller's generators are left alone.
         compile: ``"auto"`` records the step as a graph and compiles it when the run is long enough to repay that;
             ``True`` compiles, ``"trace"`` records, ``False`` runs the Python.
@@ -135,6 +141,9 @@ def fit(
     if not isinstance(program, Program):
         what = "the class itself: create an instance" if isinstance(program, type) else type(program).__name__
         raise TypeError(f"pg.fit trains a pyro_gen.Program, and was given {what}.")
+    if fill_missing is not None:
+        program.fill_missing = float(fill_missing)
+    default = objective is None and getattr(program, "objective", None) is None
     objective = resolve_objective(program, objective)
     settings = Settings(epochs, batch_size, lr, patience, schedule, kl_warmup, seed)
     settings.check(validation)
@@ -144,9 +153,7 @@ def fit(
         raise AdviceError("{resume} goes on from a checkpoint: give {checkpoint} too.", resume=True, checkpoint=...)
     if checkpoint is not None and not resume and Path(checkpoint).exists():
         read_checkpoint(Path(checkpoint))  # what is no checkpoint is not written over
-    if kl_warmup and not objective.anneals:
-        raise AdviceError(f"{type(objective).__name__} has no KL weight to warm up: use {{kl_warmup}}.", kl_warmup=0)
-
+    _refuse_warmup(objective, kl_warmup)
     data, validation = (typed(program, part, wide=transform is not None) for part in (data, validation))
     dtype = next((p.dtype for p in program.parameters() if p.is_floating_point()), None)
     fabric = launch(program, data, accelerator, devices, num_nodes, strategy, log_dir, logger)
@@ -172,12 +179,15 @@ def fit(
         if isinstance(program.given_guide, AutoGuide) and batches.batch_size < batches.size:
             refuse_local_latents(program, first)  # an autoguide has parameters for each datum, and does not read x
         rows = first_rows(everything, ROWS_TO_INITIALISE)
-        program.initialise(*(r.to(device_of(program, data)) for r in rows), seed=seed)
+        program.initialise(*on_device(rows, device_of(program, data)), seed=seed)
         program.to(fabric.device)
+        if default and (asked := asked_to_enumerate(program, *on_device(first, fabric.device))) is not None:
+            objective = asked
+            _refuse_warmup(objective, kl_warmup)
         objective.to(fabric.device)
         for batch in (first, *(() if held_out is None else (next(held_out.epoch(0)),))):
-            preflight(program, [b.to(fabric.device) for b in batch], batches.size)
-        kind = structure(program, *(b.to(fabric.device) for b in first)).kind
+            preflight(program, on_device(batch, fabric.device), batches.size)
+        kind = structure(program, *on_device(first, fabric.device)).kind
         if kind not in objective.kinds:
             raise ValueError(
                 f"{type(program).__name__} is {kind} ({WHY[kind]}), and {type(objective).__name__} is right for what "
@@ -202,7 +212,7 @@ def fit(
         if missing:
             latent = latent_missing_of(program, data, validation, transform, fabric.device)
         with latent.again():
-            objective.prepare(program, *(r.to(fabric.device) for r in rows))
+            objective.prepare(program, *on_device(rows, fabric.device))
         objective.to(fabric.device)
         module = LossModule(program, objective, batches.size, missing, latent)
         players = players_of(program, objective)
@@ -228,3 +238,8 @@ def fit(
             module.train()
             program.train(was_training)
     return training.result
+
+
+def _refuse_warmup(objective: Objective, kl_warmup: int) -> None:
+    if kl_warmup and not objective.anneals:
+        raise AdviceError(f"{type(objective).__name__} has no KL weight to warm up: use {{kl_warmup}}.", kl_warmup=0)

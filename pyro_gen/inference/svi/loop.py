@@ -16,6 +16,7 @@ from torch import Tensor
 from pyro_gen._errors import AdviceError
 from pyro_gen._files import atomic
 from pyro_gen.data import Batches
+from pyro_gen.data.batches import on_device
 from pyro_gen.inference.progress import TrainingBar
 from pyro_gen.inference.svi.checkpoint import read_checkpoint, require_same_run, write_checkpoint
 from pyro_gen.inference.svi.players import Learner
@@ -90,7 +91,7 @@ class Training:
                 learner = self.learners[k]
                 for group in learner.optimizer.param_groups:
                     group["lr"] = settings.lr_at(progress, learner.player.lr)
-                batch = [b.to(self.fabric.device) for b in next(streams[k])]
+                batch = on_device(next(streams[k]), self.fabric.device)
                 loss = self._gradient(learner, batch, kl_weight, epoch + 1)
                 if i == 0 and reached is None:
                     reached = copy.deepcopy(self.module.state_dict())
@@ -107,7 +108,7 @@ class Training:
             row["validation_loss"] = self._validate(self.held_out)
         return row | {"lr": self.learners[0].optimizer.param_groups[0]["lr"], "kl_weight": weight}
 
-    def _gradient(self, learner: Learner, batch: Sequence[Tensor], kl_weight: Tensor, epoch: int) -> float:
+    def _gradient(self, learner: Learner, batch: Sequence[Any], kl_weight: Tensor, epoch: int) -> float:
         """Sets the gradients of a player's parameters, and returns its loss."""
         try:
             loss, norm = learner.step(batch, kl_weight)
@@ -137,11 +138,11 @@ class Training:
         self.module.eval()
         total, one = 0.0, torch.ones((), device=self.fabric.device)
         with pyro.validation_enabled(False):
-            for batch in held_out.epoch(0):
-                on_device = [b.to(self.fabric.device) for b in batch]
-                loss = self.module(on_device, one).item()
+            for rows in held_out.epoch(0):
+                batch = on_device(rows, self.fabric.device)
+                loss = self.module(batch, one).item()
                 if not math.isfinite(loss):
-                    raise _non_finite(self.module, on_device, len(self.result.history) + 1, loss, "validation loss")
+                    raise _non_finite(self.module, batch, len(self.result.history) + 1, loss, "validation loss")
                 total += loss * len(batch[0])
         return total / held_out.size
 
@@ -204,7 +205,7 @@ def _mix(*numbers: int) -> int:
 
 
 def _non_finite(
-    module: LossModule, batch: Sequence[Tensor], epoch: int, loss: float, name: str = "loss"
+    module: LossModule, batch: Sequence[Any], epoch: int, loss: float, name: str = "loss"
 ) -> NonFiniteLossError:
     what = (
         f"The {name} became {loss}" if not math.isfinite(loss) else f"The gradient of the {name} became NaN or infinite"

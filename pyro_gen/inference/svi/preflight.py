@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from pyro_gen._errors import AdviceError, InvalidValuesError
 from pyro_gen.data import Batches, as_tensor
+from pyro_gen.data.batches import on_device
 from pyro_gen.density import as_inputs
 from pyro_gen.density.missing import LatentMissing, find_latent_missing
 from pyro_gen.density.shapes import check_broadcasts
@@ -34,6 +35,7 @@ def any_missing(batches: Batches, held_out: Batches | None) -> bool:
         if source is not None
         for batch in source.epoch(0)
         for part in batch
+        if isinstance(part, Tensor)
     )
 
 
@@ -42,7 +44,7 @@ def latent_missing_of(
 ) -> LatentMissing:
     """Which missing values of all data feed a later density, so that no step need find that out."""
     found = [
-        find_latent_missing(program, *(b.to(device) for b in rows))
+        find_latent_missing(program, *on_device(rows, device))
         for part in (data, validation)
         if part is not None
         for rows in Batches(part, ROWS_TO_INITIALISE, seed=0, transform=transform).epoch(0)
@@ -50,7 +52,7 @@ def latent_missing_of(
     return LatentMissing.union(program, found)
 
 
-def refuse_local_latents(program: Program, batch: Sequence[Tensor]) -> None:
+def refuse_local_latents(program: Program, batch: Sequence[Any]) -> None:
     """Refuses minibatches to an autoguide, which has parameters for each datum."""
     if local := structure(program, *batch).local:
         raise AdviceError(
@@ -78,10 +80,15 @@ def first_rows(batches: Batches, count: int) -> list[Tensor]:
         taken.append(batch)
         if sum(len(b[0]) for b in taken) >= count:
             break
-    return [torch.cat(part) for part in zip(*taken, strict=True)]
+    parts = zip(*taken, strict=True)
+    return [torch.cat(part) if _has_rows(taken[0], part[0]) else part[0] for part in parts]
 
 
-def preflight(program: Program, batch: Sequence[Tensor], size: int) -> None:
+def _has_rows(batch: Sequence[Any], part: Any) -> bool:
+    return isinstance(part, Tensor) and part.shape[:1] == batch[0].shape[:1]
+
+
+def preflight(program: Program, batch: Sequence[Any], size: int) -> None:
     """Runs the program once with Pyro's validation on: the user meets Pyro's messages, and no silent broadcast."""
     with torch.no_grad(), pyro.validation_enabled(True), data_size(size):
         try:

@@ -6,15 +6,17 @@ in it, and ``torch.compile`` makes it fast. A recording is only as good as its p
 same, so it is compared with the program itself, at other parameters and with other draws, before it is used.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from pyro_gen._internals import own_buffers, version_of
 from pyro_gen._random import seeded
-from pyro_gen.density import first_line
+from pyro_gen.density import first_line, rows_of
 from pyro_gen.density.graphs import compile_graph, compiler_available, record
 from pyro_gen.density.missing import LatentMissing
 from pyro_gen.density.validation import no_validation
@@ -64,7 +66,7 @@ class LossModule(nn.Module):
         self.own = {n: p for n, p in moved.items() if id(p) in mine}
         self.others = {n: p for n, p in moved.items() if id(p) not in mine}
 
-    def forward(self, batch: Sequence[Tensor], kl_weight: Tensor) -> Tensor:
+    def forward(self, batch: Sequence[Any], kl_weight: Tensor) -> Tensor:
         """Computes the loss per datum.
 
         Arguments:
@@ -102,10 +104,10 @@ class GradientStep:
         if mode != "eager":
             _require_pure(module)
         self.parameters, self.others = list(module.own.values()), list(module.others.values())
-        self._graphs: dict[tuple[torch.Size, ...], StepFunction] = {}
+        self._graphs: dict[tuple[torch.Size | int, ...], StepFunction] = {}
         self._written: list[str] = []  # the state that the loss changes
 
-    def __call__(self, batch: Sequence[Tensor], kl_weight: Tensor) -> tuple[float, float]:
+    def __call__(self, batch: Sequence[Any], kl_weight: Tensor) -> tuple[float, float]:
         """Sets the gradients of the player's parameters for a minibatch.
 
         Arguments:
@@ -120,7 +122,7 @@ class GradientStep:
                 figures, *gradients = self._eager(batch, kl_weight)
             else:
                 graph, state = self._graph(batch, kl_weight), self._state()
-                figures, *rest = graph(*self.parameters, *self.others, *state.values(), *batch, kl_weight)
+                figures, *rest = graph(*self.parameters, *self.others, *state.values(), *_tensors(batch), kl_weight)
                 gradients, written = rest[: len(self.parameters)], rest[len(self.parameters) :]
                 _set([state[n] for n in self._written], written)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
@@ -128,7 +130,7 @@ class GradientStep:
         loss, norm = figures.tolist()
         return loss, norm
 
-    def prepare(self, batch: Sequence[Tensor]) -> None:
+    def prepare(self, batch: Sequence[Any]) -> None:
         """Records the step for batches of this shape, and compiles it in that mode.
 
         Raises:
@@ -142,15 +144,19 @@ class GradientStep:
         """The buffers of the objective, by their names in the module."""
         return {f"objective.{n}": b for n, b in self.module.objective.named_buffers()}
 
-    def _eager(self, batch: Sequence[Tensor], kl_weight: Tensor) -> list[Tensor]:
+    def _eager(self, batch: Sequence[Any], kl_weight: Tensor) -> list[Tensor]:
         with torch.enable_grad(), no_validation():
             return self._differentiate(self.module(batch, kl_weight), self.parameters)
 
-    def _functional(self, *flat: Tensor) -> list[Tensor]:
-        """The step as a function of tensors, see :data:`StepFunction`; it returns the state that it changes too."""
+    def _functional(self, like: Sequence[Any], *flat: Tensor) -> list[Tensor]:
+        """The step as a function of tensors, see :data:`StepFunction`; it returns the state that it changes too.
+
+        What is no tensor in a batch is that of ``like``.
+        """
         own, others, state = (tuple(names) for names in (self.module.own, self.module.others, self._state()))
         values = dict(zip((*own, *others, *state), flat, strict=False))
-        *batch, kl_weight = flat[len(values) :]
+        *tensors, kl_weight = flat[len(values) :]
+        batch = _with(like, tensors)
         with torch.enable_grad(), no_validation():
             leaves = {n: values[n].detach().requires_grad_() for n in own}
             given = leaves | {n: values[n].detach() for n in others}
@@ -168,14 +174,14 @@ class GradientStep:
             gradients = [g * factor for g in gradients]
         return [torch.stack([loss.detach(), norm.detach().to(loss.dtype)]), *(g.detach() for g in gradients)]
 
-    def _graph(self, batch: Sequence[Tensor], kl_weight: Tensor) -> StepFunction:
-        shapes = tuple(b.shape for b in batch)
+    def _graph(self, batch: Sequence[Any], kl_weight: Tensor) -> StepFunction:
+        shapes = tuple(b.shape if isinstance(b, Tensor) else id(b) for b in batch)
         if shapes not in self._graphs:
             first = not self._graphs
             with seeded(0):  # the run that is recorded must not use up the draws of the steps
-                inputs = (*self.parameters, *self.others, *self._state().values(), *batch, kl_weight)
+                inputs = (*self.parameters, *self.others, *self._state().values(), *_tensors(batch), kl_weight)
                 with _constant_buffers(self.module):
-                    graph = _record(self._functional, inputs)
+                    graph = _record(functools.partial(self._functional, batch), inputs)
                 if first:
                     self._verify(graph, batch, kl_weight)
                 # The short last batch of an epoch is not worth a compilation.
@@ -183,14 +189,15 @@ class GradientStep:
                 self._graphs[shapes] = _compile(graph, *inputs) if compiled else graph
         return self._graphs[shapes]
 
-    def _verify(self, traced: StepFunction, batch: Sequence[Tensor], kl_weight: Tensor) -> None:
+    def _verify(self, traced: StepFunction, batch: Sequence[Any], kl_weight: Tensor) -> None:
         """Compares recording and program on permuted rows, at moved parameters and another ``kl_weight``.
 
         The program runs as it does in eager mode, with the moved values in its own parameters: parameters that are
         used behind the module's back, in a closure say, are constants of the recording, and must be found out.
         """
         order = torch.randperm(len(batch[0]), device=batch[0].device)
-        other, weight = [b[order] for b in batch], 0.5 * kl_weight
+        x, *context = batch
+        other, weight = [x[order], *rows_of(x, tuple(context), order)], 0.5 * kl_weight
         parameters = (*self.parameters, *self.others)
         original, state = ([t.clone() for t in tensors] for tensors in (parameters, self._state().values()))
         scales = [torch.where((size := p.abs().mean()) > 0, size, 1.0) for p in original]  # what is zero moves too
@@ -204,7 +211,7 @@ class GradientStep:
             _set(parameters, original)
             _set(self._state().values(), state)
         torch.manual_seed(1)
-        results = traced(*moved, *state, *other, weight)
+        results = traced(*moved, *state, *_tensors(other), weight)
         written = dict(zip(reached, state, strict=True))
         written |= zip(self._written, results[len(expected) :], strict=True)
         pairs = [*zip(expected, results, strict=False), *((reached[n], written[n]) for n in reached)]
@@ -251,6 +258,16 @@ def _constant_buffers(module: nn.Module) -> Iterator[None]:
             own_buffers(module.get_submodule(owner))[attribute] = tensor.copy_(value)
     if changed:
         raise NotTraceableError(f"each step changes the buffer '{changed[0].removeprefix('program.')}'")
+
+
+def _tensors(batch: Sequence[Any]) -> list[Tensor]:
+    return [part for part in batch if isinstance(part, Tensor)]
+
+
+def _with(batch: Sequence[Any], tensors: Sequence[Tensor]) -> list[Any]:
+    """A batch with other tensors in it."""
+    left = iter(tensors)
+    return [next(left) if isinstance(part, Tensor) else part for part in batch]
 
 
 def _record(function: StepFunction, inputs: Sequence[Tensor]) -> fx.GraphModule:

@@ -91,9 +91,9 @@ def test_twin_the_other_players_parameters_as_constants_are_another_game(monkeyp
     """A recording that keeps what the others were at first: the verification finds it, and without that the figures."""
     functional = GradientStep._functional
 
-    def forgetful(self: GradientStep, *flat: Tensor) -> list[Tensor]:
+    def forgetful(self: GradientStep, like: Sequence[Any], *flat: Tensor) -> list[Tensor]:
         n, m = len(self.parameters), len(self.others)
-        return functional(self, *flat[:n], *(p.detach() for p in self.others), *flat[n + m :])
+        return functional(self, like, *flat[:n], *(p.detach() for p in self.others), *flat[n + m :])
 
     monkeypatch.setattr(GradientStep, "_functional", forgetful)
     with pytest.raises(ValueError, match="another result than the program"):
