@@ -62,7 +62,7 @@ def missing_density(case: Case) -> str | None:
 
 def needs_density(case: Case) -> None:
     if case.kind in ("unnormalised", "implicit"):
-        raise Skipped(f"The density of the data is {case.kind}: there is no marginal likelihood of a part of them.")
+        raise Skipped(f"The density of the data is {case.kind}: its model alone does not know that of a part of them.")
 
 
 @check
@@ -191,7 +191,7 @@ def _require_completed(case: Case, x: Tensor, observed: completions, value: Any)
 def generation(case: Case) -> None:
     """The model generates: nothing observed gives data without NaN, inside the support."""
     if case.kind == "unnormalised":
-        raise Skipped("The density is unnormalised: its model draws no data.")
+        raise Skipped("The density is unnormalised: its model draws no data, pg.sample does by chains.")
     x = torch.full_like(case.x, torch.nan)
     observed = completions()
     with observed:

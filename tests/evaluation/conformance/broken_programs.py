@@ -498,3 +498,26 @@ class LabelTwice(Labelled):
     def observed(self, label):
         pg.observe("again", dist.Categorical(logits=self.logits), label)
         return super().observed(label)
+
+
+class FilledFactor(Program):
+    """A factor that sees zeros where entries are missing."""
+
+    def model(self, x):
+        with self.plate(x):
+            pg.observe("x", dist.Normal(torch.zeros(D), 1.0).to_event(1), x)
+            pyro.factor("energy", -(x.nan_to_num() ** 2).sum(-1))
+            return x
+
+
+class FilledData(Program):
+    """Zeros are observed in the place of what is missing in half of the columns."""
+
+    def model(self, x):
+        with self.plate(x):
+            first = pg.observe("first", dist.Normal(torch.zeros(D // 2), 1.0).to_event(1), x[:, : D // 2])
+            rest = pg.observe(
+                "rest", dist.Normal(torch.zeros(D - D // 2), 1.0).to_event(1), x[:, D // 2 :].nan_to_num()
+            )
+            pyro.factor("energy", -(first**2).sum(-1) - (rest**2).sum(-1))
+            return x

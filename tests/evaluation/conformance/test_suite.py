@@ -25,6 +25,8 @@ from tests.evaluation.conformance.broken_programs import (
     DecoderMean,
     EncoderMean,
     ExtraSite,
+    FilledData,
+    FilledFactor,
     ForeignState,
     ForgottenDropout,
     GlobalFromBatch,
@@ -150,12 +152,14 @@ def test_sound_programs_pass(name):
 
 def test_what_is_skipped_and_remarked():
     skipped = {r.name for r in check(Good, X) if r.status == "skipped"}
-    assert skipped == {"objective"}
-    assert {r.name for r in check(Exact, X) if r.status == "skipped"} == {"guide_rows", "objective", "vmap"}
+    assert skipped == {"objective", "missing_latent"}
+    assert {r.name for r in check(Exact, X) if r.status == "skipped"} == {
+        "guide_rows", "missing_latent", "objective", "vmap"
+    }  # fmt: skip
     report = check(Energy, X)
     assert {r.name for r in report if r.status == "skipped"} == {
-        "guide_rows", "missing_density", "missing_exact", "missing_gradients", "missing_completion", "generation",
-        "gradients", "objective", "vmap",
+        "guide_rows", "missing_density", "missing_exact", "missing_gradients", "missing_completion",
+        "missing_latent", "generation", "gradients", "objective", "vmap",
     }  # fmt: skip
     assert all("unnormalised" in report[n].message for n in ("missing_density", "generation", "gradients"))
     assert "whole events" in check_program(Whole(), data().softmax(-1))["missing_density"].message
@@ -225,6 +229,10 @@ BROKEN = {
         (ReturnsNothing, X, "must return the completed data"),
         (ReturnsInput, X, "returns NaN"),
     ],
+    "missing_latent": [
+        (FilledFactor, X, "moves by"),
+        (FilledData, X, "The completed data lack entries"),
+    ],
     "generation": [
         (ReturnsInput, X, "returns NaN"),
         (WrongSampler, data().exp(), "outside of the support"),
@@ -278,7 +286,7 @@ def test_every_check_is_run():
     ]
     with_checks = [m for m in modules if any(isinstance(v, Check) for v in vars(m).values())]
     assert {m.__name__ for m in suite.THEMES} == {m.__name__ for m in with_checks}
-    assert next(iter(CHECKS)) == "runs" and len(CHECKS) == 23
+    assert next(iter(CHECKS)) == "runs" and len(CHECKS) == 24
 
 
 def test_every_check_has_a_broken_program():
