@@ -46,7 +46,10 @@ def check_structure(program: Program | Callable[..., Any], prototype: Trace, hol
         raise ValueError(f"density(hold=...): there is no latent site {unknown[0]!r}; there are {', '.join(latent)}.")
     for name, site in sites.items():
         if is_data(site) and isinstance(innermost(site["fn"]), dist.Delta):
-            raise ValueError(f"{name_of(program)} has an observed site without a density, '{name}': a Delta.")
+            raise ValueError(
+                f"{name_of(program)} has an observed site without a density, '{name}': a Delta. Under an observation "
+                "noise that you state it has one: pg.with_noise(program, 0.1) is a program that this applies to."
+            )
     if not latent:
         raise NoLatentError(
             f"{name_of(program)} has no latent variable, so no posterior: its likelihood is {{method}}.",

@@ -29,7 +29,8 @@ from torch.distributions import MultivariateNormal, Normal, biject_to
 from pyro_gen._random import seeded
 from pyro_gen.density import as_inputs, evaluation
 from pyro_gen.distributions.innermost import innermost
-from pyro_gen.inference.predictive import mean_of
+from pyro_gen.inference.likelihood_means import mean_of
+from pyro_gen.inference.proposals import require_encoder
 from pyro_gen.observation import assume_missing
 from pyro_gen.program import Program, fixed
 from pyro_gen.traces import data_dim, is_local, is_subsample, latent_sites, structure, trace_side
@@ -129,11 +130,7 @@ def _encoded(program: Program, x: Tensor, context: Any, local: tuple[str, ...]) 
     """The values that the guide gives the local latent variables of data."""
     with _Means():
         sites = latent_sites(trace_side(program, "guide", x, *context))
-    if absent := [name for name in local if name not in sites]:
-        raise ValueError(
-            f"The guide of {type(program).__name__} does not sample '{absent[0]}', so nothing encodes the data: give "
-            "the seeds of two draws of the prior, interpolate(program, 0, 1), or a guide that does, by pg.with_guide."
-        )
+    require_encoder(program, sites, local)
     return {name: sites[name]["value"] for name in local}
 
 

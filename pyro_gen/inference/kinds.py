@@ -31,6 +31,8 @@ _GLOBAL = (
     f"{_CENSORED}"
 )
 
+_NOISE = "under an observation noise that you state it has a density"
+
 _INSTEAD = {  # by verb and kind
     ("sample", "unnormalised"): _GLOBAL,
     ("impute", "unnormalised"): _GLOBAL,
@@ -54,6 +56,17 @@ _INSTEAD = {  # by verb and kind
     ("log_evidence", "unnormalised"): (
         'without latent variables there is nothing to integrate: pg.log_likelihood(method="ais") gives the density of '
         "each datum, pg.log_partition the constant log Z"
+    ),
+    ("impute", "implicit"): (
+        "nothing follows of missing entries from the seen ones, or of global latent variables from the data; "
+        f"{_NOISE}, pg.impute(pg.with_noise(program, 0.1), x), and pg.sample generates whole data"
+    ),
+    ("latents", "implicit"): (
+        f"nothing follows of its latent variables from data; {_NOISE}, pg.latents(pg.with_noise(program, 0.1), x)"
+    ),
+    ("log_likelihood", "implicit"): f"almost no datum is one of its values; {_NOISE}, pg.log_likelihood(noise=0.1)",
+    ("check_guide", "implicit"): (
+        f"it has no posterior for a guide to come near to; {_NOISE}, pg.with_noise(program, 0.1)"
     ),
     ("log_partition", "exact"): "its densities are normalised, so log Z = 0",
     ("log_partition", "bound"): "its densities are normalised, so log Z = 0",

@@ -24,8 +24,9 @@ from pyro_gen.density.missing import latent_missing
 from pyro_gen.inference.factors import refuse_data_factors
 from pyro_gen.inference.global_draws import Given, GlobalDraws, global_draws
 from pyro_gen.inference.likelihood.enumeration import probe
+from pyro_gen.inference.likelihood_means import mean_of
 from pyro_gen.inference.predicted_sites import leaves_outcome_out, predicted_sites
-from pyro_gen.inference.predictive import impute, mean_of, with_latents
+from pyro_gen.inference.predictive import impute, with_latents
 from pyro_gen.inference.returned import require_completed
 from pyro_gen.observation import assume_missing
 from pyro_gen.packing import packs, unpacked_program

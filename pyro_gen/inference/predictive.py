@@ -26,18 +26,18 @@ from pyro_gen.inference.likelihood.ais import is_annealed, posterior_draws
 from pyro_gen.inference.likelihood.enumeration import Summed, enumerated, is_enumerable, probe
 from pyro_gen.inference.likelihood.particles import resample
 from pyro_gen.inference.likelihood.weights import effective_sample_size, psis_khat
+from pyro_gen.inference.likelihood_means import mean_of
 from pyro_gen.inference.posterior import posterior
-from pyro_gen.inference.proposals import guide_draws, guide_obstacle, guide_on
+from pyro_gen.inference.proposals import guide_draws, guide_obstacle, guide_on, require_encoder
 from pyro_gen.inference.returned import complete, require_completed
 from pyro_gen.inference.simulate import ROWS, not_amortised, nothing_seen, simulate
 from pyro_gen.inference.unnormalised import complete_rows, generate
 from pyro_gen.observation import assume_missing
-from pyro_gen.packing import PackedProgram, packs, packs_functions
+from pyro_gen.packing import packs, packs_functions
 from pyro_gen.program import Program, fixed
 from pyro_gen.traces import Structure, data_dim, is_local, sample_sites, structure, trace_side
-from pyro_gen.variables import items
 
-__all__ = ["impute", "mean_of", "reconstruct", "sample", "with_latents"]
+__all__ = ["impute", "reconstruct", "sample", "with_latents"]
 
 RETRY_FACTOR = 25  # times as many, where they are not enough and nothing else applies
 PROPOSALS = 200  # draws of the guide per datum, to resample from
@@ -130,6 +130,8 @@ def reconstruct(program: Program, x: Any, *context: Any, draws: int = 1, seed: i
             if not kinds.local and not kinds.global_:
                 raise not_for(program, kinds.kind, "reconstruct")
             refuse_data_factors(program, x, *context, verb="reconstruct")
+        first = (x[:1], *rows_of(x, context, slice(1)))
+        left_to_guide = [n for n in kinds.local if n not in finite_sites(probe(program, *first))]
         for rows in row_chunks(len(x), ROWS):
             data = (x[rows], *rows_of(x, context, rows))
             total = torch.zeros_like(data[0])
@@ -138,6 +140,7 @@ def reconstruct(program: Program, x: Any, *context: Any, draws: int = 1, seed: i
                 latent = {name: v[s] for name, v in known.items()}
                 if not known:
                     sites = sample_sites(trace_side(program, "guide", *data))
+                    require_encoder(program, sites, left_to_guide)
                     latent = {name: s["value"] for name, s in sites.items() if not s["is_observed"]}
                 # The observed distribution as the model wrote it, not marginalised over what is missing.
                 with pyro.poutine.trace() as tape, fixed(latent), assume_missing(False), handler.again():
@@ -156,61 +159,6 @@ def _weighed(program: Program, data: tuple[Any, ...], draws: int) -> dict[str, T
     drawn = {n: torch.cat([p[n] for p in parts], data_dim(sites[n]) + 1) for n in parts[0] if n in sites}
     left = finite_sites(probe(program, *data), drawn)
     return drawn | (Summed(program, left, data).draw(drawn, draws) if left else {})
-
-
-def mean_of(program: Program, trace: Any, x: Tensor) -> Tensor:
-    """The mean of the observed distribution that has the data, in a trace of a model, with the shape of ``x``."""
-    sites = [s for s in sample_sites(trace).values() if s["is_observed"] and not s["infer"].get("_deterministic")]
-    if not isinstance(program, PackedProgram):
-        return _mean_at(program, sites, x)
-    means: dict[Any, Tensor] = {}
-    for name, view in items(program.variables.unpack(x)):
-        own = [s for s in sites if s["name"] == name]
-        try:
-            means[name] = _mean_at(program, own or sites, view)
-        except _NoMeanError:
-            means[name] = torch.full_like(view, torch.nan)
-    joined: Tensor = program.variables.join(means, x.shape[:1])
-    return joined
-
-
-class _NoMeanError(ValueError):
-    pass
-
-
-def _mean_at(program: Program, sites: list[Any], x: Tensor) -> Tensor:
-    # The model may observe the data in their own shape, or their entries in another one.
-    own = [s for s in sites if s["value"].shape == x.shape]
-    other = [s for s in sites if s["value"].shape[:1] == x.shape[:1] and s["value"].numel() == x.numel()]
-    if not own + other and (means := _of_steps(sites, x)) is not None:
-        return means
-    if not own + other:
-        raise ValueError(f"No observed site of {type(program).__name__} has the shape {tuple(x.shape)} of the data.")
-    seen = ~x.isnan()  # beside a label of the same shape, the site of the data is the one that has their values
-    data = [s for s in own if torch.equal(s["value"][seen].to(x.dtype), x[seen])]
-    site = (data + own + other)[0]
-    try:
-        mean = site["fn"].mean
-    except NotImplementedError:
-        mean = torch.full_like(x, torch.nan)
-    if bool(mean.isnan().all()):  # torch's way to say that a distribution has none
-        raise _NoMeanError(
-            f"The likelihood of {type(program).__name__} at '{site['name']}' has no mean in closed form: use "
-            "pyro_gen.sample or pyro_gen.impute."
-        )
-    return mean.expand(site["value"].shape).reshape(x.shape).to(x.dtype)  # type: ignore[no-any-return]
-
-
-def _of_steps(sites: list[Any], x: Tensor) -> Tensor | None:
-    """The means of data (N, T, *) that are observed step by step, at sites (N, *); ``None`` where they are not."""
-    steps: dict[int, Tensor] = {}
-    for site in sites:
-        value = site["value"]
-        for t in range(x.shape[1] if x.dim() > 1 else 0):
-            if t not in steps and value.shape == x[:, t].shape and value.nan_to_num().equal(x[:, t].nan_to_num()):
-                steps[t] = site["fn"].mean.expand(value.shape).to(x.dtype)
-                break
-    return torch.stack([steps[t] for t in range(x.shape[1])], 1) if steps and len(steps) == x.shape[1] else None
 
 
 @packs_functions
@@ -297,6 +245,9 @@ def impute(
         kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
         if kinds.kind == "unnormalised" and kinds.global_:
             refuse_data_factors(program, x, *context, verb="impute")
+        generates = kinds.kind == "implicit" and not kinds.global_ and bool(x[holes].isnan().all())
+        if kinds.kind == "implicit" and not generates:
+            raise not_for(program, kinds.kind, "impute")
         require_completed(program, x[holes], rows_of(x, context, holes))
         if method in ("auto", "ais") and handler.every and _by_density_alone(program, kinds):
             rows = (x[holes], rows_of(x, context, holes))
@@ -308,7 +259,8 @@ def impute(
                 'its guide does not propose them: give method="hmc".'
             )
         together = handler.every and bool(kinds.global_)
-        if method == "hmc" or (method == "auto" and (together or _leaves_out(program, kinds, x, context))):
+        by_chains = method == "auto" and not generates and (together or _leaves_out(program, kinds, x, context))
+        if method == "hmc" or by_chains:
             out[:, holes] = _by_hmc(program, kinds, x, context, draws, {"seed": seed, **(options or {})})[:, holes]
             return torch.where(torch.isnan(data), out.to(data.dtype), data)
         if options and method == "ais":
@@ -320,7 +272,7 @@ def impute(
             holes = torch.arange(len(x), device=x.device)
         y, context = x[holes], rows_of(x, context, holes)
         start = "guide" if obstacle is None else "prior"
-        if kinds.kind == "exact":
+        if generates or kinds.kind == "exact":
             completed = _by_rows(program, y, context, draws)
         elif kinds.global_ and method != "ais":
             if obstacle == "other rows":

@@ -4,7 +4,7 @@ Also what keeps a guide from proposing. Sums over discrete latent variables that
 weights.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -41,7 +41,15 @@ from pyro_gen.traces import (
     trace_side,
 )
 
-__all__ = ["draws_for", "guide_draws", "guide_obstacle", "guide_on", "guide_trace", "joint_guide_draws"]
+__all__ = [
+    "draws_for",
+    "guide_draws",
+    "guide_obstacle",
+    "guide_on",
+    "guide_trace",
+    "joint_guide_draws",
+    "require_encoder",
+]
 
 
 def guide_draws(program: Program, x: Tensor, *context: Any, num_particles: int) -> Iterator[GuideDraws]:
@@ -277,6 +285,25 @@ def guide_on(program: Program, x: Tensor, *context: Any) -> Trace | None:
         if frame is not None and {frame.size, *batch[len(batch) + frame.dim :][:1]} - {1, len(x)}:
             return None
     return guide
+
+
+def require_encoder(program: Program, guide: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raises where a guide leaves out what it is to encode data by.
+
+    Arguments:
+        program: The program.
+        guide: The sites of its guide, by name.
+        names: Latent variables that it has to sample.
+
+    Raises:
+        ValueError: It does not sample one of them.
+    """
+    if absent := [name for name in names if name not in guide]:
+        raise ValueError(
+            f"The guide of {type(program).__name__} does not sample '{absent[0]}', so nothing encodes the data: give "
+            "it a guide that does, by pg.with_guide say, and train it; pg.latents and pg.posterior need none, and "
+            "pg.interpolate(program, 0, 1) goes between two draws of the prior."
+        )
 
 
 class _Guide:

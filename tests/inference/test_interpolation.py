@@ -78,7 +78,7 @@ def test_one_seed_one_path():
 def test_refusals():
     with pytest.raises(ValueError, match="no local latent variable"):
         pg.interpolate(Gaussian(3))
-    with pytest.raises(ValueError, match=r"does not sample 'z'.*seeds of two draws"):
+    with pytest.raises(ValueError, match=r"does not sample 'z'.*two draws of the prior"):
         pg.interpolate(Echo(), torch.zeros(1, D), 1)
     with pytest.raises(ValueError, match="at least its two ends"):
         pg.interpolate(Echo(), steps=1)

@@ -33,6 +33,7 @@ from pyro_gen.density import as_inputs, evaluation
 from pyro_gen.inference.calibration import LOG_LIKELIHOOD, LOG_PRIOR, Calibration, sbc
 from pyro_gen.inference.guides.attach import guide_of, with_guide
 from pyro_gen.inference.guides.base import Guide
+from pyro_gen.inference.kinds import not_for
 from pyro_gen.inference.likelihood.door import log_likelihood
 from pyro_gen.inference.likelihood.evidence import log_evidence
 from pyro_gen.inference.likelihood.result import LogLikelihood, number_or_none
@@ -264,6 +265,8 @@ def check_guide(
                 f"check_guide was given an evidence in {evidence.unit}, and this guide is of "
                 f"{'all data together' if joint else 'each datum'}: give that of {given}."
             )
+        if kinds.kind == "implicit":
+            raise not_for(program, kinds.kind, "check_guide")
         if kinds.kind != "bound":
             raise ValueError(
                 f"{type(program).__name__} is {kinds.kind}: it has no posterior for a guide to come near to."

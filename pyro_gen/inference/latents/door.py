@@ -19,6 +19,7 @@ from pyro_gen.density import as_inputs, evaluation, rows_of
 from pyro_gen.density.finite import FiniteSite, finite_sites
 from pyro_gen.density.missing import LatentMissing, latent_missing, missing_site
 from pyro_gen.inference.global_draws import Given, global_draws
+from pyro_gen.inference.kinds import not_for
 from pyro_gen.inference.latents.result import Latents, Marginal
 from pyro_gen.inference.likelihood.ais import is_annealed, posterior_draws
 from pyro_gen.inference.likelihood.enumeration import Summed, enumerated, is_enumerable, marginals, probe
@@ -107,7 +108,9 @@ def latents(
         latent_missing(program, x, *context) as handler,
     ):
         kinds = structure(program, x, *context)
-        if kinds.kind in ("unnormalised", "implicit"):
+        if kinds.kind == "implicit":
+            raise not_for(program, kinds.kind, "latents")
+        if kinds.kind == "unnormalised":
             raise ValueError(
                 f"latents: {type(program).__name__} is {kinds.kind}, so its latent variables have no posterior for "
                 "each datum here: pg.posterior draws from their joint one, where the data have a density."

@@ -12,6 +12,7 @@ from pyro_gen.density import (
     rows_of,
 )
 from pyro_gen.density.missing import latent_missing, needs_latent
+from pyro_gen.inference.kinds import not_for
 from pyro_gen.inference.likelihood.ais import ais, is_annealed
 from pyro_gen.inference.likelihood.bdmc import ais_with_gap
 from pyro_gen.inference.likelihood.enumeration import is_enumerable
@@ -108,10 +109,7 @@ def log_likelihood(
         with pyro.validation_enabled(False):  # a factor may read what is missing
             kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
         if kinds.kind == "implicit":
-            raise ValueError(
-                f"{type(program).__name__} generates its data without a density, so they have no likelihood: say by "
-                "noise=0.1 the standard deviation of an observation noise under which they have one."
-            )
+            raise not_for(program, kinds.kind, "log_likelihood")
         if kinds.kind == "unnormalised":
             return normalised_likelihood(program, kinds, x, context, method, seed, progress, options)
         if posterior is not None:

@@ -49,6 +49,7 @@ from pyro_gen.inference.svi.settings import Settings
 from pyro_gen.inference.svi.step import LossModule
 from pyro_gen.packing import packs_training_data
 from pyro_gen.program import Program
+from pyro_gen.registry import OBJECTIVES
 from pyro_gen.traces import structure
 
 __all__ = ["fit"]
@@ -191,7 +192,8 @@ def fit(
         if kind not in objective.kinds:
             raise ValueError(
                 f"{type(program).__name__} is {kind} ({WHY[kind]}), and {type(objective).__name__} is right for what "
-                f"is {' or '.join(objective.kinds)}: give an objective= made for such models (kinds: {kind!r}) "
+                f"is {' or '.join(objective.kinds)}: give an objective= made for such models (kinds: {kind!r}), "
+                f"{', '.join(n for n, made in OBJECTIVES.items() if kind in made.kinds)} "
                 "(censored data need no factor, see pg.distributions.Censored; pg.posterior needs no objective)."
             )
         if program.event_shape is None:
