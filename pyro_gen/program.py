@@ -154,7 +154,7 @@ class Program(PyroModule):
         """The guide where it was given from outside, an autoguide or a :class:`ModelGuide` say; else ``None``."""
         return None
 
-    def model(self, x: Tensor, *context: Any) -> Any:
+    def model(self, x: Any, *context: Any) -> Any:
         """The generative story :math:`p(x, z, w)`.
 
         Arguments:
@@ -167,7 +167,7 @@ class Program(PyroModule):
         """
         raise NotImplementedError(f"{type(self).__name__} must define model(self, x, *context).")
 
-    def guide(self, x: Tensor, *context: Any) -> Any:
+    def guide(self, x: Any, *context: Any) -> Any:
         """The approximate posterior :math:`q(z, w | x)`, with the arguments of :meth:`model`.
 
         The default is for models without latent variables.
@@ -218,7 +218,7 @@ class Program(PyroModule):
         """Calls ``model`` or ``guide`` by name, so that ``torch.func.functional_call`` reaches both."""
         return getattr(self, method)(*args)
 
-    def initialise(self, x: Tensor, *context: Any, seed: int = 0) -> Self:
+    def initialise(self, x: Any, *context: Any, seed: int = 0) -> Self:
         """Runs guide and model once, so that lazily created parameters exist (autoguides, plain functions).
 
         Arguments:

@@ -11,8 +11,6 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from pyro_gen.data.datasets import DataSet
     from pyro_gen.program import Program
 
@@ -94,7 +92,7 @@ class Registry(Mapping[str, T], Generic[T]):
 # ----------------------------------------------------------------------------------------------------------------------
 # Models
 
-Small = Callable[[], "tuple[Program, Tensor]"]
+Small = Callable[[], "tuple[Program, Any]"]
 
 
 @dataclass(frozen=True)

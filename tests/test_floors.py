@@ -31,7 +31,7 @@ FLOORS = [
     {"density"},
     {"inference"},
     {"models"},
-    {"imputation", "evaluation", "lightning"},
+    {"imputation", "evaluation", "tasks", "lightning"},
     {"zoo", "cli", "demo", "targets", "pictures", "saving", "__init__", "__main__"},
 ]
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}

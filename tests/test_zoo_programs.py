@@ -6,11 +6,13 @@ import pkgutil
 from collections.abc import Iterator
 
 import pytest
+from torch import Tensor
 
 import pyro_gen as pg
 from pyro_gen.data.small import binary_rows, level_rows, normal_rows
 from pyro_gen.evaluation.conformance import check_program
 from pyro_gen.registry import MODELS, Small
+from pyro_gen.variables import Variables
 
 HEADS = {
     "bernoulli": ({}, binary_rows),
@@ -41,7 +43,7 @@ PROGRAMS = REGISTERED | {
 @pytest.mark.parametrize("small", PROGRAMS.values(), ids=PROGRAMS)
 def test_conformance(small: Small) -> None:
     program, x = small()
-    assert program.event_shape == x.shape[1:]
+    assert program.event_shape == (x.shape[1:] if isinstance(x, Tensor) else Variables.of(x).event_shape)
     check_program(program, x).raise_for_failures()
 
 

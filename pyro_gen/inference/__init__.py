@@ -29,6 +29,7 @@ from pyro_gen.inference.objectives import (
     ReweightedWakeSleep,
     ScoreFunctionELBO,
     ScoreMatching,
+    SemiSupervisedELBO,
     WakeSleep,
 )
 from pyro_gen.inference.posterior import posterior
@@ -59,6 +60,7 @@ __all__ = [
     "ReweightedWakeSleep",
     "ScoreFunctionELBO",
     "ScoreMatching",
+    "SemiSupervisedELBO",
     "WakeSleep",
     "bdmc",
     "check_guide",

@@ -14,7 +14,7 @@ from pyro_gen.models.tabular import (
     TableSelection,
     TableStudent,
 )
-from pyro_gen.models.vae import VAE
+from pyro_gen.models.vae import VAE, SemiSupervisedVAE
 
 __all__ = [
     "GAN",
@@ -25,6 +25,7 @@ __all__ = [
     "Gaussian",
     "NotMIWAE",
     "ProbabilisticPCA",
+    "SemiSupervisedVAE",
     "TableCopula",
     "TableFactors",
     "TableGaussian",

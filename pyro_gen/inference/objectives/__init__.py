@@ -23,6 +23,7 @@ from pyro_gen.inference.objectives.discrepancy import MMD
 from pyro_gen.inference.objectives.elbo import ELBO, resolve_objective
 from pyro_gen.inference.objectives.enumeration import EnumELBO, asked_to_enumerate
 from pyro_gen.inference.objectives.importance import IWAE, DReG, Renyi, local_log_weight
+from pyro_gen.inference.objectives.labels import SemiSupervisedELBO
 from pyro_gen.inference.objectives.noise_contrastive import NoiseContrastive
 from pyro_gen.inference.objectives.pseudo_likelihood import PseudoLikelihood
 from pyro_gen.inference.objectives.score_function import ScoreFunctionELBO
@@ -45,6 +46,7 @@ __all__ = [
     "ReweightedWakeSleep",
     "ScoreFunctionELBO",
     "ScoreMatching",
+    "SemiSupervisedELBO",
     "WakeSleep",
     "asked_to_enumerate",
     "local_log_weight",

@@ -1,5 +1,6 @@
 """Variational autoencoders."""
 
+from pyro_gen.models.vae.semi_supervised import SemiSupervisedVAE
 from pyro_gen.models.vae.vae import VAE
 
-__all__ = ["VAE"]
+__all__ = ["VAE", "SemiSupervisedVAE"]
