@@ -10,8 +10,9 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_gen.inference.objectives import Objective, resolve_objective
+from pyro_gen.inference.objectives import Objective, require_suitable, resolve_objective
 from pyro_gen.program import Program, data_size
+from pyro_gen.traces import structure
 
 __all__ = ["SVIModule"]
 
@@ -34,7 +35,8 @@ class SVIModule(lightning.LightningModule):
     ``module.objective.prepare(program, x)``.
 
     Raises:
-        ValueError: The size is not positive, the objective has no KL weight to warm up, or several players.
+        ValueError: The size is not positive, the objective has no KL weight to warm up, or several players; in the
+            first step, the objective is wrong for what the program is.
 
     Example:
         >>> import pyro_gen as pg
@@ -56,6 +58,7 @@ class SVIModule(lightning.LightningModule):
         if type(self.objective).players is not Objective.players:
             raise ValueError(f"{type(self.objective).__name__} is a game of several players: train it by pg.fit.")
         self.size, self.lr, self.kl_warmup = size, lr, kl_warmup
+        self._suits = False  # whether the objective is known to be right for the program, which a first batch tells
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         progress = self.current_epoch + batch_idx / self.trainer.num_training_batches
@@ -70,6 +73,9 @@ class SVIModule(lightning.LightningModule):
     def _loss(self, name: str, batch: Any, kl_weight: float) -> Tensor:
         parts = batch if isinstance(batch, tuple | list) else (batch,)
         options: dict[str, Any] = {"kl_weight": kl_weight} if self.objective.anneals else {}
+        if not self._suits:
+            require_suitable(self.program, self.objective, structure(self.program, *parts).kind)
+            self._suits = True
         # Pyro's validation looks at values: on a GPU each look is a wait.
         with data_size(self.size), pyro.validation_enabled(False):
             loss = self.objective.loss(self.program, *parts, **options) / self.size

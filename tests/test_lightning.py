@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_gen as pg
-from pyro_gen.inference import ELBO, IWAE, DReG, Player
+from pyro_gen.inference import ELBO, IWAE, DReG, Player, ScoreMatching
 from pyro_gen.lightning import SVIModule
 
 # Lightning's advice where a module could validate and the Trainer was given no data for it.
@@ -93,3 +94,27 @@ def test_a_game_is_for_fit() -> None:
 
     with pytest.raises(ValueError, match="Game is a game of several players"):
         SVIModule(pg.models.Gaussian(2), Game(), size=60)
+
+
+class Tilted(pg.Program):
+    """N(0, 1) with factor w x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1))
+
+    def model(self, x: Tensor) -> Tensor:
+        with self.plate(x):
+            x = pg.observe("x", dist.Normal(torch.zeros(1), 1.0).to_event(1), x)
+            pyro.factor("tilt", x @ self.w)
+            return x
+
+
+def test_a_bound_of_an_unnormalised_density_is_refused(tmp_path: Path) -> None:
+    module = SVIModule(Tilted(), size=60)
+    run = trainer(tmp_path, max_epochs=1, enable_checkpointing=False)
+    with pytest.raises(ValueError, match=r"Tilted is unnormalised .*ELBO is right for"):
+        run.fit(module, DataLoader(X[:, :1], batch_size=60))
+    run = trainer(tmp_path, max_epochs=1, enable_checkpointing=False)
+    run.fit(SVIModule(module.program, ScoreMatching(), size=60), DataLoader(X[:, :1], batch_size=60))
+    assert module.program.w.item() != 0

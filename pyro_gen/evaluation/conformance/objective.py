@@ -7,7 +7,7 @@ from pyro_gen.evaluation.conformance.case import Case
 from pyro_gen.evaluation.conformance.check import Failed, Skipped, check
 from pyro_gen.evaluation.conformance.gradients import gradients_of
 from pyro_gen.evaluation.conformance.scores import quoted
-from pyro_gen.inference.objectives import resolve_objective
+from pyro_gen.inference.objectives import ELBO, resolve_objective, suitable
 from pyro_gen.program import data_size
 
 __all__ = ["objective"]
@@ -18,14 +18,15 @@ def objective(case: Case) -> str | None:
     """The program's own objective gives each player a finite loss and finite gradients, with missing entries too."""
     own = getattr(case.program, "objective", None)
     if own is None:
-        by = "the ELBO" if case.kind in ("exact", "bound") else "an objective made for it, which pg.fit is given"
+        by = "the ELBO" if case.kind in ELBO.kinds else f"one that pg.fit is given: {', '.join(suitable(case.kind))}"
         raise Skipped(f"The program has no objective of its own: its density is {case.kind}, and trains by {by}.")
     objective = resolve_objective(case.program, own).train()
     name = type(objective).__name__
     if case.kind not in objective.kinds:
         raise Failed(
             f"The density of the data is {case.kind}, and {name} is for {' or '.join(objective.kinds)} ones.",
-            "Give the program an objective for such densities, or say in its `kinds` that it is right for them.",
+            f"Give the program one of {', '.join(suitable(case.kind))}, or say in the `kinds` of yours that it is "
+            "right for such densities.",
         )
     case.program.train()
     complete = case.kind in ("unnormalised", "implicit") or not objective.serves_missing

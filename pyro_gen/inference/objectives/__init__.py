@@ -28,6 +28,7 @@ from pyro_gen.inference.objectives.noise_contrastive import NoiseContrastive
 from pyro_gen.inference.objectives.pseudo_likelihood import PseudoLikelihood
 from pyro_gen.inference.objectives.score_function import ScoreFunctionELBO
 from pyro_gen.inference.objectives.score_matching import ScoreMatching
+from pyro_gen.inference.objectives.suitability import require_suitable, suitable
 from pyro_gen.inference.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep
 
 __all__ = [
@@ -51,5 +52,7 @@ __all__ = [
     "asked_to_enumerate",
     "local_log_weight",
     "missing_refused",
+    "require_suitable",
     "resolve_objective",
+    "suitable",
 ]

@@ -50,7 +50,8 @@ class ContrastiveDivergence(Objective):
             at draws of the base distribution; each step of training moves as many of them as there are rows in the
             minibatch, chosen at random. They are kept in checkpoints. For programs without context.
         kernel: The transitions, as :func:`pyro_gen.inference.mcmc.make_sampler` takes them: the sampler is made for an
-            :class:`~pyro_gen.density.energy.EnergyDensity`, in each step, and learns nothing. The default is
+            :class:`~pyro_gen.density.energy.EnergyDensity`, in each step, and learns nothing. The default is the
+            program's own :meth:`~pyro_gen.Program.kernel` where it has one, else
             :class:`~pyro_gen.inference.mcmc.langevin.Langevin` for real numbers, and
             :class:`~pyro_gen.inference.mcmc.single_site.SingleSiteGibbs` for entries of a few values each.
 
@@ -119,6 +120,11 @@ class ContrastiveDivergence(Objective):
 
     def _moved(self, program: Program, x: Tensor, context: tuple[Any, ...], moving: Tensor | None = None) -> Tensor:
         """Data after some transitions, of the entries that may move."""
+        if self.kernel is None and type(program).kernel is not Program.kernel:
+            free = torch.ones_like(x, dtype=torch.bool) if moving is None else moving
+            for _ in range(self.steps):
+                x = program.kernel(x.unsqueeze(0), free, 1.0, *context).squeeze(0)
+            return x
         target = EnergyDensity(program, x, *context, moving=moving)
         sampler = self._sampler(target)
         z = x.flatten(1)

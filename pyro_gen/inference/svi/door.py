@@ -28,8 +28,13 @@ from pyro_gen._random import seeded, undisturbed
 from pyro_gen.data import Batches
 from pyro_gen.data.batches import on_device
 from pyro_gen.density.missing import LatentMissing
-from pyro_gen.inference.kinds import WHY
-from pyro_gen.inference.objectives import Objective, asked_to_enumerate, missing_refused, resolve_objective
+from pyro_gen.inference.objectives import (
+    Objective,
+    asked_to_enumerate,
+    missing_refused,
+    require_suitable,
+    resolve_objective,
+)
 from pyro_gen.inference.progress import training_bar
 from pyro_gen.inference.svi.checkpoint import identity_of, read_checkpoint
 from pyro_gen.inference.svi.devices import device_of, launch, make_steps
@@ -49,7 +54,6 @@ from pyro_gen.inference.svi.settings import Settings
 from pyro_gen.inference.svi.step import LossModule
 from pyro_gen.packing import packs_training_data
 from pyro_gen.program import Program
-from pyro_gen.registry import OBJECTIVES
 from pyro_gen.traces import structure
 
 __all__ = ["fit"]
@@ -188,14 +192,7 @@ def fit(
         objective.to(fabric.device)
         for batch in (first, *(() if held_out is None else (next(held_out.epoch(0)),))):
             preflight(program, on_device(batch, fabric.device), batches.size)
-        kind = structure(program, *on_device(first, fabric.device)).kind
-        if kind not in objective.kinds:
-            raise ValueError(
-                f"{type(program).__name__} is {kind} ({WHY[kind]}), and {type(objective).__name__} is right for what "
-                f"is {' or '.join(objective.kinds)}: give an objective= made for such models (kinds: {kind!r}), "
-                f"{', '.join(n for n, made in OBJECTIVES.items() if kind in made.kinds)} "
-                "(censored data need no factor, see pg.distributions.Censored; pg.posterior needs no objective)."
-            )
+        require_suitable(program, objective, structure(program, *on_device(first, fabric.device)).kind)
         if program.event_shape is None:
             program.event_shape = torch.Size(first[0].shape[1:])
         identity: dict[str, Any] = {}

@@ -227,6 +227,31 @@ def test_missing_numbers_are_drawn_given_those_seen() -> None:
     assert agrees(mean_gradient(ContrastiveDivergence(40), program, x, 12), exact)
 
 
+class Alternating(Spins):
+    """Spins whose own kernel draws the outer entries given the middle one, then the middle one given these."""
+
+    sweeps = 0
+
+    def kernel(self, x: Tensor, missing: Tensor, beta: float, *context: Any) -> Tensor:
+        self.sweeps += 1
+        with torch.no_grad():
+            for d in (0, 2, 1):
+                low, high = x.clone(), x.clone()
+                low[..., d], high[..., d] = 0.0, 1.0
+                odds = (self.log_p(high.flatten(0, 1)) - self.log_p(low.flatten(0, 1))).reshape(x.shape[:-1])
+                drawn = (torch.rand_like(odds) < torch.sigmoid(beta * odds)).to(x)
+                x = torch.where(missing & (torch.arange(3) == d), drawn.unsqueeze(-1), x)
+        return x
+
+
+def test_a_kernel_of_the_program_moves_the_chains() -> None:
+    program, x = Alternating(), X3.clone()
+    x[::2, 1] = torch.nan
+    exact = -gradients(program, program.log_p(x).mean())
+    assert agrees(mean_gradient(ContrastiveDivergence(8), program, x, 12), exact)
+    assert program.sweeps == 2 * 8 * 12
+
+
 def test_context_goes_with_its_rows() -> None:
     class Shifted(Program):
         def __init__(self) -> None:
@@ -486,6 +511,8 @@ def test_a_bound_of_the_users_own_does_not_train_an_energy() -> None:
     program = Tilted()
     with pytest.raises(ValueError, match=r"Tilted is unnormalised .*MyELBO is right for what is exact or bound"):
         fitted(program, MyELBO(), x)
+    with pytest.raises(ValueError, match="give objective= one of ContrastiveDivergence"):
+        pg.fit(program, x, epochs=1, progress=False)
     assert program.w.item() == 0
     report = pg.check_program(Tilted(MyELBO()), x)
     assert [r.name for r in report.failures] == ["objective"]
