@@ -38,6 +38,16 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "slope_of_complete_rows": (1.2, 1.5),
         "covers": (1, 1),
     },
+    "energy_2d": {
+        "energy_based": (-1.15, -0.95),
+        "standard_error": (0.0, 0.03),
+        "gaussian": (-1.93, -1.91),
+        "log_z_off": (-0.06, 0.06),  # of the sum over a grid
+        "gap": (-0.08, 0.08),
+        "mean_off": (0.0, 0.12),
+        "upper_share": (0.3, 0.7),
+        "upper_share_of_grid": (0.3, 0.7),
+    },
     "evidence_model_choice": {
         "degree": (3, 3),
         "log_bayes_factor_3_to_2": (10.6, 11.6),  # exact: 11.07
@@ -134,6 +144,8 @@ def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         for key in ("flow_a", "flow_b", "hmc_a", "hmc_b"):  # the posterior's standard deviations are 0.7 and 0.9
             assert abs(numbers[key] - numbers[f"exact_{key[-1]}"]) < 0.1, key
         assert abs(numbers["mean_field_a"] - numbers["exact_a"]) > 0.2
+    if name == "energy_2d":  # five standard errors of 2000 draws
+        assert abs(numbers["upper_share"] - numbers["upper_share_of_grid"]) < 0.056
     if name == "impute_images":
         assert numbers["half_spread"] < numbers["lower_spread"]
     if name == "impute_table":
