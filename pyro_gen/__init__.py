@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pyro_gen.observation import observe
     from pyro_gen.program import Program, plate
     from pyro_gen.saving import load
+    from pyro_gen.sequences import lengths, steps
 
 # Where each name lives. It is imported when it is first asked for, so that a script which only trains does not wait for
 # pandas, scikit-learn and matplotlib.
@@ -68,6 +69,7 @@ _MODULES = {
     "pyro_gen.observation": ("observe",),
     "pyro_gen.program": ("Program", "plate"),
     "pyro_gen.saving": ("load",),
+    "pyro_gen.sequences": ("lengths", "steps"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _PACKAGES = ("data", "distributions", "evaluation", "heads", "imputation", "inference", "models", "tasks", "zoo")
@@ -92,6 +94,7 @@ __all__ = [
     "inference",
     "interpolate",
     "latents",
+    "lengths",
     "load",
     "log_evidence",
     "log_likelihood",
@@ -105,6 +108,7 @@ __all__ = [
     "reconstruct",
     "sample",
     "sbc",
+    "steps",
     "tasks",
     "with_guide",
     "with_noise",

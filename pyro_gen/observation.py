@@ -28,9 +28,11 @@ __all__ = [
     "assume_missing",
     "called_with",
     "completions",
+    "entries_of",
     "may_be_missing",
     "missing_observed",
     "no_completion",
+    "note_lengths",
     "observe",
     "point_in",
 ]
@@ -124,6 +126,11 @@ class called_with(Messenger):
         msg["infer"].setdefault("inputs", self.inputs)
 
 
+@effectful(type="lengths")
+def note_lengths(x: Tensor, lengths: Tensor) -> None:
+    """Tells handlers how long sequences (N, T, *) are: what comes after is no missing entry, but beyond the end."""
+
+
 class completions(Messenger):
     """Effect handler: collects the completed values of the observe statements inside it.
 
@@ -132,13 +139,18 @@ class completions(Messenger):
     Attributes:
         values: That dictionary.
         observed: The values as they were observed, with their missing entries.
+        sequences: Sequences of which the lengths were said, and these.
     """
 
     def __enter__(self) -> dict[str, Tensor]:  # type: ignore[override]
         super().__enter__()
         self.values: dict[str, Tensor] = {}
         self.observed: dict[str, Tensor] = {}
+        self.sequences: list[tuple[Tensor, Tensor]] = []
         return self.values
+
+    def _pyro_post_lengths(self, msg: Any) -> None:
+        self.sequences.append(msg["args"])
 
     def _pyro_post_completion(self, msg: Any) -> None:
         self.values[msg["name"]] = msg["value"]
@@ -157,25 +169,47 @@ class completions(Messenger):
             The completed data, or ``None``: some missing entry was not observed, or more than once, or the values are
             computed from the data and no parts of it.
         """
-        index = torch.arange(x.numel(), device=x.device)
-        whole, times = x.flatten().clone(), torch.zeros_like(index)
+        whole, times = x.flatten().clone(), torch.zeros(x.numel(), dtype=torch.long, device=x.device)
         for name, value in self.observed.items():
-            if _is_part(value, x):
-                where = index.as_strided(value.shape, value.stride(), value.storage_offset() - x.storage_offset())
+            if (where := entries_of(value, x)) is not None:
                 whole[where], times[where] = self.values[name].to(x.dtype), times[where] + 1
         missing = torch.isnan(x)
         if not bool((times.view_as(x)[missing] == 1).all()):
             return None
         return torch.where(missing, whole.view_as(x), x)
 
+    def beyond(self, x: Tensor) -> Tensor:
+        """Which missing entries of the data are beyond the end of their sequence, with the shape of ``x``.
 
-def _is_part(value: Tensor, x: Tensor) -> bool:
-    """Whether a tensor is a view of a contiguous one."""
-    if value.dtype != x.dtype or value.untyped_storage().data_ptr() != x.untyped_storage().data_ptr():
-        return False
-    start = value.storage_offset() - x.storage_offset()
-    extent = sum((n - 1) * step for n, step in zip(value.shape, value.stride(), strict=True))
-    return bool(value.numel() > 0 and start >= 0 and start + extent < x.numel())
+        Arguments:
+            x: As for :meth:`of`. Sequences that are no part of it have its shape.
+        """
+        out = torch.zeros(x.numel(), dtype=torch.bool, device=x.device)
+        for sequences, lengths in self.sequences:
+            after = torch.arange(sequences.shape[1], device=x.device) >= lengths.unsqueeze(1)  # (N, T)
+            after = after.reshape(*after.shape, *(1 for _ in sequences.shape[2:])).expand(sequences.shape)
+            if (where := entries_of(sequences, x)) is not None:
+                out[where[after]] = True
+            elif sequences.shape == x.shape:
+                out |= after.flatten()
+        return out.view_as(x) & torch.isnan(x)
+
+
+def entries_of(part: Tensor, x: Tensor) -> Tensor | None:
+    """Which entries of a contiguous tensor, flattened, another one is a view of; ``None`` where it is none.
+
+    Example:
+        >>> x = torch.zeros(2, 3)
+        >>> entries_of(x[:, 1], x).tolist()
+        [1, 4]
+    """
+    if part.dtype != x.dtype or part.untyped_storage().data_ptr() != x.untyped_storage().data_ptr():
+        return None
+    start = part.storage_offset() - x.storage_offset()
+    extent = sum((n - 1) * step for n, step in zip(part.shape, part.stride(), strict=True))
+    if part.numel() == 0 or start < 0 or start + extent >= x.numel():
+        return None
+    return torch.arange(x.numel(), device=x.device).as_strided(part.shape, part.stride(), start)
 
 
 class no_completion(Messenger):

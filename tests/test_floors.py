@@ -22,6 +22,7 @@ FLOORS = [
         "observation",
         "variables",
         "packing",
+        "sequences",
         "heads",
         "traces",
         "distributions",

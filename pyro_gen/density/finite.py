@@ -12,11 +12,12 @@ from torch import Tensor
 from pyro_gen._errors import AdviceError
 from pyro_gen._random import seeded
 from pyro_gen.density.inputs import row_chunks, rows_of
+from pyro_gen.density.masks import masked_out
 from pyro_gen.density.missing import LatentMissing, MissingEntries, active, missing_site, run_model
 from pyro_gen.density.requirements import name_of
 from pyro_gen.distributions import elements
-from pyro_gen.program import Program
-from pyro_gen.traces import data_dim, data_frame, sample_sites
+from pyro_gen.program import Program, fixed
+from pyro_gen.traces import data_dim, data_frame, sample_sites, site_log_prob
 
 __all__ = [
     "MAX_SUMMED",
@@ -39,12 +40,14 @@ class FiniteSite(NamedTuple):
         units: How many units a datum has.
         shape: The shape of the value of some data.
         data_dim: Where the data dimension lies in it, counted from the left.
+        masked: Whether some of its units may be masked out, beyond the end of a sequence say.
     """
 
     support: Tensor
     units: int
     shape: torch.Size
     data_dim: int
+    masked: bool = False
 
     def rows_of_units(self, value: Tensor) -> Tensor:
         """(*site) -> (N, units, *event)."""
@@ -75,7 +78,8 @@ def finite_sites(trace: Trace, leave_out: Collection[str] = ()) -> dict[str, Fin
         support = fn.enumerate_support(expand=False)
         units = site["value"].numel() // max(1, fn.event_shape.numel() * data_frame(site).size)
         shape = site["value"].shape
-        found[name] = FiniteSite(support.reshape(len(support), *fn.event_shape), units, shape, data_dim(site))
+        values, masked = support.reshape(len(support), *fn.event_shape), masked_out(site) is not None
+        found[name] = FiniteSite(values, units, shape, data_dim(site), masked and not missing_site(site))
     return found
 
 
@@ -83,6 +87,8 @@ def present_units(
     sites: Mapping[str, FiniteSite], program: Program | Callable[..., Any], *data: Any
 ) -> dict[str, Tensor]:
     """Which units of each site there are in each row: all, or those that are missing; booleans (N, units).
+
+    Those that are masked out, and that nothing depends on, have no density: any value stands for them.
 
     Arguments:
         sites: The sites.
@@ -94,6 +100,8 @@ def present_units(
     for name, site in sites.items():
         n = len(data[0]) if by_rows else site.shape[site.data_dim]
         present[name] = torch.ones(n, site.units, dtype=torch.bool, device=site.support.device)
+    if masked := {n: f for n, f in sites.items() if f.masked}:
+        present |= {n: present[n] & ~out for n, out in _idle_units(masked, program, data).items()}
     handler = active(program)
     if handler is None or not handler.names:
         return present
@@ -107,6 +115,41 @@ def present_units(
                     units = sites[name].rows_of_units(missing)
                     parts[name].append(units.reshape(*units.shape[:2], -1).any(2))
     return present | {n: torch.cat(p) for n, p in parts.items() if p}
+
+
+def _idle_units(
+    sites: Mapping[str, FiniteSite], program: Program | Callable[..., Any], data: tuple[Any, ...]
+) -> dict[str, Tensor]:
+    """Which units of finite sites are masked out, booleans (N, units); none where other values change a density."""
+    parts: dict[str, list[Tensor]] = {n: [] for n in sites}
+    with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
+        for rows in row_chunks(len(data[0]), 4096) if isinstance(program, Program) else [slice(None)]:
+            here = (data[0][rows], *rows_of(data[0], data[1:], rows)) if isinstance(program, Program) else data
+            first = _trace(program, here, {})
+            values = {n: s["value"] for n, s in sample_sites(first).items() if not s["is_observed"]}
+            out = {n: masked_out(first.nodes[n]) for n in sites}
+            gone = {n: o for n, o in out.items() if o is not None}
+            last = {n: f.support[-1].to(values[n]).expand_as(values[n]) for n, f in sites.items()}
+            one, other = (
+                _trace(program, here, values | {n: torch.where(o, at[n], values[n]) for n, o in gone.items()})
+                for at in (values, last)
+            )
+            if not all(torch.equal(site_log_prob(s), site_log_prob(other.nodes[n])) for n, s in _scored(one)):
+                return {}
+            for name, masked in gone.items():
+                units = sites[name].rows_of_units(masked)
+                parts[name].append(units.reshape(*units.shape[:2], -1).any(2))
+    return {n: torch.cat(p) for n, p in parts.items() if p}
+
+
+def _trace(program: Program | Callable[..., Any], data: tuple[Any, ...], values: Mapping[str, Tensor]) -> Trace:
+    with seeded(1), pyro.poutine.trace() as tape, fixed(values):
+        run_model(program, *data)
+    return tape.trace
+
+
+def _scored(trace: Trace) -> list[tuple[str, Any]]:
+    return [(n, s) for n, s in sample_sites(trace).items() if not s["infer"].get("_deterministic")]
 
 
 def joint_values(sites: Mapping[str, FiniteSite], present: Mapping[str, Tensor]) -> Tensor:

@@ -187,7 +187,7 @@ class ProgramDensity(Density):
             site: Any = trace.nodes[name]
             if (out := masked_out(site)) is not None:
                 values = len(site["fn"].enumerate_support(expand=False))
-                out = along(out, site["log_prob"].dim(), site["fn"].event_dim)
+                out = along(out, 0, site["fn"].event_dim)  # its dimensions are the last ones of the log-density
                 site["log_prob"] = torch.where(out, -math.log(values), site["log_prob"])
         return trace, feed
 

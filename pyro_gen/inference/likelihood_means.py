@@ -1,10 +1,12 @@
 """The mean of the likelihood: what a program's latent variables decode to, read off a trace of its model."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyro_gen.observation import entries_of
 from pyro_gen.packing import PackedProgram
 from pyro_gen.program import Program
 from pyro_gen.traces import sample_sites
@@ -13,11 +15,23 @@ from pyro_gen.variables import items
 __all__ = ["mean_of"]
 
 
-def mean_of(program: Program, trace: Any, x: Tensor) -> Tensor:
-    """The mean of the observed distribution that has the data, in a trace of a model, with the shape of ``x``."""
+def mean_of(program: Program, trace: Any, x: Tensor, observed: Mapping[str, Tensor] | None = None) -> Tensor:
+    """The mean of the observed distribution that has the data, or of those that have parts of them.
+
+    Arguments:
+        program: The program.
+        trace: A trace of its model.
+        x: The data.
+        observed: What its sites observed, where these were completed.
+
+    Returns:
+        The mean, with the shape of ``x``.
+    """
     sites = [s for s in sample_sites(trace).values() if s["is_observed"] and not s["infer"].get("_deterministic")]
     if not isinstance(program, PackedProgram):
-        return _mean_at(program, sites, x)
+        whole = [s for s in sites if s["value"].numel() == x.numel()]
+        found = None if whole else _of_parts(sites, x, observed or {})
+        return _mean_at(program, sites, x) if found is None else found
     means: dict[Any, Tensor] = {}
     for name, view in items(program.variables.unpack(x)):
         own = [s for s in sites if s["name"] == name]
@@ -54,6 +68,17 @@ def _mean_at(program: Program, sites: list[Any], x: Tensor) -> Tensor:
             "pyro_gen.sample or pyro_gen.impute."
         )
     return mean.expand(site["value"].shape).reshape(x.shape).to(x.dtype)  # type: ignore[no-any-return]
+
+
+def _of_parts(sites: list[Any], x: Tensor, observed: Mapping[str, Tensor]) -> Tensor | None:
+    """The means of data of which sites observe parts, each entry once, as ``x[:, t]``; ``None`` where they do not."""
+    means, times = torch.full_like(x, torch.nan).flatten(), torch.zeros(x.numel(), dtype=torch.long, device=x.device)
+    for site in sites:
+        part = observed.get(site["name"], site["value"])
+        if (where := entries_of(part, x)) is not None:
+            means[where] = site["fn"].mean.expand(part.shape).to(x.dtype)
+            times[where] += 1
+    return means.view_as(x) if bool((times == 1).all()) and not bool(means.isnan().all()) else None
 
 
 def _of_steps(sites: list[Any], x: Tensor) -> Tensor | None:

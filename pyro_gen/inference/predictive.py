@@ -32,7 +32,7 @@ from pyro_gen.inference.proposals import guide_draws, guide_obstacle, guide_on, 
 from pyro_gen.inference.returned import complete, require_completed
 from pyro_gen.inference.simulate import ROWS, not_amortised, nothing_seen, simulate
 from pyro_gen.inference.unnormalised import complete_rows, generate
-from pyro_gen.observation import assume_missing
+from pyro_gen.observation import assume_missing, completions
 from pyro_gen.packing import packs, packs_functions
 from pyro_gen.program import Program, fixed
 from pyro_gen.traces import Structure, data_dim, is_local, sample_sites, structure, trace_side
@@ -107,8 +107,8 @@ def reconstruct(program: Program, x: Any, *context: Any, draws: int = 1, seed: i
         seed: Seeds the draws; the caller's generators are left alone.
 
     Returns:
-        The means, with the shape of ``x``, also of entries that were not observed. Of several variables those that
-        have no mean, labels say, are NaN.
+        The means, with the shape of ``x``, also of entries that were not observed, and NaN beyond the end of a
+        sequence. Of several variables those that have no mean, labels say, are NaN.
 
     Raises:
         ValueError: The likelihood has no mean, or no observed site has the shape of the data.
@@ -133,8 +133,8 @@ def reconstruct(program: Program, x: Any, *context: Any, draws: int = 1, seed: i
         first = (x[:1], *rows_of(x, context, slice(1)))
         left_to_guide = [n for n in kinds.local if n not in finite_sites(probe(program, *first))]
         for rows in row_chunks(len(x), ROWS):
-            data = (x[rows], *rows_of(x, context, rows))
-            total = torch.zeros_like(data[0])
+            data = (x[rows].contiguous(), *rows_of(x, context, rows))
+            total, seen = torch.zeros_like(data[0]), completions()
             known = _weighed(program, data, draws) if handler.names else {}
             for s in range(draws):
                 latent = {name: v[s] for name, v in known.items()}
@@ -143,10 +143,11 @@ def reconstruct(program: Program, x: Any, *context: Any, draws: int = 1, seed: i
                     require_encoder(program, sites, left_to_guide)
                     latent = {name: s["value"] for name, s in sites.items() if not s["is_observed"]}
                 # The observed distribution as the model wrote it, not marginalised over what is missing.
-                with pyro.poutine.trace() as tape, fixed(latent), assume_missing(False), handler.again():
+                whole = assume_missing(False)
+                with pyro.poutine.trace() as tape, seen, fixed(latent), whole, handler.again():
                     program.model(*data)
-                total += mean_of(program, tape.trace, data[0])
-            out.append(total / draws)
+                total += mean_of(program, tape.trace, data[0], seen.observed)
+            out.append((total / draws).masked_fill(seen.beyond(data[0]), torch.nan))
     return torch.cat(out)
 
 

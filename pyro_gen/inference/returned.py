@@ -41,7 +41,7 @@ def complete(program: Program, x: Tensor, context: tuple[Any, ...]) -> Tensor:
 
 
 def completed_by(program: Program, x: Tensor, context: tuple[Any, ...], seen: completions, out: Any) -> Tensor:
-    """The completed data of one run of a model, see :func:`complete`.
+    """The completed data of one run of a model, see :func:`complete`; what is beyond the end of a sequence is NaN.
 
     Arguments:
         program: The program.
@@ -60,7 +60,7 @@ def completed_by(program: Program, x: Tensor, context: tuple[Any, ...], seen: co
             f"The model of {type(program).__name__} returns NaN for entries that were not observed: observe the data "
             "with pg.observe, which draws them, and return what it returns, not x."
         )
-    return whole
+    return whole.masked_fill(seen.beyond(x), torch.nan)
 
 
 def _copy_of(program: Program, x: Tensor, context: tuple[Any, ...], seen: completions) -> Tensor:

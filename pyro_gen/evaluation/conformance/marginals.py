@@ -32,7 +32,7 @@ from pyro_gen.density.missing import (
 from pyro_gen.distributions import elements
 from pyro_gen.inference.likelihood.enumeration import Summed
 from pyro_gen.inference.likelihood.weights import effective_sample_size, log_mean_exp
-from pyro_gen.observation import assume_missing, no_completion
+from pyro_gen.observation import assume_missing, completions, no_completion
 from pyro_gen.program import Program, fixed
 from pyro_gen.traces import data_frame, per_datum_log_prob, sample_sites
 
@@ -125,8 +125,11 @@ def _missing_entry(
 ) -> _Missing | None:
     with fixed(latents), MissingEntries() as before:
         program.model(*parts)
-    with fixed(latents), MissingEntries() as after:
+    seen = completions()
+    with fixed(latents), seen, MissingEntries() as after:
         program.model(*data)
+    if bool(seen.beyond(data[which]).flatten(1)[:, entry].any()):
+        return None  # without its last step a sequence is a shorter one
     others = any(bool(missing.any()) for missing in before.values())
     taken = {name: missing & ~before[name] if name in before else missing for name, missing in after.items()}
     site = next((name for name, missing in taken.items() if bool(missing.any())), None)
