@@ -205,6 +205,8 @@ def entries_of(part: Tensor, x: Tensor) -> Tensor | None:
     """
     if part.dtype != x.dtype or part.untyped_storage().data_ptr() != x.untyped_storage().data_ptr():
         return None
+    if not x.is_contiguous():
+        return None
     start = part.storage_offset() - x.storage_offset()
     extent = sum((n - 1) * step for n, step in zip(part.shape, part.stride(), strict=True))
     if part.numel() == 0 or start < 0 or start + extent >= x.numel():
