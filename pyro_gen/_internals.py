@@ -5,7 +5,7 @@ here.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ import torch
 from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_PARAM_STORE, _PYRO_STACK
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -76,6 +76,13 @@ def is_transformed(tensor: Tensor) -> bool:
 def operation_schema(operation: Any) -> Any:
     """What torch knows of one of its operations: its arguments, what it returns, and what it writes into."""
     return operation._schema  # noqa: SLF001
+
+
+def compile_for(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    """Compiles a graph for inputs of these shapes and strides, without the guards that ``torch.compile`` adds."""
+    import torch._inductor
+
+    return torch._inductor.compile(graph, list(inputs))  # type: ignore[no-any-return]  # noqa: SLF001
 
 
 # Torch's own gamma distribution checks its arguments and makes tensors of them first.

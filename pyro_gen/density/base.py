@@ -18,11 +18,13 @@ from pyro_gen.density.errors import error_line, first_line
 from pyro_gen.density.gradient_check import check_gradient
 from pyro_gen.density.graphs import compile_graph, compiler_available, count_work, nan_on_failure, record
 from pyro_gen.density.inputs import rows_per_chunk
+from pyro_gen.density.loops import roll
 from pyro_gen.density.randomness import RANDOM, is_randomness
 from pyro_gen.density.validation import no_validation
 from pyro_gen.density.vectorised import vmappable
 
 Held = Mapping[str, Tensor]
+MOST_COMPILED = 2000  # operations that a compiler takes in
 
 
 class Terms(NamedTuple):
@@ -282,13 +284,20 @@ class Density(abc.ABC):
         # By counting, not by the clock: the same run must be the same each time. An operation on few numbers takes
         # some 4 us, one on many about 1 ns a number; a compiler takes some 30 ms an operation, and gains a factor of 3.
         seconds = self._evaluations * nodes * (4e-6 + 1e-9 * args[0].numel() / max(self.dim, 1) * self.entries)
-        repaid = self.compile == "auto" and nodes <= 2000 and 0.66 * seconds > 5 + 0.03 * nodes
-        if not (self.compile == "on" or repaid):
+        if self.compile == "off" or (self.compile == "auto" and 0.66 * seconds < 5):
+            return graph.forward  # type: ignore[no-any-return]
+        rolled = roll(graph) if nodes > MOST_COMPILED else None
+        size = nodes if rolled is None else rolled.operations
+        if self.compile == "auto" and (size > MOST_COMPILED or 0.66 * seconds < 5 + 0.03 * size):
             return graph.forward  # type: ignore[no-any-return]
         problem = "no C++ compiler (c++, g++, clang++) on this machine"
         if compiler_available() or args[0].device.type != "cpu":
             try:
-                compiled = compile_graph(graph, *args)
+                compiled = compile_graph(graph, *args) if rolled is None else rolled.compiled()
+                if rolled is not None and not all(
+                    _agree(a, b) for a, b in zip(compiled(*args), graph(*args), strict=True)
+                ):
+                    raise ValueError("the compiled graph gives other numbers than the recorded one")
             except Exception as error:  # whatever the compiler of this machine makes of it
                 problem = first_line(error)
             else:

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["compile_graph", "compiler_available", "count_work", "nan_on_failure", "record"]
+__all__ = ["compile_graph", "compiler_available", "count_work", "is_random", "mutates", "nan_on_failure", "record"]
 
 _SAME = (torch.ops.aten.alias.default, torch.ops.aten.detach.default, torch.ops.aten.lift_fresh_copy.default)
 _TAKES_OUT = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
@@ -231,7 +231,7 @@ def _simplify(recorded: fx.GraphModule) -> None:
         if _changes_nothing(node):
             node.replace_all_uses_with(node.args[0])
     graph.eliminate_dead_code(_must_stay)
-    if not any(_mutates(node) for node in graph.nodes):
+    if not any(mutates(node) for node in graph.nodes):
         _drop_neutral(recorded)
         _merge_equal(graph)
         graph.eliminate_dead_code(_must_stay)
@@ -249,23 +249,25 @@ def _shape(node: Any) -> torch.Size | None:
     return node.meta.get("shape") if isinstance(node, fx.Node) else None
 
 
-def _is_random(node: fx.Node) -> bool:
+def is_random(node: fx.Node) -> bool:
+    """Whether an operation draws."""
     return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
 
 
-def _mutates(node: fx.Node) -> bool:
+def mutates(node: fx.Node) -> bool:
+    """Whether an operation writes into memory that it was given."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def _must_stay(node: fx.Node) -> bool:
     # A draw that nobody uses stays too: without it the others would change.
-    return node.op in ("placeholder", "output") or _mutates(node) or _is_random(node)
+    return node.op in ("placeholder", "output") or mutates(node) or is_random(node)
 
 
 def _out_of_place(graph: fx.Graph) -> None:
     """Replaces op_(x, ...) by op(x, ...), where x is no view and has none."""
     for node in list(graph.nodes):
-        if not _mutates(node) or _is_random(node):
+        if not mutates(node) or is_random(node):
             continue
         packet, overload = node.target._opname, node.target._overloadname
         plain = getattr(getattr(torch.ops.aten, packet.removesuffix("_"), None), overload, None)
@@ -322,7 +324,7 @@ def _merge_equal(graph: fx.Graph) -> None:
     """Replaces an operation by an earlier one with the same arguments."""
     seen: dict[Any, fx.Node] = {}
     for node in list(graph.nodes):
-        if node.op not in ("call_function", "get_attr") or _is_random(node):
+        if node.op not in ("call_function", "get_attr") or is_random(node):
             continue
         key = (node.op, str(node.target), _hashable(node.args), _hashable(node.kwargs))
         if key in seen:
