@@ -58,6 +58,7 @@ def identity_of(settings: Settings, objective: Objective, rows: int) -> dict[str
         "batch_size": settings.batch_size,
         "lr": settings.lr,
         "kl_warmup": settings.kl_warmup,
+        "ema": settings.ema,
         "schedule": settings.schedule if isinstance(settings.schedule, str) else "a function",
         # A schedule goes by the share of all epochs; without one a run may go on for more of them.
         "epochs": None if settings.schedule == "constant" else settings.epochs,

@@ -75,6 +75,7 @@ def fit(
     schedule: str | Callable[[float], float] = "constant",
     clip_norm: float | None = None,
     weight_decay: float = 0.0,
+    ema: float | None = None,
     kl_warmup: int = 0,
     fill_missing: float | None = None,
     seed: int = 0,
@@ -98,7 +99,9 @@ def fit(
             name, ``{"image": x, "label": y}``, or a tuple of them as the first element of a tuple, ``((x, y),)``; a
             plain tuple ``(x, y)`` is x with its context y, which is conditioned on and not modelled.
         objective: What is minimised; by default the program's ``objective``, or the ELBO, with sites that are marked
-            ``infer={"enumerate": "parallel"}`` summed out (:class:`~pyro_gen.inference.EnumELBO`).
+            ``infer={"enumerate": "parallel"}`` summed out (:class:`~pyro_gen.inference.EnumELBO`). In a game its
+            players take their steps in turn, ``steps`` of the result are its rounds, and ``clip_norm``,
+            ``weight_decay`` and ``schedule`` hold for each of them.
         epochs: Passes through the data.
         batch_size: Rows per step, all processes together.
         lr: The learning rate of Adam (AdamW with ``weight_decay``).
@@ -111,6 +114,8 @@ def fit(
             factor for ``lr``.
         clip_norm: Greatest norm of the gradient.
         weight_decay: Decoupled weight decay.
+        ema: The decay of an exponential moving average of the program's weights, 0.999 say, which validation sees and
+            the program has in the end; ``None`` for the weights themselves.
         kl_warmup: Epochs over which the weight of the KL term rises linearly from 0 to 1. (For free bits give
             ``objective=ELBO(free_bits=...)``.)
         fill_missing: What the guide sees in the place of missing entries, of the training data and from then on, as
@@ -150,7 +155,7 @@ def fit(
         program.fill_missing = float(fill_missing)
     default = objective is None and getattr(program, "objective", None) is None
     objective = resolve_objective(program, objective)
-    settings = Settings(epochs, batch_size, lr, patience, schedule, kl_warmup, seed)
+    settings = Settings(epochs, batch_size, lr, patience, schedule, kl_warmup, seed, ema)
     settings.check(validation)
     if clip_norm is not None and not clip_norm > 0:
         raise AdviceError("{clip_norm}: the greatest norm of the gradient is positive.", clip_norm=clip_norm)

@@ -5,6 +5,7 @@ import csv
 import math
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from pyro_gen._files import atomic
 from pyro_gen.data import Batches
 from pyro_gen.data.batches import on_device
 from pyro_gen.inference.progress import TrainingBar
+from pyro_gen.inference.svi.average import MovingAverage
 from pyro_gen.inference.svi.checkpoint import read_checkpoint, require_same_run, write_checkpoint
 from pyro_gen.inference.svi.players import Learner
 from pyro_gen.inference.svi.result import KEPT, FitResult, NonFiniteLossError
@@ -51,6 +53,7 @@ class Training:
         self.identity: dict[str, Any] = {}
         self.best: dict[str, Tensor] | None = None
         self.last_good = copy.deepcopy(module.state_dict())
+        self.average = None if settings.ema is None else MovingAverage(module.program, settings.ema)
 
     def run(self, checkpoint: Path | None, csv_file: Path | None, bar: "TrainingBar") -> None:
         start = time.perf_counter() - self.result.seconds
@@ -74,6 +77,8 @@ class Training:
         self.result.stopped = "patience" if self._out_of_patience() else "epochs"
         if self.settings.patience is not None and self.best is not None:
             self.module.load_state_dict(self.best)
+        elif self.average is not None:
+            self.average.install()
 
     def _epoch(self, epoch: int, bar: "TrainingBar") -> dict[str, float]:
         settings, rounds = self.settings, len(self.learners[0].batches)
@@ -100,12 +105,15 @@ class Training:
             if reached is not None:  # weights are known to be good once losses were computed with them
                 self.last_good = reached
             self.result.steps += 1
+            if self.average is not None:
+                self.average.update(self.result.steps)
             means = [t / n for t, n in zip(totals, rows, strict=True)]
             bar.advance(1, f"epoch {epoch + 1}/{settings.epochs}  {self._losses_text(means)}{self._validation_text()}")
         row = {"epoch": epoch + 1, "train_loss": means[0]}
         row |= {f"{learner.player.name}_loss": m for learner, m in zip(self.learners[1:], means[1:], strict=True)}
         if self.held_out is not None:
-            row["validation_loss"] = self._validate(self.held_out)
+            with self._averaged():
+                row["validation_loss"] = self._validate(self.held_out)
         return row | {"lr": self.learners[0].optimizer.param_groups[0]["lr"], "kl_weight": weight}
 
     def _gradient(self, learner: Learner, batch: Sequence[Any], kl_weight: Tensor, epoch: int) -> float:
@@ -159,7 +167,12 @@ class Training:
         if best == len(losses):
             self.result.best_epoch = best
             if self.settings.patience is not None:
-                self.best = copy.deepcopy(self.module.state_dict())
+                with self._averaged():
+                    self.best = copy.deepcopy(self.module.state_dict())
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """A block in which the weights are those that are reported: the average where one is kept."""
+        return nullcontext() if self.average is None else self.average.installed()
 
     def _out_of_patience(self) -> bool:
         if self.settings.patience is None or self.result.best_epoch is None:
@@ -178,6 +191,7 @@ class Training:
         state = {
             "module": self.module.state_dict(),
             "optimizers": [learner.optimizer.state_dict() for learner in self.learners],
+            "average": None if self.average is None else self.average.values,
             "best": self.best,
             "history": self.result.history,
             "best_epoch": self.result.best_epoch,
@@ -194,6 +208,8 @@ class Training:
         self.module.load_state_dict(state["module"])
         for learner, of_its_optimizer in zip(self.learners, state["optimizers"], strict=True):
             learner.optimizer.load_state_dict(of_its_optimizer)
+        if self.average is not None:
+            self.average.values = state["average"]
         self.best, self.result.history = state["best"], state["history"]
         self.result.best_epoch, self.result.steps = state["best_epoch"], state["steps"]
         self.result.seconds = state["seconds"]

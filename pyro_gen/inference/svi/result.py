@@ -29,11 +29,11 @@ class FitResult:
     Attributes:
         program: The trained program, the one that was given.
         history: One row per epoch: ``epoch``, ``train_loss`` and ``validation_loss`` (negative bound in nats per
-            datum), ``lr``, ``kl_weight``, ``seconds``.
+            datum), ``<name>_loss`` of each further player of a game, ``lr``, ``kl_weight``, ``seconds``.
         best_epoch: The epoch with the least validation loss, whose weights the program has when ``patience`` was
             given; ``None`` without validation data.
         stopped: ``"epochs"`` or ``"patience"``.
-        steps: Gradient steps taken.
+        steps: Gradient steps taken; in a game its rounds.
         seconds: Wall-clock time of the training.
         mode: How the steps ran: ``"eager"``, ``"traced"`` or ``"compiled"``.
         mode_reason: Why not faster, where that needs a reason.

@@ -21,6 +21,7 @@ class Settings:
     schedule: str | Callable[[float], float]
     kl_warmup: int
     seed: int
+    ema: float | None = None
 
     def check(self, validation: Any) -> None:
         """Raises where a setting has no meaning."""
@@ -30,6 +31,8 @@ class Settings:
             raise AdviceError("{kl_warmup}: give a number of epochs, 0 for none.", kl_warmup=self.kl_warmup)
         if not self.lr > 0:
             raise AdviceError("{lr}: the learning rate is positive.", lr=self.lr)
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise AdviceError("{ema}: the decay of the average of the weights is between 0 and 1.", ema=self.ema)
         if not callable(self.schedule) and self.schedule not in ("constant", "cosine"):
             raise AdviceError('{schedule}: give "constant", "cosine" or a function.', schedule=self.schedule)
         if self.patience is not None and validation is None:
