@@ -228,8 +228,12 @@ class Given(Program):
         self.event_shape = program.event_shape
 
     def _with_values(self, side: str, *data: Any) -> Any:
+        def is_given(msg: Any) -> bool:  # an autoguide draws an auxiliary variable beside it
+            shared = msg["type"] == "sample" and msg["infer"].get("is_auxiliary") and not is_local(msg)
+            return bool(msg["name"] in self._values or shared)
+
         program = self._modules["_program"]
-        with pyro.poutine.block(hide=list(self._values)), fixed(self._values):
+        with pyro.poutine.block(hide_fn=is_given), fixed(self._values):
             return getattr(program, side)(*data)
 
     def model(self, x: Tensor, *context: Any) -> Any:

@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoNormal, init_to_value
 from torch import nn
 
 import pyro_gen as pg
@@ -176,6 +177,24 @@ def test_what_is_global_is_averaged_over_its_draws():
     found = latents(shared, x, posterior={"loc": draws})
     exact = dist.Normal(draws, 1.0).log_prob(x[:, None, None]).softmax(-1).mean(1)
     torch.testing.assert_close(found["k"].probabilities, exact.double(), atol=1e-6, rtol=0)
+
+
+def levels(x):
+    mean = pyro.sample("mean", dist.Normal(0.0, 3.0))
+    with pg.plate(x):
+        z = pyro.sample("z", dist.Normal(mean, 1.0))
+        return pg.observe("x", dist.Normal(z, 1.0), x)
+
+
+def test_an_autoguide_proposes_beside_draws_of_what_is_global(monkeypatch):
+    monkeypatch.setattr(door, "GLOBAL_DRAWS", 30)
+    x = torch.tensor([0.5, 2.0])
+    near = init_to_value(values={"z": (x + 1) / 2, "mean": torch.tensor(1.0)})
+    program = Program.from_functions(levels, AutoNormal(levels, init_scale=0.9, init_loc_fn=near)).initialise(x)
+    draws = 1.0 + 0.3 * torch.randn(30)
+    found = latents(program, x, posterior={"mean": draws}, method="guide")["z"]
+    exact = (x + draws.mean()) / 2
+    assert (found.mean - exact).abs().max() < 0.15 and (found.sd - (0.5 + 0.15**2) ** 0.5).abs().max() < 0.15
 
 
 def test_results_go_elsewhere(factors):

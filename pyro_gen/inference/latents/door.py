@@ -36,6 +36,7 @@ __all__ = ["latents"]
 
 METHODS = ("auto", "exact", "guide", "hmc")
 GLOBAL_DRAWS = 100  # of the global latent variables
+MIN_PROPOSALS = 60  # for each of them: fewer have no tail that a Pareto distribution could be fitted to
 
 
 @packs
@@ -125,11 +126,12 @@ def latents(
             return _named(_of_rows(program, x, context, method, draws, num_proposals, options, seed), seen)
         shared = global_draws(program, kinds, x, context, posterior, "latents").equal(GLOBAL_DRAWS)
         each = math.ceil(draws / GLOBAL_DRAWS)
+        proposals = max(MIN_PROPOSALS, num_proposals // GLOBAL_DRAWS)  # which are averaged over these draws too
         parts = []
         for s in range(GLOBAL_DRAWS):
             given = Given(program, {name: v[s] for name, v in shared.values.items()}).eval()
             with latent_missing(given, x, *context):
-                parts.append(_of_rows(given, x, context, method, each, num_proposals, options, seed + s))
+                parts.append(_of_rows(given, x, context, method, each, proposals, options, seed + s))
         return _named(_averaged(parts, draws), seen)
 
 
