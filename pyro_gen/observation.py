@@ -402,7 +402,8 @@ def marginalise(d: Any, value: Tensor) -> tuple[Any, Tensor, Callable[[], Tensor
         raise CannotMarginaliseError(type(d).__name__)
     whole = missing.any(event)
     base = d.expand(torch.broadcast_shapes(d.batch_shape, whole.shape))
-    return base.mask(~whole), torch.where(missing, _draw(base).detach().to(value.dtype), value), lambda: _draw(base)
+    fill = d.enumerate_support(expand=False)[0] if d.has_enumerate_support else _draw(base).detach()
+    return base.mask(~whole), torch.where(missing, fill.to(value.dtype), value), lambda: _draw(base)
 
 
 def _marginalise_components(d: Any, value: Tensor, k_dim: int) -> tuple[Any, Tensor, Callable[[], Tensor]]:

@@ -33,16 +33,29 @@ def _is_statement(msg: Any) -> bool:
 
 
 class OwnNetworks(Messenger):
-    """Effect handler: ``pyro.module`` of a part of the module leaves its parameters where they are."""
+    """Effect handler: statements in the methods of a module.
+
+    ``pyro.module`` of a part of the module leaves its parameters where they are; ``pyro.param`` makes a parameter of
+    the module, in its part ``pyro_params``.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def _pyro_param(self, msg: Any) -> None:
-        found = _announced(msg) if msg["value"] is None and _is_statement(msg) else None
-        if found is not None and any(part is found[1] for part in self.module.modules()):
-            msg["value"] = msg["args"][1]
+        if msg["value"] is not None or not _is_statement(msg):
+            return
+        if (found := _announced(msg)) is not None:
+            if any(part is found[1] for part in self.module.modules()):
+                msg["value"] = msg["args"][1]
+            return
+        if PARAMETERS not in own_modules(self.module):
+            self.module.add_module(PARAMETERS, nn.Module())
+        ModuleParameters(self.module.get_submodule(PARAMETERS), Networks(), self.module).serve(msg)
+
+
+PARAMETERS = "pyro_params"
 
 
 class ModuleParameters(Messenger):
@@ -59,8 +72,11 @@ class ModuleParameters(Messenger):
         self.module, self.networks, self.whole = module, networks, whole
 
     def _pyro_param(self, msg: Any) -> None:
-        if not _is_statement(msg):
-            return
+        if _is_statement(msg):
+            self.serve(msg)
+
+    def serve(self, msg: Any) -> None:
+        """Gives a statement its value."""
         if (found := _announced(msg)) is not None:
             name = found[0].replace(".", "__")
             if name not in own_modules(self.module) and not any(part is found[1] for part in self.whole.modules()):

@@ -240,8 +240,8 @@ class Program(PyroModule):
         """Creates a program from plain functions.
 
         Arguments:
-            model: A function ``model(x, *context)`` with Pyro's primitives, :func:`plate` and
-                :func:`pyro_gen.observe` in it.
+            model: A function ``model(x, *context)`` with Pyro's primitives, or a module with methods ``model`` and
+                ``guide``.
             guide: A function with the same arguments, a Pyro autoguide class or instance, a guide of
                 :mod:`pyro_gen.inference.guides`, or ``None`` for a model without latent variables.
 
@@ -262,6 +262,9 @@ class Program(PyroModule):
             >>> [tuple(p.shape) for p in program.parameters()]
             [(2,)]
         """
+        if isinstance(model, nn.Module) and callable(own := getattr(model, "model", None)):
+            guide = getattr(model, "guide", None) if guide is None else guide
+            model = own
         return FunctionProgram(model, guide)
 
 

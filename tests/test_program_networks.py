@@ -184,3 +184,42 @@ def test_recorded_programs_see_the_sites_of_the_program(
         assert {id(p) for p in own.parameters()} <= {id(p) for p in given.parameters()}
         assert not torch.equal(next(own.parameters()), next(program().parameters())) or program is Layers
     assert abs(losses[False] - losses["trace"]) < 1e-5 * abs(losses[False])
+
+
+def test_statements_of_methods_are_owned() -> None:
+    """A module with a model and a guide, given as it is, by its methods, or as the base of a program."""
+
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.decoder = decoder()
+
+        def model(self, x: Tensor) -> None:
+            pyro.module("decoder", self.decoder)
+            scale = pyro.param("scale", torch.ones(3), constraint=dist.constraints.positive)
+            with pyro.plate("batch", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).expand([len(x), 2]).to_event(1))
+                pyro.sample("x", dist.Normal(self.decoder(z), scale).to_event(1), obs=x)
+
+        def guide(self, x: Tensor) -> None:
+            with pyro.plate("batch", len(x)):
+                pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(2)), 1.0).to_event(1))
+
+    class Derived(Module, pg.Program):
+        pass
+
+    one, other = Module(), Module()
+    for program in (pg.Program.from_functions(one), pg.Program.from_functions(other.model, other.guide), Derived()):
+        before = pg.fit(program, X, epochs=2, lr=0.1, progress=False).program.state_dict()
+        names = {name.rpartition(".")[2] for name in before}
+        assert {"scale", "loc", "running_mean"} <= names
+        scale = next(p for n, p in program.named_parameters() if n.endswith("scale"))
+        assert bool((scale != 0).all())  # of its logarithm: it is trained
+        program.eval()
+        assert torch.equal(means(program), means(program))
+        twin = copy.deepcopy(program)
+        assert torch.equal(means(twin), means(program))
+        with torch.no_grad():
+            for parameter in twin.parameters():
+                parameter.add_(0.5)
+        assert not torch.equal(means(twin), means(program))
