@@ -528,6 +528,18 @@ def test_an_energy_with_an_objective_of_its_own_passes_the_suite(objective: Obje
     pg.check_program(Tilted(objective), torch.randn(9, 1)).raise_for_failures()
 
 
+class Careless(ContrastiveDivergence):
+    """The planted defect: it counts on complete data, and does not say so."""
+
+    def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:
+        return ScoreMatching().loss(program, x.nan_to_num(nan=torch.inf), *context)
+
+
+def test_an_objective_that_cannot_do_with_missing_entries_is_found_out() -> None:
+    report = pg.check_program(Tilted(Careless()), torch.randn(9, 1))
+    assert [(r.name, "with NaN in x" in r.message) for r in report.failures] == [("objective", True)]
+
+
 @pytest.mark.parametrize("objective", [ContrastiveDivergence(), NoiseContrastive()])
 def test_a_bound_is_not_trained_by_them(objective: Objective) -> None:
     with pytest.raises(ValueError, match="VAE is bound"):
