@@ -65,12 +65,12 @@ def ais(
         seed: Seeds the draws; the caller's generators are left alone.
         progress: Called with the fraction done, after each temperature.
         options: ``chains`` per datum (16); ``temperatures``, chosen so that the standard deviation of a log-weight is
-            about 0.5 when it is left out; ``schedule``, ``"equalised"`` (every step adds the same divergence, measured
-            in the pilot rounds), ``"sigmoid"``, ``"linear"`` or a sequence of betas; ``leapfrog`` steps per
-            temperature; ``start``, ``"guide"``, ``"prior"`` or a distribution of torch's over unconstrained points, of
-            shape :math:`(N, D)` in all; ``precondition``, whether coordinates are scaled by the standard deviations
-            found in the pilot rounds; ``target_acceptance`` (0.75). Or ``kernel`` in the place of ``leapfrog``,
-            ``precondition`` and ``target_acceptance``: what moves the chains, a name of
+            about ``spread`` (0.5) when it is left out; ``schedule``, ``"equalised"`` (every step adds the same
+            divergence, measured in the pilot rounds), ``"sigmoid"``, ``"linear"`` or a sequence of betas;
+            ``leapfrog`` steps per temperature; ``start``, ``"guide"``, ``"prior"`` or a distribution of torch's over
+            unconstrained points, of shape :math:`(N, D)` in all; ``precondition``, whether coordinates are scaled by
+            the standard deviations found in the pilot rounds; ``target_acceptance`` (0.75). Or ``kernel`` in the place
+            of ``leapfrog``, ``precondition`` and ``target_acceptance``: what moves the chains, a name of
             :data:`pyro_gen.inference.mcmc.SAMPLERS`, a subclass of :class:`pyro_gen.inference.mcmc.Sampler`, or a
             function that makes one for a density.
 

@@ -42,7 +42,6 @@ __all__ = ["Rows", "Run", "Runs", "Single", "backward", "descend"]
 
 PILOT_TEMPERATURES = 32  # of the last pilot round, unless it shows that more than four times as many are needed
 MAX_TEMPERATURES = 1000  # of the longest final run that is chosen automatically
-LOG_WEIGHT_SD = 0.5  # standard deviation of log w that the automatic number of temperatures aims at
 
 
 class _Curve(NamedTuple):
@@ -208,7 +207,7 @@ class Runs:
             tuner.learn(plan, seen)
             # The variance of log w falls like 1 / T. A quantile, since a few data that lost a mode never have enough.
             spread = float(log_w.var(0).quantile(0.75).sqrt())
-            needed = int(min(max(size * (spread / LOG_WEIGHT_SD) ** 2, PILOT_TEMPERATURES), MAX_TEMPERATURES))
+            needed = int(min(max(size * (spread / self.settings.spread) ** 2, PILOT_TEMPERATURES), MAX_TEMPERATURES))
             if size >= PILOT_TEMPERATURES and (temperatures is not None or needed <= 4 * size):
                 break
             size *= 2

@@ -33,6 +33,7 @@ class Options:
 
     chains: int | None = None
     temperatures: int | None = None
+    spread: float = 0.5
     schedule: str | Tensor | Sequence[float] = "equalised"
     leapfrog: int = 1
     start: str | Distribution = "guide"
@@ -61,6 +62,8 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"ais({name}={value}): give a positive number.")
+        if not self.spread > 0:
+            raise ValueError(f"ais(spread={self.spread}): give a positive number of nats.")
         if not isinstance(self.start, Distribution) and self.start not in ("prior", "guide"):
             raise ValueError(
                 f'ais(start={self.start!r}): choose "prior" or "guide", or give a distribution of torch\'s.'
