@@ -10,13 +10,13 @@ from pyro_gen.observation import completions
 from pyro_gen.program import Program
 from pyro_gen.traces import is_subsample
 
-__all__ = ["features", "generate"]
+__all__ = ["ancestral", "features", "generate"]
 
 
 def generate(program: Program, x: Tensor, *context: Any) -> Tensor:
-    r"""Draws a datum for each row, by the global generator: of which nothing was seen, the model completes.
+    r"""Draws a datum for each row as :func:`ancestral` does, for losses whose gradients go through the draws.
 
-    Gradients go through the draws (:math:`x = G(z)`), not through their densities.
+    They go through :math:`x = G(z)`, not through densities.
 
     Arguments:
         program: The program.
@@ -29,8 +29,26 @@ def generate(program: Program, x: Tensor, *context: Any) -> Tensor:
     Raises:
         ValueError: A site cannot be reparameterised and moves with the parameters, or the model does not return data.
     """
+    with _Pathwise():
+        return ancestral(program, x, *context)
+
+
+def ancestral(program: Program, x: Tensor, *context: Any) -> Tensor:
+    r"""Draws a datum for each row, by the global generator: of which nothing was seen, the model completes.
+
+    Arguments:
+        program: The program.
+        x: Data with shape :math:`(N, *)`, of which the shape alone is used.
+        context: What the program conditions on.
+
+    Returns:
+        The data, with shape :math:`(N, *)`.
+
+    Raises:
+        ValueError: The model does not return data.
+    """
     nothing, seen = torch.full_like(x, torch.nan, memory_format=torch.contiguous_format), completions()
-    with _Pathwise(), seen:
+    with seen:
         out = program.model(nothing, *context)
     whole = seen.of(nothing)
     out = out if whole is None else whole

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from pyro_gen.density.missing import latent_missing
 from pyro_gen.inference.objectives.base import Objective, Player, positive, vmapped
+from pyro_gen.inference.objectives.generation import ancestral
 from pyro_gen.inference.objectives.importance import local_log_densities
 from pyro_gen.inference.objectives.pairs import trace_pair_with_missing
-from pyro_gen.observation import completions
 from pyro_gen.program import Program, data_scale, data_size, fixed
 from pyro_gen.registry import objective
 from pyro_gen.traces import latent_sites, per_datum_log_prob, trace_side
@@ -126,12 +126,8 @@ class ReweightedWakeSleep(Objective):
     @staticmethod
     def _dreamt(program: Program, x: Tensor, *context: Any) -> Tensor:
         """Log q(z_n | x_n) of what the model draws, (N,)."""
-        nothing, seen = torch.full(x.shape, torch.nan, dtype=x.dtype, device=x.device), completions()
-        with torch.no_grad(), data_size(len(x)), pyro.poutine.trace() as tape, seen:
-            out = program.model(nothing, *context)
-        dream = seen.of(nothing)
-        if dream is None:
-            dream = out.reshape(x.shape)  # its sites do not tell which entries of the data they are
+        with torch.no_grad(), data_size(len(x)), pyro.poutine.trace() as tape:
+            dream = ancestral(program, x, *context)
         latents = {n: s["value"] for n, s in latent_sites(tape.trace).items()}
         with data_size(len(x)), fixed(latents):
             guide = trace_side(program, "guide", torch.where(torch.isnan(x), x, dream), *context)
