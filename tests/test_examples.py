@@ -68,6 +68,13 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "gap_mean_field": (0.5, 1.2),
         "gap_flow": (-0.1, 0.1),
     },
+    "gan_modes": {
+        "ring_modes": (8, 8),
+        "ring_good": (0.85, 0.99),  # of the mixture itself 0.989
+        "grid_modes": (23, 25),
+        "grid_good": (0.55, 0.99),
+        "grid_log_likelihood": (-3.0, 0.0),  # under the same noise the mixture itself has -0.26
+    },
     "impute_images": {
         "half_log_loss": (0.22, 0.32),
         "half_log_loss_of_frequencies": (0.37, 0.42),

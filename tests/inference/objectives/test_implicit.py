@@ -142,6 +142,17 @@ def _interrupted(run: Any) -> None:
         run()
 
 
+def test_a_critic_of_a_programs_own_objective_is_not_the_generators() -> None:
+    program = Point()
+    program.objective = Adversarial((4,))
+    program.objective.prepare(program, torch.zeros(3, 1))
+    generator, critic = program.objective.players(program)
+    assert generator.parameters == [program.theta] and len(critic.parameters) == 4
+    x = torch.ones(8, 1)
+    result = pg.fit(program, x, epochs=2, progress=False)
+    assert set(result.history[-1]) >= {"train_loss", "critic_loss"}
+
+
 def test_a_critic_sees_the_context() -> None:
     """x = c + noise: the generator learns the slope from pairs, of which the marginals tell nothing."""
     torch.manual_seed(0)
