@@ -50,6 +50,7 @@ from pyro_gen.inference.likelihood.result import LogLikelihood, entries_seen
 from pyro_gen.inference.likelihood.schedules import Options
 from pyro_gen.inference.likelihood.weights import effective_sample_size, log_mean_exp
 from pyro_gen.inference.simulate import nothing_seen
+from pyro_gen.packing import packs
 from pyro_gen.program import Program
 from pyro_gen.traces import Structure, structure
 
@@ -62,6 +63,7 @@ FLOOR = 0.05  # share of the chains that is to count by their weights
 ROWS = 1024
 
 
+@packs
 def log_partition(
     program: Program,
     *context: Any,

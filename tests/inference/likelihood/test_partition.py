@@ -146,3 +146,20 @@ def test_what_has_no_constant_is_refused() -> None:
         pg.log_partition(Tilted(), method="smc")
     with pytest.raises(ValueError, match=r'use method="ais"'):
         pg.log_partition(Tilted(), method="exact")
+
+
+def test_several_variables_have_one_constant() -> None:
+    class Two(pg.Program):
+        """N(0, 1) twice, weighed by exp(a b / 2): Z = (1 - 1/4)^(-1/2)."""
+
+        event_shape = {"a": torch.Size([1]), "b": torch.Size([])}  # noqa: RUF012
+
+        def model(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
+            with self.plate(x["b"]):
+                a = pg.observe("a", dist.Normal(torch.zeros(1), 1.0).to_event(1), x["a"])
+                b = pg.observe("b", dist.Normal(0.0, 1.0), x["b"])
+                pyro.factor("energy", a[:, 0] * b / 2)
+                return {"a": a, "b": b}
+
+    found = pg.log_partition(Two())
+    assert abs(found.mean() + 0.5 * math.log(0.75)) < 4 * found.mean_standard_error()  # false alarms: 6e-5
