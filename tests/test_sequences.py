@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 import pyro_gen as pg
+from pyro_gen.density import density
+from pyro_gen.inference.objectives import EnumELBO
 from pyro_gen.traces import sample_sites
 
 NAN = torch.nan
@@ -216,13 +218,17 @@ def test_steps_that_feed_the_next():
 class Regimes(pg.Program):
     """A hidden Markov model written as a loop, its states summed out."""
 
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(()))
+
     def model(self, x):
         transition = torch.tensor([[0.8, 0.2], [0.3, 0.7]])
         with self.plate(x):
             z = torch.zeros(len(x), dtype=torch.long)
             for t in pg.steps(x):
                 z = pyro.sample(f"z_{t}", dist.Categorical(transition[z]), infer={"enumerate": "parallel"})
-                pg.observe(f"x_{t}", dist.Normal(2.0 * z, 1.0), x[:, t])
+                pg.observe(f"x_{t}", dist.Normal(2.0 * z + self.shift, 1.0), x[:, t])
 
 
 def test_discrete_states_of_a_loop():
@@ -239,6 +245,51 @@ def test_discrete_states_of_a_loop():
         pg.observe("x", law, x)
     tape.trace.compute_log_prob()
     torch.testing.assert_close(found.float(), tape.trace.nodes["x"]["log_prob"], atol=1e-5, rtol=1e-5)
+
+
+class Offset(Regimes):
+    """With a parameter, and a guide for the states."""
+
+    def __init__(self):
+        super().__init__()
+        self.logit = nn.Parameter(torch.zeros(2))
+
+    def guide(self, x):
+        with self.plate(x):
+            for t in pg.steps(x):
+                law = dist.Categorical(logits=self.logit.expand(len(x), 2))
+                pyro.sample(f"z_{t}", law, infer={"enumerate": "parallel"})
+
+
+@pytest.mark.parametrize("make", [Regimes, Offset])
+def test_bounds_with_states_summed_out(make):
+    program, x = make(), sequences(1).squeeze(-1)
+    rows = [x[i : i + 1, :n] for i, n in enumerate(LENGTHS)]
+    batch, *alone = (EnumELBO().loss(program, data).detach() for data in (x, *rows))
+    torch.testing.assert_close(batch, sum(alone), atol=1e-4, rtol=1e-5)
+
+
+class Levels(pg.Program):
+    """A continuous variable beside the states: they are summed out of a density."""
+
+    def model(self, x):
+        transition = torch.tensor([[0.8, 0.2], [0.3, 0.7]])
+        with self.plate(x):
+            level = pyro.sample("level", dist.Normal(0.0, 1.0))
+            z = torch.zeros(len(x), dtype=torch.long)
+            for t in pg.steps(x):
+                z = pyro.sample(f"z_{t}", dist.Categorical(transition[z]), infer={"enumerate": "parallel"})
+                pg.observe(f"x_{t}", dist.Normal(level + 2.0 * z, 1.0), x[:, t])
+
+
+def test_densities_with_states_summed_out():
+    x = sequences(1).squeeze(-1)
+    target = density(Levels(), x)
+    z = torch.randn(3, len(x), 1)
+    found = target.log_likelihood(z)
+    for i, n in enumerate(LENGTHS):
+        alone = density(Levels(), x[i : i + 1, :n]).log_likelihood(z[:, i : i + 1])
+        torch.testing.assert_close(found[:, i : i + 1], alone, atol=1e-5, rtol=1e-5)
 
 
 def test_the_conformance_suite():

@@ -7,14 +7,11 @@ Such coordinates are held in a joint target. Where targets lie side by side, eac
 normal in unconstrained space: their integral is 1, and they cancel. What something does depend on is an improper prior.
 """
 
-import math
 from collections.abc import Callable, Collection
 from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions.score_parts import ScoreParts
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
@@ -23,7 +20,7 @@ from pyro_gen.distributions import innermost
 from pyro_gen.observation import point_in
 from pyro_gen.traces import sample_sites
 
-__all__ = ["along", "fill_masked", "flat_sites", "masked_out", "uniform_where_masked"]
+__all__ = ["along", "fill_masked", "flat_sites", "masked_out"]
 
 TRIALS = 8  # other values of masked variables, to see whether anything depends on them
 
@@ -59,31 +56,6 @@ def fill_masked(site: Any) -> None:
     if out is None or out.shape != site["value"].shape or base.event_dim or isinstance(base, dist.Delta):
         return
     site["value"] = torch.where(out, point_in(base.support).to(site["value"]), site["value"])
-
-
-class uniform_where_masked(Messenger):
-    """Effect handler: discrete latent variables are uniform where they are masked.
-
-    Summed over its K values, a variable without a density would count K times.
-    """
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["mask"] is None or msg["is_observed"] or not getattr(msg["fn"], "has_enumerate_support", False):
-            return
-        uniform: Any = _UniformWhere
-        msg["fn"], msg["mask"] = uniform(msg["fn"], msg["mask"]), None
-
-
-class _UniformWhere(dist.MaskedDistribution):
-    """A distribution with finitely many values, uniform where a mask is false."""
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        values = len(self.base_dist.enumerate_support(expand=False))
-        return torch.where(torch.as_tensor(site_mask(self)), self.base_dist.log_prob(value), -math.log(values))
-
-    def score_parts(self, value: Tensor) -> ScoreParts:
-        log_prob = self.log_prob(value)
-        return ScoreParts(log_prob, log_prob, torch.zeros_like(log_prob))
 
 
 def along(out: Tensor, dims: int, event_dim: int) -> Tensor:

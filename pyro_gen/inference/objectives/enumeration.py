@@ -8,7 +8,6 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.density.finite import finite_sites
-from pyro_gen.density.masks import uniform_where_masked
 from pyro_gen.density.missing import active
 from pyro_gen.inference.objectives.base import Objective, positive
 from pyro_gen.inference.objectives.elbo import ELBO
@@ -69,5 +68,4 @@ class EnumELBO(Objective):
                 # Completed values go into what the model returns, which is not written for values side by side.
                 return self._by_runs.loss(program, x, *context)
         model, guide = (config_enumerate(f, expand=self.expand) for f in (program.model, program.guide))
-        with uniform_where_masked():
-            return self._elbo.differentiable_loss(model, guide, x, *context)  # type: ignore[no-any-return]
+        return self._elbo.differentiable_loss(model, guide, x, *context)  # type: ignore[no-any-return]
