@@ -125,10 +125,10 @@ def _missing_entry(
 ) -> _Missing | None:
     with fixed(latents), MissingEntries() as before:
         program.model(*parts)
-    seen = completions()
+    holed, seen = data[which], completions()
     with fixed(latents), seen, MissingEntries() as after:
         program.model(*data)
-    if bool(seen.beyond(data[which]).flatten(1)[:, entry].any()):
+    if bool(seen.beyond(holed).view(len(holed), -1)[:, entry].any()):
         return None  # without its last step a sequence is a shorter one
     others = any(bool(missing.any()) for missing in before.values())
     taken = {name: missing & ~before[name] if name in before else missing for name, missing in after.items()}
