@@ -13,6 +13,7 @@ from pyro_gen.plates import DataPlates
 from pyro_gen.program import data_size
 from tests.pyro_examples.programs import EXAMPLES, VAE, Example
 
+
 def program_of(example: Example) -> pg.Program:
     torch.manual_seed(0)
     made = example.make()
