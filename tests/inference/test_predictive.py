@@ -262,8 +262,8 @@ def predictive_p_value(draws):
 @pytest.mark.usefixtures("untouched_rng")
 def test_a_plain_function_is_imputed_by_its_posterior():
     """False alarm 1e-4; draws that forget that the mean is uncertain must fail."""
-    completed = impute(unknown_mean, FEW, draws=3000)
-    assert torch.equal(completed[:, [0, 2, 3]], FEW[[0, 2, 3]].expand(3000, -1))
+    completed = impute(unknown_mean, FEW, draws=6000)
+    assert torch.equal(completed[:, [0, 2, 3]], FEW[[0, 2, 3]].expand(6000, -1))
     draws = completed[:, 1]
     assert predictive_p_value(draws) > 1e-4
     centre = draws.mean()

@@ -17,6 +17,9 @@ from torch import Tensor
 __all__ = ["effective_sample_size", "left_out", "log_mean_exp", "psis", "psis_khat", "tail_length"]
 
 
+FEW = 5  # weights above the threshold, to which no distribution is fitted
+
+
 def log_mean_exp(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     r"""The logarithm of the mean weight, and its standard error by the jackknife over draws.
 
@@ -113,9 +116,12 @@ def _pareto_tail(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return nothing, nothing, nothing
     top = (log_weights.double() - log_weights.double().max(0).values).topk(tail + 1, dim=0).values.flip(0).exp()
     x = top[1:] - top[0]  # excesses over the threshold, ascending, (M, N)
+    positive = (x > 0).sum(0)  # fewer than all where weights are tied at the threshold, as those of discrete variables
+    place = tail - positive + (positive / 4 + 0.5).long() - 1
+    quarter = x.gather(0, place.clamp(0, tail - 1)[None])[0]
     grid = 30 + int(math.sqrt(tail))
     b = 1 - torch.sqrt(grid / (torch.arange(1, grid + 1, dtype=torch.float64, device=x.device) - 0.5))
-    b = b[:, None] / (3 * x[int(tail / 4 + 0.5) - 1]) + 1 / x[-1]  # (G, N)
+    b = b[:, None] / (3 * quarter) + 1 / x[-1]  # (G, N)
     k = torch.stack([torch.log1p(-row * x).mean(0) for row in b])
     log_posterior = tail * (torch.log(-b / k) - k - 1)
     posterior = log_posterior.softmax(0)
@@ -123,7 +129,8 @@ def _pareto_tail(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     shape = torch.log1p(-rate * x).mean(0)
     scale = -shape / rate
     shape = (tail * shape + 10 * 0.5) / (tail + 10)
-    # A threshold below what exp can show (or many tied at it) means a handful of weights carry everything.
-    shape = torch.where(shape.isfinite(), shape, math.inf)
-    equal = x[-1] == 0  # not where there are weights that are NaN or infinite
+    # A threshold below what exp can show means that a handful of weights carry everything.
+    shape = torch.where(shape.isfinite() & (top[0] > 0), shape, math.inf)
+    # Not where there are weights that are NaN or infinite: all are equal, or all but a few that are not much larger.
+    equal = (x[-1] == 0) | ((positive < FEW) & (top[0] > 1 / FEW))
     return shape.masked_fill(equal, 0.0), scale.masked_fill(equal, 0.0), top[0]

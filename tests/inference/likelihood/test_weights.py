@@ -31,3 +31,12 @@ def test_mean_and_size():
     assert value.tolist() == pytest.approx([0.0, -1.3862943611])
     assert error[0] == 0 and error[1] > 1e3  # all rests on one weight, and the jackknife says so
     assert effective_sample_size(log_w).tolist() == pytest.approx([4.0, 1.0])
+
+
+def test_weights_of_discrete_variables_are_tied():
+    counts = torch.tensor([2500, 2000, 350, 150])
+    ties = torch.tensor([0.0, 0.5, 1.0, 1.2]).repeat_interleave(counts)  # bounded, and most of the tail is at 1 or 1.2
+    assert psis_khat(ties[:, None]) < 0.5
+    assert psis_khat(torch.cat([torch.zeros(4997), torch.full((3,), 1.0)])[:, None]) == 0.0
+    # The defect that must be seen: three draws that carry everything.
+    assert psis_khat(torch.cat([torch.zeros(4997), torch.full((3,), 800.0)])[:, None]).isinf()
