@@ -29,6 +29,7 @@ __all__ = [
     "called_with",
     "completions",
     "entries_of",
+    "marginalise",
     "may_be_missing",
     "missing_observed",
     "no_completion",

@@ -4,6 +4,7 @@ from pyro_gen.models import tabular
 from pyro_gen.models.adversarial import GAN
 from pyro_gen.models.energy import EnergyBased
 from pyro_gen.models.linear import FactorAnalysis, Gaussian, ProbabilisticPCA
+from pyro_gen.models.mixture import BernoulliMixture, CategoricalMixture, GaussianMixture
 from pyro_gen.models.tabular import (
     DeepLatentTable,
     NotMIWAE,
@@ -19,10 +20,13 @@ from pyro_gen.models.vae import VAE, SemiSupervisedVAE
 __all__ = [
     "GAN",
     "VAE",
+    "BernoulliMixture",
+    "CategoricalMixture",
     "DeepLatentTable",
     "EnergyBased",
     "FactorAnalysis",
     "Gaussian",
+    "GaussianMixture",
     "NotMIWAE",
     "ProbabilisticPCA",
     "SemiSupervisedVAE",

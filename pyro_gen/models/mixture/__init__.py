@@ -1,0 +1,6 @@
+"""Finite mixtures: the component is summed out, so their densities are exact, with holes too."""
+
+from pyro_gen.models.mixture.gaussian import GaussianMixture
+from pyro_gen.models.mixture.latent_class import BernoulliMixture, CategoricalMixture
+
+__all__ = ["BernoulliMixture", "CategoricalMixture", "GaussianMixture"]
