@@ -2,7 +2,7 @@
 
 The small ones come with scikit-learn, so nothing is downloaded; every fifth datum (index % 5 == 0) is test data. MNIST
 and Fashion-MNIST are read through torchvision from a folder that the user names, with their own split. Mixtures in the
-plane (:mod:`pyro_gen.data.mixtures`) are drawn from a fixed seed.
+plane (:mod:`pyro_gen.data.mixtures`) are drawn from a fixed seed. A single series is one datum, training and test data.
 """
 
 import os
@@ -17,6 +17,7 @@ from torch import Tensor
 from pyro_gen._errors import AdviceError
 from pyro_gen._random import seeded
 from pyro_gen.data.mixtures import MIXTURES
+from pyro_gen.data.series import NILE
 from pyro_gen.data.tables import as_tensor
 from pyro_gen.data.transforms import Transform
 from pyro_gen.registry import DATA_SETS, Source
@@ -118,6 +119,7 @@ def load(
     linnerud          16 / 4        (3,)             numbers
     mnist             60000 / 10000 (28, 28) 256     grey levels 0..255
     moons             2000 / 500    (2,)             numbers, made up: two half circles with noise
+    nile              1 / 1         (100,)           annual flow, 1871 to 1970: one series
     ring_of_gaussians 20000 / 5000  (2,)             numbers, 8 narrow modes
     wine              142 / 36      (13,)            numbers
     ================= ============= ======== ======= =======================================
@@ -210,11 +212,17 @@ def _load_moons(root: str | os.PathLike[str] | None) -> DataSet:
     return DataSet("moons", values[~test], values[test], target[~test], target[test], columns=("x1", "x2"))
 
 
+def _load_nile(root: str | os.PathLike[str] | None) -> DataSet:
+    values = torch.tensor([NILE], dtype=torch.get_default_dtype())
+    return DataSet("nile", values, values.clone(), columns=tuple(map(str, range(1871, 1971))))
+
+
 def _draw_mixture(name: str, root: str | os.PathLike[str] | None) -> DataSet:
     x, component = MIXTURES[name].draw(25_000, seed=0)
     return DataSet(name, x[:20_000], x[20_000:], component[:20_000], component[20_000:])
 
 
+DATA_SETS.add("nile", Source(_load_nile, from_folder=False))
 DATA_SETS.add("moons", Source(_load_moons, from_folder=False))
 for _name in MIXTURES:
     DATA_SETS.add(_name, Source(partial(_draw_mixture, _name), from_folder=False))

@@ -5,6 +5,16 @@ from pyro_gen.distributions.discretized_logistic import DiscretizedLogistic
 from pyro_gen.distributions.innermost import elements, innermost
 from pyro_gen.distributions.level_categorical import LevelCategorical
 from pyro_gen.distributions.logistic_normal import LogisticNormal
+from pyro_gen.distributions.state_space import StateSpaceSeries
 from pyro_gen.distributions.wishart import Wishart
 
-__all__ = ["Censored", "DiscretizedLogistic", "LevelCategorical", "LogisticNormal", "Wishart", "elements", "innermost"]
+__all__ = [
+    "Censored",
+    "DiscretizedLogistic",
+    "LevelCategorical",
+    "LogisticNormal",
+    "StateSpaceSeries",
+    "Wishart",
+    "elements",
+    "innermost",
+]

@@ -5,6 +5,7 @@ from pyro_gen.models.adversarial import GAN
 from pyro_gen.models.energy import EnergyBased
 from pyro_gen.models.linear import FactorAnalysis, Gaussian, ProbabilisticPCA
 from pyro_gen.models.mixture import BernoulliMixture, CategoricalMixture, GaussianMixture
+from pyro_gen.models.sequence import StateSpace
 from pyro_gen.models.tabular import (
     DeepLatentTable,
     NotMIWAE,
@@ -30,6 +31,7 @@ __all__ = [
     "NotMIWAE",
     "ProbabilisticPCA",
     "SemiSupervisedVAE",
+    "StateSpace",
     "TableCopula",
     "TableFactors",
     "TableGaussian",

@@ -49,6 +49,14 @@ def test_moons_are_two_half_circles() -> None:
     assert torch.equal(load("moons").test, data.test)
 
 
+def test_the_nile_is_one_series() -> None:
+    data = load("nile")
+    assert data.train.shape == (1, 100) and torch.equal(data.train, data.test)
+    year = dict(zip(data.columns, data.train[0].tolist(), strict=True))
+    assert year["1871"] == 1120 and year["1913"] == 456 and year["1970"] == 740
+    assert data.train.mean().item() == pytest.approx(919.35)
+
+
 def test_the_digits_on_rate() -> None:
     data = load("digits", transform=Binarize(8.0))
     assert data.levels == 2
@@ -77,7 +85,15 @@ def test_images_that_are_not_there(name: str, kind: str, tmp_path: Path) -> None
 def test_unknown_name_lists_the_names() -> None:
     with pytest.raises(ValueError, match=r"no data set 'cifar'.*breast_cancer, diabetes, digits.*wine"):
         load("cifar")
-    assert set(DATA_SETS) == {*SHAPES, "fashion_mnist", "grid_of_gaussians", "mnist", "moons", "ring_of_gaussians"}
+    assert set(DATA_SETS) == {
+        *SHAPES,
+        "fashion_mnist",
+        "grid_of_gaussians",
+        "mnist",
+        "moons",
+        "nile",
+        "ring_of_gaussians",
+    }
 
 
 def test_transform_is_drawn_once(untouched_rng: None) -> None:

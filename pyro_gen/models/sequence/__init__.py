@@ -1,0 +1,5 @@
+"""Models of series in time: their likelihoods are sums and integrals over all hidden paths, exactly."""
+
+from pyro_gen.models.sequence.state_space import StateSpace
+
+__all__ = ["StateSpace"]
