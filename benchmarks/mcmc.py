@@ -11,10 +11,14 @@ whose chains do not agree (R-hat >= 1.05), counts as nothing.
     c  eight schools: seconds to 400 effective draws of every parameter
     d  a whole run against its gradients alone, on the same graph and batch
     e  4096 chains of a logistic regression with 100,000 rows: peak memory
+    f  pg.posterior at its defaults: effective draws a second, and seconds to 1,000 of them, over the ten posteriors;
+       NumPyro's NUTS at the setting that is there first
+    g  loops: a gradient of 64 chains of a discrete hidden Markov model (T = 400) against chain by chain, and of
+       Lotka-Volterra by RK4 (20 years, 10 steps each) with its loop compiled against the graph as it is recorded
 
 NumPyro is no dependency of this package: install it beside (``pip install numpyro``), or its figures are left out.
 
-    python benchmarks/mcmc.py [--part a b c d e] [--repeats 3] [--quick] [--store]
+    python benchmarks/mcmc.py [--part a b c d e f g] [--repeats 3] [--quick] [--store]
 """
 
 import argparse
@@ -46,8 +50,13 @@ BARS = {
     "b: ours / NumPyro NUTS": 2.0,
     "c: seconds to 400 effective draws": 1.5,
     "d: run / gradients": 1.3,
+    "f: default / NumPyro NUTS, eight schools": 5.0,
+    "f: seconds to 1,000 effective draws, eight schools": 1.0,
+    "f: NumPyro / default, time to 1,000 effective draws": 3.0,
+    "g: chain by chain / DiscreteHMM": 30.0,
+    "g: unrolled / Lotka-Volterra": 5.0,
 }
-AT_MOST = ("c:", "d:")  # bars that a figure must not exceed
+AT_MOST = ("c:", "d:", "f: seconds")  # bars that a figure must not exceed
 ROWS, COLUMNS, MANY = 100_000, 10, 4096
 Job = dict[str, Any]
 
@@ -82,6 +91,22 @@ def ours(job: Job) -> tuple[dict[str, Any], float]:
     options = {"chains": job["chains"], "warmup": job["warmup"], "draws": job["draws"], "seed": job["seed"]}
     values = run(target, job.get("method", "hmc"), **options).values
     seconds = time.perf_counter() - start
+    return {name: x.T.numpy() for name, x in posterior.named(values).items()}, seconds
+
+
+def default(job: Job) -> tuple[dict[str, Any], float]:
+    import torch
+
+    import pyro_gen as pg
+
+    torch.set_num_threads(job["threads"])
+    posterior = load("models").POSTERIORS[job["posterior"]]
+    data = posterior.data()
+    start = time.perf_counter()
+    options = {"log_likelihood": False, "predictive": False, "progress": False}  # the draws, as from the others
+    idata = pg.posterior(posterior.model, *data, seed=job["seed"], **options)
+    seconds = time.perf_counter() - start
+    values = {str(name): torch.from_numpy(x.to_numpy()).movedim(1, 0) for name, x in idata.posterior.items()}
     return {name: x.T.numpy() for name, x in posterior.named(values).items()}, seconds
 
 
@@ -152,7 +177,7 @@ def numpyro_nuts(job: Job) -> tuple[dict[str, Any], float]:
     return {name: x.numpy() for name, x in posterior.named(values).items()}, seconds
 
 
-CONTENDERS = {"ours": ours, "pyro": pyro_nuts, "numpyro": numpyro_nuts}
+CONTENDERS = {"ours": ours, "default": default, "pyro": pyro_nuts, "numpyro": numpyro_nuts}
 
 
 def sample(job: Job) -> Job:
@@ -169,7 +194,7 @@ def sample(job: Job) -> Job:
         for name, x in draws.items()
     }
     worst = min(ess, key=lambda name: ess[name])
-    r_hat = max(float(az.rhat(x)) for x in draws.values()) if job["chains"] > 1 else 1.0
+    r_hat = max(float(az.rhat(x)) for x in draws.values()) if job.get("chains") != 1 else 1.0
     good = max(z.values()) < 5 and r_hat < 1.05
     return {
         "seconds": seconds,
@@ -254,7 +279,64 @@ def memory(job: Job) -> Job:
     }
 
 
-WORKERS = {"sample": sample, "overhead": overhead, "memory": memory}
+def loop(job: Job) -> Job:
+    """Seconds of a gradient of 64 chains of a model with a loop over time, as it was evaluated and as it is now."""
+    import pyro
+    import pyro.distributions as dist
+    import torch
+
+    from pyro_gen.density import density
+
+    torch.set_num_threads(job["threads"])
+    torch.manual_seed(0)
+
+    def hidden_markov(y: torch.Tensor) -> None:
+        with pyro.plate("states", 3):
+            rows = pyro.sample("rows", dist.Dirichlet(torch.ones(3)))
+            place = pyro.sample("place", dist.Normal(0.0, 3.0))
+        pyro.sample("y", dist.DiscreteHMM(torch.zeros(3), rows.log(), dist.Normal(place, 1.0)), obs=y)
+
+    def lotka_volterra(y: torch.Tensor) -> None:
+        a, c = (pyro.sample(name, dist.LogNormal(-0.5, 0.3)) for name in "ac")
+        b, d = (pyro.sample(name, dist.LogNormal(-3.0, 0.3)) for name in "bd")
+        u, v = pyro.sample("u", dist.LogNormal(3.0, 0.5)), pyro.sample("v", dist.LogNormal(2.0, 0.5))
+
+        def slope(u: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return (a - b * v) * u, (d * u - c) * v
+
+        h, years = 0.1, []
+        for _ in range(len(y)):
+            for _ in range(10):
+                k1 = slope(u, v)
+                k2 = slope(u + h / 2 * k1[0], v + h / 2 * k1[1])
+                k3 = slope(u + h / 2 * k2[0], v + h / 2 * k2[1])
+                k4 = slope(u + h * k3[0], v + h * k3[1])
+                u = u + h / 6 * (k1[0] + 2 * k2[0] + 2 * k3[0] + k4[0])
+                v = v + h / 6 * (k1[1] + 2 * k2[1] + 2 * k3[1] + k4[1])
+            years.append(torch.stack([u, v]))
+        with pyro.plate("species", 2), pyro.plate("years", len(y)):
+            pyro.sample("y", dist.LogNormal(torch.stack(years).clamp(min=1e-6).log(), 0.3), obs=y)
+
+    if job["case"] == "hmm":
+        before, now = (density(hidden_markov, torch.randn(400)) for _ in range(2))
+        before.mode = "loop"
+    else:
+        y = torch.exp(2.5 + 0.3 * torch.randn(20, 2))
+        before, now = density(lotka_volterra, y), density(lotka_volterra, y, compile="on")
+    z = now.sample_prior(64)
+    times: dict[str, list[float]] = {"before": [], "now": []}
+    for repetition in range(6):
+        for name, target in (("before", before), ("now", now)):
+            start = time.perf_counter()
+            value, _ = target.log_density_and_grad(z)
+            if repetition:  # the first one records and compiles
+                times[name].append(time.perf_counter() - start)
+    error = float((now.log_density(z) - before.log_density(z)).abs().max() / value.abs().max())
+    seconds = {name: statistics.median(t) for name, t in times.items()}
+    return {**seconds, "mode": now.mode, "ratio": seconds["before"] / seconds["now"], "error": error}
+
+
+WORKERS = {"sample": sample, "overhead": overhead, "memory": memory, "loop": loop}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -434,7 +516,51 @@ def part_e(arguments: argparse.Namespace) -> tuple[Any, dict[str, float]]:
     return found, {"e: peak memory, GB": found["peak_bytes"] / 1e9}
 
 
-PARTS = {"a": part_a, "b": part_b, "c": part_c, "d": part_d, "e": part_e}
+def part_f(arguments: argparse.Namespace) -> tuple[Any, dict[str, float]]:
+    found: dict[str, Any] = {}
+    figures: dict[str, float] = {}
+    few = {"chains": 4, "warmup": 300, "draws": 500, "chain_method": "vectorized"}  # as soon as it can
+    for posterior in arguments.posteriors:
+        mine = best_of("default", posterior, [{}], arguments.repeats, 600)
+        of: dict[str, Any] = {"ours": mine}
+        if _have("numpyro"):
+            settings = numpyro_settings(posterior, arguments.quick)
+            of["numpyro"] = best_of("numpyro", posterior, [*settings, few], arguments.repeats, arguments.limit)
+        found[posterior] = of
+    soonest: dict[str, dict[str, float]] = {
+        posterior: {name: _soonest(of) for name, of in both.items()} for posterior, both in found.items()
+    }
+    for posterior, times in soonest.items():
+        print(f"  seconds to 1,000 effective draws, {posterior:14s} {times}")
+    if SCHOOLS in found:
+        figures["f: seconds to 1,000 effective draws, eight schools"] = soonest[SCHOOLS]["ours"]
+        if (r := ratio(found[SCHOOLS], "numpyro")) is not None:
+            figures["f: default / NumPyro NUTS, eight schools"] = r
+    ratios = [t["numpyro"] / t["ours"] for t in soonest.values() if math.isfinite(t.get("numpyro", math.inf))]
+    if ratios:
+        figures["f: NumPyro / default, time to 1,000 effective draws"] = geometric_mean(ratios)
+    return found, figures
+
+
+def _soonest(best: Job | None) -> float:
+    """The median time of the setting that has 1,000 good effective draws first, of all that were tried."""
+    times = [
+        statistics.median(run["seconds"] for run in tried["runs"])
+        for tried in (best["all"] if best else [])
+        if all(run["ess"] >= 1000 and run["ess_per_second"] for run in tried["runs"])
+    ]
+    return min(times, default=math.inf)
+
+
+def part_g(arguments: argparse.Namespace) -> tuple[Any, dict[str, float]]:
+    names = {"hmm": "g: chain by chain / DiscreteHMM", "lotka": "g: unrolled / Lotka-Volterra"}
+    found = {case: spawn("loop", {"case": case, "threads": 1}, 900) for case in names}
+    for case, of in found.items():
+        print(f"    {case}: {of}")
+    return found, {name: of["ratio"] if (of := found[case]) else 0.0 for case, name in names.items()}
+
+
+PARTS = {"a": part_a, "b": part_b, "c": part_c, "d": part_d, "e": part_e, "f": part_f, "g": part_g}
 
 
 def main() -> int:
