@@ -79,7 +79,10 @@ def make_steps(
         return [_DistributedStep(fabric, m, o, clip_norm) for m, o in pairs], "eager", "several devices"
     if compile is True and fabric.device.type == "cpu" and not compiler_available():
         raise ValueError('compile=True needs a C++ compiler, and none was found: install one, or use compile="trace".')
-    made = [_make_step(fabric.device, module, clip_norm, compile, steps, first) for module in modules]
+    made = [
+        _make_step(fabric.device, module, optimizer, clip_norm, compile, steps, first)
+        for module, optimizer in zip(modules, optimizers, strict=True)
+    ]
     slowest, reason = min(made, key=lambda step_and_reason: MODES.index(step_and_reason[0].mode))
     if reason and len(made) > 1:
         reason = f"player '{slowest.module.name}': {reason}"
@@ -89,6 +92,7 @@ def make_steps(
 def _make_step(
     device: torch.device,
     module: LossModule,
+    optimizer: torch.optim.Optimizer,
     clip_norm: float | None,
     compile: bool | str,
     steps: int,
@@ -101,14 +105,14 @@ def _make_step(
     modes += ["traced"] if compile in ("auto", "trace") else []
     for mode in modes:
         try:
-            step = GradientStep(module, clip_norm, mode)
+            step = GradientStep(module, optimizer, clip_norm, mode)
             step.prepare(on_device(first, device))
             return step, reason
         except NotTraceableError as error:
             reason = str(error)
             if compile != "auto":
                 raise ValueError(f"The program cannot be {mode} ({reason}): use compile=False.") from error
-    return GradientStep(module, clip_norm, "eager"), reason
+    return GradientStep(module, optimizer, clip_norm, "eager"), reason
 
 
 class _DistributedStep:
@@ -133,8 +137,10 @@ class _DistributedStep:
             loss = self.module(batch, kl_weight)
             self.fabric.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
-        mean = self.fabric.all_reduce(loss.detach(), reduce_op="mean")
-        return mean.item(), norm.item()  # type: ignore[union-attr]
+        mean: Tensor = self.fabric.all_reduce(loss.detach(), reduce_op="mean")  # type: ignore[assignment]
+        if math.isfinite(mean.item()) and math.isfinite(norm.item()):
+            self.optimizer.step()
+        return mean.item(), norm.item()
 
 
 @contextmanager

@@ -97,10 +97,9 @@ class Training:
                 for group in learner.optimizer.param_groups:
                     group["lr"] = settings.lr_at(progress, learner.player.lr)
                 batch = on_device(next(streams[k]), self.fabric.device)
-                loss = self._gradient(learner, batch, kl_weight, epoch + 1)
                 if i == 0 and reached is None:
                     reached = copy.deepcopy(self.module.state_dict())
-                learner.optimizer.step()
+                loss = self._step(learner, batch, kl_weight, epoch + 1)
                 totals[k], rows[k] = totals[k] + loss * len(batch[0]), rows[k] + len(batch[0])
             if reached is not None:  # weights are known to be good once losses were computed with them
                 self.last_good = reached
@@ -116,8 +115,8 @@ class Training:
                 row["validation_loss"] = self._validate(self.held_out)
         return row | {"lr": self.learners[0].optimizer.param_groups[0]["lr"], "kl_weight": weight}
 
-    def _gradient(self, learner: Learner, batch: Sequence[Any], kl_weight: Tensor, epoch: int) -> float:
-        """Sets the gradients of a player's parameters, and returns its loss."""
+    def _step(self, learner: Learner, batch: Sequence[Any], kl_weight: Tensor, epoch: int) -> float:
+        """Moves a player's parameters, and returns its loss before that."""
         try:
             loss, norm = learner.step(batch, kl_weight)
         except ValueError as error:

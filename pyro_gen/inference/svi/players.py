@@ -22,7 +22,8 @@ class Learner:
         player: The player.
         module: Its loss.
         optimizer: Of its parameters.
-        step: Sets their gradients for a minibatch; returns the loss per datum and the norm of the gradient.
+        step: Moves them by what a minibatch says; returns the loss per datum before it and the norm of the gradient,
+            and moves nothing where one of them is not finite.
         batches: Its minibatches: each player goes through the data in an order of its own.
     """
 

@@ -1,12 +1,14 @@
-r"""One training step as a graph: loss and gradients as a pure function of parameters and data.
+r"""One training step as a graph: loss and gradients as a pure function of parameters and data, and the optimiser.
 
 A Pyro program is a Python function; most of a small model's step is spent in Python. A recorder runs the program once
 and records what happened to the tensors: guide, model, log-densities and the backward pass. The recording has no Pyro
-in it, and ``torch.compile`` makes it fast. A recording is only as good as its promise that the next run would do the
-same, so it is compared with the program itself, at other parameters and with other draws, before it is used.
+in it, and a compiler makes it fast, together with the optimiser. A recording is only as good as its promise that the
+next run would do the same, so it is compared with the program itself, at other parameters and with other draws, before
+it is used.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pyro_gen._internals import own_buffers, version_of
+from pyro_gen._internals import compile_for, own_buffers, version_of
 from pyro_gen._random import seeded
 from pyro_gen.density import first_line, rows_of
-from pyro_gen.density.graphs import compile_graph, compiler_available, record
+from pyro_gen.density.graphs import compiler_available, record
 from pyro_gen.density.missing import LatentMissing
 from pyro_gen.density.validation import no_validation
 from pyro_gen.inference.objectives import Objective, Player
+from pyro_gen.inference.svi.adam import RecordableAdam
 from pyro_gen.observation import assume_missing
 from pyro_gen.program import Program, data_size
 
@@ -87,48 +90,68 @@ StepFunction = Callable[..., list[Tensor]]
 
 
 class GradientStep:
-    """Computes loss, gradient norm and gradients of a :class:`LossModule`, through a graph where that is possible.
+    """Takes steps that lower a :class:`LossModule`, through a graph where that is possible.
 
-    The gradients are of the player's own parameters. Those of the others are inputs of the graph: they move too. So
+    It moves the player's own parameters. Those of the others are inputs of the graph: they move too. So
     are the buffers of the objective, persistent chains or running averages, and what the loss makes of them is written
     back.
 
     Arguments:
         module: The loss.
+        optimizer: Adam or AdamW, of the player's own parameters.
         clip_norm: The greatest norm of the gradient, ``None`` for no clipping.
         mode: ``"eager"``, ``"traced"`` or ``"compiled"``.
     """
 
-    def __init__(self, module: LossModule, clip_norm: float | None, mode: str) -> None:
+    def __init__(
+        self, module: LossModule, optimizer: torch.optim.Optimizer, clip_norm: float | None, mode: str
+    ) -> None:
         self.module, self.clip_norm, self.mode = module, clip_norm, mode
         if mode != "eager":
             _require_pure(module)
         self.parameters, self.others = list(module.own.values()), list(module.others.values())
-        self._graphs: dict[tuple[torch.Size | int, ...], StepFunction] = {}
+        self.adam = RecordableAdam(optimizer)
+        self._graphs: dict[tuple[Any, ...], StepFunction] = {}
+        self._compiled: dict[tuple[Any, ...], StepFunction] = {}
         self._written: list[str] = []  # the state that the loss changes
 
     def __call__(self, batch: Sequence[Any], kl_weight: Tensor) -> tuple[float, float]:
-        """Sets the gradients of the player's parameters for a minibatch.
+        """Moves the player's parameters by what a minibatch says, unless its loss or gradient is not finite.
 
         Arguments:
             batch: The data :math:`(n, *)` of a minibatch, and its context.
             kl_weight: A scalar.
 
         Returns:
-            The loss per datum in nats, and the norm of the gradient before clipping.
+            The loss per datum in nats before the step, and the norm of its gradient before clipping.
         """
         with torch.no_grad():
-            if self.mode == "eager":
-                figures, *gradients = self._eager(batch, kl_weight)
+            step = self._compiled.get(_key(batch))
+            if step is not None:
+                self.adam.set_rate()
+                figures: Tensor = step(*self._inputs(), *_tensors(batch), kl_weight)[0]
             else:
-                graph, state = self._graph(batch, kl_weight), self._state()
-                figures, *rest = graph(*self.parameters, *self.others, *state.values(), *_tensors(batch), kl_weight)
-                gradients, written = rest[: len(self.parameters)], rest[len(self.parameters) :]
-                _set([state[n] for n in self._written], written)
+                figures = self._set_gradients(batch, kl_weight)
+            loss, norm = figures.tolist()
+            finite = math.isfinite(loss) and math.isfinite(norm)
+            if step is None and finite:
+                self.adam.step()
+            elif step is not None and not finite:
+                self._set_gradients(batch, kl_weight)  # by which the parameters are found that are to be named
+        return loss, norm
+
+    def _set_gradients(self, batch: Sequence[Any], kl_weight: Tensor) -> Tensor:
+        """Sets the gradients of the player's parameters, and returns the loss and the norm of the gradient."""
+        if self.mode == "eager":
+            figures, *gradients = self._eager(batch, kl_weight)
+        else:
+            graph, state = self._graph(batch, kl_weight), self._state()
+            figures, *rest = graph(*self.parameters, *self.others, *state.values(), *_tensors(batch), kl_weight)
+            gradients, written = rest[: len(self.parameters)], rest[len(self.parameters) :]
+            _set([state[n] for n in self._written], written)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        loss, norm = figures.tolist()
-        return loss, norm
+        return figures
 
     def prepare(self, batch: Sequence[Any]) -> None:
         """Records the step for batches of this shape, and compiles it in that mode.
@@ -139,6 +162,10 @@ class GradientStep:
         if self.mode != "eager":
             with torch.no_grad():
                 self._graph(batch, torch.ones((), device=batch[0].device))
+
+    def _inputs(self) -> list[Tensor]:
+        """What a compiled step takes before the batch, and moves."""
+        return [*self.parameters, *self.adam.state, *self.others, *self._state().values()]
 
     def _state(self) -> dict[str, Tensor]:
         """The buffers of the objective, by their names in the module."""
@@ -175,8 +202,8 @@ class GradientStep:
         return [torch.stack([loss.detach(), norm.detach().to(loss.dtype)]), *(g.detach() for g in gradients)]
 
     def _graph(self, batch: Sequence[Any], kl_weight: Tensor) -> StepFunction:
-        shapes = tuple(b.shape if isinstance(b, Tensor) else id(b) for b in batch)
-        if shapes not in self._graphs:
+        key = _key(batch)
+        if key not in self._graphs:
             first = not self._graphs
             with seeded(0):  # the run that is recorded must not use up the draws of the steps
                 inputs = (*self.parameters, *self.others, *self._state().values(), *_tensors(batch), kl_weight)
@@ -184,10 +211,40 @@ class GradientStep:
                     graph = _record(functools.partial(self._functional, batch), inputs)
                 if first:
                     self._verify(graph, batch, kl_weight)
-                # The short last batch of an epoch is not worth a compilation.
-                compiled = self.mode == "compiled" and first
-                self._graphs[shapes] = _compile(graph, *inputs) if compiled else graph
-        return self._graphs[shapes]
+                self._graphs[key] = graph
+                if self.mode == "compiled" and first:  # the short last batch of an epoch is not worth it
+                    self._compiled[key] = self._compile(graph, *_tensors(batch), kl_weight)
+        return self._graphs[key]
+
+    def _compile(self, graph: fx.GraphModule, *batch: Tensor) -> StepFunction:
+        """Compiles the gradient and what the optimiser does with it, and compares with both one after the other."""
+        own, others, state = len(self.parameters), len(self.others), self._state()
+        places = [list(state).index(name) for name in self._written]
+
+        def step(*flat: Tensor) -> list[Tensor]:
+            parameters, rest = flat[:own], flat[own + len(self.adam.state) :]
+            figures, *results = graph(*parameters, *rest)
+            self.adam.move(
+                parameters, flat[own : own + len(self.adam.state)], results[:own], torch.isfinite(figures).all()
+            )
+            _set([rest[others + i] for i in places], results[own:])
+            return [figures]
+
+        self.adam.set_rate()
+        inputs = [*self._inputs(), *batch]
+        try:
+            whole = record(step, *(t.clone() for t in inputs))
+            compiled = compile_for(whole, inputs)
+            results = [[t.clone() for t in inputs] for _ in range(2)]
+            for function, result in zip((step, compiled), results, strict=True):
+                torch.manual_seed(1)
+                result += function(*result)
+        except Exception as error:  # whatever the compiler of this machine makes of it
+            raise NotTraceableError(f"the compiler failed: {first_line(error)}") from error
+        # Moments, not parameters: their first step is by the sign of the gradient, of one that is zero by chance too.
+        pairs = list(zip(*results, strict=True))[own:]
+        _require_equal(pairs, "the compiled step gives another result than the recorded one")
+        return compiled
 
     def _verify(self, traced: StepFunction, batch: Sequence[Any], kl_weight: Tensor) -> None:
         """Compares recording and program on permuted rows, at moved parameters and another ``kl_weight``.
@@ -215,22 +272,24 @@ class GradientStep:
         written = dict(zip(reached, state, strict=True))
         written |= zip(self._written, results[len(expected) :], strict=True)
         pairs = [*zip(expected, results, strict=False), *((reached[n], written[n]) for n in reached)]
-        for a, b in ((a.float(), b.float()) for a, b in pairs):
-            scale = a.abs().max().clamp(min=1e-6)
-            if not bool(((a - b).abs() <= 1e-3 * scale).all() | ~torch.isfinite(a).all()):
-                raise NotTraceableError("its recording gives another result than the program, on other data")
+        _require_equal(pairs, "its recording gives another result than the program, on other data")
+
+
+def _require_equal(pairs: Iterable[tuple[Tensor, Tensor]], otherwise: str) -> None:
+    for a, b in ((a.float(), b.float()) for a, b in pairs):
+        scale = a.abs().max().clamp(min=1e-6)
+        if not bool(((a - b).abs() <= 1e-3 * scale).all() | ~torch.isfinite(a).all()):
+            raise NotTraceableError(otherwise)
+
+
+def _key(batch: Sequence[Any]) -> tuple[Any, ...]:
+    """What a recording holds for."""
+    return tuple((b.shape, b.stride()) if isinstance(b, Tensor) else id(b) for b in batch)
 
 
 def _set(tensors: Iterable[Tensor], values: Iterable[Tensor]) -> None:
     for tensor, value in zip(tensors, values, strict=True):
         tensor.copy_(value)
-
-
-def _compile(graph: fx.GraphModule, *flat: Tensor) -> Callable[..., list[Tensor]]:
-    try:
-        return compile_graph(graph, *flat)
-    except Exception as error:  # whatever the compiler of this machine makes of it
-        raise NotTraceableError(f"torch.compile failed: {first_line(error)}") from error
 
 
 def _require_pure(module: LossModule) -> None:

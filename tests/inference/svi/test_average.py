@@ -81,14 +81,14 @@ def test_patience_returns_to_the_best_average() -> None:
 
 def test_after_a_loss_that_is_not_finite_the_last_good_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     epochs, plain = iter(range(9)), run(epochs=1, ema=None)[0]
-    gradient = loop.Training._gradient
+    gradient = loop.Training._step
 
     def broken(self: Any, *arguments: Any) -> float:
         if next(epochs) == 6:
             raise pg.inference.NonFiniteLossError("broken")
         return gradient(self, *arguments)
 
-    monkeypatch.setattr(loop.Training, "_gradient", broken)
+    monkeypatch.setattr(loop.Training, "_step", broken)
     program = Place()
     with pytest.raises(pg.inference.NonFiniteLossError):
         pg.fit(program, X, epochs=4, batch_size=20, lr=0.1, ema=0.9, progress=False)
