@@ -92,7 +92,7 @@ class Registry(Mapping[str, T], Generic[T]):
 # ----------------------------------------------------------------------------------------------------------------------
 # Models
 
-Small = Callable[[], "tuple[Program, Any]"]
+Small = Callable[[], "tuple[Any, ...]"]  # a program, data, and their context
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ class Model:
         title: What it is, in a few words, for tables.
         paper: Authors and year of the paper, empty where the model has no author.
         family: The folder under ``pyro_gen/models`` that its file is in.
-        small: Small instances with a few rows of data by what is special about each; every one goes through the
-            conformance suite.
+        small: Small instances with a few rows of data, and their context where there is one, by what is special about
+            each; every one goes through the conformance suite.
         command: What trains it from the command line, ``"fit"`` or ``"impute"``.
     """
 

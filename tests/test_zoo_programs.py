@@ -42,9 +42,9 @@ PROGRAMS = REGISTERED | {
 
 @pytest.mark.parametrize("small", PROGRAMS.values(), ids=PROGRAMS)
 def test_conformance(small: Small) -> None:
-    program, x = small()
+    program, x, *context = small()
     assert program.event_shape == (x.shape[1:] if isinstance(x, Tensor) else Variables.of(x).event_shape)
-    check_program(program, x).raise_for_failures()
+    check_program(program, x, *context).raise_for_failures()
 
 
 def unregistered(package) -> Iterator[str]:

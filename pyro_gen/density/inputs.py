@@ -140,9 +140,9 @@ def rows_of(x: Tensor, context: tuple[Any, ...], rows: slice | Tensor) -> tuple[
     return tuple(c[rows] if isinstance(c, Tensor) and c.shape[:1] == x.shape[:1] else c for c in context)
 
 
-def any_missing(x: Tensor, *context: Any) -> bool:
+def any_missing(*data: Any) -> bool:
     """Whether anything that the model may observe has holes: the data, or a tensor that it conditions on."""
-    return any(isinstance(c, Tensor) and c.is_floating_point() and bool(c.isnan().any()) for c in (x, *context))
+    return any(isinstance(c, Tensor) and c.is_floating_point() and bool(c.isnan().any()) for c in data)
 
 
 def row_chunks(n: int, size: int) -> Iterator[slice]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen._random import seeded
-from pyro_gen.density import as_inputs, evaluation, rows_of
+from pyro_gen.density import any_missing, as_inputs, evaluation, rows_of
 from pyro_gen.density.finite import finite_sites
 from pyro_gen.density.missing import latent_missing
 from pyro_gen.inference.factors import refuse_data_factors
@@ -147,7 +147,8 @@ def predict(
             shared = GlobalDraws({"": torch.zeros(1)}, 1)
         else:
             shared = global_draws(program, kinds, x, context, posterior, "predict")
-            mean = returns == "mean" and _unseen(x)
+            # A missing covariate that the outcome depends on has no value in an expectation: it is drawn.
+            mean = returns == "mean" and _unseen(x) and not any_missing(*context)
             drawn = None if mean else _draws(program, kinds, x, context, shared, draws, seed)
         if mean:
             return _expectation(program, x, context, shared.equal(draws or DRAWS) if kinds.global_ else shared)

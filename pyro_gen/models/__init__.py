@@ -5,6 +5,7 @@ from pyro_gen.models.adversarial import GAN
 from pyro_gen.models.energy import EnergyBased
 from pyro_gen.models.linear import FactorAnalysis, Gaussian, ProbabilisticPCA
 from pyro_gen.models.mixture import BernoulliMixture, CategoricalMixture, GaussianMixture
+from pyro_gen.models.regression import ConjugateRegression, Regression
 from pyro_gen.models.sequence import StateSpace
 from pyro_gen.models.tabular import (
     DeepLatentTable,
@@ -23,6 +24,7 @@ __all__ = [
     "VAE",
     "BernoulliMixture",
     "CategoricalMixture",
+    "ConjugateRegression",
     "DeepLatentTable",
     "EnergyBased",
     "FactorAnalysis",
@@ -30,6 +32,7 @@ __all__ = [
     "GaussianMixture",
     "NotMIWAE",
     "ProbabilisticPCA",
+    "Regression",
     "SemiSupervisedVAE",
     "StateSpace",
     "TableCopula",

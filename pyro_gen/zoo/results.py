@@ -72,7 +72,7 @@ def models_table() -> str:
     results, recipes = stored(), [load(name) for name in names()]
     lines = ["| model | what | paper | kind | recipes and their figures |", "|---|---|---|---|---|"]
     for name, card in MODELS.items():
-        program, x = next(iter(card.small.values()))()
+        program, *rows = next(iter(card.small.values()))()
         found = []
         for entry in (e for e in recipes if e.model == name):
             value = (
@@ -81,7 +81,7 @@ def models_table() -> str:
             found.append(f"`{entry.name}`: {value.strip()}")
         if card.command == "impute":
             found.append("`pyro-gen impute`")
-        row = (f"`{name}`", card.title, card.paper, structure(program, x).kind, "; ".join(found))
+        row = (f"`{name}`", card.title, card.paper, structure(program, *rows).kind, "; ".join(found))
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 

@@ -1,0 +1,6 @@
+"""Regressions: an outcome given covariates, with the posterior of everything that all data share."""
+
+from pyro_gen.models.regression.conjugate import ConjugateRegression
+from pyro_gen.models.regression.generalised_linear import Regression
+
+__all__ = ["ConjugateRegression", "Regression"]
