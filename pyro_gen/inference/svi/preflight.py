@@ -1,7 +1,8 @@
 """What is looked at before the first step: data and program, and whether they go together."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -42,14 +43,37 @@ def any_missing(batches: Batches, held_out: Batches | None) -> bool:
 def latent_missing_of(
     program: Program, data: Any, validation: Any, transform: Callable[[Tensor], Tensor] | None, device: torch.device
 ) -> LatentMissing:
-    """Which missing values of all data feed a later density, so that no step need find that out."""
-    found = [
-        find_latent_missing(program, *on_device(rows, device))
-        for part in (data, validation)
-        if part is not None
-        for rows in Batches(part, ROWS_TO_INITIALISE, seed=0, transform=transform).epoch(0)
-    ]
+    """Which missing values of all data feed a later density, so that no step need find that out.
+
+    Where training starts they may feed none: all classes at the same mean, say. So it is looked for beside that, too.
+    """
+    found = []
+    for part in (data, validation):
+        if part is not None:
+            for rows in Batches(part, ROWS_TO_INITIALISE, seed=0, transform=transform).epoch(0):
+                batch = on_device(rows, device)
+                found.append(find_latent_missing(program, *batch))
+                with _moved(program):
+                    found.append(find_latent_missing(program, *batch))
     return LatentMissing.union(program, found)
+
+
+@contextmanager
+def _moved(program: Program) -> Iterator[None]:
+    """Parameters in general position, a little beside where they are, for the time being."""
+    parameters = [p for p in program.parameters() if p.is_floating_point()]
+    before = [p.detach().clone() for p in parameters]
+    generator = torch.Generator().manual_seed(0)
+    try:
+        with torch.no_grad():
+            for p in parameters:
+                noise = torch.rand(p.shape, generator=generator, dtype=p.dtype).to(p.device)
+                p.add_(1e-3 * noise * (1 + p.abs()))
+        yield
+    finally:
+        with torch.no_grad():
+            for p, value in zip(parameters, before, strict=True):
+                p.copy_(value)
 
 
 def refuse_local_latents(program: Program, batch: Sequence[Any]) -> None:
