@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pyro_gen._version import __version__
 
 if TYPE_CHECKING:
-    from pyro_gen import data, distributions, evaluation, heads, imputation, inference, models, tasks, zoo
+    from pyro_gen import data, distributions, evaluation, heads, imputation, inference, models, structure, tasks, zoo
     from pyro_gen.evaluation.conformance import check_program
     from pyro_gen.imputation import Imputer
     from pyro_gen.inference import (
@@ -72,7 +72,10 @@ _MODULES = {
     "pyro_gen.sequences": ("lengths", "steps"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
-_PACKAGES = ("data", "distributions", "evaluation", "heads", "imputation", "inference", "models", "tasks", "zoo")
+_PACKAGES = (
+    *("data", "distributions", "evaluation", "heads", "imputation"),
+    *("inference", "models", "structure", "tasks", "zoo"),
+)
 
 __all__ = [
     "FitResult",
@@ -109,6 +112,7 @@ __all__ = [
     "sample",
     "sbc",
     "steps",
+    "structure",
     "tasks",
     "with_guide",
     "with_noise",

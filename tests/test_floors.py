@@ -32,7 +32,7 @@ FLOORS = [
     {"density"},
     {"inference"},
     {"models"},
-    {"imputation", "evaluation", "tasks", "lightning"},
+    {"imputation", "evaluation", "tasks", "structure", "lightning"},
     {"zoo", "cli", "demo", "targets", "pictures", "saving", "__init__", "__main__"},
 ]
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}

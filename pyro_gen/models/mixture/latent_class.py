@@ -56,8 +56,9 @@ class _LatentClasses(Mixture):
         return torch.stack([x == level for level in range(levels)], 1).to(self.logits)
 
     def log_joint(self, x: Tensor) -> Tensor:
-        product: Tensor = self.indicators(x).flatten(1) @ self.log_levels().flatten(1).T  # (N, K)
-        return self.logits.log_softmax(0) + product
+        log_weights: Tensor = self.logits.log_softmax(0)
+        log_prob: Tensor = self.indicators(x).flatten(1) @ self.log_levels().flatten(1).T  # (N, K)
+        return log_weights + log_prob
 
     def counts(self, x: Tensor, r: Tensor) -> Tensor:
         """How often each class is expected to show each level, with shape (K, L, *event)."""

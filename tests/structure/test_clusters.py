@@ -1,0 +1,70 @@
+"""Clusters: the number of iris and wine without their labels, holes, bad input, and scikit-learn's checks."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_iris, load_wine
+from sklearn.metrics import adjusted_rand_score
+from sklearn.utils.estimator_checks import check_estimator
+
+import pyro_gen as pg
+from pyro_gen.structure import Clusters, find_clusters
+
+
+@pytest.mark.parametrize(("load", "index"), [(load_iris, 0.85), (load_wine, 0.93)])
+def test_three_kinds_without_their_labels(load, index):
+    data = load()
+    found = find_clusters(data.data, max_clusters=6, draws=40)
+    assert found.number_probabilities_[3] >= 0.9 and found.n_clusters_ == 3
+    assert adjusted_rand_score(data.target, found.labels_) >= index
+    assert np.allclose(sum(found.number_probabilities_.values()), 1) and 0 < found.expected_loss_ < 0.5
+    assert adjusted_rand_score(found.labels_, found.predict(data.data)) > 0.95
+    sizes = np.bincount(found.labels_)
+    assert (np.diff(sizes) <= 0).all()
+
+
+def test_rows_of_one_kind_are_one_cluster_and_columns_alone_do_not_matter():
+    x = np.random.default_rng(0).normal(size=(80, 3)) * [1, 100, 0.01] + [0, 7, 1]
+    found = find_clusters(x, max_clusters=4, draws=20)
+    assert found.number_probabilities_[1] > 0.8 and (found.labels_ == 0).all()
+
+
+def test_holes_and_frames_and_a_density_that_integrates():
+    rng = np.random.default_rng(0)
+    kind = np.arange(60) % 2
+    x = np.where(kind[:, None] == 1, [3.0, 0.0], [-3.0, 1.0]) + 0.5 * rng.normal(size=(60, 2))
+    x[rng.random(x.shape) < 0.2] = np.nan
+    found = pg.structure.find_clusters(pd.DataFrame(x, columns=["a", "b"]), max_clusters=3, draws=20)
+    seen = ~np.isnan(x[:, 0])
+    assert adjusted_rand_score(kind[seen], found.labels_[seen]) > 0.95
+    grid = np.linspace(-60, 60, 4001)
+    frame = pd.DataFrame({"a": grid, "b": np.nan})
+    density = np.exp([found.score(frame.iloc[[i]]) for i in range(1, 4001, 8)])
+    assert density.sum() * 8 * (grid[1] - grid[0]) == pytest.approx(1.0, abs=0.01)
+    idata = found.posterior_
+    assert idata.posterior["label"].shape == (4, 20, 60) and idata.posterior["number"].max() <= 3
+    assert found.plot().axes
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        ([[1.0, 2.0], [1.0, 3.0]], "column 0 is 1 in every row"),
+        ([[1.0, 2.0]], "minimum of 2"),
+        ([[1.0, np.inf], [2.0, 3.0]], "infinity"),
+        ([[np.nan, 1.0], [np.nan, 3.0]], "no number"),
+    ],
+)
+def test_bad_input_gets_one_line(x, words):
+    with pytest.raises(ValueError, match=words):
+        Clusters().fit(x)
+
+
+@pytest.mark.slow
+def test_scikit_learn_takes_it_for_a_clusterer():
+    failed = [
+        f"{one['check_name']}: {one['exception']}"
+        for one in check_estimator(Clusters(max_clusters=2, draws=4), on_skip=None, on_fail=None)
+        if one["status"] == "failed"
+    ]
+    assert failed == []
