@@ -31,6 +31,7 @@ __all__ = ["Moments", "law_of_missing", "moments_of", "splits"]
 INFLATION = 1.25  # of the standard deviations: a reference needs wider tails than what it stands for
 DENSE = 200  # entries up to which a reference has correlations
 DRAWS = 2000  # of the distribution, for its moments
+AT_ONCE = 250  # of them
 
 
 class Moments(NamedTuple):
@@ -137,9 +138,11 @@ def moments_of(d: Any, draws: int = DRAWS) -> Moments | None:
     parts: list[Tensor] = []
     if (transform := _transform(d)) is None:
         return None
+    batch = d.batch_shape.numel()
+    shape = torch.Size([math.ceil(AT_ONCE / batch)]) if batch < AT_ONCE else torch.Size()
     with suppress(NotImplementedError):  # densities that cannot be drawn from
         while sum(len(p) for p in parts) < draws:
-            parts.append(transform.inv(d()).reshape(-1, d.event_shape.numel()).double())
+            parts.append(transform.inv(d(shape)).reshape(-1, d.event_shape.numel()).double())
     if not parts:
         return None
     u = torch.cat(parts)

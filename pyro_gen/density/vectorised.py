@@ -7,6 +7,7 @@ original for the time of an evaluation.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import pyro.distributions as dist
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.distributions.utils import broadcast_all
 
+from pyro_gen.density.vectorised_splines import monotonic_rational_spline
 from pyro_gen.distributions.hidden_markov import chain_product
 
 
@@ -71,6 +73,7 @@ def _safe_cholesky(x: Tensor) -> Tensor:
     return factor
 
 
+SPLINES = import_module("pyro.distributions.transforms.spline")  # a function of the package has the name of the module
 PLACES: tuple[tuple[Any, str, Any], ...] = (
     (pyro.ops.special, "safe_log", _SafeLog.apply),
     (pyro.ops.einsum.torch_log, "safe_log", _SafeLog.apply),
@@ -78,6 +81,7 @@ PLACES: tuple[tuple[Any, str, Any], ...] = (
     (pyro.distributions.hmm, "safe_cholesky", _safe_cholesky),
     (pyro.ops.gaussian, "safe_cholesky", _safe_cholesky),
     (pyro.distributions.coalescent, "safe_log", _SafeLog.apply),
+    (SPLINES, "_monotonic_rational_spline", monotonic_rational_spline),
     (dist.OrderedLogistic, "__init__", _ordered_logistic),
     (torch.distributions.Multinomial, "log_prob", _multinomial_log_prob),
 )

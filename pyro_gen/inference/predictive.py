@@ -28,6 +28,7 @@ from pyro_gen.inference.likelihood.particles import resample
 from pyro_gen.inference.likelihood.weights import effective_sample_size, psis_khat
 from pyro_gen.inference.likelihood_means import mean_of
 from pyro_gen.inference.posterior import posterior
+from pyro_gen.inference.progress import progress_bar
 from pyro_gen.inference.proposals import guide_draws, guide_obstacle, guide_on, require_encoder
 from pyro_gen.inference.returned import complete, require_completed
 from pyro_gen.inference.simulate import ROWS, not_amortised, nothing_seen, simulate
@@ -53,6 +54,7 @@ def sample(
     context: tuple[Any, ...] = (),
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
+    progress: bool | Callable[[float], None] = True,
 ) -> Any:
     """Generates data.
 
@@ -66,6 +68,8 @@ def sample(
         context: What the model conditions on, each with shape :math:`(n, *)`.
         options: Of these chains, as ``{"chains": 4000, "temperatures": 500}``.
         seed: Seeds the draws; the caller's generators are left alone.
+        progress: Whether chains show a progress bar on standard error once 2 seconds have passed; or a function to be
+            called with the fraction done.
 
     Returns:
         The data, with shape :math:`(n, *)`; of several variables a mapping or a tuple of such tensors.
@@ -89,7 +93,8 @@ def sample(
     with seeded(seed), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
         kinds = structure(program, *few)
         if kinds.kind == "unnormalised" and not kinds.global_:
-            return generate(program, x, context, options or {})
+            with progress_bar("sample", progress) as report:
+                return generate(program, x, context, options or {}, report)
         if options:
             raise ValueError("sample(options=...) is for the chains of unnormalised programs, which this one is not.")
         return simulate(program, n, context, kinds)[0]
@@ -172,6 +177,7 @@ def impute(
     num_proposals: int = PROPOSALS,
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
+    progress: bool | Callable[[float], None] = True,
 ) -> Any:
     r"""Draws the missing entries from their distribution given the seen ones.
 
@@ -202,6 +208,8 @@ def impute(
             S are chosen. Left out, there are 64 chains of 100 draws, or more where S needs them. Of the annealing,
             where missing entries are latent variables: ``{"chains": 256, "temperatures": 500}``.
         seed: Seeds the draws; the caller's generators are left alone.
+        progress: Whether chains show a progress bar on standard error once 2 seconds have passed; or a function to be
+            called with the fraction done.
 
     Returns:
         Completed data with shape :math:`(S, N, *)`, each variable of several; entries that were seen are
@@ -252,7 +260,8 @@ def impute(
         require_completed(program, x[holes], rows_of(x, context, holes))
         if method in ("auto", "ais") and handler.every and _by_density_alone(program, kinds):
             rows = (x[holes], rows_of(x, context, holes))
-            out[:, holes] = complete_rows(program, *rows, draws, "impute", options)
+            with progress_bar("impute", progress) as report:
+                out[:, holes] = complete_rows(program, *rows, draws, "impute", options, report)
             return torch.where(torch.isnan(data), out.to(data.dtype), data)
         if method == "guide" and handler.every and kinds.global_:
             raise ValueError(
@@ -262,7 +271,11 @@ def impute(
         together = handler.every and bool(kinds.global_)
         by_chains = method == "auto" and not generates and (together or _leaves_out(program, kinds, x, context))
         if method == "hmc" or by_chains:
-            out[:, holes] = _by_hmc(program, kinds, x, context, draws, {"seed": seed, **(options or {})})[:, holes]
+            settings: dict[str, Any] = {"seed": seed, "progress": progress}
+            if handler.every and _by_density_alone(program, kinds):
+                settings["init"] = "prior"  # what stands for the law of the missing entries is near to it
+            settings |= options or {}
+            out[:, holes] = _by_hmc(program, kinds, x, context, draws, settings)[:, holes]
             return torch.where(torch.isnan(data), out.to(data.dtype), data)
         if options and method == "ais":
             raise ValueError(OPTIONS_REFUSED)
@@ -332,7 +345,7 @@ def _by_hmc(
     program: Program, kinds: Structure, x: Tensor, context: tuple[Any, ...], draws: int, options: Mapping[str, Any]
 ) -> Tensor:
     enough = max(HMC_DRAWS, math.ceil(draws / (options.get("chains") or 64)))
-    plain: dict[str, Any] = {"draws": enough, "log_likelihood": False, "predictive": False, "progress": False}
+    plain: dict[str, Any] = {"draws": enough, "log_likelihood": False, "predictive": False}
     found: Any = posterior(program, x, *context, **(plain | dict(options)))
     finite = finite_sites(probe(program, x, *context))
     latent = [name for name in (*kinds.local, *kinds.global_) if name in found.posterior or name not in finite]

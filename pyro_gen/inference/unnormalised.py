@@ -7,13 +7,13 @@ all of x missing.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_gen.density import row_chunks, rows_of
+from pyro_gen.density import density, row_chunks, rows_of
 from pyro_gen.density.missing import latent_missing
 from pyro_gen.inference.likelihood.ais import annealed_draws
 from pyro_gen.inference.likelihood.annealing import Runs, Single
@@ -33,7 +33,13 @@ ROWS_OF_CHAINS = 2**16  # chains of all rows that are moved together
 FLOOR = 0.05  # share of the chains below which their weights do not say what share a mode has
 
 
-def generate(program: Program, x: Tensor, context: tuple[Any, ...], options: Mapping[str, Any]) -> Tensor:
+def generate(
+    program: Program,
+    x: Tensor,
+    context: tuple[Any, ...],
+    options: Mapping[str, Any],
+    progress: Callable[[float], None] | None = None,
+) -> Tensor:
     """Draws data from an unnormalised program, by the global generators.
 
     Arguments:
@@ -41,6 +47,7 @@ def generate(program: Program, x: Tensor, context: tuple[Any, ...], options: Map
         x: Data of which nothing was seen, with shape :math:`(n, *)`.
         context: What the model conditions on.
         options: Of the annealing, see :func:`pyro_gen.inference.likelihood.ais.ais`.
+        progress: Called with the fraction done.
 
     Returns:
         The data, with the shape of ``x``.
@@ -53,7 +60,7 @@ def generate(program: Program, x: Tensor, context: tuple[Any, ...], options: Map
                 f"{type(program).__name__} has a factor and no base distribution for its data: observe them before it, "
                 'as by x = observe("x", dist.Normal(0.0, 1.0).expand(x.shape).to_event(1), x).'
             )
-        completed = complete_rows(program, rows, context, draws, "sample", options)
+        completed = complete_rows(program, rows, context, draws, "sample", options, progress)
     return completed[:, 0] if shared else completed[0]
 
 
@@ -64,6 +71,7 @@ def complete_rows(
     draws: int,
     verb: str,
     options: Mapping[str, Any] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Tensor:
     """Draws the missing entries of rows from their density given the seen ones, by the global generators.
 
@@ -76,6 +84,7 @@ def complete_rows(
         draws: The number S of draws.
         verb: What was called, for warnings.
         options: Of the annealing.
+        progress: Called with the fraction done.
 
     Returns:
         Completed rows, with shape :math:`(S, N, *)`.
@@ -88,10 +97,14 @@ def complete_rows(
             out[:, sums.rows] = Entries(program, data).complete(sums.select(index))
         return out
     least = LEAST_CHAINS if len(x) == 1 else LEAST_CHAINS // 16
+    first = (x[:1], *rows_of(x, context, slice(1)))
+    by_gradients = path_of_entries(program, first) is None
+    if by_gradients and not _runs_at_once(program, first):
+        least = 0  # each chain more takes its time
     settings = {"start": "prior", "chains": max(least, CHAINS_PER_DRAW * draws), **(options or {})}
     poor: list[Tensor] = []
-    if path_of_entries(program, (x[:1], *rows_of(x, context, slice(1)))) is None:
-        for found in annealed_draws(program, x, *context, draws=draws, **settings):
+    if by_gradients:
+        for found in annealed_draws(program, x, *context, draws=draws, progress=progress, **settings):
             out[:, found.rows] = found.density.complete(found.z)
             poor.append(effective_sample_size(found.log_weights))
     else:
@@ -99,9 +112,11 @@ def complete_rows(
         for rows in row_chunks(len(x), max(1, ROWS_OF_CHAINS // settings["chains"])):
             path = path_of_entries(program, (x[rows], *rows_of(x, context, rows)))
             assert path is not None
-            completed, ess = annealed_entries(path, draws, settings)
+            completed, ess = annealed_entries(path, draws, settings, progress if len(x) == 1 else None)
             out[:, rows] = completed
             poor.append(ess)
+            if progress is not None:
+                progress(rows.stop / len(x))
     ess = torch.cat(poor)
     if bool((ess < FLOOR * settings["chains"]).any()):
         warnings.warn(
@@ -113,10 +128,19 @@ def complete_rows(
     return out
 
 
-def annealed_entries(path: EntriesPath, draws: int, settings: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+def _runs_at_once(program: Program, row: tuple[Any, ...]) -> bool:
+    """Whether all chains of a row are evaluated together; where torch refuses that they come one by one."""
+    target = density(program, *row, per_datum=True)
+    target.value_and_grad(target.sample_prior(1))
+    return target.mode != "loop"
+
+
+def annealed_entries(
+    path: EntriesPath, draws: int, settings: Mapping[str, Any], progress: Callable[[float], None] | None = None
+) -> tuple[Tensor, Tensor]:
     """Completed rows (S, N, *) at the ends of chains along a path, and effective sample sizes (N,)."""
     options = Options.of(None, **settings)
-    (run,) = Runs(Single(path, options), options, None)
+    (run,) = Runs(Single(path, options), options, progress)
     point = run.engine.take(run.point, resample(run.log_weights, draws))
     for _ in range(MOVES):
         point, _ = run.engine.move(point, 1.0, *run.plan.tuning(-1))

@@ -172,7 +172,13 @@ class Annealed(NamedTuple):
 
 
 def annealed_draws(
-    program: Program, x: Tensor, *context: Any, draws: int, moves: int = 10, **options: Any
+    program: Program,
+    x: Tensor,
+    *context: Any,
+    draws: int,
+    moves: int = 10,
+    progress: Callable[[float], None] | None = None,
+    **options: Any,
 ) -> Iterator[Annealed]:
     """Draws from the posterior of each datum: the chains' ends resampled by weight, then moved on.
 
@@ -184,13 +190,14 @@ def annealed_draws(
         context: What the model conditions on.
         draws: The number S of draws, which is also the least number of chains.
         moves: HMC moves at the end, which part draws that come from one chain.
+        progress: Called with the fraction done, after each temperature.
         options: As in :func:`ais`.
 
     Yields:
         The draws, chunk by chunk of the data.
     """
     settings = Options.of(None, **{**options, "chains": max(draws, options.get("chains", 16))})
-    for run in Runs(Rows(program, x, context, settings), settings, None):
+    for run in Runs(Rows(program, x, context, settings), settings, progress):
         assert isinstance(run.engine, OfDensity) and isinstance(run.engine.density, ProgramDensity)
         point = run.engine.take(run.point, resample(run.log_weights, draws))
         for _ in range(moves):
