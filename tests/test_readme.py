@@ -101,3 +101,17 @@ def test_the_imputation_of_the_documentation_runs(capsys: pytest.CaptureFixture[
     assert low < 0.6 < high
     assert 0.03 < pooled.standard_error[0] < 0.12
     assert "std.error" in capsys.readouterr().out
+
+
+def test_the_labels_of_the_documentation_run() -> None:
+    names = run_program("docs/programs.md", "labels")
+    accuracy, draws, labels, flowers = (names[name] for name in ("accuracy", "draws", "labels", "flowers"))
+    assert isinstance(accuracy, float)
+    assert isinstance(draws, dict)
+    assert isinstance(flowers, dict)
+    assert isinstance(labels, torch.Tensor)
+    assert accuracy > 0.85  # 0.4 by the ELBO with one label in ten, which swaps two species
+    assert draws["x"].shape == (100, 4, 4)
+    assert torch.equal(draws["x"][..., :2], flowers["x"][:, :2].expand(100, 4, 2))
+    assert draws["species"][:, 1:3].unique(dim=0).tolist() == [[0.0, 1.0]]
+    assert labels[0].argmax() in draws["species"][:, 0]
