@@ -362,9 +362,14 @@ def _check_shape(name: str, distribution: Any, value: Tensor) -> None:
         joint = None
     # Dimensions to the left of the value's are particles or enumerated values.
     if joint is None or tuple(joint[len(joint) - len(batch) :]) != batch:
+        column = (
+            " A table of one column is (N, 1): give the distribution that shape and .to_event(1), or observe x[:, 0]."
+            if batch == (*distribution.batch_shape, 1)
+            else ""
+        )
         raise ValueError(
             f"observe('{name}'): distribution of batch shape {tuple(distribution.batch_shape)} and value of batch "
-            f"shape {batch} do not fit."
+            f"shape {batch} do not fit.{column}"
         )
 
 

@@ -295,6 +295,7 @@ def test_without_a_value_observe_samples():
     [
         (dist.Normal(torch.zeros(4), 1.0).to_event(1), torch.zeros(3, 5), r"event shape \(4,\).*to_event"),
         (dist.Normal(torch.zeros(3), 1.0), torch.zeros(4), "do not fit"),
+        (dist.Normal(torch.zeros(3), 1.0), torch.zeros(3, 1), r"do not fit. A table of one column is \(N, 1\)"),
         (dist.Normal(torch.zeros(3), 1.0).expand([4, 3]).to_event(1), torch.zeros(1, 3), "do not fit"),
         (dist.MultivariateStudentT(3.0, torch.zeros(2), torch.eye(2)), torch.tensor([[0.0, NAN]]), "StudentT.*latent"),
         (dist.Dirichlet(torch.ones(2)), torch.tensor([[0.5, NAN]]), "Dirichlet.*latent"),
