@@ -265,12 +265,13 @@ def _must_stay(node: fx.Node) -> bool:
 
 
 def _out_of_place(graph: fx.Graph) -> None:
-    """Replaces op_(x, ...) by op(x, ...), where x is no view and has none."""
+    """Replaces op_(x, ...) by op(x, ...), where x is no view and has none; draws stay the same draws."""
     for node in list(graph.nodes):
-        if not mutates(node) or is_random(node):
+        if not mutates(node):
             continue
         packet, overload = node.target._opname, node.target._overloadname
-        plain = getattr(getattr(torch.ops.aten, packet.removesuffix("_"), None), overload, None)
+        name = "normal_functional" if packet == "normal_" else packet.removesuffix("_")
+        plain = getattr(getattr(torch.ops.aten, name, None), overload, None)
         x = node.args[0]
         views = [user for user in x.users if user is not node and user < node and _is_view(user)]
         if plain is None or not packet.endswith("_") or x.op != "call_function" or _is_view(x) or views:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pyro_gen._random import seeded
-from pyro_gen.density.graphs import record
+from pyro_gen.density.graphs import mutates, record
 
 
 def targets(graph):
@@ -135,3 +135,17 @@ def test_memory_that_is_used_again_is_that_of_another_tensor():
 
     x = torch.randn(3)
     torch.testing.assert_close(record(function, torch.randn(3))(x), function(x))
+
+
+def test_draws_in_place_are_recorded_as_the_same_draws_out_of_place():
+    def draws(x):
+        fills = (lambda t: t.normal_(), lambda t: t.normal_(2.0, 3.0), lambda t: t.uniform_(1, 2))
+        return x + torch.stack([fill(torch.empty(5)) for fill in (*fills, lambda t: t.exponential_(2.0))])
+
+    graph = record(draws, torch.zeros(5))
+    assert not any(mutates(node) for node in graph.graph.nodes)
+    torch.manual_seed(3)
+    expected = draws(torch.ones(5))
+    torch.manual_seed(3)
+    assert torch.equal(graph(torch.ones(5)), expected)
+    assert not torch.equal(graph(torch.ones(5)), expected)  # drawn anew

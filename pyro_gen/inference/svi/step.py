@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,7 +19,9 @@ from torch import Tensor, fx, nn
 from pyro_gen._internals import compile_for, own_buffers, version_of
 from pyro_gen._random import seeded
 from pyro_gen.density import first_line, rows_of
+from pyro_gen.density.base import MOST_COMPILED
 from pyro_gen.density.graphs import compiler_available, record
+from pyro_gen.density.loops import roll
 from pyro_gen.density.missing import LatentMissing
 from pyro_gen.density.validation import no_validation
 from pyro_gen.inference.objectives import Objective, Player
@@ -113,6 +115,7 @@ class GradientStep:
         self.adam = RecordableAdam(optimizer)
         self._graphs: dict[tuple[Any, ...], StepFunction] = {}
         self._compiled: dict[tuple[Any, ...], StepFunction] = {}
+        self.operations = 0  # of the longest recording
         self._written: list[str] = []  # the state that the loss changes
 
     def __call__(self, batch: Sequence[Any], kl_weight: Tensor) -> tuple[float, float]:
@@ -163,6 +166,17 @@ class GradientStep:
             with torch.no_grad():
                 self._graph(batch, torch.ones((), device=batch[0].device))
 
+    def compile(self, batch: Sequence[Any]) -> None:
+        """Compiles the step that was recorded for batches of this shape.
+
+        Raises:
+            NotTraceableError: It cannot be compiled; it goes on as it is.
+        """
+        with torch.no_grad(), seeded(0):
+            kl_weight = torch.ones((), device=batch[0].device)
+            self._compile(self._graph(batch, kl_weight), batch, kl_weight)
+        self.mode = "compiled"
+
     def _inputs(self) -> list[Tensor]:
         """What a compiled step takes before the batch, and moves."""
         return [*self.parameters, *self.adam.state, *self.others, *self._state().values()]
@@ -211,13 +225,24 @@ class GradientStep:
                     graph = _record(functools.partial(self._functional, batch), inputs)
                 if first:
                     self._verify(graph, batch, kl_weight)
-                self._graphs[key] = graph
+                self._graphs[key], self.operations = graph, max(self.operations, len(graph.graph.nodes))
                 if self.mode == "compiled" and first:  # the short last batch of an epoch is not worth it
-                    self._compiled[key] = self._compile(graph, *_tensors(batch), kl_weight)
+                    self._compile(graph, batch, kl_weight)
         return self._graphs[key]
 
-    def _compile(self, graph: fx.GraphModule, *batch: Tensor) -> StepFunction:
-        """Compiles the gradient and what the optimiser does with it, and compares with both one after the other."""
+    def _compile(self, graph: StepFunction, batch: Sequence[Any], kl_weight: Tensor) -> None:
+        """Compiles a recording: the bodies of its loops if it is long, else together with the optimiser."""
+        if self.operations <= MOST_COMPILED:
+            self._compiled[_key(batch)] = self._compile_whole(graph, *_tensors(batch), kl_weight)
+            return
+        rolled = roll(cast("fx.GraphModule", graph))
+        if rolled is None or rolled.operations > MOST_COMPILED:
+            raise NotTraceableError(f"its graph of {self.operations} operations is too long, and folds into no loop")
+        inputs = (*self.parameters, *self.others, *self._state().values(), *_tensors(batch), kl_weight)
+        self._graphs[_key(batch)] = _checked(graph, rolled.compiled, inputs)
+
+    def _compile_whole(self, graph: StepFunction, *batch: Tensor) -> StepFunction:
+        """Compiles the gradient and what the optimiser does with it."""
         own, others, state = len(self.parameters), len(self.others), self._state()
         places = [list(state).index(name) for name in self._written]
 
@@ -232,19 +257,9 @@ class GradientStep:
 
         self.adam.set_rate()
         inputs = [*self._inputs(), *batch]
-        try:
-            whole = record(step, *(t.clone() for t in inputs))
-            compiled = compile_for(whole, inputs)
-            results = [[t.clone() for t in inputs] for _ in range(2)]
-            for function, result in zip((step, compiled), results, strict=True):
-                torch.manual_seed(1)
-                result += function(*result)
-        except Exception as error:  # whatever the compiler of this machine makes of it
-            raise NotTraceableError(f"the compiler failed: {first_line(error)}") from error
         # Moments, not parameters: their first step is by the sign of the gradient, of one that is zero by chance too.
-        pairs = list(zip(*results, strict=True))[own:]
-        _require_equal(pairs, "the compiled step gives another result than the recorded one")
-        return compiled
+        moments_on = slice(own, None)
+        return _checked(step, lambda: compile_for(record(step, *_copies(inputs)), inputs), inputs, moments_on)
 
     def _verify(self, traced: StepFunction, batch: Sequence[Any], kl_weight: Tensor) -> None:
         """Compares recording and program on permuted rows, at moved parameters and another ``kl_weight``.
@@ -256,7 +271,7 @@ class GradientStep:
         x, *context = batch
         other, weight = [x[order], *rows_of(x, tuple(context), order)], 0.5 * kl_weight
         parameters = (*self.parameters, *self.others)
-        original, state = ([t.clone() for t in tensors] for tensors in (parameters, self._state().values()))
+        original, state = _copies(parameters), _copies(self._state().values())
         scales = [torch.where((size := p.abs().mean()) > 0, size, 1.0) for p in original]  # what is zero moves too
         moved = [p + 0.01 * s * torch.randn_like(p) for p, s in zip(original, scales, strict=True)]
         torch.manual_seed(1)
@@ -273,6 +288,32 @@ class GradientStep:
         written |= zip(self._written, results[len(expected) :], strict=True)
         pairs = [*zip(expected, results, strict=False), *((reached[n], written[n]) for n in reached)]
         _require_equal(pairs, "its recording gives another result than the program, on other data")
+
+
+def _checked(
+    step: StepFunction, compile: Callable[[], StepFunction], inputs: Sequence[Tensor], moved: slice = slice(0)
+) -> StepFunction:
+    """Compiles a step, and compares what it returns, and makes of some of its inputs, with the step itself.
+
+    Raises:
+        NotTraceableError: The compiler fails, or the results differ.
+    """
+    results = []
+    try:
+        compiled = compile()
+        for function in (step, compiled):
+            copies = _copies(inputs)
+            torch.manual_seed(1)
+            returned = function(*copies)
+            results.append([*copies[moved], *returned])
+    except Exception as error:  # whatever the compiler of this machine makes of it
+        raise NotTraceableError(f"the compiler failed: {first_line(error)}") from error
+    _require_equal(zip(*results, strict=True), "the compiled step gives another result than the recorded one")
+    return compiled
+
+
+def _copies(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return [t.clone() for t in tensors]
 
 
 def _require_equal(pairs: Iterable[tuple[Tensor, Tensor]], otherwise: str) -> None:

@@ -369,9 +369,50 @@ def test_a_compiler_that_does_not_work_is_done_without(monkeypatch: pytest.Monke
         raise RuntimeError("InvalidCxxCompiler: no working compiler")
 
     monkeypatch.setattr(svi_step, "compile_for", broken)
-    monkeypatch.setattr(devices, "STEPS_WORTH_COMPILING", 0)
+    monkeypatch.setattr(devices, "repays_compiling", lambda *_: True)
     options: dict[str, Any] = {"epochs": 1, "progress": False}
     result = pg.fit(vae(), binary(), **options)
     assert result.mode == "traced" and "no working compiler" in result.mode_reason
     with pytest.raises(ValueError, match="cannot be compiled"):
         pg.fit(vae(), binary(), compile=True, **options)
+
+
+class Chain(Program):
+    """z_t | z_{t-1} ~ N(f(z_{t-1}), sigma), x_t | z_t ~ N(g(z_t), 1), and a guide that reads z_{t-1} and x_t."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.transition, self.emission, self.combiner = nn.Linear(2, 2), nn.Linear(2, 1), nn.Linear(3, 4)
+
+    def model(self, x: Tensor) -> None:
+        with self.plate(x):
+            z = x.new_zeros(2)
+            for t in range(x.shape[1]):
+                z = pyro.sample(f"z_{t}", dist.Normal(self.transition(z).tanh(), 0.5).to_event(1))
+                pyro.sample(f"x_{t}", dist.Normal(self.emission(z).squeeze(-1), 1.0), obs=x[:, t])
+
+    def guide(self, x: Tensor) -> None:
+        with self.plate(x):
+            z = x.new_zeros(len(x), 2)
+            for t in range(x.shape[1]):
+                loc, scale = self.combiner(torch.cat([z, x[:, t, None]], -1)).chunk(2, -1)
+                z = pyro.sample(f"z_{t}", dist.Normal(loc.tanh(), scale.sigmoid()).to_event(1))
+
+
+@needs_compiler
+def test_the_loop_of_a_long_graph_is_compiled_and_its_run_is_the_eager_one() -> None:
+    x = torch.randn(20, 40, generator=torch.Generator().manual_seed(0))
+    (eager, a), (compiled, b) = (trained(Chain, x, c, batch_size=20, epochs=3) for c in (False, True))
+    assert compiled.mode == "compiled"
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-5, msg=name)
+    for row, other in zip(eager.history, compiled.history, strict=True):
+        assert row["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+
+
+def test_a_long_graph_without_a_loop_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(svi_step, "MOST_COMPILED", 20)
+    monkeypatch.setattr(devices, "repays_compiling", lambda *_: True)
+    result, _ = trained(vae, binary(), "auto")
+    assert result.mode == "traced" and "too long" in result.mode_reason
