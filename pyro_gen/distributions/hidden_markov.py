@@ -64,14 +64,22 @@ def chain_product(logits: Tensor) -> Tensor:
     return product.squeeze(-3).to(logits.dtype)
 
 
+MOST_STATES = 32  # of which sums are taken term by term, in memory of T K^3
+
+
 def _log_matmul(x: Tensor, y: Tensor) -> Tensor:
+    """The logarithm of a product of matrices; of more than 32 states without terms e^-700 of their row and column."""
     least = torch.finfo(x.dtype).min  # of a row of zeros: -inf - -inf would be NaN
-    x_most = x.detach().amax(-1, keepdim=True).clamp(min=least)
-    y_most = y.detach().amax(-2, keepdim=True).clamp(min=least)
-    product = (x - x_most).exp() @ (y - y_most).exp()
+    if x.shape[-1] <= MOST_STATES:
+        terms = x.unsqueeze(-1) + y.unsqueeze(-3)  # (*, i, k, j)
+        most = terms.detach().amax(-2, keepdim=True).clamp(min=least)
+        product, most = (terms - most).exp().sum(-2), most.squeeze(-2)
+    else:
+        x_most = x.detach().amax(-1, keepdim=True).clamp(min=least)
+        y_most = y.detach().amax(-2, keepdim=True).clamp(min=least)
+        product, most = (x - x_most).exp() @ (y - y_most).exp(), x_most + y_most
     positive = product > 0
-    logarithm = torch.where(positive, torch.where(positive, product, 1.0).log(), -math.inf)
-    return logarithm + x_most + y_most
+    return torch.where(positive, torch.where(positive, product, 1.0).log(), -math.inf) + most
 
 
 class _DiscreteHMM(dist.DiscreteHMM):

@@ -6,7 +6,7 @@ from pyro_gen.models.energy import EnergyBased
 from pyro_gen.models.linear import FactorAnalysis, Gaussian, ProbabilisticPCA
 from pyro_gen.models.mixture import BernoulliMixture, CategoricalMixture, GaussianMixture
 from pyro_gen.models.regression import ConjugateRegression, Regression
-from pyro_gen.models.sequence import StateSpace
+from pyro_gen.models.sequence import HiddenMarkov, StateSpace
 from pyro_gen.models.tabular import (
     DeepLatentTable,
     NotMIWAE,
@@ -30,6 +30,7 @@ __all__ = [
     "FactorAnalysis",
     "Gaussian",
     "GaussianMixture",
+    "HiddenMarkov",
     "NotMIWAE",
     "ProbabilisticPCA",
     "Regression",
