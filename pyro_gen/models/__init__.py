@@ -5,7 +5,7 @@ from pyro_gen.models.adversarial import GAN
 from pyro_gen.models.energy import EnergyBased
 from pyro_gen.models.linear import FactorAnalysis, Gaussian, ProbabilisticPCA
 from pyro_gen.models.mixture import BernoulliMixture, CategoricalMixture, GaussianMixture
-from pyro_gen.models.regression import ConjugateRegression, Regression
+from pyro_gen.models.regression import ConjugateRegression, Hierarchical, Horseshoe, Regression
 from pyro_gen.models.sequence import HiddenMarkov, StateSpace
 from pyro_gen.models.tabular import (
     DeepLatentTable,
@@ -31,6 +31,8 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "HiddenMarkov",
+    "Hierarchical",
+    "Horseshoe",
     "NotMIWAE",
     "ProbabilisticPCA",
     "Regression",

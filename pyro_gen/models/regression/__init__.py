@@ -2,5 +2,7 @@
 
 from pyro_gen.models.regression.conjugate import ConjugateRegression
 from pyro_gen.models.regression.generalised_linear import Regression
+from pyro_gen.models.regression.hierarchical import Hierarchical
+from pyro_gen.models.regression.horseshoe import Horseshoe
 
-__all__ = ["ConjugateRegression", "Regression"]
+__all__ = ["ConjugateRegression", "Hierarchical", "Horseshoe", "Regression"]

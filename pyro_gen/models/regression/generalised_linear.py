@@ -32,7 +32,7 @@ from torch import Tensor
 from pyro_gen.data.small import binary_rows, level_rows, normal_rows
 from pyro_gen.models.regression.parts.covariates import integrated, sample_covariate_law
 from pyro_gen.models.regression.parts.guided import GuidedRegression, check_positive
-from pyro_gen.models.regression.parts.likelihoods import LIKELIHOODS, sample_law
+from pyro_gen.models.regression.parts.likelihoods import check_likelihood, sample_law
 from pyro_gen.observation import observe
 from pyro_gen.registry import model
 
@@ -89,13 +89,7 @@ class Regression(GuidedRegression):
         missing: bool = False,
     ) -> None:
         super().__init__()
-        if likelihood not in LIKELIHOODS:
-            raise ValueError(f"Regression(likelihood={likelihood!r}): choose one of {', '.join(LIKELIHOODS)}.")
-        if (likelihood == "ordinal") != (levels is not None) or (levels is not None and levels < 2):
-            raise ValueError(
-                f"Regression(likelihood={likelihood!r}, levels={levels!r}): an ordinal outcome has a number of levels, "
-                "2 or more, and others have none."
-            )
+        check_likelihood(type(self).__name__, likelihood, levels)
         check_positive(self, covariates=covariates, scale=scale)
         self.covariates, self.likelihood, self.levels = covariates, likelihood, levels
         self.scale, self.missing = scale, missing

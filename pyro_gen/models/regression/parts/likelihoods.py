@@ -26,11 +26,22 @@ from torch import Tensor
 
 from pyro_gen.distributions import LevelCategorical
 
-__all__ = ["LIKELIHOODS", "Law", "ordinal_logits", "sample_law"]
+__all__ = ["LIKELIHOODS", "Law", "check_likelihood", "ordinal_logits", "sample_law"]
 
 Law = Callable[[Tensor], Any]  # of the linear predictors, with shape (N,), to the distribution of N outcomes
 
 LIKELIHOODS = ("normal", "student_t", "bernoulli", "poisson", "negative_binomial", "ordinal")
+
+
+def check_likelihood(name: str, likelihood: str, levels: int | None) -> None:
+    """Refuses what is no likelihood, and numbers of levels that do not fit it; ``name`` is that of the class."""
+    if likelihood not in LIKELIHOODS:
+        raise ValueError(f"{name}(likelihood={likelihood!r}): choose one of {', '.join(LIKELIHOODS)}.")
+    if (likelihood == "ordinal") != (levels is not None) or (levels is not None and levels < 2):
+        raise ValueError(
+            f"{name}(likelihood={likelihood!r}, levels={levels!r}): an ordinal outcome has a number of levels, 2 or "
+            "more, and others have none."
+        )
 
 
 def sample_law(likelihood: str, scale: Tensor, levels: int = 0) -> Law:
