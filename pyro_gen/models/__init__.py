@@ -2,6 +2,7 @@
 
 from pyro_gen.models import tabular
 from pyro_gen.models.adversarial import GAN
+from pyro_gen.models.bayesian_network import DiscreteBayesianNetwork, LinearGaussianBayesianNetwork
 from pyro_gen.models.energy import EnergyBased
 from pyro_gen.models.linear import FactorAnalysis, Gaussian, ProbabilisticPCA
 from pyro_gen.models.mixture import BernoulliMixture, CategoricalMixture, GaussianMixture
@@ -26,6 +27,7 @@ __all__ = [
     "CategoricalMixture",
     "ConjugateRegression",
     "DeepLatentTable",
+    "DiscreteBayesianNetwork",
     "EnergyBased",
     "FactorAnalysis",
     "Gaussian",
@@ -33,6 +35,7 @@ __all__ = [
     "HiddenMarkov",
     "Hierarchical",
     "Horseshoe",
+    "LinearGaussianBayesianNetwork",
     "NotMIWAE",
     "ProbabilisticPCA",
     "Regression",

@@ -1,0 +1,1 @@
+"""What Bayesian networks are made of, and nobody reads as a model."""
