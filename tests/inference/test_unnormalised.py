@@ -323,9 +323,8 @@ def test_an_entry_of_a_spline_flow_is_imputed_and_the_chains_run_at_once(seen: i
     done: list[float] = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # as that chains come one by one
-        y = pg.impute(flow, x, draws=500, options={"temperatures": 60}, progress=done.append)[
-            :, 3, 1 - seen
-        ].contiguous()
+        y = pg.impute(flow, x, draws=500, options={"temperatures": 60}, progress=done.append)
+    y = y[:, 3, 1 - seen].contiguous()
     assert done == sorted(done) and done[-1] == pytest.approx(1.0)
     grid = torch.linspace(-8, 8, 4001)
     rows = torch.full((4001, 2), 0.7)

@@ -313,7 +313,7 @@ class NaNLoss(Exact):
 
 class GlobalStore(Exact):
     def model(self, x):
-        shift = pyro.param("shift", torch.zeros(D))
+        shift = pyro.get_param_store().setdefault("shift", torch.zeros(D))  # pyro.param would belong to the program
         with self.plate(x):
             return pg.observe("x", dist.Normal(self.loc + shift, self.scale).to_event(1), x)
 
