@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen.inference.objectives import Objective, require_suitable, resolve_objective
+from pyro_gen.packing import packed_inputs
 from pyro_gen.program import Program, data_size
 from pyro_gen.traces import structure
 
@@ -20,8 +21,8 @@ __all__ = ["SVIModule"]
 class SVIModule(lightning.LightningModule):
     """A program and its objective as a LightningModule; the program's weights are under ``program.`` in its state.
 
-    Batches are a tensor ``x`` or a tuple or list ``(x, *context)``. It logs ``train_loss`` and ``validation_loss``, the
-    negative bound in nats per datum.
+    Batches are ``x``, a tensor or a mapping of several, or a tuple or list ``(x, *context)``. It logs ``train_loss``
+    and ``validation_loss``, the negative bound in nats per datum.
 
     Arguments:
         program: The program; lazily created parameters must exist, see :meth:`Program.initialise`.
@@ -71,13 +72,14 @@ class SVIModule(lightning.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=self.lr)
 
     def _loss(self, name: str, batch: Any, kl_weight: float) -> Tensor:
-        parts = batch if isinstance(batch, tuple | list) else (batch,)
+        first, *context = batch if isinstance(batch, tuple | list) else (batch,)
+        program, x = packed_inputs(self.program, first)
         options: dict[str, Any] = {"kl_weight": kl_weight} if self.objective.anneals else {}
         if not self._suits:
-            require_suitable(self.program, self.objective, structure(self.program, *parts).kind)
+            require_suitable(program, self.objective, structure(program, x, *context).kind)
             self._suits = True
         # Pyro's validation looks at values: on a GPU each look is a wait.
         with data_size(self.size), pyro.validation_enabled(False):
-            loss = self.objective.loss(self.program, *parts, **options) / self.size
-        self.log(name, loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(parts[0]))
+            loss = self.objective.loss(program, x, *context, **options) / self.size
+        self.log(name, loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(x))
         return loss

@@ -65,6 +65,32 @@ def test_context_comes_as_further_parts_of_a_batch(tmp_path: Path) -> None:
     torch.testing.assert_close(module.program.slope, torch.tensor([2.0]), atol=1e-2, rtol=0)
 
 
+class Labelled(pg.Program):
+    """A label, and a number with a mean for each of its two values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc, self.logit = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(()))
+
+    def model(self, x: dict[str, Tensor]) -> None:
+        with self.plate(x):
+            label = pg.observe("label", dist.Bernoulli(logits=self.logit), x["label"])
+            pg.observe("number", dist.Normal(self.loc[label.long()], 1.0), x["number"])
+
+
+def test_batches_of_several_variables_count_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    label = (torch.arange(60) % 3 == 0).float()
+    rows = [{"label": a, "number": b} for a, b in zip(label, X[:, 0] + 2 * label, strict=True)]
+    counted: list[int] = []
+    monkeypatch.setattr(SVIModule, "log", lambda self, *args, batch_size, **options: counted.append(batch_size))
+    module = SVIModule(Labelled(), size=60, lr=0.1)
+    trainer(tmp_path, max_epochs=60, enable_checkpointing=False).fit(module, DataLoader(rows, batch_size=40))
+    assert counted[:2] == [40, 20]
+    assert module.program.logit.detach().sigmoid().item() == pytest.approx(1 / 3, abs=0.05)
+    means = [float((X[:, 0] + 2 * label)[label == k].mean()) for k in (0, 1)]
+    torch.testing.assert_close(module.program.loc.detach(), torch.tensor(means), atol=0.1, rtol=0)
+
+
 def test_the_kl_weight_rises_over_its_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = []
     original = IWAE.loss
