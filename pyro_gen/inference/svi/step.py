@@ -116,6 +116,7 @@ class GradientStep:
         self._graphs: dict[tuple[Any, ...], StepFunction] = {}
         self._compiled: dict[tuple[Any, ...], StepFunction] = {}
         self.operations = 0  # of the longest recording
+        self._unrecorded: set[tuple[Any, ...]] = set()  # shapes of batches, a short last one say, that have no graph
         self._written: list[str] = []  # the state that the loss changes
 
     def __call__(self, batch: Sequence[Any], kl_weight: Tensor) -> tuple[float, float]:
@@ -145,10 +146,11 @@ class GradientStep:
 
     def _set_gradients(self, batch: Sequence[Any], kl_weight: Tensor) -> Tensor:
         """Sets the gradients of the player's parameters, and returns the loss and the norm of the gradient."""
-        if self.mode == "eager":
+        graph = None if self.mode == "eager" else self._graph_of_any(batch, kl_weight)
+        if graph is None:
             figures, *gradients = self._eager(batch, kl_weight)
         else:
-            graph, state = self._graph(batch, kl_weight), self._state()
+            state = self._state()
             figures, *rest = graph(*self.parameters, *self.others, *state.values(), *_tensors(batch), kl_weight)
             gradients, written = rest[: len(self.parameters)], rest[len(self.parameters) :]
             _set([state[n] for n in self._written], written)
@@ -214,6 +216,19 @@ class GradientStep:
             factor = (self.clip_norm / norm.clamp(min=1e-12)).clamp(max=1.0)
             gradients = [g * factor for g in gradients]
         return [torch.stack([loss.detach(), norm.detach().to(loss.dtype)]), *(g.detach() for g in gradients)]
+
+    def _graph_of_any(self, batch: Sequence[Any], kl_weight: Tensor) -> StepFunction | None:
+        """The graph of a batch; ``None`` where others have one, and batches of this shape cannot be recorded."""
+        key = _key(batch)
+        if key in self._unrecorded:
+            return None
+        try:
+            return self._graph(batch, kl_weight)
+        except NotTraceableError:
+            if not self._graphs:
+                raise
+            self._unrecorded.add(key)
+            return None
 
     def _graph(self, batch: Sequence[Any], kl_weight: Tensor) -> StepFunction:
         key = _key(batch)

@@ -226,6 +226,27 @@ def network_program() -> Program:
     return Program.from_functions(model)
 
 
+class ShortOnly(pg.models.Gaussian):
+    """Looks at the values of batches of fewer than 16 rows."""
+
+    def model(self, x: Tensor) -> Tensor:
+        if len(x) < 16:
+            float(x.sum())
+        return super().model(x)
+
+
+def test_a_short_last_batch_that_cannot_be_recorded_runs_as_python() -> None:
+    x = binary(50)
+    result, state = trained(lambda: ShortOnly(9), x, "trace")
+    assert result.mode == "traced"
+    _, expected = trained(lambda: pg.models.Gaussian(9), x, False)
+    for name, value in expected.items():
+        torch.testing.assert_close(state[name], value, rtol=1e-4, atol=1e-5)
+    step = gradient_step(ShortOnly(9), ELBO(), "traced")
+    with pytest.raises(NotTraceableError):  # nothing has a graph: it is for fit to say so
+        step((x[:10],), torch.ones(()))
+
+
 @pytest.mark.parametrize(("make", "mode"), [(closure_program, "eager"), (network_program, "traced")])
 def test_what_is_in_a_closure_is_trained(make: Callable[[], Program], mode: str) -> None:
     torch.manual_seed(1)
