@@ -7,7 +7,7 @@ from pyro_gen.models.energy import EnergyBased
 from pyro_gen.models.linear import FactorAnalysis, Gaussian, ProbabilisticPCA
 from pyro_gen.models.mixture import BernoulliMixture, CategoricalMixture, GaussianMixture
 from pyro_gen.models.regression import ConjugateRegression, Hierarchical, Horseshoe, Regression
-from pyro_gen.models.sequence import HiddenMarkov, StateSpace
+from pyro_gen.models.sequence import ChangePoints, HiddenMarkov, StateSpace
 from pyro_gen.models.tabular import (
     DeepLatentTable,
     NotMIWAE,
@@ -25,6 +25,7 @@ __all__ = [
     "VAE",
     "BernoulliMixture",
     "CategoricalMixture",
+    "ChangePoints",
     "ConjugateRegression",
     "DeepLatentTable",
     "DiscreteBayesianNetwork",
