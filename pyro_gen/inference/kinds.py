@@ -36,6 +36,7 @@ _NOISE = "under an observation noise that you state it has a density"
 _INSTEAD = {  # by verb and kind
     ("sample", "unnormalised"): _GLOBAL,
     ("impute", "unnormalised"): _GLOBAL,
+    ("predict", "unnormalised"): _GLOBAL,
     ("reconstruct", "unnormalised"): (
         "what its model draws does not follow its density: pg.impute draws missing entries given the seen ones, "
         f"pg.posterior its latent variables, and {_CENSORED}"
@@ -65,6 +66,9 @@ _INSTEAD = {  # by verb and kind
         f"nothing follows of its latent variables from data; {_NOISE}, pg.latents(pg.with_noise(program, 0.1), x)"
     ),
     ("log_likelihood", "implicit"): f"almost no datum is one of its values; {_NOISE}, pg.log_likelihood(noise=0.1)",
+    ("loo", "implicit"): (
+        f"almost no datum is one of its values; {_NOISE}, pg.loo(pg.with_noise(program, 0.1), x, posterior=...)"
+    ),
     ("check_guide", "implicit"): (
         f"it has no posterior for a guide to come near to; {_NOISE}, pg.with_noise(program, 0.1)"
     ),

@@ -132,9 +132,10 @@ def predict(
         latent_missing(program, x, *context),
     ):
         kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
-        if kinds.kind == "unnormalised":
+        if kinds.kind == "unnormalised" and kinds.global_:
             refuse_data_factors(program, x, *context, verb="predict")
-        require_completed(program, x, context)
+        if kinds.kind != "unnormalised" or kinds.global_:  # else chains complete the data by their density
+            require_completed(program, x, context)
         drawn: Tensor | None = None
         if not kinds.global_:
             if not isinstance(posterior, str):

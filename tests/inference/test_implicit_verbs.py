@@ -74,6 +74,8 @@ VERBS: dict[str, Callable[[pg.Program, Tensor], Any]] = {
     "bdmc": lambda p, x: pg.bdmc(p, 3),
     "log_likelihood": lambda p, x: pg.log_likelihood(p, x),
     "log_evidence": lambda p, x: pg.log_evidence(p, x),
+    "sbc": lambda p, x: pg.sbc(p, x, simulations=3),
+    "loo": lambda p, x: pg.loo(p, x, posterior={"w": torch.zeros(5)}),
     "check_guide": lambda p, x: pg.check_guide(p, x),
 }
 

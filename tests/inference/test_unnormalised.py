@@ -337,3 +337,42 @@ def test_an_entry_of_a_spline_flow_is_imputed_and_the_chains_run_at_once(seen: i
     # The twin: draws of the entry alone, whatever was seen beside it.
     ranks = p.cumsum(0)[torch.searchsorted(grid, pg.sample(flow, 500)[:, 1 - seen].contiguous()).clamp(max=4000)]
     assert abs(float((ranks - 0.5).square().mean()) - 1 / 12) > 4 * 1.1 / (180 * 500) ** 0.5
+
+
+class Learnt(pg.Program):
+    """A standard normal base weighed by exp(w x), with a global w."""
+
+    event_shape = torch.Size([])
+
+    def model(self, x: Tensor) -> Tensor:
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with self.plate(x):
+            x = pg.observe("x", dist.Normal(0.0, 1.0), x)
+            pyro.factor("tilt", w * x)
+            return x
+
+
+@pytest.mark.parametrize(
+    ("program", "verb", "words"),
+    [
+        (Learnt, lambda p: pg.predict(p, 3), r"predict: Learnt is unnormalised .* pg.posterior draws these"),
+        (Learnt, lambda p: pg.loo(p, torch.zeros(3), posterior={"w": torch.zeros(5)}), "loo: Learnt is unnormalised"),
+        (Learnt, lambda p: pg.sbc(p, torch.zeros(3)), r"sbc: Learnt is unnormalised .* pg.posterior draws latent"),
+        (
+            Tilted,
+            lambda p: pg.loo(p, torch.zeros(3), posterior={"w": torch.zeros(5)}),
+            r"pg.log_likelihood\(program, x",
+        ),
+        (Tilted, lambda p: pg.sbc(p, torch.zeros(3)), "sbc: Tilted is unnormalised .* pg.log_partition says"),
+    ],
+)
+def test_verbs_of_posteriors_say_what_applies(
+    program: type[pg.Program], verb: Callable[[pg.Program], object], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        verb(program())
+
+
+def test_what_is_predicted_of_a_tilted_normal_is_generated() -> None:
+    errors = normal_error(pg.predict(Tilted(), 1, draws=N)[:, 0], 3.0, 1.0)
+    assert max(map(abs, errors)) < 5  # false alarms: 1e-5

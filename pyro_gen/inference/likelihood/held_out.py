@@ -30,6 +30,7 @@ from pyro_gen.density import as_inputs, entries_per_datum, evaluation, row_chunk
 from pyro_gen.density.finite import finite_sites, joint_values, present_units
 from pyro_gen.density.missing import latent_missing
 from pyro_gen.inference.global_draws import Given, GlobalDraws, global_draws
+from pyro_gen.inference.kinds import not_for
 from pyro_gen.inference.likelihood.ais import ais, is_annealed
 from pyro_gen.inference.likelihood.enumeration import MAX_ASSIGNMENTS, Summed, probe
 from pyro_gen.inference.likelihood.guide_bounds import guide_bound
@@ -148,6 +149,8 @@ def loo(
     x, *rest = as_inputs(program, x, *context)
     with evaluation(program), latent_missing(program, x, *rest):
         kinds = structure(program, x, *rest)
+        if kinds.kind == "implicit":
+            raise not_for(program, kinds.kind, "loo")
         how = (method, num_particles, seed, progress, options)
         draws, log_p = _pointwise(program, kinds, x, tuple(rest), posterior, "loo", *how)
     khat = psis_khat(-log_p)
