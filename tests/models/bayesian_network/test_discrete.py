@@ -9,6 +9,8 @@ import torch
 
 import pyro_gen as pg
 from pyro_gen.models import DiscreteBayesianNetwork
+from pyro_gen.models.bayesian_network.parts import law
+from pyro_gen.models.bayesian_network.parts.elimination import log_marginal
 
 ANSWERS = json.loads((Path(__file__).parent / "pgmpy_queries.json").read_text())
 SPRINKLER = {"rain": [], "sprinkler": ["rain"], "wet": ["sprinkler", "rain"]}
@@ -148,6 +150,19 @@ def test_missing_values_of_a_large_network_are_summed_out():
     rows = [{n: int(v) for n, v in zip(network.parents, row, strict=True) if not v.isnan()} for row in x]
     expected = torch.stack([network.log_probability(given) for given in rows])
     assert torch.allclose(pg.log_likelihood(network, x).value, expected, rtol=0, atol=1e-10)
+
+
+def test_rows_are_summed_some_at_a_time(monkeypatch):
+    network = random_network(2)
+    x = holed(network, 30, 0.5)
+    whole, drawn = pg.log_likelihood(network, x).value, pg.impute(network, x, draws=1, seed=0)
+    tables = []
+    monkeypatch.setattr(law, "CELLS", 1000)
+    monkeypatch.setattr(law, "log_marginal", lambda f, n: tables.append(f) or log_marginal(f, n))
+    assert torch.allclose(pg.log_likelihood(network, x).value, whole, rtol=0, atol=1e-14)
+    assert len(tables) > 3
+    again = pg.impute(network, x, draws=1, seed=0)
+    assert again.shape == drawn.shape and not bool(again.isnan().any())
 
 
 def test_completions_are_draws_given_what_was_seen():

@@ -4,8 +4,9 @@ A sum over :math:`x` of a product concerns only the factors that have :math:`x`,
 
 .. math:: \sum_x \prod_k f_k = \Big( \prod_{k: x \notin f_k} f_k \Big) \sum_x \prod_{k: x \in f_k} f_k ,
 
-and leaves a factor of the other variables of those. The order is greedy: next is the variable whose product is the
-smallest table. All is done in logarithms, so that long products of small numbers do not vanish.
+and leaves a factor of the other variables of those. The order is greedy: next is the variable that makes
+the fewest new pairs of neighbours (minimum fill). All is done in logarithms, so that long products of small numbers do
+not vanish.
 
 References:
     | Bucket elimination (Dechter, 1999), https://doi.org/10.1016/S0004-3702(99)00059-4
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Factor", "draw", "log_marginal", "maximise"]
+__all__ = ["Factor", "draw", "largest_table", "log_marginal", "maximise"]
 
 
 class Factor(NamedTuple):
@@ -99,6 +100,16 @@ def draw(factors: Sequence[Factor], rows: int) -> dict[str, Tensor]:
     return _look_back(joints, rows, lambda values: torch.distributions.Categorical(logits=values).sample())
 
 
+def largest_table(factors: Sequence[Factor]) -> int:
+    """The number of cells, for each row of evidence, of the largest product that elimination of all makes."""
+    size, scopes, largest = _sizes(factors), [set(f.names) for f in factors], 1
+    for name in _order(factors, ()):
+        joint = set().union(*(s for s in scopes if name in s))
+        scopes = [*(s for s in scopes if name not in s), joint - {name}]
+        largest = max(largest, math.prod(size[n] for n in joint))
+    return largest
+
+
 def _log_sum(values: Tensor, dim: int) -> Tensor:
     """``logsumexp`` whose gradient is 0, not NaN, where all is impossible, as it is in networks with zeros."""
     top = values.detach().amax(dim, keepdim=True)
@@ -137,13 +148,25 @@ def _look_back(joints: list[tuple[str, Factor]], rows: int, choose: Callable[[Te
 
 
 def _order(factors: Iterable[Factor], kept: Collection[str]) -> list[str]:
-    """The order in which variables are eliminated: next the one whose product of factors is the smallest table."""
-    size = {n: s for f in factors for n, s in zip(f.names, f.values.shape[1:], strict=True)}
-    scopes = [set(f.names) for f in factors]
+    """The order in which variables are eliminated: next the one that makes the fewest new pairs of neighbours."""
+    beside: dict[str, set[str]] = {}
+    for factor in factors:
+        for name in factor.names:
+            beside.setdefault(name, set()).update(n for n in factor.names if n != name)
+
+    def new_pairs(name: str) -> int:
+        return sum(len(beside[name] - beside[n]) - 1 for n in beside[name])  # n itself is not beside n
+
     order = []
-    while waiting := [n for n in size if n not in kept and n not in order]:
-        joint = {n: set().union(*(s for s in scopes if n in s)) for n in waiting}
-        name = min(waiting, key=lambda n: math.prod(size[m] for m in joint[n]))
-        scopes = [*(s for s in scopes if name not in s), joint[name] - {name}]
+    waiting = [n for n in beside if n not in kept]
+    while waiting:
+        name = min(waiting, key=new_pairs)
+        for n in beside[name]:
+            beside[n] = (beside[n] | beside[name]) - {n, name}
+        waiting.remove(name)
         order.append(name)
     return order
+
+
+def _sizes(factors: Iterable[Factor]) -> dict[str, int]:
+    return {n: s for f in factors for n, s in zip(f.names, f.values.shape[1:], strict=True)}

@@ -6,7 +6,7 @@ elimination, row by row: what was seen of node :math:`i` is a factor :math:`\mat
 missing. Its completions are drawn by elimination, too, from the last variable back to the first.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_gen.models.bayesian_network.parts.elimination import Factor, draw, log_marginal
+from pyro_gen.models.bayesian_network.parts.elimination import Factor, draw, largest_table, log_marginal
 from pyro_gen.models.bayesian_network.parts.graph import topological_order
 
 __all__ = ["NetworkLaw"]
+
+CELLS = 2**22  # of all rows that are summed at a time, of the largest table
 
 
 class NetworkLaw(dist.TorchDistribution):
@@ -60,7 +62,8 @@ class NetworkLaw(dist.TorchDistribution):
             return self._complete(value.long()).expand(lead)
         shape = torch.broadcast_shapes(self.missing.shape, value.shape)
         x, missing = value.expand(shape).flatten(0, -2), self.missing.expand(shape).flatten(0, -2)
-        return log_marginal(self._factors(x, missing), ()).expand(len(x)).reshape(shape[:-1]).expand(lead)
+        summed = [log_marginal(factors, ()).expand(rows) for factors, rows in self._chunks(x, missing)]
+        return torch.cat(summed).reshape(shape[:-1]).expand(lead)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Ancestral draws, each node after its parents."""
@@ -81,8 +84,9 @@ class NetworkLaw(dist.TorchDistribution):
         def complete() -> Tensor:
             x, holes = filled.flatten(0, -2), missing.flatten(0, -2)
             with torch.no_grad():
-                drawn = draw(self._factors(x, holes), len(x))
-            return torch.stack([drawn[n] for n in self.parents], -1).view_as(value).to(value.dtype)
+                drawn = [draw(factors, rows) for factors, rows in self._chunks(x, holes)]
+            columns = [torch.cat([some[n] for some in drawn]) for n in self.parents]
+            return torch.stack(columns, -1).view_as(value).to(value.dtype)
 
         return NetworkLaw(self.parents, self.log_tables, missing, self.batch_shape), filled, complete
 
@@ -94,6 +98,12 @@ class NetworkLaw(dist.TorchDistribution):
                 for table, (name, above) in zip(self.log_tables, self.parents.items(), strict=True)
             ]
         ).sum(0)
+
+    def _chunks(self, x: Tensor, missing: Tensor) -> Iterator[tuple[list[Factor], int]]:
+        """The factors of so many rows at a time as memory has room for, and their number."""
+        rows = max(1, CELLS // largest_table(self._factors(x[:1], missing[:1])))
+        for some, holes in zip(x.split(rows), missing.split(rows), strict=True):
+            yield self._factors(some, holes), len(some)
 
     def _factors(self, x: Tensor, missing: Tensor) -> list[Factor]:
         """The tables, and a factor for what was seen of each node in each row, (N, D)."""
