@@ -83,10 +83,31 @@ def compile_for(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[...
 
     Its draws are those of the graph: torch's own, which are faster than the compiler's, too.
     """
-    import torch._inductor
+    from torch._inductor.compile_fx import compile_fx
+    from torch._inductor.decomposition import select_decomp_table
 
     options = {"fallback_random": True}
-    return torch._inductor.compile(graph, list(inputs), options)  # type: ignore[no-any-return]  # noqa: SLF001
+    table = {**select_decomp_table(), torch.ops.aten.log1p.default: log1p_by_log}
+    return compile_fx(graph, list(inputs), config_patches=options, decompositions=table)  # type: ignore[return-value]
+
+
+def log1p_by_log(y: Tensor) -> Tensor:
+    """log(1 + y) to some units in the last place, by a logarithm, which on CPUs is ten times faster than torch's log1p.
+
+    What 1 + y loses to rounding cancels in y / ((1 + y) - 1).
+
+    References:
+        | What Every Computer Scientist Should Know About Floating-Point Arithmetic (Goldberg, 1991), theorem 4
+        | https://doi.org/10.1145/103162.103163
+
+    Example:
+        >>> y = torch.tensor([-1.0, -0.5, 0.0, 1e-10, 0.3, 1e20, torch.inf])
+        >>> torch.testing.assert_close(log1p_by_log(y), y.log1p(), rtol=1e-6, atol=0)
+    """
+    if y.device.type != "cpu" or not y.is_floating_point():
+        return NotImplemented  # type: ignore[no-any-return]
+    u = 1 + y
+    return torch.where((u == 1) | (y == torch.inf), y, u.log() * (y / (u - 1)))
 
 
 # Torch's own gamma distribution checks its arguments and makes tensors of them first.
