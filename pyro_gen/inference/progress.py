@@ -79,13 +79,16 @@ class TrainingBar:
         self.task = None if progress is None else progress.add_task("training", total=total)
         self.done, self.shown_at = 0, 0.0
 
-    def advance(self, steps: int, text: str = "training") -> None:
-        """Counts steps, and shows them ten times a second."""
+    def advance(self, steps: int) -> bool:
+        """Counts steps; whether it is time to show them, ten times a second."""
         self.done += steps
-        now = time.monotonic()
-        if self.progress is not None and self.task is not None and now - self.shown_at > 0.1:
+        return self.progress is not None and time.monotonic() - self.shown_at > 0.1
+
+    def show(self, text: str) -> None:
+        """Shows how far the run is, and a few words."""
+        if self.progress is not None and self.task is not None:
             self.progress.update(self.task, completed=self.done, description=text)
-            self.shown_at = now
+            self.shown_at = time.monotonic()
 
 
 @contextmanager

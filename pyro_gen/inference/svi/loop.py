@@ -87,10 +87,12 @@ class Training:
         streams = [learner.minibatches(epoch) for learner in self.learners]
         turns = [k for k, learner in enumerate(self.learners) for _ in range(learner.player.steps)]
         totals, rows = [0.0] * len(streams), [0] * len(streams)
+        weight, kl_weight = 1.0, torch.ones((), device=self.fabric.device)
         for i in range(rounds):
             progress = (epoch * rounds + i) / (settings.epochs * rounds)
-            weight = min(1.0, (epoch + i / rounds) / settings.kl_warmup) if settings.kl_warmup else 1.0
-            kl_weight = torch.tensor(weight, device=self.fabric.device)
+            if settings.kl_warmup:
+                weight = min(1.0, (epoch + i / rounds) / settings.kl_warmup)
+                kl_weight = torch.tensor(weight, device=self.fabric.device)
             reached: dict[str, Tensor] | None = None
             for k in turns:
                 learner = self.learners[k]
@@ -106,8 +108,10 @@ class Training:
             self.result.steps += 1
             if self.average is not None:
                 self.average.update(self.result.steps)
-            means = [t / n for t, n in zip(totals, rows, strict=True)]
-            bar.advance(1, f"epoch {epoch + 1}/{settings.epochs}  {self._losses_text(means)}{self._validation_text()}")
+            if bar.advance(1):
+                losses = self._losses_text(_means(totals, rows))
+                bar.show(f"epoch {epoch + 1}/{settings.epochs}  {losses}{self._validation_text()}")
+        means = _means(totals, rows)
         row = {"epoch": epoch + 1, "train_loss": means[0]}
         row |= {f"{learner.player.name}_loss": m for learner, m in zip(self.learners[1:], means[1:], strict=True)}
         if self.held_out is not None:
@@ -213,6 +217,10 @@ class Training:
         self.result.best_epoch, self.result.steps = state["best_epoch"], state["steps"]
         self.result.seconds = state["seconds"]
         self.last_good = copy.deepcopy(self.module.state_dict())
+
+
+def _means(totals: Sequence[float], rows: Sequence[int]) -> list[float]:
+    return [t / n for t, n in zip(totals, rows, strict=True)]
 
 
 def _mix(*numbers: int) -> int:
