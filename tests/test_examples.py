@@ -19,6 +19,14 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "lost_by_holes": (0.0, 0.01),
         "lost_by_complete_rows": (0.01, 0.03),
     },
+    "clusters_wine": {
+        "probability_of_3": (0.95, 1.0),
+        "rand_index": (0.93, 1.0),
+        "expected_loss": (0.05, 0.3),
+        "probability_of_3_with_holes": (0.8, 1.0),
+        "rand_index_with_holes": (0.8, 1.0),
+        "rand_index_of_rival": (0.3, 0.65),
+    },
     "custom_program": {
         "failures": (0, 0),
         "untrained": (-60.0, -40.0),

@@ -184,6 +184,22 @@ class Clusters(ClusterMixin, StructureEstimator):  # type: ignore[misc]
         """The mean log-density of what is seen of rows, in nats."""
         return float(self._log_joint(X).logsumexp(1).mean())
 
+    def summary(self) -> str:
+        """The answer in a few sentences, a line each."""
+        check_is_fitted(self, "partitions_")
+        rows = self.partitions_.shape[-1]
+        numbers = sorted(self.number_probabilities_.items(), key=lambda item: -item[1])
+        chances = ", ".join(f"{k} with probability {p:.2f}" for k, p in numbers[:4])
+        sizes = ", ".join(str(n) for n in np.bincount(self.labels_))
+        mixed = max(self.r_hat_.values())
+        return (
+            f"Clusters of {rows} rows: {chances}.\n"
+            f"The representative partition has {self.n_clusters_}, of {sizes} rows; its expected distance from the "
+            f"posterior's is {self.expected_loss_:.2f} nats.\n"
+            f"R-hat of number and entropy: {mixed:.2f}"
+            + (", the chains agree." if mixed < 1.1 else ", the chains do not agree yet: give more draws.")
+        )
+
     def plot(self) -> Any:
         """Draws the co-assignment matrix under its dendrogram, beside the posterior of the number; a figure."""
         from pyro_gen.structure.pictures import clusters_figure

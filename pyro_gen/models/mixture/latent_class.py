@@ -57,13 +57,13 @@ class _LatentClasses(Mixture):
 
     def log_joint(self, x: Tensor) -> Tensor:
         log_weights: Tensor = self.logits.log_softmax(0)
-        log_prob: Tensor = self.indicators(x).flatten(1) @ self.log_levels().flatten(1).T  # (N, K)
-        return log_weights + log_prob
+        return log_weights + self.indicators(x).flatten(1) @ self.log_levels().flatten(1).T
 
     def counts(self, x: Tensor, r: Tensor) -> Tensor:
         """How often each class is expected to show each level, with shape (K, L, *event)."""
         seen = self.indicators(x)
-        return (r.T.to(seen) @ seen.flatten(1)).unflatten(1, seen.shape[1:])
+        counts: Tensor = r.T.to(seen) @ seen.flatten(1)
+        return counts.view(-1, *seen.shape[1:])
 
 
 @model(

@@ -1,0 +1,84 @@
+"""``pyro-gen structure``: the structure of a table, with its uncertainty."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pyro_gen.cli.console import Shell, print_json
+from pyro_gen.cli.inputs import read_data
+from pyro_gen.cli.options import DataRoot, Decimal, DropEmpty, Json, Overwrite, Part, Seed
+from pyro_gen.cli.outputs import check_distinct, check_output
+
+app = Shell(help="Find the structure of a table: its clusters.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Without it a group of one command would be that command."""
+
+
+@app.command("clusters")
+def clusters(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A data set, or a file, as for fit; empty is not seen.")],
+    part: Annotated[Part, typer.Option(help="Which part of a named data set.")] = Part.train,
+    max_clusters: Annotated[int, typer.Option(min=1, help="The most clusters that are tried.")] = 10,
+    draws: Annotated[int, typer.Option(min=4, help="Partitions that each of four chains draws.")] = 100,
+    out: Annotated[Path | None, typer.Option(help="A .csv file: the cluster of each row, with probabilities.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="A .png, .pdf or .svg file: co-assignment and number.")] = None,
+    report: Annotated[Path | None, typer.Option(help="An .html page: the answer in words, pictures, tables.")] = None,
+    overwrite: Overwrite = False,
+    drop_empty: DropEmpty = False,
+    decimal: Decimal = None,
+    data_root: DataRoot = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Find clusters of rows: how many there are, and who is together, each with its probability."""
+    for path, option, endings in (
+        (out, "--out", (".csv",)),
+        (plot, "--plot", (".png", ".pdf", ".svg")),
+        (report, "--report", (".html",)),
+    ):
+        if path is not None and path.suffix not in endings:
+            raise ValueError(f"{option} {path}: the name of the file ends in {' or '.join(endings)}.")
+        check_output(path, option, inputs=(data,), overwrite=overwrite)
+    check_distinct({"--out": out, "--plot": plot, "--report": report})
+    read = read_data(data, part, data_root, drop_empty, decimal, to_train=False)
+
+    import pandas as pd
+
+    from pyro_gen.imputation.files import write_table
+    from pyro_gen.pictures import write
+    from pyro_gen.structure.clusters import find_clusters
+    from pyro_gen.structure.report import clusters_page
+
+    values = read.x.flatten(1).double().numpy()
+    table = pd.DataFrame(values, columns=list(read.columns or map(str, range(values.shape[1]))))
+    found = find_clusters(table, max_clusters=max_clusters, draws=draws, seed=seed)
+    if out is not None:
+        probabilities = {f"probability {k}": p for k, p in enumerate(found.predict_proba(table).T)}
+        write_table(pd.DataFrame({"cluster": found.labels_, **probabilities}), out)
+    if plot is not None:
+        write(found.plot(), plot)
+    if report is not None:
+        clusters_page(found, table, report, data=read.name)
+    files: dict[str, Any] = {"out": out, "plot": plot, "report": report}
+    if as_json:
+        print_json(
+            {
+                "data": read.name,
+                "number_probabilities": found.number_probabilities_,
+                "number": found.n_clusters_,
+                "sizes": [int((found.labels_ == k).sum()) for k in range(found.n_clusters_)],
+                "expected_loss": found.expected_loss_,
+                "r_hat": found.r_hat_,
+                "seed": seed,
+                **{name: str(path.resolve()) for name, path in files.items() if path is not None},
+            }
+        )
+        return
+    print(found.summary())
+    for path in files.values():
+        if path is not None:
+            print(f"Saved: {path.resolve()}")

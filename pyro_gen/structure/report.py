@@ -1,0 +1,82 @@
+"""A page that a person can read about the structure that was found."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from pyro_gen._files import MARK, write_text
+from pyro_gen.imputation.report.pictures import picture
+from pyro_gen.structure.clusters import Clusters
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["clusters_page", "write_page"]
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="generator" content="{{ mark }}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>{{ title }}</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; } td, th { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd; }
+img { max-width: 100%; }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+{% for line in lines %}<p>{{ line }}</p>
+{% endfor %}{% for figure in figures %}<img alt="{{ figure[0] }}" src="data:image/svg+xml;base64,{{ figure[1].data }}">
+{% endfor %}{% for caption, table in tables %}<h2>{{ caption }}</h2>
+{{ table }}
+{% endfor %}</body>
+</html>
+"""
+
+
+def write_page(
+    path: str | Path,
+    title: str,
+    lines: list[str],
+    figures: list[tuple[str, "Figure"]],
+    tables: list[tuple[str, pd.DataFrame]],
+) -> None:
+    """Writes a page: sentences, pictures and tables with what they show in words; all names are escaped."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    html = [(caption, Markup(t.to_html(border=0, escape=True))) for caption, t in tables]
+    drawn = [(what, picture(figure)) for what, figure in figures]
+    page = environment.from_string(PAGE).render(mark=MARK, title=title, lines=lines, figures=drawn, tables=html)
+    write_text(Path(path), page)
+
+
+def clusters_page(found: Clusters, table: pd.DataFrame, path: str | Path, data: str = "the table") -> None:
+    """Writes the page of clusters.
+
+    Arguments:
+        found: The fitted estimator.
+        table: The rows that it was fitted to.
+        path: The .html file.
+        data: What the data are called.
+    """
+    together = found.co_assignment_
+    sure = [float(together[row][found.labels_ == k].mean()) for row, k in enumerate(found.labels_)]
+    doubtful = pd.DataFrame({"cluster": found.labels_, "together with its cluster": sure}, index=table.index)
+    means = table.groupby(found.labels_).mean().T.map("{:.4g}".format)
+    means.columns = [f"cluster {k}, {int((found.labels_ == k).sum())} rows" for k in range(found.n_clusters_)]
+    write_page(
+        path,
+        f"Clusters of {data}",
+        found.summary().splitlines(),
+        [("Co-assignment probabilities under their dendrogram, and the number of clusters", found.plot())],
+        [
+            ("Means of the columns", means),
+            ("The ten rows that belong least surely", doubtful.sort_values(doubtful.columns[1]).head(10).round(2)),
+        ],
+    )
