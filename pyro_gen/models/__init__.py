@@ -5,7 +5,13 @@ from pyro_gen.models.adversarial import GAN
 from pyro_gen.models.bayesian_network import DiscreteBayesianNetwork, LinearGaussianBayesianNetwork
 from pyro_gen.models.energy import EnergyBased
 from pyro_gen.models.linear import FactorAnalysis, Gaussian, ProbabilisticPCA
-from pyro_gen.models.mixture import BernoulliMixture, CategoricalMixture, GaussianMixture
+from pyro_gen.models.mixture import (
+    BernoulliMixture,
+    CategoricalMixture,
+    ClassConditional,
+    GaussianMixture,
+    MixtureOfFactorAnalysers,
+)
 from pyro_gen.models.regression import ConjugateRegression, Hierarchical, Horseshoe, Regression
 from pyro_gen.models.sequence import ChangePoints, HiddenMarkov, StateSpace
 from pyro_gen.models.tabular import (
@@ -26,6 +32,7 @@ __all__ = [
     "BernoulliMixture",
     "CategoricalMixture",
     "ChangePoints",
+    "ClassConditional",
     "ConjugateRegression",
     "DeepLatentTable",
     "DiscreteBayesianNetwork",
@@ -37,6 +44,7 @@ __all__ = [
     "Hierarchical",
     "Horseshoe",
     "LinearGaussianBayesianNetwork",
+    "MixtureOfFactorAnalysers",
     "NotMIWAE",
     "ProbabilisticPCA",
     "Regression",

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 import pyro_gen as pg
-from pyro_gen.models import BernoulliMixture, CategoricalMixture, GaussianMixture
+from pyro_gen.models import (
+    BernoulliMixture,
+    CategoricalMixture,
+    ClassConditional,
+    GaussianMixture,
+    MixtureOfFactorAnalysers,
+)
+from pyro_gen.tasks import classify
 from pyro_gen.traces import structure
 
 NAN = torch.nan
@@ -142,3 +149,61 @@ def test_three_clouds_are_found_with_a_third_of_the_entries_missing():
 def test_misfits_are_explained(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_factor_analysers_are_gaussians_of_their_covariances():
+    program, x = at_random(MixtureOfFactorAnalysers(4, 2, rank=2)), with_holes(torch.randn(20, 4))
+    dense = GaussianMixture(4, 2, min_scale=0.0).double()
+    with torch.no_grad():
+        covariance = program.loadings @ program.loadings.mT + torch.diag_embed(program.noise())
+        dense.logits.copy_(program.logits)
+        dense.loc.copy_(program.loc)
+        dense.scale_tril = torch.linalg.cholesky(covariance)
+    expected = dense_gaussians(dense, x).logsumexp(1).detach()
+    assert torch.allclose(pg.log_likelihood(program, x, method="exact").value, expected, atol=1e-8)
+    # The twin: without the noise on the diagonal.
+    dense.scale_tril = torch.linalg.cholesky(covariance.detach() + torch.eye(4).double())
+    assert (dense_gaussians(dense, x).logsumexp(1) - expected).abs().max() > 0.1
+
+
+def test_em_of_factor_analysers_are_as_likely_as_the_truth():
+    generator = torch.Generator().manual_seed(0)
+    w = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.0, 1.0], [-1.0, 1.0]]).double()
+    noise = 0.3 * torch.randn(600, 4, generator=generator).double()
+    x = torch.randn(600, 2, generator=generator).double() @ w.T + noise + 1
+    x = with_holes(x, 0.2)
+    truth = MixtureOfFactorAnalysers(4, 1, rank=2, min_scale=0.0).double()
+    with torch.no_grad():
+        truth.loc.copy_(torch.ones(1, 4))
+        truth.loadings.copy_(w)
+        truth.scale = torch.full((1, 4), 0.3).double()
+
+    def lost(rank):
+        """How far the estimate's log-likelihood per datum is below that of what generated the data."""
+        program = MixtureOfFactorAnalysers(4, 1, rank).double().initialise(x)
+        return (truth.log_joint(x).mean() - program.log_joint(x).mean()).item()
+
+    assert lost(2) < 0.02 and lost(1) > 0.2
+
+
+@pytest.mark.parametrize(
+    "mixture", [GaussianMixture(3, 2), MixtureOfFactorAnalysers(3, 2, 1), GaussianMixture(3, 2, "diagonal")]
+)
+def test_classes_by_bayes_rule_with_holes(mixture):
+    program, x = at_random(ClassConditional(mixture)), with_holes(torch.randn(9, 3))
+    found = classify(program, {"x": x}, label="y")
+    assert torch.allclose(found.probabilities, mixture.responsibilities(x), atol=1e-8)
+    assert found.kind == "exact"
+    twin = mixture.responsibilities(x.nan_to_num())  # missing entries taken for 0
+    assert (found.probabilities - twin).abs().max() > 0.01
+
+
+def test_labels_teach_which_class_is_which_and_data_without_labels_what_it_is_like():
+    generator = torch.Generator().manual_seed(0)
+    kind = torch.arange(200) % 2
+    x = 4.0 * kind.unsqueeze(1) + torch.randn(200, 2, generator=generator)
+    y = torch.where(torch.arange(200) < 6, kind.float(), NAN)
+    program = ClassConditional(GaussianMixture(2, 2)).initialise({"x": x, "y": y})
+    assert torch.allclose(program.mixture.loc, torch.tensor([[0.0, 0], [4, 4]]), atol=0.4)
+    few = ClassConditional(GaussianMixture(2, 2)).initialise({"x": x[:6], "y": y[:6]})
+    assert (few.mixture.loc - program.mixture.loc).abs().max() > 0.3

@@ -104,13 +104,29 @@ class Mixture(Program):
         value = self._ascend(x, _spread(x.flatten(1), self.components), SHORT)
         return value, {name: v.clone() for name, v in self.state_dict().items()}
 
-    def _ascend(self, x: Tensor, r: Tensor, steps: int) -> float:
+    @torch.no_grad()
+    def ascend(self, x: Tensor, known: Tensor) -> None:
+        """EM where the component of some data is known: from an M-step on these, to its end.
+
+        Arguments:
+            x: Data, with shape :math:`(N, *event)`, NaN where nothing was observed.
+            known: Indicators of components with shape :math:`(N, K)`, all zero where it is not known.
+        """
+        self._ascend(x, known, LONG, known)
+        self.initialised.fill_(True)
+
+    def _ascend(self, x: Tensor, r: Tensor, steps: int, known: Tensor | None = None) -> float:
         last, value = -torch.inf, -torch.inf
         for _ in range(steps):
             self.logits.copy_((r.sum(0) + PSEUDO_COUNT).log())
             self.maximise(x, r)
             joint = self.log_joint(x)
-            value, r = joint.logsumexp(1).mean().item(), joint.softmax(1)
+            r = joint.softmax(1)
+            if known is not None:
+                labelled = known.any(1, keepdim=True)
+                joint = torch.where(labelled & (known == 0), -torch.inf, joint)
+                r = torch.where(labelled, known, r)
+            value = joint.logsumexp(1).mean().item()
             if value - last < TOLERANCE:
                 break
             last = value
