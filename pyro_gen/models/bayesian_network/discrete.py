@@ -120,7 +120,7 @@ class DiscreteBayesianNetwork(Program):
                 )
             logits.data = table.clamp(min=torch.finfo(table.dtype).tiny).log()
             network.get_buffer(f"impossible_{i}").copy_(table == 0)
-        return network
+        return network.to(network.logits[0].device)
 
     @classmethod
     def from_bif(cls, source: str | os.PathLike[str]) -> Self:
@@ -158,14 +158,15 @@ class DiscreteBayesianNetwork(Program):
                 f"from_data: expected a complete (N, {len(network.parents)}) matrix, got {tuple(x.shape)}; with "
                 "missing values, train by pg.fit instead."
             )
-        codes = {n: network.code(n, column) for n, column in zip(network.parents, x.T, strict=True)}
+        codes = {n: network.code(n, column) for n, column in zip(network.parents, x.cpu().T, strict=True)}
+        dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         for logits, (name, above) in zip(network.logits, network.parents.items(), strict=True):
             counts = torch.zeros(logits.shape, dtype=torch.float64)
-            index = tuple(codes[n].cpu() for n in (*above, name))
+            index = tuple(codes[n] for n in (*above, name))
             counts.index_put_(index, torch.ones(len(x), dtype=torch.float64), accumulate=True)
             counts += equivalent_sample_size / counts.numel()
-            logits.data = (counts / counts.sum(-1, keepdim=True)).log().to(x)
-        return network
+            logits.data = (counts / counts.sum(-1, keepdim=True)).log().to(x.device, dtype)
+        return network.to(x.device)
 
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The density :math:`p(x)` of values with shape :math:`(N, D)`; returns them completed."""

@@ -95,6 +95,7 @@ class LinearGaussianBayesianNetwork(Program):
         Raises:
             ValueError: Values are missing, or the parents of a node explain it without noise.
         """
+        x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
         network = cls(parents).to(x)
         if x.dim() != 2 or x.shape[1] != len(network.nodes) or not bool(torch.isfinite(x).all()):
             raise ValueError(

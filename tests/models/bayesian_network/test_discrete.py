@@ -188,6 +188,8 @@ def test_closed_form_is_the_posterior_mean():
     network = DiscreteBayesianNetwork.from_data(x, {"a": [], "b": ["a"]}, {"a": 2, "b": 2}, equivalent_sample_size=2.0)
     assert torch.allclose(network.tables["a"], torch.tensor([4 / 6, 2 / 6]))
     assert torch.allclose(network.tables["b"], torch.tensor([[1.5 / 4, 2.5 / 4], [1.5 / 2, 0.5 / 2]]))
+    again = DiscreteBayesianNetwork.from_data(x.long(), network.parents, network.levels, equivalent_sample_size=2.0)
+    assert torch.equal(again.tables["b"], network.tables["b"])
 
 
 def test_training_with_holes_finds_the_maximum_of_the_likelihood():
