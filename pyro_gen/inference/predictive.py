@@ -147,6 +147,7 @@ def reconstruct(program: Program, x: Any, *context: Any, draws: int = 1, seed: i
                     sites = sample_sites(trace_side(program, "guide", *data))
                     require_encoder(program, sites, left_to_guide)
                     latent = {name: s["value"] for name, s in sites.items() if not s["is_observed"]}
+                    latent |= _left_to_sums(program, data, latent)
                 # The observed distribution as the model wrote it, not marginalised over what is missing.
                 whole = assume_missing(False)
                 with pyro.poutine.trace() as tape, seen, fixed(latent), whole, handler.again():
@@ -154,6 +155,17 @@ def reconstruct(program: Program, x: Any, *context: Any, draws: int = 1, seed: i
                 total += mean_of(program, tape.trace, data[0], seen.observed)
             out.append((total / draws).masked_fill(seen.beyond(data[0]), torch.nan))
     return torch.cat(out)
+
+
+def _left_to_sums(program: Program, data: tuple[Any, ...], drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Draws of the discrete latent variables that a guide leaves to enumeration, given what it drew and the data."""
+    sites = sample_sites(probe(program, *data))
+    known = {name: v.unsqueeze(0) for name, v in drawn.items() if name in sites}
+    if not (left := finite_sites(probe(program, *data), known)):
+        return {}
+    shared = [name for name in known if not is_local(sites[name])]
+    found = Summed(program, left, data, without=shared).draw(known, 1)
+    return {name: v[0] for name, v in found.items() if name not in drawn}
 
 
 def _weighed(program: Program, data: tuple[Any, ...], draws: int) -> dict[str, Tensor]:

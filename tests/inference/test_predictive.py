@@ -385,3 +385,25 @@ def test_a_model_without_noise_returns_its_means():
                 return z
 
     assert sample(Plain(), 3).unique().numel() == 6
+
+
+class Clusters(Program):
+    """Three clusters far apart, each with a direction; the guide leaves the cluster to be summed out."""
+
+    event_shape = torch.Size([2])
+
+    def model(self, x):
+        loc = torch.tensor([[-20.0, 0.0], [0.0, 20.0], [20.0, 0.0]])
+        with self.plate(x):
+            k = pyro.sample("k", dist.Categorical(torch.ones(3)), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            return observe("x", dist.Normal(loc[k] + z.unsqueeze(-1), 0.1).to_event(1), x)
+
+    def guide(self, x):
+        with self.plate(x):
+            pyro.sample("z", dist.Normal((x[:, 0] + 20.0) % 10, 0.01))
+
+
+def test_what_a_guide_leaves_to_sums_is_decoded_at_draws_of_its_posterior():
+    x = torch.tensor([[-20.0, 0.0], [1.0, 21.0], [20.5, 0.5]]).repeat(20, 1)
+    assert bool((reconstruct(Clusters(), x) - x).abs().max() < 0.1)
