@@ -291,3 +291,26 @@ class ChangePoints(Program):
                 total = torch.cat([total, new], 1)
             whole = d.forward(weights, log_change)[..., -1:]
         return (total[:, -1, 1:] - whole).exp()
+
+    def segmentation(self, x: Tensor) -> Tensor:
+        """The most probable segmentation, the number 0, 1, ... of the segment of each step, with shape :math:`(N, T)`.
+
+        Arguments:
+            x: Series with shape :math:`(N, T, *D)` and NaN where nothing was seen.
+        """
+        with torch.no_grad():
+            d, y = self.series(x.shape[1]), x.reshape(*x.shape[:2], -1)
+            weights = d.segments(y.nan_to_num(), ~y.isnan())[0]
+            log_change = d.log_change(x.shape[1])
+            best, origins = torch.zeros_like(weights[..., 0, :1]), []
+            for t in range(1, weights.shape[-1]):
+                new, origin = (best + log_change[:t] + weights[..., :t, t]).max(-1, keepdim=True)
+                best = torch.cat([best, new], -1)
+                origins.append(origin)
+            origin = torch.cat(origins, -1)  # where the last segment of the first t steps begins, (N, T)
+            change = torch.zeros_like(origin)
+            begin = origin[:, -1:]
+            for _ in range(x.shape[1]):
+                change.scatter_(1, begin, 1)
+                begin = origin.gather(1, (begin - 1).clamp(min=0))
+        return change.cumsum(1) - 1

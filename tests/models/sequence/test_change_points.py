@@ -64,6 +64,8 @@ def test_likelihood_changes_and_their_number_against_all_segmentations(variables
     assert (found.value - scores.logsumexp(0)).abs().max() < 1e-8
     weights = scores.softmax(0)  # (2^(T-1), N)
     assert (program.changes(x) - weights.T @ changes.double()).abs().max() < 1e-10
+    index = program.segmentation(x).diff(dim=1) @ 2 ** torch.arange(T - 2, -1, -1)  # where it stands in the list
+    assert (scores.gather(0, index.unsqueeze(0))[0] - scores.amax(0)).abs().max() < 1e-10
     number = torch.stack([weights[changes.sum(1) == m].sum(0) for m in range(T)], -1)
     assert (program.number(x, most=T - 1) - number).abs().max() < 1e-10
     assert (program.number(x, most=1) - number[:, :2]).abs().max() < 1e-10
