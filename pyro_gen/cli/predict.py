@@ -105,7 +105,8 @@ def command(
         check_context(program, target, len(parts))
     with progress_bar("predict", progress):
         drawn = predict(program, x, *tensors_of(parts), posterior=draws_of, draws=draws, seed=seed)
-    scale = "the data's"
+    # Draws do not tell whether posterior --transform made them.
+    scale = "the data's" if saved is not None else "what the posterior was given, after its --transform if it had one"
     if transform is not None:
         try:
             drawn = transform.inverse(drawn.double())

@@ -80,7 +80,9 @@ def test_a_posterior_predicts_and_its_predictions_are_the_closed_form(
     assert np.abs((draws.mean(0) - mean) / sd * 800**0.5).max() < 4.5
     assert np.abs((draws.std(0) / sd - 1) * 1600**0.5).max() < 4.5
     code, out, _ = run(capsys, "predict", "own.py:Regression", *new)
-    assert code == 0 and out.startswith("5 rows predicted by 1000 draws, scale: the data's. Saved: ")
+    assert code == 0 and out.startswith(
+        "5 rows predicted by 1000 draws, scale: what the posterior was given, after its --transform if it had one. "
+    )
     table = pd.read_csv("own_Regression_predictions.csv")
     assert table.columns.tolist() == ["x", "x sd", "x 5%", "x 50%", "x 95%"] and len(table) == 5
     part = pd.read_csv("new_y.csv")
