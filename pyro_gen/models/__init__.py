@@ -12,7 +12,14 @@ from pyro_gen.models.mixture import (
     GaussianMixture,
     MixtureOfFactorAnalysers,
 )
-from pyro_gen.models.regression import ConjugateRegression, Hierarchical, Horseshoe, Regression
+from pyro_gen.models.regression import (
+    ConjugateRegression,
+    GaussianProcess,
+    Hierarchical,
+    Horseshoe,
+    Regression,
+    SparseGaussianProcess,
+)
 from pyro_gen.models.sequence import ChangePoints, HiddenMarkov, StateSpace
 from pyro_gen.models.tabular import (
     DeepLatentTable,
@@ -40,6 +47,7 @@ __all__ = [
     "FactorAnalysis",
     "Gaussian",
     "GaussianMixture",
+    "GaussianProcess",
     "HiddenMarkov",
     "Hierarchical",
     "Horseshoe",
@@ -49,6 +57,7 @@ __all__ = [
     "ProbabilisticPCA",
     "Regression",
     "SemiSupervisedVAE",
+    "SparseGaussianProcess",
     "StateSpace",
     "TableCopula",
     "TableFactors",

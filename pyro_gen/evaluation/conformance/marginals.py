@@ -95,10 +95,12 @@ def compare_marginals(
             try:
                 with seeded(seed), torch.no_grad():
                     missing = _missing_entry(program, parts, which, entry, data, latents)
-            except ValueError as error:
-                if "cannot be marginalised" not in str(error):
-                    raise
-                continue  # seen entirely or not at all: nothing to take away an entry from
+            except Exception as error:
+                # Seen entirely or not at all: nothing to take away an entry from. Or what the model conditions on: one
+                # that does not observe it need not run without it.
+                if which > 0 or (isinstance(error, ValueError) and "cannot be marginalised" in str(error)):
+                    continue
+                raise
             if missing is None or often.get(missing.site, 0) >= PER_SITE:
                 continue
             often[missing.site] = often.get(missing.site, 0) + 1
