@@ -31,7 +31,6 @@ __all__ = [
     "conditional",
     "draw_given",
     "draw_missing",
-    "factor_posterior",
     "is_gaussian",
     "marginal",
     "mean_and_deviation",
@@ -316,31 +315,3 @@ def condition_factor(x: Tensor, loc: Tensor, precision: Tensor) -> tuple[Tensor,
     mean = loc - torch.cholesky_solve(shift, lower).squeeze(-1)
     factor = torch.linalg.solve_triangular(lower.mT, torch.diag_embed(missing).expand_as(lower), upper=True)
     return torch.where(seen, x, mean), factor
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Factor models
-
-
-def factor_posterior(x: Tensor, loadings: Tensor, loc: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """The factors of each row given what is seen of it.
-
-    Arguments:
-        x: Rows with shape :math:`(N, D)`.
-        loadings: With shape :math:`(C, D, K)`.
-        loc: With shape :math:`(C, D)`.
-        noise: Variances, with shape :math:`(C, D)`.
-
-    Returns:
-        Means, with shape :math:`(C, N, K)`, and Cholesky factors of precisions, with shape :math:`(C, N, K, K)`.
-    """
-    seen, filled = (~torch.isnan(x)).to(x), x.nan_to_num()
-    scaled, rank = loadings / noise.unsqueeze(-1), loadings.shape[-1]  # (C, D, K)
-    # Products with what is seen, so that nothing has the shape (C, N, D).
-    outer = (loadings.unsqueeze(-1) * scaled.unsqueeze(-2)).flatten(2)  # (C, D, K K)
-    precision = (seen @ outer).unflatten(-1, (rank, rank))
-    precision.diagonal(dim1=-2, dim2=-1).add_(1)
-    factor = torch.linalg.cholesky(precision)
-    projected = (filled @ scaled - seen @ (loc.unsqueeze(-1) * scaled)).unsqueeze(-1)
-    forward = torch.linalg.solve_triangular(factor, projected, upper=False)
-    return torch.linalg.solve_triangular(factor.mT, forward, upper=True).squeeze(-1), factor

@@ -53,7 +53,7 @@ from torch import Tensor
 from pyro_gen._internals import standard_gamma
 from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
-from pyro_gen.distributions.gaussian import factor_posterior
+from pyro_gen.distributions.factor_posterior import FactorPosterior, factor_posterior
 from pyro_gen.inference.mcmc.blocked_gibbs import FitProgress, Schedule, blocked_gibbs, join_chains
 from pyro_gen.models.tabular.parts.table_program import PosteriorDrawsProgram, table_model
 from pyro_gen.observation import observe
@@ -141,27 +141,22 @@ class TableFactors(PosteriorDrawsProgram):
     def numbers_per_row(self) -> int:
         return self.rank * max(self.rank, len(self.columns))
 
-    def _factors(self, x: Tensor, s: int) -> tuple[Tensor, Tensor]:
-        """The mean and the Cholesky factor of the precision of each row's factors, for one posterior draw."""
-        mean, factor = factor_posterior(x, *(self.posterior_draws(n)[s : s + 1] for n in ("loadings", "loc", "noise")))
-        return mean[0], factor[0]
+    def _factors(self, x: Tensor, s: int) -> FactorPosterior:
+        """Each row's factors, for one posterior draw."""
+        return factor_posterior(x, *(self.posterior_draws(n)[s] for n in ("loadings", "loc", "noise")))
 
     def complete_rows(self, rows: Tensor, s: int, u: Tensor) -> Tensor:
-        mean, factor = self._factors(rows, s)
         noise = torch.special.ndtri(u)
-        first = noise[:, : self.rank].unsqueeze(-1)
-        z = mean + torch.linalg.solve_triangular(factor.mT, first, upper=True).squeeze(-1)
+        z = self._factors(rows, s).draw(noise[:, : self.rank].T)
         expected = z @ self.posterior_draws("loadings")[s].T + self.posterior_draws("loc")[s]
         drawn: Tensor = expected + self.posterior_draws("noise")[s].sqrt() * noise[:, self.rank :]
         return drawn
 
     def conditionals(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for s in range(self.num_posterior_draws):
-            mean, factor = self._factors(x, s)
-            loadings = self.posterior_draws("loadings")[s]
-            covariance = torch.cholesky_inverse(factor)  # (N, K, K)
-            variance = (loadings @ covariance * loadings).sum(-1)
-            yield mean @ loadings.T + self.posterior_draws("loc")[s], variance + self.posterior_draws("noise")[s]
+            loadings = self.posterior_draws("loadings")[s].T.unsqueeze(-1)
+            mean, variance = (v.T for v in self._factors(x, s).entries(loadings))
+            yield mean + self.posterior_draws("loc")[s], variance + self.posterior_draws("noise")[s]
 
     def score_conditional(self, values: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         return -0.5 * ((values - mean).square() / variance + (2 * math.pi * variance).log())
@@ -192,8 +187,8 @@ def _sweep(x: Tensor, state: _State) -> _State:
     chains, features, rank = loadings.shape
     seen = (~torch.isnan(x)).to(x.dtype)
     filled = x.nan_to_num()
-    mean, factor = factor_posterior(x, loadings, loc, noise)
-    z = mean + torch.linalg.solve_triangular(factor.mT, torch.randn_like(mean).unsqueeze(-1), upper=True).squeeze(-1)
+    factors = factor_posterior(x, loadings, loc, noise)
+    z = factors.draw(torch.randn_like(factors.e))
     # Loadings and means together: a regression of each column on (z, 1), where it was seen.
     design = torch.cat([z, torch.ones_like(z[..., :1])], -1)  # (C, N, K + 1)
     outer = (design.unsqueeze(-1) * design.unsqueeze(-2)).flatten(2)

@@ -94,6 +94,7 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.data.column import Column
+from pyro_gen.distributions.factor_posterior import FactorPosterior
 from pyro_gen.distributions.monotone_spline import MonotoneSpline
 from pyro_gen.inference.mcmc.blocked_gibbs import FitProgress, Schedule, blocked_gibbs, is_small, join_chains
 from pyro_gen.models.tabular.parts.mixture_columns import MixtureCurves, MixtureEvidence, MixtureLayout, prepare
@@ -235,21 +236,19 @@ class TableMixture(PosteriorDrawsProgram):
     def complete_rows(self, rows: MixtureEvidence, s: int, u: Tensor) -> Tensor:
         return draw_rows(rows, self._of(s), u, self.layout, self.curves)
 
-    def conditionals(self, x: Tensor) -> Iterator[tuple[Draw, Tensor, Tensor, Tensor]]:
-        """For stored draws: parameters, log-responsibilities (K, N), and moments of factors (`component_posterior`)."""
+    def conditionals(self, x: Tensor) -> Iterator[tuple[Draw, Tensor, FactorPosterior]]:
+        """For stored draws: parameters, log-responsibilities (K, N), and the factors (`component_posterior`)."""
         rows = self.prepare_rows(x)
         for s in range(self.num_posterior_draws):
             p = self._of(s)
-            log_prob, mean, factor = (v[0] if len(v) else v for v in component_posterior(rows, p))
-            yield p, log_prob.log_softmax(0), mean, factor
+            log_prob, factors = component_posterior(rows, p)
+            yield p, log_prob[0].log_softmax(0), factors.select(lambda v: v[:, 0]) if self.rank else factors
 
-    def score_conditional(
-        self, rows: MixtureEvidence, p: Draw, log_share: Tensor, mean: Tensor, factor: Tensor
-    ) -> Tensor:
-        return score_cells(rows, p, log_share, mean, factor, self.layout)
+    def score_conditional(self, rows: MixtureEvidence, p: Draw, log_share: Tensor, factors: FactorPosterior) -> Tensor:
+        return score_cells(rows, p, log_share, factors, self.layout)
 
-    def expect_conditional(self, p: Draw, log_share: Tensor, mean: Tensor, factor: Tensor) -> list[Tensor]:
-        return expect_cells(p, log_share, mean, factor, self.layout, self.curves)
+    def expect_conditional(self, p: Draw, log_share: Tensor, factors: FactorPosterior) -> list[Tensor]:
+        return expect_cells(p, log_share, factors, self.layout, self.curves)
 
 
 def _gamma(prior: tuple[float, float], ones: Tensor) -> Any:

@@ -136,6 +136,8 @@ class MixtureEvidence(NamedTuple):
         log_slope: The logarithms of the slopes of their curves, zero there too.
         lower: Where the latent variables of whole numbers begin; the whole line where missing.
         upper: Where they end.
+        values: Of whole numbers for each column those that occur, the intervals of which they are, with shape
+            :math:`(2, U)`, and which of them each row has, with shape :math:`(N)`.
         levels: One where a level is, for all levels of all columns, with shape :math:`(N, L)`; zeros where missing. Of
             real columns with an atom the levels are: elsewhere, at the atom.
         sizes: How many levels each column has.
@@ -145,6 +147,7 @@ class MixtureEvidence(NamedTuple):
     log_slope: Tensor
     lower: Tensor
     upper: Tensor
+    values: list[tuple[Tensor, Tensor]]
     levels: Tensor
     sizes: list[int]
 
@@ -176,4 +179,6 @@ def prepare(x: Tensor, layout: MixtureLayout, curves: MixtureCurves) -> MixtureE
     chosen = [x.new_zeros(len(x), 0)]
     for code, size in zip(torch.cat(codes, 1).unbind(1), layout.sizes, strict=True):
         chosen.append((code.unsqueeze(-1) == torch.arange(size, device=x.device)).to(x))
-    return MixtureEvidence(real, log_slope.nan_to_num(), lower, upper, torch.cat(chosen, 1), layout.sizes)
+    pairs = torch.stack([lower, upper]).unbind(2)
+    values = [own.unique(dim=1, return_inverse=True) for own in pairs]
+    return MixtureEvidence(real, log_slope.nan_to_num(), lower, upper, values, torch.cat(chosen, 1), layout.sizes)

@@ -10,11 +10,11 @@ With the factors integrated out, a component k has seen a row with the log-densi
 over the entries that were seen, :math:`[g_d, h_d]` the interval of a whole number's latent variable, and
 :math:`x^{\text{real}}` straightened by curves, the logarithms of whose slopes come on top. A real column with an atom
 is seen as a level everywhere, and as a number where a row is not at the atom. The normal density costs no
-covariance matrix: with the factors' precision :math:`F F^\top = I + W^\top \Psi^{-1} W` and mean :math:`z` given the
-seen entries (:func:`.factor_posterior`),
+covariance matrix: with the factors' precision :math:`F F^\top = I + W^\top \Psi^{-1} W` and whitened mean :math:`e`
+given the seen entries (:func:`.factor_posterior`),
 
 .. math::
-    -2 \log \mathcal{N}(x) = \sum_d \frac{(x_d - \mu_d)^2}{\psi_d} - \lVert F^\top z \rVert^2
+    -2 \log \mathcal{N}(x) = \sum_d \frac{(x_d - \mu_d)^2}{\psi_d} - \lVert e \rVert^2
     + \sum_d \log(2 \pi \psi_d) + \log \lvert F F^\top \rvert .
 
 What is missing is drawn in this order: component, factors, entries; where the level says so, the atom takes the
@@ -48,7 +48,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_gen.distributions.gaussian import factor_posterior
+from pyro_gen.distributions.factor_posterior import FactorPosterior, factor_posterior
 from pyro_gen.distributions.truncated_normal import log_interval
 from pyro_gen.models.tabular.parts.mixture_columns import MixtureCurves, MixtureEvidence, MixtureLayout, prepare
 
@@ -57,7 +57,7 @@ __all__ = ["Draw", "MixtureRows", "component_posterior", "draw_rows", "expect_ce
 Draw = dict[str, Tensor]  # parameters by name of the site, with a leading dimension of C chains
 
 
-def component_posterior(rows: MixtureEvidence, p: Draw) -> tuple[Tensor, Tensor, Tensor]:
+def component_posterior(rows: MixtureEvidence, p: Draw) -> tuple[Tensor, FactorPosterior]:
     """How well each component fits rows.
 
     Arguments:
@@ -65,35 +65,34 @@ def component_posterior(rows: MixtureEvidence, p: Draw) -> tuple[Tensor, Tensor,
         p: The parameters of C chains.
 
     Returns:
-        The log-probability of components and seen entries, straightened ones, with shape :math:`(C, K, N)`; the means
-        of the R factors given the seen entries, and the Cholesky factors F of their precisions, with shapes
-        :math:`(C, K, N, R)` and :math:`(C, K, N, R, R)`.
+        The log-probability of components and seen entries, straightened ones, with shape :math:`(C, K, N)`; the R
+        factors given the seen entries, with batch shape :math:`(C, K, N)`.
     """
     sticks = p["sticks"]
     weights = torch.cat([sticks.log(), torch.zeros_like(sticks[:, :1])], -1)
     weights = weights + torch.cat([torch.zeros_like(sticks[:, :1]), (-sticks).log1p().cumsum(-1)], -1)
-    chains, size = weights.shape
     count, real = rows.real.shape
     log_prob = weights.unsqueeze(-1).expand(-1, -1, count)
-    mean, factor = log_prob.new_zeros(chains, size, count, 0), log_prob.new_zeros(0)
+    nothing = log_prob.new_zeros(0)
+    factors = FactorPosterior([], nothing, nothing)
     if real:
         seen = (~torch.isnan(rows.real)).to(log_prob)
-        own = (p["loadings"], p["loc"][..., :real], p["noise"][..., :real])
-        loadings, loc, noise = (v.flatten(0, 1) for v in own)
-        mean, factor = factor_posterior(rows.real, loadings, loc, noise)  # (C K, N, R), (C K, N, R, R)
+        loadings, loc, noise = p["loadings"], p["loc"][..., :real], p["noise"][..., :real]
+        factors = factor_posterior(rows.real, loadings, loc, noise)
         x, part = rows.real.nan_to_num(), loc / noise
         square = (1 / noise) @ x.square().T - 2 * part @ x.T + (part * loc) @ seen.T  # sum of (x - mu)^2 / psi
-        quadratic = square - (factor.mT @ mean.unsqueeze(-1)).square().sum((-2, -1))
-        log_det = (2 * math.pi * noise).log() @ seen.T + 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        log_prob = log_prob - (quadratic + log_det).unflatten(0, (chains, size)) / 2
-        mean, factor = mean.unflatten(0, (chains, size)), factor.unflatten(0, (chains, size))
+        quadratic = square - factors.e.square().sum(0)
+        log_det = (2 * math.pi * noise).log() @ seen.T + 2 * factors.log_det()
+        log_prob = log_prob - (quadratic + log_det) / 2
     if rows.lower.shape[1]:
-        loc, scale = p["loc"][..., None, real:], p["noise"][..., None, real:].sqrt()
-        log_prob = log_prob + log_interval((rows.lower - loc) / scale, (rows.upper - loc) / scale).sum(-1)
+        loc, scale = p["loc"][..., real:], p["noise"][..., real:].sqrt()
+        for d, (values, which) in enumerate(rows.values):  # far fewer than rows
+            ends = (values - loc[..., d, None, None]) / scale[..., d, None, None]  # (C, K, 2, U)
+            log_prob = log_prob + log_interval(*ends.unbind(-2))[..., which]
     if rows.sizes:
         chances = torch.cat([p[f"levels_{j}"] for j in range(len(rows.sizes))], -1)
         log_prob = log_prob + chances.log() @ rows.levels.T
-    return log_prob, mean, factor
+    return log_prob, factors
 
 
 def draw_rows(rows: MixtureEvidence, p: Draw, u: Tensor, layout: MixtureLayout, curves: MixtureCurves) -> Tensor:
@@ -110,15 +109,14 @@ def draw_rows(rows: MixtureEvidence, p: Draw, u: Tensor, layout: MixtureLayout, 
     Returns:
         Rows with shape :math:`(N, D)`.
     """
-    log_prob, mean, factor = (v[0] if len(v) else v for v in component_posterior(rows, p))
-    real, rank = len(layout.real), mean.shape[-1]
-    k = _invert(log_prob.T.softmax(-1), u[:, 0])  # (N,)
+    log_prob, factors = component_posterior(rows, p)
+    real, rank = len(layout.real), len(factors.columns)
+    k = _invert(log_prob[0].T.softmax(-1), u[:, 0])  # (N,)
     noise, spare = torch.special.ndtri(u[:, 1:]).tensor_split([rank], 1)
     out = u.new_empty(len(u), layout.columns)
     if real:
         every = torch.arange(len(k), device=k.device)
-        back = torch.linalg.solve_triangular(factor[k, every].mT, noise.unsqueeze(-1), upper=True)
-        z = mean[k, every].unsqueeze(-1) + back
+        z = factors.select(lambda v: v[:, 0, k, every]).draw(noise.T).unsqueeze(-1)
         own = (p["loadings"][0, k] @ z).squeeze(-1) + p["loc"][0, k, :real]
         out[:, layout.real] = curves.real.inverse(own + p["noise"][0, k, :real].sqrt() * spare[:, layout.real])
     for j, i in enumerate(layout.with_atom):
@@ -192,7 +190,7 @@ COUNT_QUANTILES = 64  # quantiles that the expectation of a count averages over
 
 
 def score_cells(
-    rows: MixtureEvidence, p: Draw, log_share: Tensor, mean: Tensor, factor: Tensor, layout: MixtureLayout
+    rows: MixtureEvidence, p: Draw, log_share: Tensor, factors: FactorPosterior, layout: MixtureLayout
 ) -> Tensor:
     """The log-densities of entries, log-probabilities of levels, counts and atoms.
 
@@ -200,8 +198,7 @@ def score_cells(
         rows: The entries; NaN gives NaN or zero.
         p: The parameters of one chain.
         log_share: Log-responsibilities, with shape :math:`(K, N)`.
-        mean: Means of factors, with shape :math:`(K, N, R)`.
-        factor: The Cholesky factors of their precisions, with shape :math:`(K, N, R, R)`.
+        factors: The factors, with batch shape :math:`(K, N)`.
         layout: Where which columns are.
 
     Returns:
@@ -210,22 +207,23 @@ def score_cells(
     real, each = len(layout.real), log_share.unsqueeze(-1)  # (K, N, 1)
     out, levels = log_share.new_empty(log_share.shape[1], layout.columns), rows.by_column()
     if real:
-        loc, scale = _real(p, torch.arange(len(log_share)).unsqueeze(-1), mean, factor)
+        loc, scale = _real(p, torch.arange(len(log_share)).unsqueeze(-1), factors)
         density = -((rows.real - loc) / scale).square() / 2 - (scale * math.sqrt(2 * math.pi)).log()
         for j, i in enumerate(layout.with_atom, len(layout.levels)):  # at the atom no number is seen
             density[..., i] = density[..., i].nan_to_num() + p[f"levels_{j}"][0].log() @ levels[j].T
         out[:, layout.real] = (each + density).logsumexp(0) + rows.log_slope
     if layout.whole:
-        loc, scale = p["loc"][0, :, None, real:], p["noise"][0, :, None, real:].sqrt()
-        inside = log_interval((rows.lower - loc) / scale, (rows.upper - loc) / scale)
-        out[:, layout.whole] = (each + inside).logsumexp(0)
+        loc, scale = p["loc"][0, :, real:], p["noise"][0, :, real:].sqrt()
+        for d, (values, which) in enumerate(rows.values):
+            ends = (values - loc[:, d, None, None]) / scale[:, d, None, None]  # (K, 2, U)
+            out[:, layout.whole[d]] = (log_share + log_interval(*ends.unbind(-2))[:, which]).logsumexp(0)
     for j, d in enumerate(layout.levels):
         out[:, d] = (log_share + p[f"levels_{j}"][0].log() @ levels[j].T).logsumexp(0)
     return out
 
 
 def expect_cells(
-    p: Draw, log_share: Tensor, mean: Tensor, factor: Tensor, layout: MixtureLayout, curves: MixtureCurves
+    p: Draw, log_share: Tensor, factors: FactorPosterior, layout: MixtureLayout, curves: MixtureCurves
 ) -> list[Tensor]:
     """What is to be expected of entries, by what :func:`score_cells` takes.
 
@@ -236,7 +234,7 @@ def expect_cells(
     out: dict[int, Tensor] = {}
     if real:
         k, n = (share > RESPONSIBILITY_FLOOR).nonzero(as_tuple=True)  # few components for most rows
-        own = curves.real.expected_inverse(*_real(p, k, mean[k, n], factor[k, n]), QUADRATURE_NODES)
+        own = curves.real.expected_inverse(*_real(p, k, factors.select(lambda v: v[:, k, n])), QUADRATURE_NODES)
         for j, i in enumerate(layout.with_atom, len(layout.levels)):
             own[:, i] = own[:, i].lerp(layout.atoms[i].to(own), p[f"levels_{j}"][0, k, 1])
         means = own.new_zeros(share.shape[1], real).index_add(0, n, share[k, n].unsqueeze(-1) * own)
@@ -255,9 +253,8 @@ def expect_cells(
     return [out[d] for d in range(len(out))]
 
 
-def _real(p: Draw, k: Tensor, mean: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-    """Means and scales (*, D) of straightened columns in components k (*), by means (*, R) and factors (*, R, R)."""
-    loadings, real = p["loadings"][0, k], p["loadings"].shape[2]
-    across = torch.linalg.solve_triangular(factor, loadings.mT, upper=False)  # (*, R, D)
-    variance = across.square().sum(-2) + p["noise"][0, k, :real]
-    return (mean.unsqueeze(-2) @ loadings.mT).squeeze(-2) + p["loc"][0, k, :real], variance.sqrt()
+def _real(p: Draw, k: Tensor, factors: FactorPosterior) -> tuple[Tensor, Tensor]:
+    """Means and scales (*, D) of straightened columns in components k (*), by the factors there."""
+    own, real = p["loadings"][0, k], p["loadings"].shape[2]
+    mean, variance = (v.movedim(0, -1) for v in factors.entries(own.movedim((-1, -2), (0, 1))))
+    return mean + p["loc"][0, k, :real], (variance + p["noise"][0, k, :real]).sqrt()

@@ -109,7 +109,7 @@ def sweep(rows: MixtureEvidence, p: Draw, prior: Prior) -> Draw:
         prior: The constants of the prior.
     """
     p = dict(p)
-    log_prob, mean, factor = component_posterior(rows, p)
+    log_prob, factors = component_posterior(rows, p)
     size = log_prob.shape[1]
     k = (log_prob - (-torch.rand_like(log_prob).log()).log()).argmax(1)  # Gumbel's way to draw, (C, N)
     member = torch.nn.functional.one_hot(k, size).mT.to(log_prob)  # (C, K, N)
@@ -122,10 +122,8 @@ def sweep(rows: MixtureEvidence, p: Draw, prior: Prior) -> Draw:
     p["concentration"] = _gamma(shape + size - 1 + 0 * left, rate - left)
     members = _Members(k, member, (count > 0).to(log_prob))
     if rows.real.shape[1]:
-        mean = mean.take_along_dim(k[:, None, :, None], 1).squeeze(1)
-        factor = factor.take_along_dim(k[:, None, :, None, None], 1).squeeze(1)
-        noise = torch.randn_like(mean).unsqueeze(-1)
-        z = mean + torch.linalg.solve_triangular(factor.mT, noise, upper=True).squeeze(-1)  # (C, N, R)
+        own = factors.select(lambda v: v.take_along_dim(k[None, :, None], 2).squeeze(2))
+        z = own.draw(torch.randn_like(own.e))  # (C, N, R)
         p = _draw_loadings(rows, _draw_shared(p, members.occupied, prior), members, z, prior)
     if rows.lower.shape[1]:
         p = _draw_whole(rows, p, members, prior)
