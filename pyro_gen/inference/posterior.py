@@ -30,6 +30,7 @@ from pyro_gen.inference.mcmc import initial, stopping
 from pyro_gen.inference.mcmc.gibbs import held_names
 from pyro_gen.inference.progress import progress_bar
 from pyro_gen.inference.run_state import RunState
+from pyro_gen.inference.scaled_sites import scaled_sites
 from pyro_gen.inference.storage import check_free, check_path, claimed
 from pyro_gen.packing import PackedProgram, packs
 from pyro_gen.program import Program
@@ -208,7 +209,12 @@ def posterior(
             log_likelihood=_fits("log_likelihood", log_likelihood, target, count * shortest),
             predictive=_fits("predictive", predictive, target, count * shortest),
             seed=seed,
-            attrs={"method": method, "thin": thin, **_shape_of_a_datum(program, arguments)},
+            attrs={
+                "method": method,
+                "thin": thin,
+                "scaled_by": json.dumps(scaled_sites(target)),
+                **_shape_of_a_datum(program, arguments),
+            },
         )
         _check_groups(exporter, target, predictive)
         if state is None and path is not None:

@@ -11,6 +11,7 @@ References:
     | https://arxiv.org/abs/1507.02646
 """
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -200,7 +201,7 @@ def _of_convergence(table: Any, chains: int, draws: int, figures: dict[str, floa
             "more than chance, so they are not draws of one distribution. Run "
             "a longer warm-up; if that does not help, look at the trace plot: chains that sit in different places mean "
             'several modes (method="tempering"), chains that wander slowly a posterior that should be parametrised '
-            "anew (non-centred, say).",
+            "anew.",
             where,
         )
     if many and len(where := _worst(table["apart"], table["apart"] > RHAT)):
@@ -253,9 +254,10 @@ def _of_transitions(posterior: Any, stats: Any, method: str, figures: dict[str, 
             yield Problem(
                 "divergences",
                 f"{count:,} of {diverging.size:,} transitions diverged, in {_count(len(where), 'chain')}: there are "
-                "regions that the integrator cannot enter, so they are missing from the draws. In a hierarchical model "
-                "write the group effects non-centred (an effect is scale * a standard normal); else try a higher "
-                "target_acceptance, or a prior that keeps scales away from 0.",
+                "regions that the integrator cannot enter, so they are missing from the draws. "
+                + _non_centred(posterior)
+                + "Take smaller steps (a higher target_acceptance, .95 say) after a longer warm-up; where they diverge "
+                'still, method="tempering", or a prior that keeps scales away from 0.',
                 where,
             )
     # It compares successive transitions, of which thinning leaves out most.
@@ -269,8 +271,9 @@ def _of_transitions(posterior: Any, stats: Any, method: str, figures: dict[str, 
                 "bfmi",
                 f"The fraction of missing information (E-BFMI) is {worst:.2f}"
                 f"{f' ({bad} of {found.size} chains and data)' if found.size > 1 else ''}, below {BFMI}: the energy "
-                "changes too little in one transition to reach the tails. A heavy tail or a funnel does this: write "
-                "the model non-centred, or with tails less heavy.",
+                "changes too little in one transition to reach the tails. A heavy tail or a funnel does this. "
+                + _non_centred(posterior)
+                + 'Give priors tails less heavy, or use method="tempering".',
             )
     if "tree_depth" in stats:
         depth = stats["tree_depth"].values
@@ -294,6 +297,20 @@ def _of_transitions(posterior: Any, stats: Any, method: str, figures: dict[str, 
         )
 
 
+def _non_centred(posterior: Any) -> str:
+    """What is to be said of writing a model non-centred, by what was noted of its sites, if it was."""
+    noted = posterior.attrs.get("scaled_by")
+    if noted is None:
+        return (
+            "If the model has group effects with a scale that is unknown, write them non-centred (an effect is scale * "
+            "a standard normal). "
+        )
+    said = [f"{name} (its scale is that of {', '.join(by)})" for name, by in json.loads(noted).items()]
+    if not said:
+        return ""
+    return f"Write {' and '.join(said)} non-centred: the scale times a variable of scale 1. "
+
+
 def _chains(bad: Any) -> tuple[str, ...]:
     return tuple(f"chain {c}" for c in np.flatnonzero(bad))
 
@@ -312,8 +329,9 @@ def _stuck(posterior: Any, stats: Any) -> Iterator[Problem]:
             "stuck",
             f"{len(where):,} of {len(bad):,} chains hardly moved ({', '.join(where[:3])}"
             f"{', ...' if len(where) > 3 else ''}){each}: every step from where they are is rejected. They sit where "
-            "the posterior is much narrower than elsewhere (a funnel), or came to nothing in the warm-up. Run a longer "
-            "warm-up, or write the model non-centred.",
+            "the posterior is much narrower than elsewhere (a funnel), or came to nothing in the warm-up. "
+            + _non_centred(posterior)
+            + "Run a longer warm-up.",
             where,
         )
 
