@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import pyro_gen as pg
 from pyro_gen.inference import NonFiniteLossError, Objective, Player
 from pyro_gen.inference.progress import TrainingBar
-from pyro_gen.inference.svi.step import GradientStep, LossModule
+from pyro_gen.inference.svi.step import GradientStep, LossModule, compiler_available
 from pyro_gen.program import data_scale
 
 X = torch.randn(60, 1, generator=torch.Generator().manual_seed(0)) * 2 + 3
@@ -85,6 +85,15 @@ def test_recorded_and_eager_games_are_the_same_computation() -> None:
     (eager, a), (traced, b) = (play(compile=c, epochs=5) for c in (False, "trace"))
     assert torch.equal(a.loc, b.loc) and torch.equal(a.log_scale, b.log_scale)
     assert [r["critic_loss"] for r in eager.history] == pytest.approx([r["critic_loss"] for r in traced.history])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not compiler_available(), reason="no C++ compiler")
+def test_compiled_games_are_the_same_computation_each_player_with_its_own_optimiser() -> None:
+    (eager, a), (compiled, b) = (play(compile=c, epochs=5) for c in (False, True))
+    assert compiled.mode == "compiled"
+    torch.testing.assert_close([b.loc, b.log_scale], [a.loc, a.log_scale], rtol=1e-5, atol=1e-6)
+    assert [r["critic_loss"] for r in compiled.history] == pytest.approx([r["critic_loss"] for r in eager.history])
 
 
 def test_twin_the_other_players_parameters_as_constants_are_another_game(monkeypatch: pytest.MonkeyPatch) -> None:
