@@ -9,6 +9,7 @@ from pyro_gen.models.mixture import (
     BernoulliMixture,
     CategoricalMixture,
     ClassConditional,
+    DirichletProcessMixture,
     GaussianMixture,
     MixtureOfFactorAnalysers,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "ClassConditional",
     "ConjugateRegression",
     "DeepLatentTable",
+    "DirichletProcessMixture",
     "DiscreteBayesianNetwork",
     "EnergyBased",
     "FactorAnalysis",

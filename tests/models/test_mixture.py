@@ -2,6 +2,7 @@
 
 import itertools
 
+import pyro
 import pytest
 import torch
 
@@ -10,11 +11,14 @@ from pyro_gen.models import (
     BernoulliMixture,
     CategoricalMixture,
     ClassConditional,
+    DirichletProcessMixture,
     GaussianMixture,
     MixtureOfFactorAnalysers,
 )
+from pyro_gen.models.mixture.dirichlet_process import log_stick_weights
+from pyro_gen.program import fixed
 from pyro_gen.tasks import classify
-from pyro_gen.traces import structure
+from pyro_gen.traces import per_datum_log_prob, structure
 
 NAN = torch.nan
 
@@ -207,3 +211,26 @@ def test_labels_teach_which_class_is_which_and_data_without_labels_what_it_is_li
     assert torch.allclose(program.mixture.loc, torch.tensor([[0.0, 0], [4, 4]]), atol=0.4)
     few = ClassConditional(GaussianMixture(2, 2)).initialise({"x": x[:6], "y": y[:6]})
     assert (few.mixture.loc - program.mixture.loc).abs().max() > 0.3
+
+
+def test_sticks_are_the_weights_of_sethuraman():
+    v = torch.rand(4, 5, dtype=torch.float64)
+    pi = log_stick_weights(v).exp()
+    expected = torch.stack([v[:, k] * (1 - v[:, :k]).prod(1) for k in range(5)], 1)
+    assert torch.allclose(pi[:, :5], expected) and torch.allclose(pi.sum(1), torch.ones(4).double())
+
+
+def test_dirichlet_process_mixture_given_its_globals_is_the_sum_over_components():
+    program, x = DirichletProcessMixture(2, 3), with_holes(torch.randn(9, 2))
+    v, loc = torch.tensor([0.6, 0.3]).double(), torch.randn(3, 2).double()
+    scale = torch.rand(3, 2).double() + 0.5
+    values = {"alpha": torch.tensor(1.3).double(), "v": v, "loc": loc, "scale": scale}
+    with fixed(values):
+        trace = pyro.poutine.trace(program.model).get_trace(x)
+    found = per_datum_log_prob(trace.nodes["x"])
+    law = torch.distributions.Normal(loc, scale)
+    each = torch.where(x.unsqueeze(1).isnan(), 0.0, law.log_prob(x.nan_to_num().unsqueeze(1))).sum(2)
+    pi = torch.tensor([0.6, 0.4 * 0.3, 0.4 * 0.7]).double()
+    assert torch.allclose(found, (each + pi.log()).logsumexp(1), atol=1e-6)
+    # The twin: the sticks taken for weights.
+    assert (found - (each + torch.tensor([0.6, 0.3, 0.1]).double().log()).logsumexp(1)).abs().max() > 0.05
