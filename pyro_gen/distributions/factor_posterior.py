@@ -54,6 +54,12 @@ class FactorPosterior(NamedTuple):
             rest[j] = rest[j] * self.scale[j]
         return torch.stack(rest, -1)
 
+    def covariance(self) -> Tensor:
+        r"""The covariances :math:`F^{-\top} F^{-1}` of the factors, with shape (*, R, R)."""
+        units = torch.eye(len(self.e)).to(self.e).reshape(len(self.e), len(self.e), *[1] * (self.e.dim() - 1))
+        root = torch.stack([self.draw(unit - self.e) for unit in units], -1)
+        return root @ root.mT
+
     def entries(self, loadings: Tensor) -> tuple[Tensor, Tensor]:
         r"""What the factors add to the means and variances of entries.
 

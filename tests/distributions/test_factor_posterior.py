@@ -30,6 +30,7 @@ def test_agrees_with_full_matrices() -> None:
             torch.testing.assert_close(found.log_det()[c, n], torch.linalg.slogdet(precision)[1] / 2)
             own = mean + torch.linalg.solve(factor.T, draws[:, c, n])
             torch.testing.assert_close(drawn[c, n], own)
+            torch.testing.assert_close(found.covariance()[c, n], torch.linalg.inv(precision))
             torch.testing.assert_close(means[:, c, n], loadings[c] @ mean)
             covariance = loadings[c] @ torch.linalg.inv(precision) @ loadings[c].T
             torch.testing.assert_close(variances[:, c, n], covariance.diagonal())

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_gen.data.small import normal_rows
-from pyro_gen.distributions.gaussian import factor_posterior
+from pyro_gen.distributions.factor_posterior import factor_posterior
 from pyro_gen.models.mixture.base import Mixture
 from pyro_gen.registry import model
 
@@ -87,8 +87,8 @@ class MixtureOfFactorAnalysers(Mixture):
 
     def maximise(self, x: Tensor, r: Tensor) -> None:
         seen, filled = (~torch.isnan(x)).to(x), x.nan_to_num()
-        mean, factor = factor_posterior(x, self.loadings, self.loc, self.noise())  # (K, N, R), (K, N, R, R)
-        covariance = torch.cholesky_inverse(factor)
+        factors = factor_posterior(x, self.loadings, self.loc, self.noise())
+        mean, covariance = factors.draw(torch.zeros_like(factors.e)), factors.covariance()  # (K, N, R), (K, N, R, R)
         z = torch.cat([mean, mean.new_ones(*mean.shape[:2], 1)], 2)  # (K, N, R + 1)
         outer = z.unsqueeze(3) * z.unsqueeze(2)
         outer[..., :-1, :-1] += covariance
