@@ -27,6 +27,16 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "rand_index_with_holes": (0.8, 1.0),
         "rand_index_of_rival": (0.3, 0.65),
     },
+    "regimes_nile": {
+        "year": (1899, 1899),
+        "probability": (0.73, 0.77),
+        "one_change": (0.69, 0.73),
+        "year_with_holes": (1897, 1901),
+        "one_change_with_holes": (0.45, 0.65),
+        "year_of_states": (1897, 1901),
+        "level_in_1980": (798.2, 798.6),  # Durbin & Koopman's forecast
+        "its_deviation": (136.0, 138.0),
+    },
     "custom_program": {
         "failures": (0, 0),
         "untrained": (-60.0, -40.0),
