@@ -73,7 +73,9 @@ class Region(NamedTuple):
         return torch.where(own, best, -torch.inf), torch.where(other, best, torch.inf)
 
 
-def rectangle(levels: Region, u: Tensor, loc: Tensor, factor: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+def rectangle(
+    levels: Region, u: Tensor, loc: Tensor, factor: Tensor, e: Tensor, *, branch: bool = False
+) -> tuple[Tensor, Tensor]:
     r"""Draws the latent variables one after another, each given those before it.
 
     Arguments:
@@ -83,6 +85,7 @@ def rectangle(levels: Region, u: Tensor, loc: Tensor, factor: Tensor, e: Tensor)
         factor: The rows of C that are theirs, with shape :math:`(*, q, p + q)`; those of a latent variable of which
             nothing was seen are of the identity.
         e: The noise of p normal variables before them, with shape :math:`(*, p)`.
+        branch: Whether it may branch, see :func:`.truncated_normal`: not under vmap.
 
     Returns:
         The log-probability of levels (a density where a number is known), an estimate for each u, with shape
@@ -100,7 +103,7 @@ def rectangle(levels: Region, u: Tensor, loc: Tensor, factor: Tensor, e: Tensor)
         mean = loc[..., j] + (factor[..., j, : before + j] * e).sum(-1)
         lower, upper = ((edge - mean) / scale for edge in levels.interval(j, z))
         log_prob = log_prob + log_mass(lower, upper, scale)
-        drawn = torch.where(seen, truncated_normal(u[..., j], lower, upper), 0.0)
+        drawn = torch.where(seen, truncated_normal(u[..., j], lower, upper, branch=branch), 0.0)
         z[j] = torch.where(seen, mean + scale * drawn, torch.nan)
         e = torch.cat([e.expand(*drawn.shape, before + j), drawn.unsqueeze(-1)], -1)
     return log_prob, torch.stack(torch.broadcast_tensors(*z), -1) if z else e[..., before:]
@@ -193,5 +196,7 @@ def log_argmax(mean: Tensor, covariance: Tensor, stream: int) -> Tensor:
     for i in range(size):
         upper = -(mean[..., i] + (factor[..., i, :i] * e).sum(-1)) / factor[..., i, i]
         log_prob = log_prob + torch.special.log_ndtr(upper)
-        e = torch.cat([e, truncated_normal(u[:, i], torch.full_like(upper, -torch.inf), upper).unsqueeze(-1)], -1)
+        if i < size - 1:  # nothing follows the last
+            drawn = truncated_normal(u[:, i], torch.full_like(upper, -torch.inf), upper, branch=True)
+            e = torch.cat([e, drawn.unsqueeze(-1)], -1)
     return log_prob.logsumexp(-1).log_softmax(-1)

@@ -138,7 +138,7 @@ def draw_latent(rows: CopulaEvidence, loc: Tensor, covariance: Tensor, df: Tenso
     mean, precision = condition_rest(rows.real, loc, covariance)
     inner = torch.cholesky_inverse(torch.linalg.cholesky(precision))
     factor = seen_factor(torch.where(seen, 0.0, torch.nan).to(loc), inner)[1]
-    z = rectangle(rows.levels, u[:, :size], mean, factor * w.rsqrt()[:, None, None], mean[:, :0])[1]
+    z = rectangle(rows.levels, u[:, :size], mean, factor * w.rsqrt()[:, None, None], mean[:, :0], branch=True)[1]
     residual = (z - mean).nan_to_num()
     precision = torch.cholesky_inverse(factor)
     for i in range(1, SWEEPS_PER_ROW + 1):
