@@ -73,7 +73,7 @@ def representative(partitions: Labels) -> tuple[Labels, float]:
     Example:
         >>> labels, loss = representative(np.array([[0, 0, 1, 1]] * 9 + [[0, 0, 0, 1]]))
         >>> labels.tolist(), round(loss, 3)
-        ([0, 0, 1, 1], 0.064)
+        ([0, 0, 1, 1], 0.082)
     """
     draws, counts = np.unique(canonical(partitions), axis=0, return_counts=True)
     candidates: Any = draws[np.argsort(-counts)[:200]]
