@@ -36,7 +36,7 @@ class SavedProgram(NamedTuple):
         program: The program, in evaluation mode.
         transform: What data must go through before the program, or ``None``.
         description: How the program is built: ``target``, ``digest`` (SHA-256 of the user's file), ``options``,
-            ``event_shape``, ``transform``, ``columns``, ``data``, ``context``, ``guide``.
+            ``event_shape``, ``fill_missing``, ``transform``, ``columns``, ``data``, ``context``, ``guide``.
     """
 
     program: Program
