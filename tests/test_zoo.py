@@ -20,7 +20,7 @@ from pyro_gen.targets import build, describe_transform, make_transform, restore_
 ROOT = Path(__file__).resolve().parents[1]
 FAST = ("change-points-nile", "gaussian-iris", "hidden-markov-nile", "local-level-nile", "ppca-wine")
 SLOW = (
-    *("energy-moons", "fa-breast-cancer", "gan-grid", "gan-ring", "iwae-digits"),
+    *("bernoulli-mixture-digits", "energy-moons", "fa-breast-cancer", "gan-grid", "gan-ring", "iwae-digits"),
     *("vae-digits", "vae-digits-conv", "vae-digits-levels"),
 )
 ELSEWHERE = ("iwae-mnist", "vae-mnist", "vae-mnist-short")  # minutes to hours, and data that may not be there

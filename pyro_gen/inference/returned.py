@@ -1,7 +1,8 @@
 """The completed data of a model, which all that generates and imputes is made of.
 
 They are what its observed sites say of the entries of the data. Where these do not tell, since a model observes what it
-computes from the data, they are what the model returns.
+computes from the data, they are what the model returns; so they are where it returns complete data as they are, and
+thereby says that it is them that it returns.
 """
 
 from typing import Any
@@ -50,17 +51,27 @@ def completed_by(program: Program, x: Tensor, context: tuple[Any, ...], seen: co
         seen: What it observed.
         out: What it returned.
     """
-    whole = seen.of(x)
+    whole, missing = seen.of(x), torch.isnan(x)
+    returned = isinstance(out, Tensor) and out.shape == x.shape
     if whole is None:
-        if not isinstance(out, Tensor) or out.shape != x.shape:
-            out = _copy_of(program, x, context, seen)
-        whole = torch.where(torch.isnan(x), out.to(x.dtype), x)
+        whole = torch.where(missing, (out if returned else _copy_of(program, x, context, seen)).to(x.dtype), x)
+    elif returned and not _same(out.to(x.dtype), whole):
+        whole = torch.where(missing, out.to(x.dtype), x) if _returns(program, whole, context) else whole
     if bool(torch.isnan(whole).any()):
         raise ValueError(
             f"The model of {type(program).__name__} returns NaN for entries that were not observed: observe the data "
             "with pg.observe, which draws them, and return what it returns, not x."
         )
     return whole.masked_fill(seen.beyond(x), torch.nan)
+
+
+def _returns(program: Program, x: Tensor, context: tuple[Any, ...]) -> bool:
+    """Whether a model returns the data that it is given: it does not if it returns the means of a decoder."""
+    if bool(torch.isnan(x).any()):
+        return False
+    with without_handlers(), seeded(0):
+        out = program.model(x, *context)
+    return isinstance(out, Tensor) and _same(out.to(x.dtype), x)
 
 
 def _copy_of(program: Program, x: Tensor, context: tuple[Any, ...], seen: completions) -> Tensor:

@@ -101,3 +101,19 @@ def test_where_sites_do_not_tell_the_model_has_to_return_them(body: Callable[[Te
 
     with pytest.raises(ValueError, match="must return the completed data, of shape"):
         pg.impute(program(silent), X, draws=1)
+
+
+def test_what_a_model_returns_goes_before_its_sites() -> None:
+    """A latent variable of the model's own stands for what is missing, and feeds what follows."""
+
+    def model(x: Tensor) -> Tensor:
+        with pg.plate(x):
+            unseen = pyro.sample("unseen", dist.Normal(5.0, 0.001))
+            pg.observe("a", dist.Normal(0.0, 0.001), x[:, 0])
+            a = torch.where(x[:, 0].isnan(), unseen, x[:, 0])
+            b = pg.observe("b", dist.Normal(a, 0.001), x[:, 1])
+        return torch.stack([a, b], -1)
+
+    x = torch.tensor([[torch.nan, torch.nan], [1.0, torch.nan]])
+    y = complete(pg.Program.from_functions(model), x, ())
+    assert torch.allclose(y, torch.tensor([[5.0, 5.0], [1.0, 1.0]]), atol=0.01)  # not 0 and 5

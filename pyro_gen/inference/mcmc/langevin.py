@@ -17,6 +17,7 @@ References:
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,18 +63,27 @@ class Langevin(Sampler):
         shrink = density.dim ** (-1 / 6)
         self.smallest, self.largest = smallest * shrink, largest * shrink
         self.target = hmc.plain(density)
-        self.metric: Metric | None = None
+        self.scale: Tensor | None = None
 
     def init(self, z: Tensor) -> Point:
         point = hmc.init(z, self.target)
-        self.metric = Metric.diagonal(fisher_diagonal(*(t.var(0, correction=0) for t in (point.z, point.grad))))
+        self.scale = fisher_diagonal(*(t.var(0, correction=0) for t in (point.z, point.grad)))
         return point
 
+    def place(self, z: Tensor) -> Point:
+        return hmc.init(z, self.target)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scale": None if self.scale is None else self.scale.cpu()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.scale = state["scale"]
+
     def step(self, state: Point, progress: float | None) -> tuple[Point, dict[str, Tensor]]:
-        assert self.metric is not None
+        assert self.scale is not None
         share = torch.rand_like(state.log_density)
         step_size = self.smallest * (share * math.log(self.largest / self.smallest)).exp()
-        point, info = hmc.step(state, self.target, step_size, self.metric, 1)
+        point, info = hmc.step(state, self.target, step_size, Metric.diagonal(self.scale), 1)
         figures = {
             "lp": point.log_density,
             "energy": info.energy,

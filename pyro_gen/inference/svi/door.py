@@ -191,12 +191,12 @@ def fit(
         rows = first_rows(everything, ROWS_TO_INITIALISE)
         program.initialise(*on_device(rows, device_of(program, data)), seed=seed)
         program.to(fabric.device)
+        for batch in (first, *(() if held_out is None else (next(held_out.epoch(0)),))):
+            preflight(program, on_device(batch, fabric.device), batches.size)
         if default and (asked := asked_to_enumerate(program, *on_device(first, fabric.device))) is not None:
             objective = asked
             _refuse_warmup(objective, kl_warmup)
         objective.to(fabric.device)
-        for batch in (first, *(() if held_out is None else (next(held_out.epoch(0)),))):
-            preflight(program, on_device(batch, fabric.device), batches.size)
         require_suitable(program, objective, structure(program, *on_device(first, fabric.device)).kind)
         if program.event_shape is None:
             program.event_shape = torch.Size(first[0].shape[1:])

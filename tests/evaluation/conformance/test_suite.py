@@ -367,7 +367,7 @@ def test_vmap_with_holes_in_an_observed_context():
 def test_report():
     report = check(Unscaled, X)
     assert "\nFAILED  minibatch" in str(report) and "-> Leave the scaling" in str(report)
-    assert str(report).startswith(f"Unscaled: {len(CHECKS) - 2} passed, 1 failed, 1 skipped")
+    assert str(report).startswith(f"Unscaled: {len(CHECKS) - 3} passed, 1 failed, 2 skipped")
     assert max(map(len, str(report).splitlines())) <= 120
     as_dict = report.to_dict()
     assert as_dict["ok"] is False and len(as_dict["checks"]) == len(report) == len(CHECKS)

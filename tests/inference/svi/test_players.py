@@ -262,6 +262,7 @@ def test_an_objective_needs_a_loss_or_players() -> None:
 def test_the_progress_bar_shows_the_loss_of_each_player(capsys: pytest.CaptureFixture[str]) -> None:
     texts: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingBar, "advance", lambda self, steps, text="": texts.append(text))
+        patch.setattr(TrainingBar, "advance", lambda self, steps: True)
+        patch.setattr(TrainingBar, "show", lambda self, text: texts.append(text))
         play(epochs=1)
     assert re.fullmatch(r"epoch 1/1  loss \d+\.\d{4}  width \d+\.\d{4}  critic \d+\.\d{4}", texts[-1])
