@@ -125,7 +125,7 @@ def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_answer_of_no_is_still_exit_code_1(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_program()
-    text = Path("own.py").read_text().replace("self.plate(x)", 'pyro.poutine.scale(scale=2.0), self.plate(x)')
+    text = Path("own.py").read_text().replace("self.plate(x)", "pyro.poutine.scale(scale=2.0), self.plate(x)")
     Path("own.py").write_text(text)
     assert cli.main(["check", "own.py:Fixed", "--data", "t.csv", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["ok"] is False
