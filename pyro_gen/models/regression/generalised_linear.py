@@ -31,7 +31,7 @@ from torch import Tensor
 
 from pyro_gen.data.small import binary_rows, level_rows, normal_rows
 from pyro_gen.models.regression.parts.covariates import integrated, sample_covariate_law
-from pyro_gen.models.regression.parts.guided import GuidedRegression, check_positive
+from pyro_gen.models.regression.parts.guided import GuidedRegression, check_covariates, check_positive
 from pyro_gen.models.regression.parts.likelihoods import check_likelihood, sample_law
 from pyro_gen.observation import observe
 from pyro_gen.registry import model
@@ -100,11 +100,7 @@ class Regression(GuidedRegression):
         Raises:
             ValueError: The covariates have another number of columns.
         """
-        if u.dim() != 2 or u.shape[-1] != self.covariates:
-            raise ValueError(
-                f"Regression({self.covariates}): covariates have the shape (N, {self.covariates}), and were given with "
-                f"{tuple(u.shape)}."
-            )
+        check_covariates(self, u, self.covariates)
         s = torch.full((), self.scale, dtype=u.dtype, device=u.device)
         law_of_covariates = sample_covariate_law(u) if self.missing else None
         beta = pyro.sample("beta", dist.Normal(s.new_zeros(self.covariates), s).to_event(1))  # (P,)

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen.data.small import binary_rows, level_rows, normal_rows
-from pyro_gen.models.regression.parts.guided import GuidedRegression, check_positive
+from pyro_gen.models.regression.parts.guided import GuidedRegression, check_covariates, check_positive
 from pyro_gen.models.regression.parts.likelihoods import check_likelihood, sample_law
 from pyro_gen.observation import observe
 from pyro_gen.registry import model
@@ -121,10 +121,7 @@ class Hierarchical(GuidedRegression):
         Raises:
             ValueError: The covariates have another number of columns.
         """
-        if u.dim() != 2 or u.shape[-1] != self.covariates:
-            raise ValueError(
-                f"Hierarchical: covariates have the shape (N, {self.covariates}), and were given with {tuple(u.shape)}."
-            )
+        check_covariates(self, u, self.covariates)
         s = torch.full((), self.scale, dtype=u.dtype, device=u.device)
         varying = s.new_zeros(1 + len(self.slopes))
         fixed = [p for p in range(self.covariates) if p not in self.slopes]

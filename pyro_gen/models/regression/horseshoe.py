@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen.data.small import binary_rows, normal_rows
-from pyro_gen.models.regression.parts.guided import GuidedRegression, check_positive
+from pyro_gen.models.regression.parts.guided import GuidedRegression, check_covariates, check_positive
 from pyro_gen.models.regression.parts.likelihoods import check_likelihood, sample_law
 from pyro_gen.observation import observe
 from pyro_gen.registry import model
@@ -96,10 +96,7 @@ class Horseshoe(GuidedRegression):
         Raises:
             ValueError: The covariates have another number of columns.
         """
-        if u.dim() != 2 or u.shape[-1] != self.covariates:
-            raise ValueError(
-                f"Horseshoe: covariates have the shape (N, {self.covariates}), and were given with {tuple(u.shape)}."
-            )
+        check_covariates(self, u, self.covariates)
         s = torch.full((), self.scale, dtype=u.dtype, device=u.device)
         law = sample_law(self.likelihood, s, self.levels or 0)
         sigma = INFORMATION.get(self.likelihood) or law(s.new_zeros(())).scale

@@ -8,7 +8,7 @@ from torch import Tensor
 from pyro_gen.inference.guides import FullRank, Guide
 from pyro_gen.program import Program
 
-__all__ = ["GuidedRegression", "check_positive"]
+__all__ = ["GuidedRegression", "check_covariates", "check_positive"]
 
 
 class GuidedRegression(Program):
@@ -36,3 +36,12 @@ def check_positive(program: Program, **given: float) -> None:
     for name, value in given.items():
         if not value > 0:
             raise ValueError(f"{type(program).__name__}({name}={value!r}): give a positive number.")
+
+
+def check_covariates(program: Program, u: Tensor, covariates: int) -> None:
+    """Refuses covariates that are not (N, P)."""
+    if u.dim() != 2 or u.shape[-1] != covariates:
+        raise ValueError(
+            f"{type(program).__name__}: covariates have the shape (N, {covariates}), and were given with "
+            f"{tuple(u.shape)}."
+        )
