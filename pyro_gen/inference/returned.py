@@ -5,6 +5,7 @@ computes from the data, they are what the model returns; so they are where it re
 thereby says that it is them that it returns.
 """
 
+import weakref
 from typing import Any
 
 import pyro
@@ -18,7 +19,7 @@ from pyro_gen.observation import completions
 from pyro_gen.program import Program, fixed
 from pyro_gen.traces import sample_sites
 
-__all__ = ["complete", "completed_by", "require_completed"]
+__all__ = ["complete", "completed_by", "require_completed", "returns_data"]
 
 ROWS = 64
 
@@ -56,7 +57,7 @@ def completed_by(program: Program, x: Tensor, context: tuple[Any, ...], seen: co
     if whole is None:
         whole = torch.where(missing, (out if returned else _copy_of(program, x, context, seen)).to(x.dtype), x)
     elif returned and not _same(out.to(x.dtype), whole):
-        whole = torch.where(missing, out.to(x.dtype), x) if _returns(program, whole, context) else whole
+        whole = torch.where(missing, out.to(x.dtype), x) if returns_data(program, whole, context) else whole
     if bool(torch.isnan(whole).any()):
         raise ValueError(
             f"The model of {type(program).__name__} returns NaN for entries that were not observed: observe the data "
@@ -65,13 +66,26 @@ def completed_by(program: Program, x: Tensor, context: tuple[Any, ...], seen: co
     return whole.masked_fill(seen.beyond(x), torch.nan)
 
 
-def _returns(program: Program, x: Tensor, context: tuple[Any, ...]) -> bool:
-    """Whether a model returns the data that it is given: it does not if it returns the means of a decoder."""
-    if bool(torch.isnan(x).any()):
-        return False
-    with without_handlers(), seeded(0):
-        out = program.model(x, *context)
-    return isinstance(out, Tensor) and _same(out.to(x.dtype), x)
+_RETURNS: "weakref.WeakKeyDictionary[Program, bool]" = weakref.WeakKeyDictionary()  # what was found, by program
+
+
+def returns_data(program: Program, x: Tensor, context: tuple[Any, ...]) -> bool:
+    """Whether a model returns complete data as they are given: it does not if it returns the means of a decoder.
+
+    Looked at once for each program, by running its model once more.
+
+    Arguments:
+        program: The program.
+        x: Complete data, with shape :math:`(N, *)`, other than what the model returned when they were missing.
+        context: What the model conditions on.
+    """
+    if program not in _RETURNS:
+        if bool(torch.isnan(x).any()):
+            return False
+        with without_handlers(), seeded(0), torch.no_grad():
+            out = program.model(x, *context)
+        _RETURNS[program] = isinstance(out, Tensor) and _same(out.to(x.dtype), x)
+    return _RETURNS[program]
 
 
 def _copy_of(program: Program, x: Tensor, context: tuple[Any, ...], seen: completions) -> Tensor:

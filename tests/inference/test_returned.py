@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import pyro_gen as pg
+from pyro_gen.inference.objectives.generation import ancestral
 from pyro_gen.inference.returned import complete
 
 NAN = torch.nan
@@ -115,5 +116,8 @@ def test_what_a_model_returns_goes_before_its_sites() -> None:
         return torch.stack([a, b], -1)
 
     x = torch.tensor([[torch.nan, torch.nan], [1.0, torch.nan]])
-    y = complete(pg.Program.from_functions(model), x, ())
+    p = pg.Program.from_functions(model)
+    y = complete(p, x, ())
     assert torch.allclose(y, torch.tensor([[5.0, 5.0], [1.0, 1.0]]), atol=0.01)  # not 0 and 5
+    for generated in (ancestral(p, x), ancestral(pg.Program.from_functions(model), x)):
+        assert torch.allclose(generated, torch.full((2, 2), 5.0), atol=0.01)

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
 from pyro_gen.inference.objectives.base import Objective, Player
-from pyro_gen.inference.objectives.generation import features, generate
+from pyro_gen.inference.objectives.generation import features, generate, rehearse
 from pyro_gen.nets import MLP
 from pyro_gen.program import Program, data_scale
 from pyro_gen.registry import objective
@@ -99,6 +99,7 @@ class Adversarial(Objective):
 
     def prepare(self, program: Program, x: Tensor, *context: Any) -> None:
         """Makes the critic, where its widths are given."""
+        rehearse(program, x, *context)
         both = features(x, *context)
         if self.critic is None:
             self.critic = _Perceptron(both.shape[1], self.hidden).to(both)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen.inference.objectives.base import Objective
-from pyro_gen.inference.objectives.generation import features, generate
+from pyro_gen.inference.objectives.generation import features, generate, rehearse
 from pyro_gen.program import Program, data_scale
 from pyro_gen.registry import objective
 
@@ -71,6 +71,7 @@ class MMD(Objective):
         """Takes the widths from the data, where none are given."""
         if len(x) < 2:
             raise ValueError("MMD compares pairs, so it needs at least two rows of data.")
+        rehearse(program, x, *context)
         if self.widths is None and self.kernel != "energy":
             median = torch.nn.functional.pdist(features(x, *context)[:MEDIAN_OF].double()).median()
             if not median > 0:

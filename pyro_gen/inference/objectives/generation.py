@@ -6,11 +6,13 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_gen._random import seeded
+from pyro_gen.inference.returned import returns_data
 from pyro_gen.observation import completions
 from pyro_gen.program import Program
 from pyro_gen.traces import is_subsample
 
-__all__ = ["ancestral", "features", "generate"]
+__all__ = ["ancestral", "features", "generate", "rehearse"]
 
 
 def generate(program: Program, x: Tensor, *context: Any) -> Tensor:
@@ -51,13 +53,27 @@ def ancestral(program: Program, x: Tensor, *context: Any) -> Tensor:
     with seen:
         out = program.model(nothing, *context)
     whole = seen.of(nothing)
-    out = out if whole is None else whole
-    if not isinstance(out, Tensor) or out.shape != x.shape:
+    returned = isinstance(out, Tensor) and out.shape == x.shape
+    if whole is not None and not (returned and returns_data(program, whole.detach(), context)):
+        return whole
+    if not returned:
         raise ValueError(
             f"The model of {type(program).__name__} must return the completed data, of shape {tuple(x.shape)} here: "
             "return what observe(...) returns."
         )
-    return out
+    return out  # type: ignore[no-any-return]
+
+
+def rehearse(program: Program, x: Tensor, *context: Any) -> None:
+    """Draws once, before a step is recorded: what a model returns is looked at then, and known after.
+
+    Arguments:
+        program: The program.
+        x: Data with shape :math:`(N, *)`, of which the shape alone is used.
+        context: What the program conditions on.
+    """
+    with seeded(0), torch.no_grad():
+        ancestral(program, x, *context)
 
 
 def features(x: Tensor, *context: Any) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from pyro_gen.density.missing import latent_missing
 from pyro_gen.inference.objectives.base import Objective, Player, positive, vmapped
-from pyro_gen.inference.objectives.generation import ancestral
+from pyro_gen.inference.objectives.generation import ancestral, rehearse
 from pyro_gen.inference.objectives.importance import local_log_densities
 from pyro_gen.inference.objectives.pairs import trace_pair_with_missing
 from pyro_gen.program import Program, data_scale, data_size, fixed
@@ -76,6 +76,7 @@ class ReweightedWakeSleep(Objective):
         self.of_guide: tuple[str, ...] = ()
 
     def prepare(self, program: Program, x: Tensor, *context: Any) -> None:
+        rehearse(program, x, *context)
         named = {n: p for n, p in program.named_parameters() if p.requires_grad}
         with torch.enable_grad(), pyro.validation_enabled(False), data_size(len(x)):
             log_p, log_q = self._log_densities(program, x, *context)
