@@ -1,5 +1,6 @@
 """Reproducing the figure of an entry: train by the recipe, measure, compare."""
 
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -96,9 +97,11 @@ class Reproduction:
 
     def __str__(self) -> str:
         verdict = "holds" if self.holds else "DOES NOT HOLD"
+        # Of a single datum, a series say, nothing is known of how others would differ.
+        sampling = "" if math.isnan(self.sampling_error) else f", sampling error {self.sampling_error:.3f}"
         return (
             f"{self.name}: {self.value:.3f} +- {self.standard_error:.3f} {self.unit} ({self.method}, {self.kind}; "
-            f"{self.data} test data, sampling error {self.sampling_error:.3f}); the figure {self.figure} {verdict}; "
+            f"{self.data} test data{sampling}); the figure {self.figure} {verdict}; "
             f"{self.seconds:.0f} s on {self.device}"
         )
 

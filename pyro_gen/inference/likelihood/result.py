@@ -141,7 +141,8 @@ class LogLikelihood:
             bounds = f" (upper bound on simulated data: {float(self.diagnostics['gap'].mean()):.3f} above)"
         label = self.method if self.kind == self.method else f"{self.method}, {self.kind}"
         what = self.quantity or ("log-likelihood" if self.unit == "nats per datum" else "log-evidence")
-        of = "" if self.unit == "nats" else f"; {len(self.value)} {_UNITS[self.unit]}, sampling error {sampling:.3f}"
+        of = "" if self.unit == "nats" else f"; {len(self.value)} {_UNITS[self.unit]}"
+        of += "" if self.unit == "nats" or math.isnan(sampling) else f", sampling error {sampling:.3f}"
         return f"{what} {self.mean():.3f} +- {error:.3f} {self.unit}{bounds} ({label}{of})"
 
 
