@@ -75,7 +75,7 @@ def draw(found, asia, learnt):
     for name, table in asia.tables.items():
         right.plot(table.detach().flatten(), learnt.tables[name].detach().flatten(), "o", color="#1b1f24", ms=3)
     right.plot([0, 1], [0, 1], ":", color="#8a9099")
-    right.set(xlabel="table", ylabel="learnt", title="tables learnt where 30% are missing")
+    right.set(xlabel="table", ylabel="learnt", title="learnt, 30% missing")
     return write(figure, "outputs/bayesian_network_query.png")
 
 
