@@ -26,6 +26,11 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.config.getoption("--device"))
 
 
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Seeds before each file is imported: numbers drawn in a parametrisation are drawn then, before any fixture."""
+    pyro.set_rng_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def seed() -> int:
     """Seeds torch, NumPy and random before each test, so that no result depends on the order of the tests."""
