@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from pyro_gen.observation import observe
     from pyro_gen.program import Program, plate
     from pyro_gen.saving import load
-    from pyro_gen.sequences import lengths, steps
+    from pyro_gen.sequences import lengths, scan, steps
 
 # Where each name lives. It is imported when it is first asked for, so that a script which only trains does not wait for
 # pandas, scikit-learn and matplotlib.
@@ -69,7 +69,7 @@ _MODULES = {
     "pyro_gen.observation": ("observe",),
     "pyro_gen.program": ("Program", "plate"),
     "pyro_gen.saving": ("load",),
-    "pyro_gen.sequences": ("lengths", "steps"),
+    "pyro_gen.sequences": ("lengths", "scan", "steps"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _PACKAGES = (
@@ -111,6 +111,7 @@ __all__ = [
     "reconstruct",
     "sample",
     "sbc",
+    "scan",
     "steps",
     "structure",
     "tasks",

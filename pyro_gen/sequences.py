@@ -6,9 +6,10 @@ nothing, neither in the model nor in the guide:
 .. math:: \log p(x) = \sum_{t \le L} \log p(x_t, z_t \mid x_{<t}, z_{<t}) .
 
 :func:`steps` is a loop over time inside the data plate that says so. NaN before the end is not seen, as everywhere.
+:func:`scan` is a loop whose body is a function, with the carry and the outputs of ``jax.lax.scan``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pyro
@@ -16,12 +17,13 @@ import torch
 from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pyro_gen._internals import handlers
 from pyro_gen.observation import note_lengths
 from pyro_gen.traces import DATA_PLATE
 
-__all__ = ["lengths", "steps"]
+__all__ = ["lengths", "scan", "steps"]
 
 
 def lengths(x: Tensor) -> Tensor:
@@ -94,6 +96,128 @@ def steps(x: Tensor, lengths: Tensor | None = None, *, history: int = 1) -> Iter
 
 
 _lengths = lengths
+
+
+def scan(
+    body: Callable[[Any, Any], tuple[Any, Any]],
+    carry: Any,
+    xs: Any = None,
+    *,
+    length: int | None = None,
+    dim: int = 0,
+    lengths: Tensor | None = None,
+    history: int = 1,
+) -> tuple[Any, Any]:
+    """Calls a function of a step again and again, with what it carries from one to the next: ``jax.lax.scan``.
+
+    .. code-block:: python
+
+        ys = []
+        for t in pyro.markov(range(length)):
+            carry, y = body(carry, xs[t])
+            ys.append(y)
+        return carry, torch.stack(ys)
+
+    A site ``"z"`` of the body is ``"z_0"``, ``"z_1"``, ... in the steps, and a name with ``{t}`` has the number of the
+    step there: sites have the names, and the program the density, of the loop that is written out. NaN is not observed,
+    as everywhere, and :func:`pyro_gen.observe` returns the completed step, which may be carried on. Graphs of densities
+    and of training steps have the body once, recorded and compiled, as they have that of a loop in Python.
+
+    Arguments:
+        body: Maps the carry and a step of ``xs`` to the next carry and an output.
+        carry: What the first step is given: a tensor, or tuples, lists and mappings of them.
+        xs: What is cut into steps, likewise; ``None`` gives each step ``None``.
+        length: The number T of steps, if ``xs`` does not tell.
+        dim: Along which dimension of ``xs`` steps are, and are put together: 0, or 1 of data with shape
+            :math:`(N, T, *)`.
+        lengths: Inside the data plate, with ``dim=1``: how many steps each sequence has, with shape :math:`(N)`
+            (:func:`lengths`). What comes later counts nothing.
+        history: How many steps back a step depends on, for sums over discrete variables.
+
+    Returns:
+        The last carry, and the outputs of all steps, stacked; ``None`` where the body has none. What depends on a
+        discrete variable that is summed out cannot be stacked: observe it in the body.
+
+    Raises:
+        ValueError: There is no step, or ``xs`` have different numbers of them.
+
+    Example:
+        >>> import pyro, torch
+        >>> import pyro.distributions as dist
+        >>> import pyro_gen as pg
+        >>> class Walk(pg.Program):
+        ...     def model(self, x):  # (N, T)
+        ...         def step(last, x_t):
+        ...             completed = pg.observe("x", dist.Normal(last, 1.0), x_t)
+        ...             return completed, completed
+        ...         with self.plate(x):
+        ...             return pg.scan(step, torch.zeros(len(x)), x, dim=1)[1]
+        >>> x = torch.tensor([[0.0, 0.0, torch.nan], [0.0, torch.nan, torch.nan]])
+        >>> pg.log_likelihood(Walk(), x).value.tolist()  # two steps, and one
+        [-1.8378..., -0.9189...]
+        >>> pg.impute(Walk(), x, draws=4).shape  # each completed step is what the next one follows
+        torch.Size([4, 2, 3])
+    """
+    parts = tree_leaves(xs) if xs is not None else []
+    counts = {part.shape[dim] for part in parts} | ({length} if length is not None else set())
+    if len(counts) != 1 or not (count := counts.pop()):
+        raise ValueError(
+            f"scan has xs of shapes {[tuple(part.shape) for part in parts]} and length={length}: give one number of "
+            f"steps, at least 1, in dimension {dim} of all xs, or as length."
+        )
+    turns: Iterable[int] = pyro.markov(range(count), history=history)
+    if lengths is not None:
+        if dim != 1 or not parts:
+            raise ValueError("scan(lengths) is for data of shape (N, T, ...): give xs, and dim=1.")
+        turns = steps(parts[0], lengths, history=history)
+    outputs = []
+    named = _Named()
+    for t in turns:
+        named.step = t
+        with named:
+            carry, y = body(carry, tree_map(lambda x, t=t: x if x is None else x.select(dim, t), xs))
+        outputs.append(y)
+
+    def stacked(*of_steps: Any) -> Any:
+        if of_steps[0] is None:
+            return None
+        if len(shapes := dict.fromkeys(tuple(y.shape) for y in of_steps)) > 1:
+            raise ValueError(
+                f"scan cannot stack outputs of the shapes {list(shapes)}: a step that depends on a discrete variable "
+                "that is summed out gives no output of it, return None and observe it in the body."
+            )
+        return torch.stack(of_steps, dim)
+
+    return carry, tree_map(stacked, *outputs)
+
+
+class _Named(Messenger):
+    """Effect handler: gives the sites of a step its number, each once.
+
+    An outer handler that makes other statements of a site, for its missing entries say, makes them inside of this one,
+    by the name that it has already.
+    """
+
+    step = 0
+
+    def __enter__(self) -> Any:
+        self.root: _Named = next((h for h in handlers() if isinstance(h, _Named)), self)
+        self.done: set[str] = set()
+        return super().__enter__()
+
+    def _pyro_sample(self, msg: Any) -> None:
+        whole = msg["infer"].get("missing_of") if msg["infer"] else None
+        name: str = whole or msg["name"]
+        if name is None or name in self.root.done:
+            return
+        new = name.replace("{t}", str(self.step)) if "{t}" in name else f"{name}_{self.step}"
+        if self.root is self:
+            self.done.add(new)
+        if whole:
+            msg["infer"] = {**msg["infer"], "missing_of": new}
+        msg["name"] = msg["name"].replace(name, new, 1)
+
+    _pyro_missing = _pyro_observed_law = _pyro_missing_law = _pyro_completion = _pyro_sample
 
 
 class _Masked(Messenger):
