@@ -34,14 +34,13 @@ from torch import Tensor, nn
 
 from pyro_gen.data.small import level_rows, normal_rows
 from pyro_gen.distributions import LevelCategorical
-from pyro_gen.distributions.hidden_markov import chain_product
+from pyro_gen.models.sequence.parts.chains import allowed_moves, most_likely_path, state_probabilities
+from pyro_gen.models.sequence.parts.emissions import EMISSIONS, check_emission
 from pyro_gen.observation import marginalise, note_lengths, observe
 from pyro_gen.program import Program
 from pyro_gen.registry import model
 
 __all__ = ["EMISSIONS", "HiddenMarkov"]
-
-EMISSIONS = ("normal", "student_t", "poisson", "categorical")
 
 
 @model(
@@ -112,18 +111,8 @@ class HiddenMarkov(Program):
                 f"HiddenMarkov(event_shape={tuple(self.event_shape)}, states={states}): give sequences of shape (T) or "
                 "(T, D), and one state or more."
             )
-        if emission not in EMISSIONS or (emission == "categorical") != (levels is not None):
-            raise ValueError(
-                f"HiddenMarkov(emission={emission!r}, levels={levels}): choose one of {', '.join(EMISSIONS)}, and give "
-                "the number of levels with categorical alone."
-            )
-        allowed = torch.ones(states, states, dtype=torch.bool) if allowed is None else torch.as_tensor(allowed).bool()
-        start = torch.ones(states, dtype=torch.bool) if start is None else torch.as_tensor(start).bool()
-        if allowed.shape != (states, states) or start.shape != (states,) or not allowed.any(1).all() or not start.any():
-            raise ValueError(
-                f"HiddenMarkov: allowed is a matrix of {states} by {states} with a successor for each state, start has "
-                f"{states} entries and one True, not shapes {tuple(allowed.shape)} and {tuple(start.shape)}."
-            )
+        check_emission("HiddenMarkov", emission, levels)
+        allowed, start = allowed_moves("HiddenMarkov", states, allowed, start)
         self.states, self.emission = states, emission
         each = (states, *self.event_shape[1:])
         self.initial = nn.Parameter(torch.zeros(states))
@@ -147,24 +136,19 @@ class HiddenMarkov(Program):
         """Puts the states at quantiles of sequences with shape :math:`(N, T, *D)`, the first time only."""
         if not self.initialised:
             with torch.no_grad():
-                self._start_at(x.flatten(0, 1))
+                steps = x.flatten(0, 1)
+                places = (torch.arange(self.states).to(steps) + 0.5) / self.states
+                at = steps.nanquantile(places, 0).nan_to_num()  # (K, *D)
+                if self.emission == "poisson":
+                    self.loc.copy_((at + 0.5).log())
+                elif self.emission != "categorical":
+                    spread = (steps - steps.nanmean(0)).square().nanmean(0).sqrt()
+                    self.centre.copy_(steps.nanmean(0).nan_to_num())
+                    self.unit.copy_(torch.where(spread > 0, spread, 1.0))
+                    self.loc.copy_((at - self.centre) / self.unit)
+                    self.log_scale.fill_(-0.5 * math.log(self.states))
                 self.initialised.fill_(True)
         return super().initialise(x, *context, seed=seed)
-
-    def _start_at(self, steps: Tensor) -> None:
-        """Starts at steps of shape (n, *D), NaN where nothing was seen."""
-        places = (torch.arange(self.states).to(steps) + 0.5) / self.states
-        at = steps.nanquantile(places, 0).nan_to_num()  # (K, *D)
-        if self.emission == "poisson":
-            self.loc.copy_((at + 0.5).log())
-        elif self.emission != "categorical":
-            spread = (steps - steps.nanmean(0)).square().nanmean(0).sqrt()
-            self.centre.copy_(steps.nanmean(0).nan_to_num())
-            self.unit.copy_(torch.where(spread > 0, spread, 1.0))
-            self.loc.copy_((at - self.centre) / self.unit)
-            self.log_scale.fill_(-0.5 * math.log(self.states))
-
-    # ------------------------------------------------------------------------------------------------------------------
 
     def log_chain(self) -> tuple[Tensor, Tensor]:
         r"""The logarithms of :math:`\pi`, with shape :math:`(K)`, and of A, with shape :math:`(K, K)`."""
@@ -202,44 +186,20 @@ class HiddenMarkov(Program):
             chain: Any = dist.DiscreteHMM(initial, transitions, emissions, duration=steps)
             return observe("x", chain, x)
 
-    def _observed(self, x: Tensor) -> Tensor:
-        r"""The logarithms of :math:`B_t`, with shape :math:`(N, T, K)`."""
-        scored, filled, _ = marginalise(self.emissions(), x.unsqueeze(2))
-        return scored.log_prob(filled)  # type: ignore[no-any-return]
+    def _chain(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r"""The logarithms of :math:`\pi`, A and :math:`B_t`, the last with shape :math:`(N, T, K)`."""
+        with torch.no_grad():
+            scored, filled, _ = marginalise(self.emissions(), x.unsqueeze(2))
+            return *self.log_chain(), scored.log_prob(filled)
 
     def probabilities(self, x: Tensor) -> Tensor:
-        r"""The posterior of states, :math:`p(z_t = k \mid x)`.
+        r"""The posterior of states, :math:`p(z_t = k \mid x)`, with shape :math:`(N, T, K)`, in float64.
 
         Arguments:
             x: Sequences with shape :math:`(N, T, *D)` and NaN where nothing was seen.
-
-        Returns:
-            Probabilities with shape :math:`(N, T, K)`, in float64.
         """
-        with torch.no_grad():
-            initial, transition = self.log_chain()
-            observed = self._observed(x)
-
-        def log_prob(observed: Tensor) -> Tensor:
-            first = initial + observed[:, 0]
-            if observed.shape[1] > 1:
-                first = first + chain_product(transition + observed[:, 1:].unsqueeze(-2)).logsumexp(-1)
-            return first.logsumexp(-1).sum()
-
-        found: Tensor = torch.func.grad(log_prob)(observed)
-        return found
+        return state_probabilities(*self._chain(x))
 
     def viterbi(self, x: Tensor) -> Tensor:
-        """The most likely path of states, as integers with shape :math:`(N, T)`; arguments as above."""
-        with torch.no_grad():
-            initial, transition = self.log_chain()
-            observed = self._observed(x)
-            score, origins = initial + observed[:, 0], []
-            for t in range(1, x.shape[1]):
-                score, origin = (score.unsqueeze(-1) + transition).max(-2)
-                score = score + observed[:, t]
-                origins.append(origin)
-            path = [score.argmax(-1)]
-            for origin in reversed(origins):
-                path.append(origin.gather(-1, path[-1].unsqueeze(-1)).squeeze(-1))
-        return torch.stack(path[::-1], 1)
+        """The most likely path of states, as integers with shape :math:`(N, T)`; argument as above."""
+        return most_likely_path(*self._chain(x))

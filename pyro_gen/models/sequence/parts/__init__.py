@@ -1,0 +1,1 @@
+"""What models of series are made of, and nobody reads as a model."""
