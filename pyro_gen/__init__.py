@@ -16,6 +16,7 @@ from pyro_gen._version import __version__
 
 if TYPE_CHECKING:
     from pyro_gen import data, distributions, evaluation, heads, imputation, inference, models, structure, tasks, zoo
+    from pyro_gen.evaluation.comparison import compare
     from pyro_gen.evaluation.conformance import check_program
     from pyro_gen.imputation import Imputer
     from pyro_gen.inference import (
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 # Where each name lives. It is imported when it is first asked for, so that a script which only trains does not wait for
 # pandas, scikit-learn and matplotlib.
 _MODULES = {
+    "pyro_gen.evaluation.comparison": ("compare",),
     "pyro_gen.evaluation.conformance": ("check_program",),
     "pyro_gen.imputation": ("Imputer",),
     "pyro_gen.inference": (
@@ -86,6 +88,7 @@ __all__ = [
     "bdmc",
     "check_guide",
     "check_program",
+    "compare",
     "data",
     "diagnose",
     "distributions",

@@ -12,7 +12,20 @@ from typing import Annotated
 import typer
 
 from pyro_gen._version import __version__
-from pyro_gen.cli import check, demo, evaluate, evidence, fit, impute, posterior, predict, sample, structure, zoo
+from pyro_gen.cli import (
+    check,
+    compare,
+    demo,
+    evaluate,
+    evidence,
+    fit,
+    impute,
+    posterior,
+    predict,
+    sample,
+    structure,
+    zoo,
+)
 from pyro_gen.cli.console import Shell, results_alone
 from pyro_gen.cli.errors import one_line
 
@@ -31,6 +44,7 @@ app.command("sample")(sample.command)
 app.command("evaluate")(evaluate.command)
 app.command("posterior")(posterior.command)
 app.command("evidence")(evidence.command)
+app.command("compare")(compare.command)
 app.command("predict")(predict.command)
 app.command("impute")(impute.command)
 app.add_typer(structure.app, name="structure")

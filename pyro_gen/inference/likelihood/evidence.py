@@ -32,7 +32,7 @@ from pyro_gen.packing import packs
 from pyro_gen.program import Program
 from pyro_gen.traces import structure
 
-__all__ = ["log_evidence"]
+__all__ = ["log_evidence", "of_all_data"]
 
 METHODS = ("exact", "smc", "ais", "bdmc", "bridge", "importance")
 PARTICLES = 1000  # draws of the guide
@@ -88,7 +88,7 @@ def log_evidence(
     data = as_arguments(program, x, *context)
     if method == "exact":
         if isinstance(program, Program) and not _global(program, data):
-            return _summed(log_likelihood(program, *data, method="exact", progress=progress, **options), "exact")
+            return of_all_data(log_likelihood(program, *data, method="exact", progress=progress, **options), "exact")
         raise ValueError(
             'log_evidence(method="exact") sums over data that have exact likelihoods, and this model has global latent '
             'variables, or is a plain function of which that is not known: use method="smc".'
@@ -101,7 +101,7 @@ def log_evidence(
     if target.per_datum and isinstance(program, Program) and method != "bridge":
         one_by_one = "iwae" if method == "importance" else method
         found = log_likelihood(program, *data, method=one_by_one, seed=seed, progress=progress, **options)
-        return _summed(found, method)
+        return of_all_data(found, method)
     if target.per_datum:
         target = density(program, *data, per_datum=False)
     if method == "smc":
@@ -142,8 +142,8 @@ def _require_evidence(target: ProgramDensity) -> None:
         )
 
 
-def _summed(of_data: LogLikelihood, method: str) -> LogLikelihood:
-    """The sum over independent data."""
+def of_all_data(of_data: LogLikelihood, method: str) -> LogLikelihood:
+    """The evidence of independent data: the sum of their log-likelihoods, by the method that is named."""
     n = len(of_data.value)
 
     def total(values: Tensor | None) -> Tensor | None:

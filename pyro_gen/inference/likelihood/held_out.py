@@ -41,7 +41,7 @@ from pyro_gen.packing import packed_inputs, packs
 from pyro_gen.program import Program
 from pyro_gen.traces import Structure, latent_sites, structure, trace_side
 
-__all__ = ["loo", "predictive_density"]
+__all__ = ["RELIABLE", "leave_one_out", "loo", "predictive_density"]
 
 NUMBERS = 2**24  # log-likelihoods of all data at all draws, at most
 ANNEALED_DRAWS, WEIGHED_DRAWS = 20, 200  # draws of the posterior, where each needs an estimate of its own
@@ -153,18 +153,33 @@ def loo(
             raise not_for(program, kinds.kind, "loo")
         how = (method, num_particles, seed, progress, options)
         draws, log_p = _pointwise(program, kinds, x, tuple(rest), posterior, "loo", *how)
-    khat = psis_khat(-log_p)
-    value, error, of_mean = draws.log_ratio(log_p, psis(-log_p))
-    if len(bad := (khat > RELIABLE).nonzero()[:, 0]):
+    found = leave_one_out(draws, log_p, entries_seen(x))
+    if len(bad := (found.diagnostics["khat"] > RELIABLE).nonzero()[:, 0]):
         warnings.warn(
             f"loo: Pareto k-hat is above {RELIABLE} for {len(bad)} of {len(x)} data (the first is row {int(bad[0])}, "
             "counted from 0): the posterior without such a datum is too far from the one with it, so its value is not "
             "to be trusted. Leave these data out of pg.posterior, and score them by pg.log_likelihood(posterior=...).",
             stacklevel=2,
         )
-    diagnostics = {"khat": khat, "p_loo": draws.log_mean(log_p)[0] - value, "draws": torch.tensor(len(draws))}
+    return found
+
+
+def leave_one_out(draws: GlobalDraws, log_p: Tensor, event_dims: float) -> LogLikelihood:
+    r"""Leaves each datum out once, given its log-likelihood under each draw: what :func:`loo` returns.
+
+    Arguments:
+        draws: The draws, for their chains and weights.
+        log_p: The log-likelihoods :math:`\log p(x_n \mid w_s)`, float64 with shape :math:`(S, N)`.
+        event_dims: How many numbers of a datum were seen, in the mean over them.
+    """
+    value, error, of_mean = draws.log_ratio(log_p, psis(-log_p))
+    diagnostics = {
+        "khat": psis_khat(-log_p),
+        "p_loo": draws.log_mean(log_p)[0] - value,
+        "draws": torch.tensor(len(draws)),
+    }
     return LogLikelihood(
-        value, error, "estimate", "psis-loo", entries_seen(x), diagnostics=diagnostics, error_of_mean=of_mean
+        value, error, "estimate", "psis-loo", event_dims, diagnostics=diagnostics, error_of_mean=of_mean
     )
 
 
