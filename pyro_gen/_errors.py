@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["Advice", "AdviceError", "InPython", "InvalidValuesError", "Words", "said"]
+__all__ = ["Advice", "AdviceError", "CannotMarginaliseError", "InPython", "InvalidValuesError", "Words", "said"]
 
 Words = Mapping[str, Callable[[Any], str]]
 
@@ -134,6 +134,10 @@ class InvalidValuesError(AdviceError):
                 error = cls(f"{found}: NaN, or values outside of it.")
         error.side, error.site, error.observed = side, site or after, observed
         return error
+
+
+class CannotMarginaliseError(ValueError):
+    """A distribution is observed in part, and has no marginal density of that part."""
 
 
 def said(error: BaseException) -> str:

@@ -20,6 +20,7 @@ from pyro.poutine.runtime import effectful
 from torch import Tensor
 from torch.distributions import transform_to
 
+from pyro_gen._errors import CannotMarginaliseError
 from pyro_gen.distributions import gaussian, hidden_markov
 
 __all__ = [
@@ -334,10 +335,6 @@ class missing_observed(Messenger):
     def _pyro_post_sample(self, msg: Any) -> None:
         if (complete := self.complete.pop(msg["name"], None)) is not None:
             msg["value"] = complete(msg["value"])
-
-
-class CannotMarginaliseError(ValueError):
-    """A distribution is observed in part, and has no marginal density of that part."""
 
 
 def _check_shape(name: str, distribution: Any, value: Tensor) -> None:

@@ -18,7 +18,14 @@ from pyro_gen.saving import SavedProgram, load_program, save_program
 from pyro_gen.targets import build, describe_transform, make_transform, restore_transform, transform_with_ladj
 
 ROOT = Path(__file__).resolve().parents[1]
-FAST = ("change-points-nile", "gaussian-iris", "hidden-markov-nile", "local-level-nile", "ppca-wine")
+FAST = (
+    "autoregression-nile",
+    "change-points-nile",
+    "gaussian-iris",
+    "hidden-markov-nile",
+    "local-level-nile",
+    "ppca-wine",
+)
 SLOW = (
     *("bernoulli-mixture-digits", "energy-moons", "fa-breast-cancer", "gan-grid", "gan-ring", "iwae-digits"),
     *("vae-digits", "vae-digits-conv", "vae-digits-levels"),

@@ -1,5 +1,6 @@
 """Distributions that Pyro does not have, one law a file."""
 
+from pyro_gen.distributions.autoregressive import AutoregressiveSeries
 from pyro_gen.distributions.censored import Censored
 from pyro_gen.distributions.discretized_logistic import DiscretizedLogistic
 from pyro_gen.distributions.innermost import elements, innermost
@@ -9,6 +10,7 @@ from pyro_gen.distributions.state_space import StateSpaceSeries
 from pyro_gen.distributions.wishart import Wishart
 
 __all__ = [
+    "AutoregressiveSeries",
     "Censored",
     "DiscretizedLogistic",
     "LevelCategorical",

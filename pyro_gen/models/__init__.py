@@ -21,7 +21,7 @@ from pyro_gen.models.regression import (
     Regression,
     SparseGaussianProcess,
 )
-from pyro_gen.models.sequence import ChangePoints, HiddenMarkov, StateSpace
+from pyro_gen.models.sequence import Autoregression, BayesianAutoregression, ChangePoints, HiddenMarkov, StateSpace
 from pyro_gen.models.tabular import (
     DeepLatentTable,
     NotMIWAE,
@@ -37,6 +37,8 @@ from pyro_gen.models.vae import VAE, SemiSupervisedVAE
 __all__ = [
     "GAN",
     "VAE",
+    "Autoregression",
+    "BayesianAutoregression",
     "BernoulliMixture",
     "CategoricalMixture",
     "ChangePoints",

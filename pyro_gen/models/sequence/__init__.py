@@ -1,7 +1,8 @@
 """Models of series in time: their likelihoods are sums and integrals over all hidden paths, exactly."""
 
+from pyro_gen.models.sequence.autoregression import Autoregression, BayesianAutoregression
 from pyro_gen.models.sequence.change_points import ChangePoints
 from pyro_gen.models.sequence.hidden_markov import HiddenMarkov
 from pyro_gen.models.sequence.state_space import StateSpace
 
-__all__ = ["ChangePoints", "HiddenMarkov", "StateSpace"]
+__all__ = ["Autoregression", "BayesianAutoregression", "ChangePoints", "HiddenMarkov", "StateSpace"]

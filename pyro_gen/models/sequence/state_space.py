@@ -37,11 +37,12 @@ from torch import Tensor, nn
 
 from pyro_gen.data.small import normal_rows
 from pyro_gen.distributions import StateSpaceSeries
+from pyro_gen.distributions.autoregressive import autoregressive_coefficients
 from pyro_gen.observation import note_lengths, observe
 from pyro_gen.program import Program
 from pyro_gen.registry import model
 
-__all__ = ["Component", "StateSpace", "autoregressive_coefficients"]
+__all__ = ["Component", "StateSpace"]
 
 VAGUE = 10.0  # standard deviations of the data, that of the first states
 
@@ -208,26 +209,6 @@ class StateSpace(Program):
             found[name] = Component(mean[..., at] + shift, variance[..., at].clamp(min=0).sqrt())
             at += sizes[name]
         return found
-
-
-def autoregressive_coefficients(partial: Tensor) -> Tensor:
-    r"""The coefficients of a stationary autoregression, by the recursion of Durbin and Levinson.
-
-    Arguments:
-        partial: The inverse hyperbolic tangents of the partial autocorrelations, with shape :math:`(p)`.
-
-    Returns:
-        :math:`\phi_1, \dots, \phi_p`, with shape :math:`(p)`.
-
-    Example:
-        >>> autoregressive_coefficients(torch.tensor([0.5, -0.3]).atanh())  # 0.5 (1 + 0.3), -0.3
-        tensor([ 0.6500, -0.3000])
-    """
-    correlations = partial.tanh()
-    phi = correlations[:0]
-    for k in range(len(correlations)):
-        phi = torch.cat([phi - correlations[k] * phi.flip(0), correlations[k : k + 1]])
-    return phi
 
 
 def _companion(coefficients: Tensor) -> Tensor:
