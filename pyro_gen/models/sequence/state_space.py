@@ -30,33 +30,19 @@ References:
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from pyro_gen.data.small import normal_rows
 from pyro_gen.distributions import StateSpaceSeries
-from pyro_gen.distributions.autoregressive import autoregressive_coefficients
+from pyro_gen.models.sequence.parts.components import Component, check_components, components, sizes
+from pyro_gen.models.sequence.parts.units import SeriesProgram
 from pyro_gen.observation import note_lengths, observe
-from pyro_gen.program import Program
 from pyro_gen.registry import model
 
-__all__ = ["Component", "StateSpace"]
-
-VAGUE = 10.0  # standard deviations of the data, that of the first states
-
-
-class Component(NamedTuple):
-    """A part of series given what was seen.
-
-    Attributes:
-        mean: With shape :math:`(N, T)`.
-        sd: Its standard deviation, with shape :math:`(N, T)`.
-    """
-
-    mean: Tensor
-    sd: Tensor
+__all__ = ["StateSpace"]
 
 
 @model(
@@ -68,7 +54,7 @@ class Component(NamedTuple):
         "autoregression": lambda: (StateSpace(7, level=False, order=2), normal_rows(9, 7)),
     },
 )
-class StateSpace(Program):
+class StateSpace(SeriesProgram):
     r"""Creates a structural time series model.
 
     Arguments:
@@ -98,10 +84,6 @@ class StateSpace(Program):
         -632.538
     """
 
-    loc: Tensor
-    scale: Tensor
-    initialised: Tensor
-
     def __init__(
         self,
         event_shape: int | Sequence[int],
@@ -113,41 +95,13 @@ class StateSpace(Program):
         loc: float | None = None,
         scale: float | None = None,
     ) -> None:
-        super().__init__()
-        self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
-        if len(self.event_shape) != 1:
-            raise ValueError(f"StateSpace: a datum is a series of T numbers, not of shape {tuple(self.event_shape)}.")
-        if order < 0 or period == 1 or period < 0:
-            raise ValueError(
-                f"StateSpace(period={period}, order={order}): give a period of 2 or more (0 for no seasons), and an "
-                "order of 1 or more (0 for no autoregression)."
-            )
-        if not (level or period or order) or (trend and not level):
-            raise ValueError("StateSpace: give a level (a trend is one of it), a period, or an order.")
-        if scale is not None and not scale > 0:
-            raise ValueError(f"StateSpace(scale={scale}): a standard deviation is positive.")
-        there = {"level": level, "slope": trend, "season": period > 0, "autoregression": order > 0}
-        self.parts = [name for name in there if there[name]]
+        super().__init__(event_shape, loc, scale)
+        self.parts = check_components("StateSpace", level, trend, period, order)
         self.period, self.order = period, order
         self.log_scales = nn.ParameterDict(
             {name: nn.Parameter(torch.tensor(0.5 if name == "noise" else 0.1).log()) for name in ("noise", *self.parts)}
         )
         self.partial = nn.Parameter(torch.full((order,), 0.1)) if order else None
-        self.register_buffer("loc", torch.tensor(0.0 if loc is None else loc))
-        self.register_buffer("scale", torch.tensor(1.0 if scale is None else scale))
-        self.register_buffer("initialised", torch.tensor(loc is not None and scale is not None))
-
-    def initialise(self, x: Tensor, *context: Any, seed: int = 0) -> Self:
-        """Sets location and scale from series with shape :math:`(N, T)`, the first time only, where none were given."""
-        if not self.initialised:
-            seen = x[~x.isnan()]
-            with torch.no_grad():
-                if len(seen):
-                    self.loc.copy_(seen.mean())
-                if len(seen) > 1 and seen.std() > 0:
-                    self.scale.copy_(seen.std())
-                self.initialised.fill_(True)
-        return super().initialise(x, *context, seed=seed)
 
     def with_scales(self, **scales: float) -> Self:
         """Sets standard deviations by name, in units of the data: noise, level, slope, season, autoregression."""
@@ -155,33 +109,21 @@ class StateSpace(Program):
             raise ValueError(f"with_scales: no {', '.join(sorted(unknown))} here, but {', '.join(self.log_scales)}.")
         with torch.no_grad():
             for name, value in scales.items():
-                self.log_scales[name].copy_(torch.as_tensor(value / self.scale).log())
+                self.log_scales[name].copy_(torch.as_tensor(value / self.unit).log())
         return self
 
     def series(self, steps: int) -> StateSpaceSeries:
         """The law of series of so many steps."""
-        unit = self.scale.double()
+        unit = self.unit.double()
         scale = {name: unit * value.double().exp() for name, value in self.log_scales.items()}
-        blocks: list[tuple[Tensor, Tensor, Tensor]] = []  # root, transition and noise of each block of the state
-        if "level" in scale:
-            trend = "slope" in scale
-            noises = torch.stack([scale[name] for name in ("level", "slope") if name in scale])
-            transition = unit.new_tensor([[1.0, 1.0], [0.0, 1.0]] if trend else [[1.0]])
-            blocks.append((VAGUE * unit * torch.ones_like(noises).diag(), transition, noises.diag()))
-        if self.period:
-            transition = _companion(-unit.new_ones(self.period - 1))
-            eye = torch.eye(self.period - 1).to(transition)
-            blocks.append((VAGUE * unit * eye, transition, scale["season"] * eye[:, :1]))
-        if self.partial is not None:
-            transition = _companion(autoregressive_coefficients(self.partial.double()))
-            noise = scale["autoregression"] * torch.eye(self.order).to(transition)[:, :1]
-            blocks.append((_stationary_root(transition, noise), transition, noise))
-        root, transition, noise = (torch.block_diag(*parts) for parts in zip(*blocks, strict=True))
-        # Every block is seen by its first entry.
-        first = [torch.cat([block[1].new_ones(1), block[1].new_zeros(len(block[1]) - 1)]) for block in blocks]
-        observation = torch.cat(first)
-        loc = self.loc.new_zeros(len(observation))
-        return StateSpaceSeries(loc, root, transition, noise, observation, scale["noise"], steps, self.loc)
+        noise = torch.stack([scale[name] for name in self.parts])
+        partial = None if self.partial is None else self.partial.double()
+        of = components(self.parts, unit, self.period, partial)
+        root = of.vague if partial is None else of.vague + of.stationary * scale["autoregression"]
+        zero = self.centre.new_zeros(len(of.observation))
+        return StateSpaceSeries(
+            zero, root, of.transition, of.entry * noise, of.observation, scale["noise"], steps, self.centre
+        )
 
     def model(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The density of series with shape :math:`(N, T)`; returns them completed.
@@ -202,24 +144,30 @@ class StateSpace(Program):
         with torch.no_grad():
             mean, covariance = self.series(x.shape[1]).smooth(x)
         variance = covariance.diagonal(dim1=-2, dim2=-1)
-        sizes = {"level": 1, "slope": 1, "season": self.period - 1, "autoregression": self.order}
-        found, at = {}, 0
+        size, found, at = sizes(self.period, self.order), {}, 0
         for name in self.parts:
-            shift = self.loc if name == "level" else 0.0
+            shift = self.centre if name == "level" else 0.0
             found[name] = Component(mean[..., at] + shift, variance[..., at].clamp(min=0).sqrt())
-            at += sizes[name]
+            at += size[name]
         return found
 
+    def forecast(self, x: Tensor, steps: int) -> Component:
+        """The values of the steps to come given all that was seen: their mean and standard deviation.
 
-def _companion(coefficients: Tensor) -> Tensor:
-    below = torch.eye(len(coefficients)).to(coefficients)[:-1]
-    return torch.cat([coefficients.unsqueeze(0), below])
+        Joint draws of them are those of :func:`pyro_gen.predict` with NaN behind what was seen.
 
+        Arguments:
+            x: Series with shape :math:`(N, T)` and NaN where nothing was seen.
+            steps: How many steps H to look ahead.
 
-def _stationary_root(transition: Tensor, noise: Tensor) -> Tensor:
-    r"""A factor of the covariance of which :math:`P = F P F^\top + L L^\top`."""
-    f, size = transition, len(transition)
-    cov = (noise @ noise.mT).flatten()
-    p = torch.linalg.solve(torch.eye(size**2).to(f) - torch.kron(f, f), cov).view(size, size)
-    root: Tensor = torch.linalg.cholesky((p + p.mT) / 2)
-    return root
+        Returns:
+            What has shape :math:`(N, H)`.
+        """
+        if steps < 1:
+            raise ValueError(f"forecast(steps={steps}): give one step or more.")
+        with torch.no_grad():
+            d = self.series(x.shape[1] + steps)
+            mean, cov = d.smooth(nn.functional.pad(x, (0, steps), value=torch.nan))
+            ahead = mean[:, x.shape[1] :] @ d.observation + self.centre
+            variance = torch.einsum("nhij,i,j->nh", cov[:, x.shape[1] :], d.observation, d.observation)
+        return Component(ahead, (variance.clamp(min=0) + d.scale.square()).sqrt())

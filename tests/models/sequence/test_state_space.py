@@ -165,9 +165,66 @@ def test_location_and_scale_are_those_of_the_first_data() -> None:
     nile = pg.data.load("nile").train
     program = StateSpace(100)
     pg.fit(program, nile, epochs=1, progress=False)
-    assert program.loc.item() == pytest.approx(919.35) and program.scale.item() == pytest.approx(169.2, abs=0.1)
+    assert program.centre.item() == pytest.approx(919.35) and program.unit.item() == pytest.approx(169.2, abs=0.1)
+    known = StateSpace(100, loc=900.0)
+    pg.fit(known, nile, epochs=1, progress=False)
+    assert known.centre == 900 and known.unit.item() == pytest.approx(169.2, abs=0.1)
     pg.fit(program, nile - 900, epochs=1, progress=False)
-    assert program.loc.item() == pytest.approx(919.35)
+    assert program.centre.item() == pytest.approx(919.35)
+
+
+def test_forecasts_are_those_of_the_joint_gaussian() -> None:
+    program, x = program_of("all", 16), rows_with_holes(12)
+    loc, cov = joint_of(program, 16)
+    found = program.forecast(x, 4)
+    for n in range(6):
+        o = torch.cat([~x[n].isnan(), torch.zeros(4, dtype=torch.bool)])
+        gain = cov[12:][:, o] @ torch.linalg.inv(cov[o][:, o])
+        variance = (cov[12:, 12:] - gain @ cov[o][:, 12:]).diagonal()
+        assert (found.mean[n] - loc[12:] - gain @ (x[n, o[:12]] - 3.0)).abs().max() < 1e-8
+        assert (found.sd[n] - variance.sqrt()).abs().max() < 1e-8
+        assert n == 1 or ((found.sd[n] - cov.diagonal()[12:].sqrt()).abs() > 1e-2).any()  # the twin: nothing was seen
+    low, high = found.interval(0.95)
+    assert ((high - low) / (2 * 1.959964 * found.sd) - 1).abs().max() < 1e-6
+    with pytest.raises(ValueError, match="give one step or more"):
+        program.forecast(x, 0)
+
+
+@pytest.mark.parametrize("kind", ["level", "trend", "seasons", "all", "seasons and order"])
+def test_all_components_are_those_of_statsmodels(kind: str) -> None:
+    structural = pytest.importorskip("statsmodels.tsa.statespace.structural").UnobservedComponents
+    options = {**KINDS, "seasons and order": {"period": 4, "order": 1}}[kind]
+    program, x = StateSpace(40, loc=0.0, scale=1.0, **options).double(), torch.arange(40.0).double().sin().cumsum(0)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in program.parameters():
+            parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    x[[3, 4, 20]] = NAN
+    rival = structural(
+        x.numpy(),
+        irregular=True,
+        level=True,
+        stochastic_level=True,
+        trend=program.parts.count("slope") > 0,
+        stochastic_trend=program.parts.count("slope") > 0,
+        seasonal=program.period or None,
+        autoregressive=program.order or None,
+        use_exact_diffuse=False,
+    )
+    scales = {name: v.exp().item() ** 2 for name, v in program.log_scales.items()}
+    parameters = dict(zip(rival.param_names, rival.start_params, strict=True))
+    names = {"sigma2.irregular": "noise", "sigma2.level": "level", "sigma2.trend": "slope", "sigma2.seasonal": "season"}
+    names["sigma2.ar"] = "autoregression"
+    phi = [] if program.partial is None else program.series(40).transition[-program.order, -program.order :].tolist()
+    for name in parameters:
+        parameters[name] = phi[int(name[-1]) - 1] if name.startswith("ar.") else scales[names[name]]
+    d = program.series(40)
+    cov = (d.root @ d.root.mT).detach().numpy()
+    rival.ssm.initialize_known([0.0] * len(cov), cov)
+    rival.ssm.loglikelihood_burn = 0
+    rival.initialize_default = lambda *_: None
+    expected = rival.loglike(list(parameters.values()))
+    assert pg.log_likelihood(program, x.unsqueeze(0)).value.item() == pytest.approx(expected, abs=1e-8)
 
 
 @pytest.mark.parametrize(
