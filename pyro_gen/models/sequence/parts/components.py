@@ -97,7 +97,8 @@ def components(parts: list[str], unit: Tensor, period: int, partial: Tensor | No
         blocks.append((0 * eye, _stationary_root(transition), transition, eye[:, :1]))
     # Every block is seen by its first entry.
     first = [torch.cat([block[2].new_ones(1), block[2].new_zeros(len(block[2]) - 1)]) for block in blocks]
-    return Components(*(torch.block_diag(*matrices) for matrices in zip(*blocks, strict=True)), torch.cat(first))
+    vague, stationary, transition, entry = (torch.block_diag(*matrices) for matrices in zip(*blocks, strict=True))
+    return Components(vague, stationary, transition, entry, torch.cat(first))
 
 
 def _companion(coefficients: Tensor) -> Tensor:
