@@ -182,6 +182,12 @@ def enumeration_dims(tensor: Tensor) -> Any:
     return tensor._pyro_dims  # type: ignore[attr-defined]  # noqa: SLF001
 
 
+def set_enumeration_dims(tensor: Tensor, names: str) -> Tensor:
+    """Names the dimensions of a tensor, one letter each, as those of a packed one."""
+    tensor._pyro_dims = names  # type: ignore[attr-defined]  # noqa: SLF001
+    return tensor
+
+
 def without_validation(distribution: Any) -> Any:
     """The same distribution, which from now on takes any value."""
     distribution._validate_args = False  # noqa: SLF001

@@ -1,8 +1,9 @@
 r"""Discrete latent variables summed out of a density, in a form that ``torch.func.vmap`` can carry.
 
 Pyro's parallel enumeration gives each discrete site a tensor dimension of its own that runs over its values, and
-contracts the log-densities of all sites by message passing. One spot of it does not survive ``vmap``, a look at
-``tensor.data``, and is mended here; for others see :mod:`pyro_gen.density.vectorised`.
+contracts the log-densities of all sites by message passing; here chains come first, as trees, see
+:mod:`pyro_gen.density.elimination`. One spot of it does not survive ``vmap``, a look at ``tensor.data``, and is mended
+here; for others see :mod:`pyro_gen.density.vectorised`.
 """
 
 from collections import OrderedDict
@@ -12,13 +13,13 @@ from typing import Any
 
 import torch
 from pyro.infer import config_enumerate
-from pyro.ops import packed
 from pyro.ops.contract import contract_to_tensor
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_gen._internals import enumeration_dims
+from pyro_gen.density.elimination import join_chains
 from pyro_gen.density.vectorised import vmappable
 from pyro_gen.traces import DATA_PLATE, sample_sites
 
@@ -90,26 +91,6 @@ def enumerated_components(trace: Trace) -> dict[str, frozenset[str]]:
     return over
 
 
-def _merged(terms: list[Tensor]) -> list[Tensor]:
-    """Adds log-densities to one that has all their dimensions.
-
-    Pyro shifts each factor of a product by its own greatest value. A prior that forbids the one value that the data
-    favour by a hundred nats then leaves 0 of a product that is small but positive; of a single factor nothing is lost.
-    """
-    found: list[Tensor] = []
-    for term in sorted(terms, key=lambda t: -len(enumeration_dims(t))):
-        dims = enumeration_dims(term)
-        for i, other in enumerate(found):
-            if set(dims) <= set(enumeration_dims(other)):
-                a, b = packed.broadcast_all(other, term)
-                names = enumeration_dims(a)
-                found[i] = packed.pack(a + b, dict(enumerate(names, -len(names))))
-                break
-        else:
-            found.append(term)
-    return found
-
-
 def contract(trace: Trace, names: list[str], per_datum: bool = False, plates_of: str | None = None) -> Tensor:
     r"""Sums the discrete variables out: :math:`\log \sum_k \prod_s p_s(k)` over sites s.
 
@@ -133,8 +114,7 @@ def contract(trace: Trace, names: list[str], per_datum: bool = False, plates_of:
     if plates_of is not None:
         target = ordinals[plates_of]
     with vmappable():
-        merged = OrderedDict((plates, _merged(terms)) for plates, terms in factors.items())
-        total: Any = contract_to_tensor(merged, discrete, target_ordinal=target)
+        total: Any = contract_to_tensor(join_chains(factors, discrete, target), discrete, target_ordinal=target)
     dims: str = enumeration_dims(total)
     if plates_of is None:
         return total.reshape(-1) if per_datum else total  # type: ignore[no-any-return]

@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from pyro_gen._internals import is_vmapped
 from pyro_gen._random import seeded
-from pyro_gen.density.base import Density, Held
+from pyro_gen.density.base import IN_CACHE, Density, Held
 from pyro_gen.density.chains import looped, vmap_or_loop
 from pyro_gen.density.completed import completed_data, reread
 from pyro_gen.density.enumeration import contract, enumerated_components, enumerating, mark_discrete
@@ -76,7 +76,7 @@ class ProgramDensity(Density):
         rereads: bool,
         compile: str,
     ) -> None:
-        batch = next(iter(sites.values())).shape[:1] if per_datum else () if stacked is None else (stacked,)
+        batch = data[0].shape[:1] if per_datum else () if stacked is None else (stacked,)
         tensors = [d for d in data if isinstance(d, Tensor)]
         constants = constants_of(program)
         latent = {n: s for n, s in sample_sites(prototype).items() if not s["is_observed"]}
@@ -102,6 +102,7 @@ class ProgramDensity(Density):
         )
         discrete = [n for n, s in latent.items() if n not in hold and s["fn"].support.is_discrete]
         self.enumerated = [n for n in discrete if n not in self.summed]
+        self.entries = max(self.entries, self._entries_of_trees() // (self.batch_shape.numel() if per_datum else 1))
         self._plate_dims = max((-f.dim for s in prototype.nodes.values() for f in frames(s)), default=0)
         self.held_sites = self._with_fixed_supports()
 
@@ -114,6 +115,13 @@ class ProgramDensity(Density):
     def first_values(self) -> dict[str, Tensor]:
         """Some values of the variables that are summed over by running the model for each."""
         return {name: values[0] for name, values in self.summed.items()}
+
+    def _entries_of_trees(self) -> int:
+        """Numbers that the sums over chains of discrete variables take at once, in units of what is to be in caches."""
+        sites: list[Any] = [self.prototype.nodes[n] for n in self.enumerated]
+        chained = [s for s in sites if "_markov_depth" in s["infer"]]
+        sizes = (s["value"].numel() * len(s["fn"].enumerate_support(expand=False)) ** 3 for s in chained)
+        return int(sum(sizes)) // (2 * IN_CACHE)
 
     def _with_fixed_supports(self) -> dict[str, HeldSite]:
         """The held sites; those whose possible values depend on other variables, as some draws show, without them."""

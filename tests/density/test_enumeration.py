@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import pyro_gen as pg
-from pyro_gen.density import density, enumeration
+from pyro_gen.density import density, elimination, enumeration
 
 SHARES = torch.tensor([0.2, 0.3, 0.5])
 MEANS = torch.tensor([-3.0, 0.0, 3.0])
@@ -167,6 +167,6 @@ def test_sums_of_far_data_lose_nothing(monkeypatch):
     exact = dist.Normal(0.0, 1.0).log_prob(torch.tensor(0.5)) + dist.Normal(0.5, 1.0).log_prob(x).sum()
     torch.testing.assert_close(value, exact.reshape(1), rtol=1e-5, atol=0)
     # The twin: factor by factor, as Pyro does, 0 is left of the product.
-    monkeypatch.setattr(enumeration, "_merged", lambda terms: terms)
+    monkeypatch.setattr(elimination, "_merged", lambda terms: terms)
     with pytest.raises(enumeration.NotSummableError, match="-inf in the sum"):
         density(mixture_of_far_data, FAR)

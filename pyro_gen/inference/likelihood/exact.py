@@ -14,7 +14,10 @@ from pyro_gen.density import (
     rows_of,
     rows_per_chunk,
 )
-from pyro_gen.inference.likelihood.enumeration import enumerated
+from pyro_gen.density.finite import finite_sites, joint_values, present_units
+from pyro_gen.density.missing import missing_site
+from pyro_gen.density.summed import summed_log_prob
+from pyro_gen.inference.likelihood.enumeration import MAX_ASSIGNMENTS, enumerated, probe
 from pyro_gen.inference.likelihood.result import LogLikelihood, entries_seen
 from pyro_gen.observation import no_completion
 from pyro_gen.program import Program
@@ -40,8 +43,20 @@ def exact_likelihood(program: Program, x: Tensor, context: tuple[Any, ...]) -> L
 def enumerated_likelihood(
     program: Program, x: Tensor, context: tuple[Any, ...], progress: Callable[[float], None] | None
 ) -> LogLikelihood:
-    """The likelihoods of data under a program with discrete local latent variables only, which are summed out."""
+    """The likelihoods of data under a program with discrete local latent variables only, which are summed out.
+
+    By their joint values, a run of the model for each, which may be written in any way; or where there are too many, as
+    those of a long chain, by parallel enumeration.
+    """
     value, done = torch.zeros(len(x), dtype=torch.float64, device=x.device), 0
+    trace = probe(program, x, *context)
+    sites = finite_sites(trace)
+    many = bool((joint_values(sites, present_units(sites, program, x, *context)) > MAX_ASSIGNMENTS).any())
+    if many and not any(missing_site(s) for s in sample_sites(trace).values()):
+        entries = entries_per_datum(trace) * sum(f.units * len(f.support) ** 3 for f in sites.values())
+        for rows in row_chunks(len(x), rows_per_chunk(entries, x.device)):
+            value[rows] = summed_log_prob(program, x[rows], *rows_of(x, context, rows)).double()
+        return LogLikelihood(value, torch.zeros_like(value), "exact", "exact", entries_seen(x))
     for sums in enumerated(program, x, *context):
         value[sums.rows] = sums.log_weights.logsumexp(0)
         done += sums.log_weights.shape[1]

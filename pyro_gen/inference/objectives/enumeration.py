@@ -7,6 +7,7 @@ from pyro.infer import TraceEnum_ELBO, config_enumerate
 from torch import Tensor
 
 from pyro_gen._random import seeded
+from pyro_gen.density.elimination import chains_first
 from pyro_gen.density.finite import finite_sites
 from pyro_gen.density.missing import active
 from pyro_gen.inference.objectives.base import Objective, positive
@@ -38,7 +39,8 @@ class _SummedELBO(ELBO):
 class EnumELBO(Objective):
     """The ELBO with discrete latent variables summed out exactly, by Pyro's parallel enumeration.
 
-    A discrete site in the model alone is marginalised; one in the guide too is averaged over its whole support.
+    A discrete site in the model alone is marginalised; one in the guide too is averaged over its whole support. Chains,
+    ``pyro.markov`` over discrete sites, are summed out as trees (:mod:`pyro_gen.density.elimination`).
 
     References:
         | Pyro: Deep Universal Probabilistic Programming (Bingham et al., 2019), ``TraceEnum_ELBO``
@@ -68,4 +70,5 @@ class EnumELBO(Objective):
                 # Completed values go into what the model returns, which is not written for values side by side.
                 return self._by_runs.loss(program, x, *context)
         model, guide = (config_enumerate(f, expand=self.expand) for f in (program.model, program.guide))
-        return self._elbo.differentiable_loss(model, guide, x, *context)  # type: ignore[no-any-return]
+        with chains_first():
+            return self._elbo.differentiable_loss(model, guide, x, *context)  # type: ignore[no-any-return]
