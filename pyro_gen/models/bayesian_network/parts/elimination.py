@@ -14,7 +14,7 @@ References:
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -100,13 +100,20 @@ def draw(factors: Sequence[Factor], rows: int) -> dict[str, Tensor]:
     return _look_back(joints, rows, lambda values: torch.distributions.Categorical(logits=values).sample())
 
 
-def largest_table(factors: Sequence[Factor]) -> int:
-    """The number of cells, for each row of evidence, of the largest product that elimination of all makes."""
+def largest_table(factors: Sequence[Factor], limit: float = math.inf) -> int:
+    """The number of cells, for each row of evidence, of the largest product that elimination of all makes.
+
+    Arguments:
+        factors: The factors.
+        limit: Above this number of cells it need not be known how many there are.
+    """
     size, scopes, largest = _sizes(factors), [set(f.names) for f in factors], 1
     for name in _order(factors, ()):
         joint = set().union(*(s for s in scopes if name in s))
         scopes = [*(s for s in scopes if name not in s), joint - {name}]
         largest = max(largest, math.prod(size[n] for n in joint))
+        if largest > limit:
+            break
     return largest
 
 
@@ -147,7 +154,7 @@ def _look_back(joints: list[tuple[str, Factor]], rows: int, choose: Callable[[Te
     return found
 
 
-def _order(factors: Iterable[Factor], kept: Collection[str]) -> list[str]:
+def _order(factors: Iterable[Factor], kept: Collection[str]) -> Iterator[str]:
     """The order in which variables are eliminated: next the one that makes the fewest new pairs of neighbours."""
     beside: dict[str, set[str]] = {}
     for factor in factors:
@@ -157,15 +164,17 @@ def _order(factors: Iterable[Factor], kept: Collection[str]) -> list[str]:
     def new_pairs(name: str) -> int:
         return sum(len(beside[name] - beside[n]) - 1 for n in beside[name])  # n itself is not beside n
 
-    order = []
-    waiting = [n for n in beside if n not in kept]
+    waiting = {n: new_pairs(n) for n in beside if n not in kept}
     while waiting:
-        name = min(waiting, key=new_pairs)
-        for n in beside[name]:
-            beside[n] = (beside[n] | beside[name]) - {n, name}
-        waiting.remove(name)
-        order.append(name)
-    return order
+        name = min(waiting, key=waiting.__getitem__)
+        yield name
+        del waiting[name]
+        around = beside.pop(name)
+        for n in around:
+            beside[n] = (beside[n] | around) - {n, name}
+        for n in set().union(around, *(beside[m] for m in around)):
+            if n in waiting:
+                waiting[n] = new_pairs(n)
 
 
 def _sizes(factors: Iterable[Factor]) -> dict[str, int]:
