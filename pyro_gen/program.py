@@ -214,6 +214,37 @@ class Program(PyroModule):
         """
         raise NotImplementedError(f"{type(self).__name__} has no kernel of its own.")
 
+    def log_sum(self, x: Tensor, *context: Any) -> Tensor | None:
+        r"""Sums the density over missing entries, for unnormalised programs that know how.
+
+        :func:`pyro_gen.log_partition` and :func:`pyro_gen.log_likelihood` are then exact: with a Boltzmann machine of
+        few hidden units, say, or a Markov random field on a graph of small width.
+
+        Arguments:
+            x: The data, with shape :math:`(N, *)` and NaN where missing.
+            context: What the model conditions on.
+
+        Returns:
+            :math:`\log \sum \mathrm{base}(x) \, e^{-E(x)}` over the missing entries of each row, float64 with shape
+            :math:`(N,)`, in nats; ``None`` where the sum is not known, or too large.
+        """
+        return None
+
+    def draw_missing(self, x: Tensor, draws: int, *context: Any) -> Tensor | None:
+        """Draws missing entries given the seen ones, for unnormalised programs that can do so exactly.
+
+        :func:`pyro_gen.sample` and :func:`pyro_gen.impute` need no chains then. It draws by the global generator.
+
+        Arguments:
+            x: The data, with shape :math:`(N, *)` and NaN where missing.
+            draws: The number S of draws of each row.
+            context: What the model conditions on.
+
+        Returns:
+            Completed rows, with shape :math:`(S, N, *)`; ``None`` where this cannot be done.
+        """
+        return None
+
     def forward(self, method: str, *args: Any) -> Any:
         """Calls ``model`` or ``guide`` by name, so that ``torch.func.functional_call`` reaches both."""
         return getattr(self, method)(*args)

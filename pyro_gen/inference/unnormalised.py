@@ -75,7 +75,8 @@ def complete_rows(
 ) -> Tensor:
     """Draws the missing entries of rows from their density given the seen ones, by the global generators.
 
-    By sums over all of their values where they are few and discrete, else by annealed chains.
+    As the program knows (:meth:`~pyro_gen.Program.draw_missing`), by sums over all of their values where they are few
+    and discrete, else by annealed chains.
 
     Arguments:
         program: The program, in evaluation mode; all missing entries are latent where this is called.
@@ -89,6 +90,8 @@ def complete_rows(
     Returns:
         Completed rows, with shape :math:`(S, N, *)`.
     """
+    if not options and (drawn := program.draw_missing(x, draws, *context)) is not None:
+        return drawn
     out = x.expand(draws, *x.shape).clone()
     if not options and not has_kernel(program) and is_enumerable(program, x, *context):
         for sums in enumerated(program, x, *context):
@@ -110,7 +113,7 @@ def complete_rows(
     else:
         settings.pop("start")
         for rows in row_chunks(len(x), max(1, ROWS_OF_CHAINS // settings["chains"])):
-            path = path_of_entries(program, (x[rows], *rows_of(x, context, rows)))
+            path = path_of_entries(program, (x[rows], *rows_of(x, context, rows)), settings.get("kernel"))
             assert path is not None
             completed, ess = annealed_entries(path, draws, settings, progress if len(x) == 1 else None)
             out[:, rows] = completed

@@ -18,9 +18,10 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_gen.density import any_missing
+from pyro_gen.density import any_missing, rows_of
 from pyro_gen.density.chains import vmap_or_loop
 from pyro_gen.density.completed import completed_data
+from pyro_gen.density.energy import unnormalised_terms
 from pyro_gen.density.finite import FiniteSite, finite_sites, present_units
 from pyro_gen.density.missing import active, missing_site
 from pyro_gen.density.vectorised import vmappable
@@ -94,6 +95,17 @@ class EntriesPath(Entries, Path):
     """A path over the missing entries of some rows; chains are states with leading shape (C, N)."""
 
     @abc.abstractmethod
+    def terms_of(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The log-density of the base, and what is tempered, of states (C, N, *), each with shape :math:`(C, N)`."""
+
+    def log_density(self, x: Tensor, beta: float) -> Tensor:
+        prior, likelihood = self.terms_of(x)
+        return prior + beta * likelihood
+
+    def slope(self, x: Tensor) -> Tensor:
+        return self.terms_of(x)[1]
+
+    @abc.abstractmethod
     def completed(self, state: Tensor) -> Tensor:
         """The completed data of states (C, N, *), with shape :math:`(C, N, *)`."""
 
@@ -135,9 +147,8 @@ class GibbsPath(EntriesPath):
             parts.append((same.flatten(4).all(4) if events else same).int().argmax(3))
         return torch.cat(parts, 2)
 
-    def log_density(self, x: Tensor, beta: float) -> Tensor:
-        prior, likelihood = self.both(self.values(x))
-        return prior + beta * likelihood
+    def terms_of(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        return self.both(self.values(state))
 
     def move(self, x: Tensor, beta: float) -> Tensor:
         x, at = x.clone(), 0
@@ -159,14 +170,20 @@ class GibbsPath(EntriesPath):
 
 
 class KernelPath(EntriesPath):
-    """Chains that a program's own kernel moves; states are completed data, with shape :math:`(C, N, *)`.
+    """Chains that a kernel of data moves; states are completed data, with shape :math:`(C, N, *)`.
+
+    Arguments:
+        program: The program, in evaluation mode.
+        data: The rows, with what the model conditions on.
+        kernel: As :meth:`pyro_gen.program.Program.kernel`, which it is by default.
 
     Raises:
         ValueError: The program has latent variables beside its data, or observes these in parts.
     """
 
-    def __init__(self, program: Program, data: tuple[Any, ...]) -> None:
+    def __init__(self, program: Program, data: tuple[Any, ...], kernel: Callable[..., Tensor] | None = None) -> None:
         super().__init__(program, data)
+        self.kernel = program.kernel if kernel is None else kernel
         latent = latent_sites(probe(program, *data))
         if other := [n for n, s in latent.items() if missing_site(s) is None] or self.names[1:]:
             raise ValueError(
@@ -174,18 +191,24 @@ class KernelPath(EntriesPath):
                 f"'{other[0]}' beside them: sum it out of the model."
             )
         self.missing = torch.isnan(data[0])
+        self.all_missing = bool(self.missing.all())
         self.shape = latent[self.names[0]]["value"].shape[1:]
 
     def start(self, chains: int) -> Tensor:
         return self.complete(self.drawn(chains))
 
-    def log_density(self, x: Tensor, beta: float) -> Tensor:
-        value = x.reshape(*x.shape[:2], *self.shape)
-        prior, likelihood = self.both({self.names[0]: value})
-        return prior + beta * likelihood
+    def terms_of(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        chains, rows = state.shape[:2]
+        if self.all_missing:  # the law of what is missing is the base itself: no need to take the two apart
+            index = torch.arange(rows, device=state.device).repeat(chains)
+            data = (state.flatten(0, 1), *rows_of(self.data[0], self.data[1:], index))
+            with self.handler.again():
+                base, factor = (t.double().view(chains, rows) for t in unnormalised_terms(self.program, *data))
+            return base, factor
+        return self.both({self.names[0]: state.reshape(chains, rows, *self.shape)})
 
     def move(self, x: Tensor, beta: float) -> Tensor:
-        moved = self.program.kernel(x, self.missing, beta, *self.data[1:])
+        moved = self.kernel(x, self.missing, beta, *self.data[1:])
         return torch.where(self.missing, moved.to(x), x)
 
     def completed(self, state: Tensor) -> Tensor:
@@ -199,9 +222,17 @@ def _of_rows(site: FiniteSite, rows: int) -> FiniteSite:
     return site._replace(shape=torch.Size(shape))
 
 
-def path_of_entries(program: Program, data: tuple[Any, ...]) -> EntriesPath | None:
-    """The path by which missing entries of some rows are moved; ``None`` for continuous ones that gradients move."""
+def path_of_entries(program: Program, data: tuple[Any, ...], kernel: Any = None) -> EntriesPath | None:
+    """The path by which missing entries of some rows are moved; ``None`` for continuous ones that gradients move.
+
+    Arguments:
+        program: The program, in evaluation mode.
+        data: The rows, with what the model conditions on.
+        kernel: In the place of blocked Gibbs or the program's own kernel; that of continuous entries is a sampler's.
+    """
     if has_kernel(program):
-        return KernelPath(program, data)
+        return KernelPath(program, data, kernel)
     sites = latent_sites(probe(program, *data)).values()
-    return GibbsPath(program, data) if any(s["fn"].support.is_discrete for s in sites) else None
+    if not any(s["fn"].support.is_discrete for s in sites):
+        return None
+    return GibbsPath(program, data) if kernel is None else KernelPath(program, data, kernel)

@@ -139,6 +139,9 @@ class LogLikelihood:
         bounds = "" if self.upper is None else f" in [{_mean(self.lower):.3f}, {_mean(self.upper):.3f}]"
         if self.upper is None and "gap" in self.diagnostics:  # from data simulated from the program
             bounds = f" (upper bound on simulated data: {float(self.diagnostics['gap'].mean()):.3f} above)"
+        if self.quantity is not None and "ess_back" in self.diagnostics:
+            ess = float(torch.minimum(self.diagnostics["ess"], self.diagnostics["ess_back"]).min())
+            bounds += f", effective sample size {ess:.0f} of {int(self.diagnostics['chains'])}"
         label = self.method if self.kind == self.method else f"{self.method}, {self.kind}"
         what = self.quantity or ("log-likelihood" if self.unit == "nats per datum" else "log-evidence")
         of = "" if self.unit == "nats" else f"; {len(self.value)} {_UNITS[self.unit]}"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import pyro_gen as pg
 from pyro_gen.inference.likelihood import partition
+from pyro_gen.inference.likelihood.weights import effective_sample_size
 from tests.inference.test_unnormalised import STATES, Blocked, Ising, Modes, Shifted, Tilted, bonds
 
 NAN = math.nan
@@ -82,9 +83,10 @@ def test_the_error_of_log_z_is_its_error(make: type[Quadratic | Banana]) -> None
 def test_twin_whose_chains_back_start_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the least weight are no draws of the density, which shows in the gap."""
     monkeypatch.setattr(partition, "MOVES", 0)
+    monkeypatch.setattr(partition, "FLOOR", 0.0)
+    monkeypatch.setattr(partition, "FEWEST", 0.0)
     monkeypatch.setattr(partition, "resample", lambda log_w, draws: log_w.argsort(0)[: len(log_w) // 8].repeat(8, 1))
-    with pytest.warns(UserWarning, match="count by their weights"):
-        found = pg.log_partition(Banana(), temperatures=6)
+    found = pg.log_partition(Banana(), temperatures=6)
     assert abs(float(found.diagnostics["gap"])) > 0.05
 
 
@@ -126,7 +128,7 @@ def test_the_likelihood_of_seen_spins_is_exact() -> None:
     assert found.kind == "exact" and torch.allclose(found.value, expected, atol=1e-5)
 
 
-def test_few_effective_chains_are_warned_of() -> None:
+def test_few_effective_chains_are_refused() -> None:
     class Needle(Modes):
         def model(self, x: Tensor) -> Tensor:
             with self.plate(x):
@@ -134,8 +136,45 @@ def test_few_effective_chains_are_warned_of() -> None:
                 pyro.factor("needle", -5e5 * (x.squeeze(1) - 4).square())
                 return x
 
-    with pytest.warns(UserWarning, match="count by their weights"):
+    with pytest.raises(ValueError, match=r"of 1024 chains only \d+\.\d count by their weights, and at least 51 are to"):
         pg.log_partition(Needle(), temperatures=2)
+    # A spread of 0 for all but one, which is 3 nats above: of few chains as many must count.
+    log_w = torch.zeros(32, 1)
+    log_w[0] = 3.0
+    with pytest.raises(ValueError, match=r"at least 16 are to.*more temperatures="):
+        partition._refuse_few(effective_sample_size(log_w), 32)
+    partition._refuse_few(effective_sample_size(torch.zeros(32, 1)), 32)
+    with pytest.raises(ValueError, match="for 1 of 2 rows"):
+        partition._refuse_few(torch.tensor([math.nan, 30.0]), 32)
+
+
+class Pairs(pg.Program):
+    """Two coins that may not both be heads: Z = 3 / 4."""
+
+    event_shape = torch.Size([2])
+
+    def model(self, x: Tensor) -> Tensor:
+        with self.plate(x):
+            x = pg.observe("x", dist.Bernoulli(torch.full((2,), 0.5)).to_event(1), x)
+            pyro.factor("apart", torch.where(x.sum(1) > 1, -math.inf, 0.0))
+            return x
+
+
+def test_forbidden_values_are_in_both_directions() -> None:
+    """Chains back never see what is forbidden. The twin is the bound without the share of chains that live."""
+    found = pg.log_partition(Pairs(), method="ais", temperatures=8)
+    assert found.upper is not None
+    assert abs(found.mean() - math.log(0.75)) < 4 * found.mean_standard_error()  # false alarms: 6e-5
+    assert abs(float(found.upper) - math.log(0.75)) < 0.1  # the twin is off by -log(3 / 4) = 0.29
+
+
+def test_discrete_entries_take_a_kernel() -> None:
+    """That of the test's own, in the place of Gibbs sampling entry by entry."""
+    Blocked.calls = 0
+    found = pg.log_partition(Ising(), method="ais", chains=256, kernel=Blocked().kernel)
+    assert Blocked.calls > 30
+    assert abs(found.mean() - pg.log_partition(Ising()).mean()) < 4 * found.mean_standard_error()  # false alarms: 6e-5
+    assert "effective sample size" in str(found) and "of 256" in str(found)
 
 
 def test_what_has_no_constant_is_refused() -> None:
