@@ -32,6 +32,7 @@ from pyro_gen.models.tabular import (
     TableSelection,
     TableStudent,
 )
+from pyro_gen.models.undirected import Ising, MarkovRandomField, Potts
 from pyro_gen.models.vae import VAE, SemiSupervisedVAE
 
 __all__ = [
@@ -55,9 +56,12 @@ __all__ = [
     "HiddenMarkov",
     "Hierarchical",
     "Horseshoe",
+    "Ising",
     "LinearGaussianBayesianNetwork",
+    "MarkovRandomField",
     "MixtureOfFactorAnalysers",
     "NotMIWAE",
+    "Potts",
     "ProbabilisticPCA",
     "Regression",
     "SemiSupervisedVAE",

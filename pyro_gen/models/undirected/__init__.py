@@ -1,0 +1,20 @@
+"""Undirected models: factors on graphs, known up to a constant."""
+
+from pyro_gen.models.undirected.ising import Ising
+from pyro_gen.models.undirected.markov_random_field import MarkovRandomField
+from pyro_gen.models.undirected.parts.graph import Graph, as_graph, complete, grid, torus
+from pyro_gen.models.undirected.parts.samplers import BlockedGibbs, SwendsenWang
+from pyro_gen.models.undirected.potts import Potts
+
+__all__ = [
+    "BlockedGibbs",
+    "Graph",
+    "Ising",
+    "MarkovRandomField",
+    "Potts",
+    "SwendsenWang",
+    "as_graph",
+    "complete",
+    "grid",
+    "torus",
+]
