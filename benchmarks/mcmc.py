@@ -12,13 +12,15 @@ whose chains do not agree (R-hat >= 1.05), counts as nothing.
     d  a whole run against its gradients alone, on the same graph and batch
     e  4096 chains of a logistic regression with 100,000 rows: peak memory
     f  pg.posterior at its defaults: effective draws a second, and seconds to 1,000 of them, over the ten posteriors;
-       NumPyro's NUTS at the setting that is there first
+       NumPyro's, blackjax's and nutpie's NUTS at the setting that is there first. ``--contenders`` runs some of them,
+       and takes the others from what is stored
     g  loops: a gradient of 64 chains of a discrete hidden Markov model (T = 400) against chain by chain, and of
        Lotka-Volterra by RK4 (20 years, 10 steps each) with its loop compiled against the graph as it is recorded
 
-NumPyro is no dependency of this package: install it beside (``pip install numpyro``), or its figures are left out.
+NumPyro, blackjax and nutpie are no dependencies of this package: install them beside (``pip install --target``, on
+``PYTHONPATH``), or their figures are left out.
 
-    python benchmarks/mcmc.py [--part a b c d e f g] [--repeats 3] [--quick] [--store]
+    python benchmarks/mcmc.py [--part a b c d e f g] [--repeats 3] [--contenders blackjax nutpie] [--quick] [--store]
 """
 
 import argparse
@@ -53,6 +55,8 @@ BARS = {
     "f: default / NumPyro NUTS, eight schools": 5.0,
     "f: seconds to 1,000 effective draws, eight schools": 1.0,
     "f: NumPyro / default, time to 1,000 effective draws": 3.0,
+    "f: blackjax / default, time to 1,000 effective draws": 3.0,
+    "f: nutpie / default, time to 1,000 effective draws": 3.0,
     "g: chain by chain / DiscreteHMM": 30.0,
     "g: unrolled / Lotka-Volterra": 5.0,
 }
@@ -178,7 +182,25 @@ def numpyro_nuts(job: Job) -> tuple[dict[str, Any], float]:
     return {name: x.numpy() for name, x in posterior.named(values).items()}, seconds
 
 
+def on_jax(job: Job) -> tuple[dict[str, Any], float]:
+    """blackjax or nutpie."""
+    import torch
+
+    posterior = load("models").POSTERIORS[job["posterior"]]
+    model = getattr(load("numpyro_models"), posterior.model.__name__)
+    sampler = getattr(load("jax_samplers"), job["contender"])
+    importlib.import_module(job["contender"])
+    data = [part.numpy() for part in posterior.data()]
+    start = time.perf_counter()
+    draws = sampler(model, data, job)
+    seconds = time.perf_counter() - start
+    values = {name: torch.from_numpy(x) for name, x in draws.items()}
+    return {name: x.numpy() for name, x in posterior.named(values).items()}, seconds
+
+
+RIVALS = {"numpyro": "NumPyro", "blackjax": "blackjax", "nutpie": "nutpie"}  # on JAX, by their names in figures
 CONTENDERS = {"ours": ours, "default": default, "pyro": pyro_nuts, "numpyro": numpyro_nuts}
+CONTENDERS |= {"blackjax": on_jax, "nutpie": on_jax}
 
 
 def sample(job: Job) -> Job:
@@ -354,7 +376,7 @@ def spawn(kind: str, job: Job, limit: float) -> Job | None:
     """Runs a job in a process of its own; ``None`` where it takes longer than ``limit`` seconds in all."""
     threads = str(job.get("threads", 1))
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    if job.get("contender") == "numpyro":
+    if job.get("contender") in RIVALS:
         environment = dict(os.environ)  # XLA takes what cores it finds
     command = [sys.executable, "-W", "ignore", __file__, "--worker", kind, json.dumps(job)]
     try:
@@ -518,29 +540,43 @@ def part_e(arguments: argparse.Namespace) -> tuple[Any, dict[str, float]]:
     return found, {"e: peak memory, GB": found["peak_bytes"] / 1e9}
 
 
+def rival_settings(rival: str, posterior: str, quick: bool) -> list[Job]:
+    """What a rival is tried at in part f: many chains, and few that are there soon."""
+    if rival == "numpyro":
+        few = {"chains": 4, "warmup": 300, "draws": 500, "chain_method": "vectorized"}
+        return [*numpyro_settings(posterior, quick), few]
+    if quick:
+        return [{"chains": 4, "warmup": 200, "draws": 300}]
+    counts = {"blackjax": [(4, 300, 500), (64, 300, 200)], "nutpie": [(4, 300, 500), (4, 400, 1000)]}
+    return [{"chains": c, "warmup": w, "draws": d} for c, w, d in counts[rival]]
+
+
 def part_f(arguments: argparse.Namespace) -> tuple[Any, dict[str, float]]:
-    found: dict[str, Any] = {}
-    figures: dict[str, float] = {}
-    few = {"chains": 4, "warmup": 300, "draws": 500, "chain_method": "vectorized"}  # as soon as it can
+    stored = json.loads(RESULT.read_text())["raw"].get("f", {}) if RESULT.exists() else {}
+    found: dict[str, Any] = {} if set(arguments.contenders) >= {"default", *RIVALS} else stored
     for posterior in arguments.posteriors:
-        mine = best_of("default", posterior, [{}], arguments.repeats, 600)
-        of: dict[str, Any] = {"ours": mine}
-        if _have("numpyro"):
-            settings = numpyro_settings(posterior, arguments.quick)
-            of["numpyro"] = best_of("numpyro", posterior, [*settings, few], arguments.repeats, arguments.limit)
-        found[posterior] = of
+        of = found.setdefault(posterior, {})
+        if "default" in arguments.contenders:
+            of["ours"] = best_of("default", posterior, [{}], arguments.repeats, 600)
+        for rival in (r for r in RIVALS if r in arguments.contenders and _have(r)):
+            settings = rival_settings(rival, posterior, arguments.quick)
+            of[rival] = best_of(rival, posterior, settings, arguments.repeats, arguments.limit)
+    figures: dict[str, float] = {}
     soonest: dict[str, dict[str, float]] = {
         posterior: {name: _soonest(of) for name, of in both.items()} for posterior, both in found.items()
     }
     for posterior, times in soonest.items():
         print(f"  seconds to 1,000 effective draws, {posterior:14s} {times}")
-    if SCHOOLS in found:
+    if "ours" in found.get(SCHOOLS, {}):
         figures["f: seconds to 1,000 effective draws, eight schools"] = soonest[SCHOOLS]["ours"]
         if (r := ratio(found[SCHOOLS], "numpyro")) is not None:
             figures["f: default / NumPyro NUTS, eight schools"] = r
-    ratios = [t["numpyro"] / t["ours"] for t in soonest.values() if math.isfinite(t.get("numpyro", math.inf))]
-    if ratios:
-        figures["f: NumPyro / default, time to 1,000 effective draws"] = geometric_mean(ratios)
+    for rival, name in RIVALS.items():
+        ratios = [
+            t[rival] / t["ours"] for t in soonest.values() if math.isfinite(t.get(rival, math.inf)) and "ours" in t
+        ]
+        if ratios:
+            figures[f"f: {name} / default, time to 1,000 effective draws"] = geometric_mean(ratios)
     return found, figures
 
 
@@ -568,9 +604,13 @@ PARTS = {"a": part_a, "b": part_b, "c": part_c, "d": part_d, "e": part_e, "f": p
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--posteriors", nargs="+", choices=POSTERIORS, default=list(POSTERIORS), help="of part b")
+    parser.add_argument(
+        "--posteriors", nargs="+", choices=POSTERIORS, default=list(POSTERIORS), help="of parts b and f"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--limit", type=float, default=300.0, help="seconds for a run of a rival, else it is left out")
+    everyone = ["default", *RIVALS]
+    parser.add_argument("--contenders", nargs="+", choices=everyone, default=everyone, help="of part f")
     parser.add_argument("--quick", action="store_true", help="one small setting each: whether it runs, not how fast")
     parser.add_argument("--store", action="store_true", help=f"write {RESULT}")
     parser.add_argument("--worker", nargs=2, metavar=("KIND", "JOB"), help=argparse.SUPPRESS)
@@ -581,8 +621,8 @@ def main() -> int:
         return 0
     if arguments.quick:
         arguments.repeats = 1
-    if not _have("numpyro"):
-        print("NumPyro is not installed: its figures are left out.")
+    if absent := [name for rival, name in RIVALS.items() if not _have(rival)]:
+        print(f"Not installed, so their figures are left out: {', '.join(absent)}.")
 
     raw, figures = {}, {}
     for part in arguments.part:
@@ -606,7 +646,7 @@ def main() -> int:
             "repeats": arguments.repeats,
             "machine": processor(),
             "cores": os.cpu_count(),
-            "versions": versions("torch", "pyro-ppl", "arviz", "numpyro", "jax"),
+            "versions": versions("torch", "pyro-ppl", "arviz", "numpyro", "jax", "blackjax", "nutpie"),
             "raw": {**known["raw"], **raw},
         }
         RESULT.write_text(json.dumps(result, indent=1) + "\n")
