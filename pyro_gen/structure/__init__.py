@@ -1,6 +1,7 @@
 """The structure of data, one function a question: the posterior over the answer, not only the best one."""
 
 from pyro_gen.structure.clusters import Clusters, find_clusters
+from pyro_gen.structure.communities import Communities, find_communities
 from pyro_gen.structure.regimes import Regimes, find_regimes
 
-__all__ = ["Clusters", "Regimes", "find_clusters", "find_regimes"]
+__all__ = ["Clusters", "Communities", "Regimes", "find_clusters", "find_communities", "find_regimes"]

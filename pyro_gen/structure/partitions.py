@@ -56,7 +56,8 @@ def variation_of_information(a: Labels, b: Labels) -> float:
     """
     size = int(b.max()) + 1
     joint = np.bincount(a * size + b, minlength=(int(a.max()) + 1) * size).reshape(-1, size) / len(a)
-    return float(2 * _entropy(joint) - _entropy(joint.sum(0)) - _entropy(joint.sum(1)))
+    marginals = _negative_entropies(joint.sum(0)) + _negative_entropies(joint.sum(1))
+    return float(marginals - 2 * _negative_entropies(joint.ravel()))
 
 
 def representative(partitions: Labels) -> tuple[Labels, float]:
@@ -82,11 +83,18 @@ def representative(partitions: Labels) -> tuple[Labels, float]:
         cuts = [fcluster(tree, k, "maxclust") for k in range(1, int(draws.max()) + 3)]
         candidates = np.unique(np.concatenate([candidates, canonical(np.stack(cuts))]), axis=0)
     share = counts / counts.sum()
-    losses = [sum(p * variation_of_information(c, d) for p, d in zip(share, draws, strict=True)) for c in candidates]
+    member = (draws[:, None] == np.arange(draws.max() + 1)[:, None]).astype(np.float64)  # (S, K, N)
+    own = _negative_entropies(member.mean(2))
+    losses = []
+    for candidate in candidates:
+        groups = (candidate[:, None] == np.unique(candidate)).astype(np.float64)
+        joint = member @ groups / len(candidate)  # (S, K, K')
+        distance = own + _negative_entropies(groups.mean(0)) - 2 * _negative_entropies(joint.reshape(len(draws), -1))
+        losses.append(float(share @ distance))
     best = int(np.argmin(losses))
-    return candidates[best], float(losses[best])
+    return candidates[best], losses[best]
 
 
-def _entropy(p: npt.NDArray[np.float64]) -> float:
-    p = p[p > 0]
-    return float(-(p * np.log(p)).sum())
+def _negative_entropies(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Of laws in the last dimension, nats."""
+    return np.asarray((p * np.log(np.where(p > 0, p, 1.0))).sum(-1))

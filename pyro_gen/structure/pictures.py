@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import networkx as nx
 import numpy as np
 import numpy.typing as npt
 from scipy.cluster.hierarchy import dendrogram, linkage
@@ -11,7 +12,9 @@ from scipy.spatial.distance import squareform
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["clusters_figure"]
+__all__ = ["clusters_figure", "communities_figure"]
+
+DRAWN_NODES, NAMED_NODES = 400, 80  # the most of a network whose nodes are drawn, and have their names
 
 
 def clusters_figure(
@@ -40,9 +43,51 @@ def clusters_figure(
     matrix.set_yticks([])
     matrix.set_xticks([])
     figure.colorbar(image, ax=matrix, location="left", shrink=0.8)
-    bars = figure.add_subplot(grid[:, 1])
-    counts = range(1, max(numbers) + 2)
-    bars.bar(list(counts), [numbers.get(k, 0.0) for k in counts], color="C0")
-    bars.set(xlabel="number of clusters", ylabel="posterior probability", ylim=(0, 1), xticks=list(counts))
-    bars.spines[["top", "right"]].set_visible(False)
+    _number_bars(figure.add_subplot(grid[:, 1]), numbers, "clusters")
     return figure
+
+
+def communities_figure(graph: nx.Graph, numbers: Mapping[int, float]) -> "Figure":
+    """A network with its groups, beside the posterior of their number; a large one by its adjacency matrix.
+
+    Arguments:
+        graph: Nodes have attributes ``group``, and ``probability``, which is how strong their colour is.
+        numbers: The posterior of the number of groups.
+    """
+    from matplotlib.figure import Figure  # takes a second to import
+
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[2, 1])
+    group = np.array([graph.nodes[v]["group"] for v in graph])
+    sure = np.array([graph.nodes[v]["probability"] for v in graph])
+    left.set_axis_off()
+    if len(graph) > DRAWN_NODES:
+        order = np.argsort(group, kind="stable")
+        left.spy(nx.to_scipy_sparse_array(graph)[order][:, order], markersize=0.5, color="0.3")
+        for end in np.cumsum(np.bincount(group))[:-1]:
+            left.axhline(end - 0.5, color="C3", lw=0.8)
+            left.axvline(end - 0.5, color="C3", lw=0.8)
+        left.set_title("Edges, nodes ordered by group")
+    else:
+        place = nx.spring_layout(graph, seed=0, weight=None, k=2.2 / np.sqrt(len(graph)))
+        at = np.array([place[v] for v in graph])
+        degree = np.array([graph.degree[v] for v in graph])
+        nx.draw_networkx_edges(graph, place, ax=left, edge_color="0.75", width=0.8)
+        sizes = 60 + 25 * degree
+        left.scatter(*at.T, s=sizes, color="white", zorder=2)
+        left.scatter(
+            *at.T, s=sizes, c=[f"C{k % 10}" for k in group], alpha=0.2 + 0.8 * sure, zorder=3, edgecolors="0.3"
+        )
+        if len(graph) <= NAMED_NODES:
+            for v, (x, y) in zip(graph, at, strict=True):
+                left.annotate(str(v), (x, y), ha="center", va="center", fontsize=7, zorder=4)
+        left.set_title("Groups of nodes: strong colours are sure")
+    _number_bars(right, numbers, "groups")
+    return figure
+
+
+def _number_bars(axes: Any, numbers: Mapping[int, float], what: str) -> None:
+    counts = range(1, max(numbers) + 2)
+    axes.bar(list(counts), [numbers.get(k, 0.0) for k in counts], color="C0")
+    axes.set(xlabel=f"number of {what}", ylabel="posterior probability", ylim=(0, 1), xticks=list(counts))
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,1 @@
+"""Networks: block models, whose nodes have groups, and positions in a latent space."""
