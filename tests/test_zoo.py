@@ -25,8 +25,10 @@ FAST = (
     "hidden-markov-nile",
     "local-level-nile",
     "ppca-wine",
+    "switching-autoregression-nile",
 )
 SLOW = (
+    "switching-level-nile",
     *("bernoulli-mixture-digits", "energy-moons", "fa-breast-cancer", "gan-grid", "gan-ring", "iwae-digits"),
     *("vae-digits", "vae-digits-conv", "vae-digits-levels"),
 )

@@ -5,6 +5,8 @@ r"""Linear-Gaussian state space: a series of numbers that are seen of a hidden v
     \alpha_{t+1} = F \alpha_t + L w_t, \qquad
     y_t = m + h^\top \alpha_t + \sigma \epsilon_t .
 
+L and :math:`\sigma` may differ from step to step by factors, :math:`L \operatorname{diag}(f_t)` and :math:`\sigma g_t`.
+
 With m = 0 the density is a product over time of kernels, what is seen at t and the step to t + 1,
 
 .. math::
@@ -76,6 +78,8 @@ class StateSpaceSeries(TorchDistribution):
         scale: The standard deviation :math:`\sigma > 0` of what is seen, with shape :math:`(*)`.
         steps: The number T of steps.
         offset: The number m that values are seen about, with shape :math:`(*)`.
+        factors: The factors f of each noise in the step from t to t + 1, with shape :math:`(*, T, K)`, and g of what
+            is seen at t, with shape :math:`(*, T)`; 1 without. Of the last step f has no meaning.
 
     Example:
         >>> one = torch.ones(1)
@@ -100,6 +104,7 @@ class StateSpaceSeries(TorchDistribution):
         scale: Tensor,
         steps: int,
         offset: Tensor | float = 0.0,
+        factors: tuple[Tensor, Tensor] | None = None,
         validate_args: bool | None = None,
     ) -> None:
         self.dtype = loc.dtype  # of values
@@ -111,14 +116,17 @@ class StateSpaceSeries(TorchDistribution):
         )
         self.observation, self.scale = observation.double(), scale.double()
         self.offset = torch.as_tensor(offset, dtype=torch.float64, device=loc.device)
+        self.factors = None if factors is None else (factors[0].double(), factors[1].double())
         self.seen: Tensor | None = None
+        of_factors = [] if factors is None else [factors[0].shape[:-2], factors[1].shape[:-1]]
         shapes = (loc.shape[:-1], root.shape[:-2], transition.shape[:-2], noise.shape[:-2], observation.shape[:-1])
-        batch = torch.broadcast_shapes(*shapes, scale.shape, self.offset.shape)
+        batch = torch.broadcast_shapes(*shapes, *of_factors, scale.shape, self.offset.shape)
         super().__init__(batch, torch.Size((steps,)), validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "StateSpaceSeries":
         arguments = self.loc.expand(*batch_shape, -1), self.root, self.transition, self.noise, self.observation
-        new = StateSpaceSeries(*arguments, self.scale, self.event_shape[0], self.offset, validate_args=False)
+        steps = self.event_shape[0]
+        new = StateSpaceSeries(*arguments, self.scale, steps, self.offset, self.factors, validate_args=False)
         new.dtype, new.seen = self.dtype, self.seen
         return new
 
@@ -164,10 +172,15 @@ class StateSpaceSeries(TorchDistribution):
 
     # ------------------------------------------------------------------------------------------------------------------
 
+    def _scales(self) -> Tensor:
+        """The standard deviations of what is seen, with shape (*, 1) or (*, T)."""
+        scale = self.scale.unsqueeze(-1)
+        return scale if self.factors is None else scale * self.factors[1]
+
     def _evidence(self, value: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """The logarithms of constants (*, T), and eta (*, T, S) and J (*, T, S, S), of what is seen of a value."""
         y, h = value.double(), self.observation.unsqueeze(-2)  # h: (*, 1, S)
-        variance = self.scale.square().unsqueeze(-1)  # (*, 1)
+        variance = self._scales().square()  # (*, 1) or (*, T)
         c = -0.5 * (y.square() / variance + torch.log(2 * math.pi * variance))
         eta = h * (y / variance).unsqueeze(-1)
         outer = h.unsqueeze(-1) * h.unsqueeze(-2) / variance[..., None, None]
@@ -181,6 +194,8 @@ class StateSpaceSeries(TorchDistribution):
         """The logarithm of the integral over all states, of kernels with what is seen; (*)."""
         steps, batch = c.shape[-1], torch.broadcast_shapes(c.shape[:-1], eta.shape[:-2], self.batch_shape)
         a, noise = self.transition.unsqueeze(-3), self.noise.unsqueeze(-3)
+        if self.factors is not None:
+            noise = noise * self.factors[0].unsqueeze(-2)  # (*, T, S, K)
         cov = noise @ noise.mT
         matrices = torch.broadcast_shapes(a.shape, cov.shape, j.shape)
         vectors = batch + eta.shape[-2:]
@@ -203,12 +218,14 @@ class StateSpaceSeries(TorchDistribution):
         """States (*, T, S) and values (*, T), by the global generator."""
         state = self.loc + _apply(self.root, torch.randn(*shape, self.root.shape[-1]).to(self.loc))
         moves = torch.randn(self.event_shape[0], *shape, self.noise.shape[-1]).to(self.loc)
+        if self.factors is not None:
+            moves = moves * self.factors[0].expand(*shape, len(moves), -1).movedim(-2, 0)
         states = []
         for move in moves:
             states.append(state)
             state = _apply(self.transition, state) + _apply(self.noise, move)
         path = torch.stack(states, -2)
-        noise = self.scale.unsqueeze(-1) * torch.randn(*shape, len(moves)).to(self.loc)
+        noise = self._scales() * torch.randn(*shape, len(moves)).to(self.loc)
         return path, self.offset.unsqueeze(-1) + (path * self.observation.unsqueeze(-2)).sum(-1) + noise
 
     def _complete(self, value: Tensor) -> Tensor:

@@ -21,7 +21,15 @@ from pyro_gen.models.regression import (
     Regression,
     SparseGaussianProcess,
 )
-from pyro_gen.models.sequence import Autoregression, BayesianAutoregression, ChangePoints, HiddenMarkov, StateSpace
+from pyro_gen.models.sequence import (
+    Autoregression,
+    BayesianAutoregression,
+    ChangePoints,
+    HiddenMarkov,
+    StateSpace,
+    SwitchingAutoregression,
+    SwitchingStateSpace,
+)
 from pyro_gen.models.tabular import (
     DeepLatentTable,
     NotMIWAE,
@@ -67,6 +75,8 @@ __all__ = [
     "SemiSupervisedVAE",
     "SparseGaussianProcess",
     "StateSpace",
+    "SwitchingAutoregression",
+    "SwitchingStateSpace",
     "TableCopula",
     "TableFactors",
     "TableGaussian",
