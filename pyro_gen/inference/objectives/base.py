@@ -146,7 +146,7 @@ def vmapped(particle: Callable[..., Any], num_particles: int, *batched: Any) -> 
         except RuntimeError as error:
             if "setup_context" not in str(error):
                 raise
-        # Pyro's own gradients of Beta and Dirichlet draws cannot be vectorised: one particle after another.
+        # An autograd function of the old style cannot be vectorised: one particle after another.
         outs = [particle(*tree_map(lambda t, k=k: t[k], batched)) for k in range(num_particles)]
         return tree_map(lambda *leaves: torch.stack(leaves), *outs)
 
