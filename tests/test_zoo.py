@@ -30,6 +30,7 @@ FAST = (
 SLOW = (
     "switching-level-nile",
     *("bernoulli-mixture-digits", "energy-moons", "fa-breast-cancer", "gan-grid", "gan-ring", "iwae-digits"),
+    *("lda-docstrings", "prod-lda-docstrings"),
     *("vae-digits", "vae-digits-conv", "vae-digits-levels"),
 )
 ELSEWHERE = ("iwae-mnist", "vae-mnist", "vae-mnist-short")  # minutes to hours, and data that may not be there

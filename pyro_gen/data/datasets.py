@@ -1,8 +1,9 @@
 """Data sets with a fixed split into training and test data, loaded by name.
 
-The small ones come with scikit-learn, so nothing is downloaded; every fifth datum (index % 5 == 0) is test data. MNIST
-and Fashion-MNIST are read through torchvision from a folder that the user names, with their own split. Mixtures in the
-plane (:mod:`pyro_gen.data.mixtures`) are drawn from a fixed seed. A single series is one datum, training and test data.
+The small ones come with scikit-learn or Python, so nothing is downloaded; every fifth datum (index % 5 == 0) is test
+data. MNIST and Fashion-MNIST are read through torchvision from a folder that the user names, with their own split.
+Mixtures in the plane (:mod:`pyro_gen.data.mixtures`) are drawn from a fixed seed. A single series is one datum,
+training and test data.
 """
 
 import os
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from pyro_gen._errors import AdviceError
 from pyro_gen._random import seeded
+from pyro_gen.data.docstrings import docstrings
 from pyro_gen.data.mixtures import MIXTURES
 from pyro_gen.data.series import NILE
 from pyro_gen.data.tables import as_tensor
@@ -113,6 +115,7 @@ def load(
     breast_cancer     455 / 114     (30,)            numbers
     diabetes          353 / 89      (10,)            numbers, in their own units
     digits            1437 / 360    (8, 8)   17      grey levels 0..16
+    docstrings        about 260/65  (V,)             counts of about 1,900 words, see below
     fashion_mnist     60000 / 10000 (28, 28) 256     grey levels 0..255
     grid_of_gaussians 20000 / 5000  (2,)             numbers, 25 narrow modes
     iris              120 / 30      (4,)             numbers
@@ -123,6 +126,9 @@ def load(
     ring_of_gaussians 20000 / 5000  (2,)             numbers, 8 narrow modes
     wine              142 / 36      (13,)            numbers
     ================= ============= ======== ======= =======================================
+
+    Documents of ``docstrings`` are the modules of the standard library (:mod:`pyro_gen.data.docstrings`), its columns
+    the words of three letters or more that 4 or more of the training documents have, English stop words left out.
 
     Arguments:
         name: One of the above.
@@ -217,11 +223,23 @@ def _load_nile(root: str | os.PathLike[str] | None) -> DataSet:
     return DataSet("nile", values, values.clone(), columns=tuple(map(str, range(1871, 1971))))
 
 
+def _load_docstrings(root: str | os.PathLike[str] | None) -> DataSet:
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    texts = list(docstrings().values())
+    counter = CountVectorizer(token_pattern=r"[A-Za-z]{3,}", stop_words="english", min_df=4)
+    counter.fit([text for i, text in enumerate(texts) if i % 5])
+    values = as_tensor(counter.transform(texts).toarray(), "docstrings").to(torch.get_default_dtype())
+    test = torch.arange(len(values)) % 5 == 0
+    return DataSet("docstrings", values[~test], values[test], columns=tuple(counter.get_feature_names_out()))
+
+
 def _draw_mixture(name: str, root: str | os.PathLike[str] | None) -> DataSet:
     x, component = MIXTURES[name].draw(25_000, seed=0)
     return DataSet(name, x[:20_000], x[20_000:], component[:20_000], component[20_000:])
 
 
+DATA_SETS.add("docstrings", Source(_load_docstrings, from_folder=False))
 DATA_SETS.add("nile", Source(_load_nile, from_folder=False))
 DATA_SETS.add("moons", Source(_load_moons, from_folder=False))
 for _name in MIXTURES:

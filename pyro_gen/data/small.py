@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["binary_rows", "level_rows", "normal_rows"]
+__all__ = ["binary_rows", "count_rows", "level_rows", "normal_rows"]
 
 
 def normal_rows(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -24,3 +24,8 @@ def binary_rows(*shape: int) -> Tensor:
 def level_rows(levels: int, *shape: int) -> Tensor:
     """Levels 0.0, 1.0, ..., ``levels - 1``, all as likely, of a shape."""
     return torch.randint(0, levels, shape, generator=torch.Generator().manual_seed(0)).float()
+
+
+def count_rows(*shape: int) -> Tensor:
+    """Counts, 3.0 in the mean, of a shape."""
+    return normal_rows(*shape).exp().mul(2).floor()

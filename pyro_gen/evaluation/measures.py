@@ -8,13 +8,21 @@ from collections.abc import Callable
 from typing import Any
 
 from pyro_gen.data.prepared import Prepared
+from pyro_gen.evaluation.completion import completion_perplexity, halves
 from pyro_gen.evaluation.samples import good_samples, modes_covered
 from pyro_gen.inference.likelihood.door import log_likelihood
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.program import Program
 from pyro_gen.registry import Measured, measure
 
-__all__ = ["bits_per_dim", "good_samples", "log_likelihood_per_datum", "modes_covered", "perplexity"]
+__all__ = [
+    "bits_per_dim",
+    "completion_perplexity_of_words",
+    "good_samples",
+    "log_likelihood_per_datum",
+    "modes_covered",
+    "perplexity",
+]
 
 Progress = Callable[[float], None] | None
 
@@ -63,3 +71,23 @@ def perplexity(
     scale = value / found.event_dims  # of the exponential, by the delta method
     errors = (scale * found.mean_standard_error(), scale * found.sampling_error())
     return Measured(value, *errors, found.kind, found.method)
+
+
+@measure("completion_perplexity", unit="", better="lower")
+def completion_perplexity_of_words(
+    program: Program, data: Prepared, *, seed: int = 0, progress: Progress = None
+) -> Measured:
+    """The perplexity of half of the tokens of each test document given the others, for models of counts of words.
+
+    See :mod:`pyro_gen.evaluation.completion`.
+
+    Raises:
+        ValueError: The program has no probabilities of words.
+    """
+    predict = getattr(program, "word_probabilities", None)
+    if predict is None:
+        raise ValueError(f"{type(program).__name__} has no method word_probabilities: completion is for topic models.")
+    seen, held = halves(data.test, seed)
+    p = predict(seen.to(next(program.parameters()).device), seed=seed).cpu()
+    value, error = completion_perplexity(held, p)
+    return Measured(value, 0.0, error, "held-out prediction", "document completion")

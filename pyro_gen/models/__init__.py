@@ -40,6 +40,7 @@ from pyro_gen.models.tabular import (
     TableSelection,
     TableStudent,
 )
+from pyro_gen.models.topic import LatentDirichletAllocation, ProdLDA
 from pyro_gen.models.undirected import Ising, MarkovRandomField, Potts
 from pyro_gen.models.vae import VAE, SemiSupervisedVAE
 
@@ -65,12 +66,14 @@ __all__ = [
     "Hierarchical",
     "Horseshoe",
     "Ising",
+    "LatentDirichletAllocation",
     "LinearGaussianBayesianNetwork",
     "MarkovRandomField",
     "MixtureOfFactorAnalysers",
     "NotMIWAE",
     "Potts",
     "ProbabilisticPCA",
+    "ProdLDA",
     "Regression",
     "SemiSupervisedVAE",
     "SparseGaussianProcess",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen.data import Binarize, DataSet, Dequantize, DynamicBinarize, StochasticBinarize, load
+from pyro_gen.data.docstrings import docstrings
 from pyro_gen.registry import DATA_SETS
 
 SHAPES = {
@@ -82,11 +83,20 @@ def test_images_that_are_not_there(name: str, kind: str, tmp_path: Path) -> None
     assert not any(tmp_path.iterdir())
 
 
+def test_docstrings_are_counts_of_words() -> None:
+    data = load("docstrings")
+    assert len(data.train) > 200 and len(data.test) > 50 and data.columns is not None
+    assert len(data.columns) == data.train.shape[1] == data.test.shape[1] > 1500
+    assert bool(((data.train > 0).sum(0) >= 4).all()) and not {"the", "of"} & set(data.columns)
+    assert "Insert item x in list a" in docstrings()["bisect"] and "test.support" not in docstrings()
+
+
 def test_unknown_name_lists_the_names() -> None:
     with pytest.raises(ValueError, match=r"no data set 'cifar'.*breast_cancer, diabetes, digits.*wine"):
         load("cifar")
     assert set(DATA_SETS) == {
         *SHAPES,
+        "docstrings",
         "fashion_mnist",
         "grid_of_gaussians",
         "mnist",

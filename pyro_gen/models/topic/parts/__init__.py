@@ -1,0 +1,1 @@
+"""What topic models share, and nobody reads as a model."""
