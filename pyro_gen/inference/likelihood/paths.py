@@ -254,6 +254,8 @@ class Own(Engine):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.n = path.batch_shape.numel()
+        # The densities of the last states, by temperature.
+        self._known: tuple[Tensor | None, dict[float, Tensor]] = (None, {})
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -274,10 +276,17 @@ class Own(Engine):
     def rise(self, point: Point, low: float, high: float) -> Tensor:
         if point.parts:
             return (high - low) * point.parts[0]
-        x = self.unflatten(point.z)
-        above, below = (self.path.log_density(x, beta).double() for beta in (high, low))
+        above, below = (self._log_density(point, beta) for beta in (high, low))
         # What has left the support has weight 0 already, and -inf + inf would make it NaN.
-        return torch.where(below == -math.inf, -math.inf, above - below).reshape(len(x), self.n)
+        return torch.where(below == -math.inf, -math.inf, above - below).reshape(len(point.z), self.n)
+
+    def _log_density(self, point: Point, beta: float) -> Tensor:
+        if self._known[0] is not point.z:
+            self._known = point.z, {}
+        known = self._known[1]
+        if beta not in known:
+            known[beta] = self.path.log_density(self.unflatten(point.z), beta).double()
+        return known[beta]
 
     def move(self, point: Point, beta: float, step_size: Tensor, metric: Metric) -> tuple[Point, Tensor]:
         moved = self._point(self.path.move(self.unflatten(point.z), beta))

@@ -296,17 +296,23 @@ class _Run:
         if self.fixed is not None:
             return self.fixed[len(self.stages)].beta
 
-        def enough(high: float) -> bool:
-            rise = self._by_island(self.engine.rise(point, low, high))
-            return bool(self._shares(rise).min() >= self.settings.ess)
+        def share(high: float) -> float:
+            return float(self._shares(self._by_island(self.engine.rise(point, low, high))).min())
 
-        if enough(1.0):
+        ess = self.settings.ess
+        if share(1.0) >= ess:
             return 1.0
-        # By the logarithm of the step, which may be a millionth.
+        # By the logarithm of the step, which may be a millionth: to a few hundredths of the share, or half a percent of
+        # the step. Of a rise that is normal, the logarithm of the share is as the square of the step: that is tried
+        # first, and the middle where it tells nothing.
         near, far = math.log(MIN_STEP), math.log(1.0 - low)
-        for _ in range(30):
-            middle = 0.5 * (near + far)
-            near, far = (middle, far) if enough(low + math.exp(middle)) else (near, middle)
+        slack = 0.03 * (1 - ess)
+        step, left = (math.log(low), 1.0) if low else (far, 0.0)
+        while far - near > 0.005 and not 0 <= left - ess < slack:
+            guess = step + 0.5 * math.log(math.log(ess + slack / 2) / math.log(left)) if 0.01 < left < 1 else step
+            step = guess if near < guess < far else 0.5 * (near + far)
+            left = share(low + math.exp(step))
+            near, far = (step, far) if left >= ess else (near, step)
         high = low + math.exp(near)
         if near <= math.log(2 * MIN_STEP) or high == low:
             target = getattr(self.engine, "density", None)  # a path has none
