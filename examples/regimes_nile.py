@@ -13,10 +13,10 @@ from pyro_gen.structure import find_regimes
 
 def main() -> dict[str, float]:
     nile = pg.data.load("nile").train
-    found = find_regimes(nile[0], probability=1 / 50)
+    found = find_regimes(nile[0], "change points", probability=1 / 50)
     year = 1871 + int(found.change_probabilities_.argmax())
     holed = torch.where(torch.rand(nile.shape, generator=torch.Generator().manual_seed(0)) < 0.3, torch.nan, nile)
-    with_holes = find_regimes(holed[0], probability=1 / 50)
+    with_holes = find_regimes(holed[0], "change points", probability=1 / 50)
 
     states = HiddenMarkov(100, 2)
     pg.fit(states, nile, epochs=300, lr=0.05, schedule="cosine", progress=False)

@@ -10,7 +10,6 @@ References:
     | Bayesian Cluster Analysis: Point Estimation and Credible Balls (Wade & Ghahramani, 2018)
 """
 
-import warnings
 from typing import Any, Self
 
 import numpy as np
@@ -23,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from pyro_gen._random import fork, seeded
-from pyro_gen.structure.estimator import StructureEstimator, as_matrix
+from pyro_gen.structure.estimator import StructureEstimator, as_matrix, chains_agree, r_hats
 from pyro_gen.structure.partitions import canonical, co_assignment, representative
 from pyro_gen.structure.student_mixture import Setting, Variational, ascend, gibbs, log_joint
 
@@ -99,7 +98,7 @@ class Clusters(ClusterMixin, StructureEstimator):  # type: ignore[misc]
         best = max(self.settings_, key=lambda s: self.settings_[s])
         start = torch.nn.functional.one_hot(torch.from_numpy(self.labels_)).to(x)
         self._classifier, _ = ascend(x, start, best._replace(components=self.n_clusters_))
-        self.r_hat_ = self._r_hats()
+        self.r_hat_ = r_hats(self.posterior_, ("number", "entropy"))
         return self
 
     def _standardised(self, values: npt.NDArray[np.float64]) -> Tensor:
@@ -146,14 +145,6 @@ class Clusters(ClusterMixin, StructureEstimator):  # type: ignore[misc]
             chains.append(canonical(drawn[mixed]))
         return np.stack(chains)
 
-    def _r_hats(self) -> dict[str, float]:
-        import arviz
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of chains that never change, whose R-hat is NaN: they agree
-            found = arviz.rhat(self.posterior_, var_names=["number", "entropy"])
-        return {name: 1.0 if np.isnan(v := float(found[name])) else v for name in ("number", "entropy")}
-
     @property
     def posterior_(self) -> Any:
         """What was drawn as ArviZ's InferenceData: ``number``, ``entropy`` of the partition (nats), ``label``."""
@@ -191,13 +182,10 @@ class Clusters(ClusterMixin, StructureEstimator):  # type: ignore[misc]
         numbers = sorted(self.number_probabilities_.items(), key=lambda item: -item[1])
         chances = ", ".join(f"{k} with probability {p:.2f}" for k, p in numbers[:4])
         sizes = ", ".join(str(n) for n in np.bincount(self.labels_))
-        mixed = max(self.r_hat_.values())
         return (
             f"Clusters of {rows} rows: {chances}.\n"
             f"The representative partition has {self.n_clusters_}, of {sizes} rows; its expected distance from the "
-            f"posterior's is {self.expected_loss_:.2f} nats.\n"
-            f"R-hat of number and entropy: {mixed:.2f}"
-            + (", the chains agree." if mixed < 1.1 else ", the chains do not agree yet: give more draws.")
+            f"posterior's is {self.expected_loss_:.2f} nats.\n" + chains_agree(self.r_hat_)
         )
 
     def plot(self) -> Any:

@@ -1,5 +1,7 @@
-"""What estimators of structure share: a table of numbers with holes is read and checked, and scaled."""
+"""What estimators of structure share: a table of numbers with holes is read and checked; whether chains agree."""
 
+import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -7,7 +9,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
-__all__ = ["StructureEstimator", "as_matrix"]
+__all__ = ["StructureEstimator", "as_matrix", "chains_agree", "r_hats"]
 
 
 class StructureEstimator(BaseEstimator):  # type: ignore[misc]
@@ -42,3 +44,26 @@ def as_matrix(estimator: BaseEstimator, x: Any, *, reset: bool) -> npt.NDArray[n
                 what = "has no number" if len(seen) == 0 else f"is {seen[0]:g} in every row"
                 raise ValueError(f"{type(estimator).__name__}: column {name!r} {what} and tells nothing: leave it out.")
     return values
+
+
+def r_hats(posterior: Any, names: Iterable[str]) -> dict[str, float]:
+    """R-hat of what does not depend on labels, the greatest of each variable; 1 of what is the same in every draw.
+
+    Arguments:
+        posterior: ArviZ's InferenceData.
+        names: The variables.
+    """
+    import arviz
+
+    names = list(names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of chains that never change, whose R-hat is NaN: they agree
+        found = arviz.rhat(posterior, var_names=names)
+    return {name: float(np.nan_to_num(found[name].values, nan=1.0).max()) for name in names}
+
+
+def chains_agree(r_hat: dict[str, float]) -> str:
+    """The last sentence of a summary."""
+    worst = max(r_hat.values())
+    verdict = "the chains agree" if worst < 1.1 else "the chains do not agree yet: give more draws"
+    return f"R-hat of {', '.join(name.replace('_', ' ') for name in r_hat)}: {worst:.2f}, {verdict}."

@@ -12,9 +12,12 @@ from scipy.spatial.distance import squareform
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["clusters_figure", "communities_figure"]
+    from pyro_gen.structure.series import SeriesData
+
+__all__ = ["clusters_figure", "communities_figure", "regimes_figure"]
 
 DRAWN_NODES, NAMED_NODES = 400, 80  # the most of a network whose nodes are drawn, and have their names
+SHOWN = 4  # the first columns and series, of many
 
 
 def clusters_figure(
@@ -91,3 +94,49 @@ def _number_bars(axes: Any, numbers: Mapping[int, float], what: str) -> None:
     axes.bar(list(counts), [numbers.get(k, 0.0) for k in counts], color="C0")
     axes.set(xlabel=f"number of {what}", ylabel="posterior probability", ylim=(0, 1), xticks=list(counts))
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def regimes_figure(
+    series: "SeriesData",
+    labels: npt.NDArray[np.int64],
+    probabilities: npt.NDArray[np.float64] | None,
+    change: npt.NDArray[np.float64],
+) -> "Figure":
+    """Series with the means of their regimes, over the probabilities of states or of a change; the first four of many.
+
+    Arguments:
+        series: The S steps.
+        labels: The regime of each, with shape (S,).
+        probabilities: Of the states, with shape (S, K), or nothing for those of changes.
+        change: The probability of a change before each step, with shape (S,).
+    """
+    from matplotlib.figure import Figure  # takes a second to import
+
+    parts = [series.split(a) for a in (series.values, labels, change if probabilities is None else probabilities)]
+    shown, columns = min(len(series.lengths), SHOWN), min(len(series.columns), SHOWN)
+    figure = Figure(figsize=(8.5, shown * (1.3 + 1.7 * columns)), layout="constrained")
+    ratios = [*([2.0] * columns), 1.0]
+    rows = figure.subplots(shown * (columns + 1), 1, squeeze=False, height_ratios=ratios * shown)[:, 0]
+    for i, (values, regime, p) in enumerate(zip(*(part[:shown] for part in parts), strict=True)):
+        times: Any = series.times[i]
+        times = times.to_timestamp() if hasattr(times, "to_timestamp") else times
+        at = np.asarray(times) if times.dtype.kind in "iufM" else np.arange(len(times))
+        *above, below = rows[i * (columns + 1) : (i + 1) * (columns + 1)]
+        ends = np.flatnonzero(np.diff(regime)) + 1
+        runs = list(zip([0, *ends], [*ends, len(regime)], strict=True))
+        for d, axes in enumerate(above):
+            axes.plot(at, values[:, d], color="0.6", marker=".", ms=3, lw=0.8)
+            for s, t in runs:
+                if not np.isnan(values[s:t, d]).all():
+                    level = np.nanmean(values[regime == regime[s], d] if probabilities is not None else values[s:t, d])
+                    axes.plot(at[[s, t - 1]], [level, level], color=f"C{regime[s] % 10}", lw=2.5)
+            axes.set(ylabel=series.columns[d] if len(series.columns) > 1 else None, xlim=(at[0], at[-1]))
+            axes.tick_params(labelbottom=False)
+        if series.several:
+            above[0].set_title(f"series {i}")
+        if probabilities is None:
+            below.vlines(at, 0, p, color="C3")
+        else:
+            below.stackplot(at, p.T, colors=[f"C{k % 10}" for k in range(p.shape[1])], labels=range(p.shape[1]))
+        below.set(xlim=(at[0], at[-1]), ylim=(0, 1), ylabel="P(change)" if probabilities is None else "P(state)")
+    return figure
