@@ -22,26 +22,21 @@ References:
     | Causality (Pearl, 2009), section 3.2
 """
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_gen.data.bif import network_file, read_bif
 from pyro_gen.data.small import binary_rows
-from pyro_gen.models.bayesian_network.parts.elimination import Factor, log_marginal, maximise
-from pyro_gen.models.bayesian_network.parts.graph import ancestors, check_graph, check_known
+from pyro_gen.models.bayesian_network.parts.elimination import log_marginal, maximise
+from pyro_gen.models.bayesian_network.parts.graph import check_known
 from pyro_gen.models.bayesian_network.parts.law import NetworkLaw
+from pyro_gen.models.bayesian_network.parts.tables import Levels, TableNetwork, Value, of_rows
 from pyro_gen.observation import observe
-from pyro_gen.program import Program
 from pyro_gen.registry import model
 
 __all__ = ["DiscreteBayesianNetwork"]
-
-Value = str | int | Tensor
-Levels = Mapping[str, int | Sequence[str]]
 
 
 @model(
@@ -54,7 +49,7 @@ Levels = Mapping[str, int | Sequence[str]]
         ),
     },
 )
-class DiscreteBayesianNetwork(Program):
+class DiscreteBayesianNetwork(TableNetwork):
     r"""Creates a network with random tables close to uniform ones.
 
     Arguments:
@@ -77,63 +72,6 @@ class DiscreteBayesianNetwork(Program):
         >>> asia.most_probable(given={"dysp": "yes"})["bronc"]
         'yes'
     """
-
-    def __init__(self, parents: Mapping[str, Sequence[str]], levels: Levels) -> None:
-        super().__init__()
-        self.parents = check_graph(parents)
-        check_known("levels", levels, self.parents)
-        self.levels = {name: _level_names(name, levels.get(name)) for name in self.parents}
-        self.event_shape = torch.Size((len(self.parents),))
-        shapes = [[len(self.levels[n]) for n in (*above, name)] for name, above in self.parents.items()]
-        self.logits = nn.ParameterList(0.1 * torch.randn(shape) for shape in shapes)
-        for i, shape in enumerate(shapes):  # zeros are kept apart: an infinite logarithm could not be trained
-            self.register_buffer(f"impossible_{i}", torch.zeros(shape, dtype=torch.bool))
-
-    @classmethod
-    def from_tables(
-        cls, parents: Mapping[str, Sequence[str]], tables: Mapping[str, Tensor], levels: Levels | None = None
-    ) -> Self:
-        r"""Creates a network with given tables.
-
-        Arguments:
-            parents: As in the constructor.
-            tables: The conditional probabilities of each node, with a dimension for each of its parents in order, its
-                own last: (\*levels of the parents, levels). The network has their dtype.
-            levels: As in the constructor; 0, 1, ... if not given.
-
-        Raises:
-            ValueError: A table is lost, has another shape, or rows that are no probabilities (sums off by over 1e-6).
-        """
-        sizes = {name: table.shape[-1] for name, table in tables.items()}
-        network = cls(parents, sizes if levels is None else levels)
-        for i, (name, above) in enumerate(network.parents.items()):
-            logits = network.logits[i]
-            table = tables.get(name)
-            if table is None or table.shape != logits.shape:
-                raise ValueError(
-                    f"The table of {name!r} is to have a dimension for each of {', '.join((*above, name))}, "
-                    f"{tuple(logits.shape)}, and has {None if table is None else tuple(table.shape)}."
-                )
-            if not (bool((table >= 0).all()) and bool(((table.sum(-1) - 1).abs() < 1e-6).all())):
-                raise ValueError(
-                    f"The table of {name!r} is to have probabilities that sum to 1 along its last dimension."
-                )
-            logits.data = table.clamp(min=torch.finfo(table.dtype).tiny).log()
-            network.get_buffer(f"impossible_{i}").copy_(table == 0)
-        return network.to(network.logits[0].device)
-
-    @classmethod
-    def from_bif(cls, source: str | os.PathLike[str]) -> Self:
-        """Creates a network from a file with the suffix ``.bif``, or a published one; its tables are float64.
-
-        Arguments:
-            source: The path of the file, or ``"asia"``, ``"sachs"``, ``"insurance"``.
-
-        Raises:
-            ValueError: There is no such network, or the file is not one.
-        """
-        parents, levels, tables = read_bif(source if str(source).endswith(".bif") else network_file(str(source)))
-        return cls.from_tables(parents, tables, levels)
 
     @classmethod
     def from_data(
@@ -171,12 +109,7 @@ class DiscreteBayesianNetwork(Program):
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The density :math:`p(x)` of values with shape :math:`(N, D)`; returns them completed."""
         with self.plate(x):
-            return observe("x", NetworkLaw(self.parents, [*self._log_tables().values()]), x)
-
-    @property
-    def tables(self) -> dict[str, Tensor]:
-        r"""The conditional probabilities of each node, (\*levels of the parents, levels)."""
-        return {n: table.exp() for n, table in self._log_tables().items()}
+            return observe("x", NetworkLaw(self.parents, [*self.log_tables().values()]), x)
 
     def query(
         self,
@@ -201,19 +134,19 @@ class DiscreteBayesianNetwork(Program):
             return self.do(do).query(targets, given)
         names = [targets] if isinstance(targets, str) else list(targets)
         check_known("query", names, self.parents)
-        codes = self._codes(given)
+        codes = self.codes(given)
         if both := [n for n in names if n in codes]:
             raise ValueError(f"query: {both[0]!r} is a target, and given: take it away from one of them.")
-        joint = log_marginal(self._factors(names, codes), names)
+        joint = log_marginal(self.factors(names, codes), names)
         total = self._possible(joint.flatten(1).logsumexp(1), given)
         probabilities = (joint - total.reshape(-1, *[1] * len(names))).exp()
-        return probabilities if _of_rows(codes) else probabilities[0]
+        return probabilities if of_rows(codes) else probabilities[0]
 
     def log_probability(self, given: Mapping[str, Value]) -> Tensor:
         """The log-probability in nats of what was seen, whatever the other nodes: (), or (N,) of rows; float64."""
-        codes = self._codes(given)
-        value = log_marginal(self._factors((), codes), ())
-        return value if _of_rows(codes) else value[0]
+        codes = self.codes(given)
+        value = log_marginal(self.factors((), codes), ())
+        return value if of_rows(codes) else value[0]
 
     def most_probable(self, given: Mapping[str, str | int] | None = None) -> dict[str, str]:
         """The most probable values of all nodes together given some (the most probable explanation).
@@ -224,8 +157,8 @@ class DiscreteBayesianNetwork(Program):
         Raises:
             ValueError: A name is not in the network, or what is given is impossible.
         """
-        codes = self._codes(given)
-        found, best = maximise(self._factors(self.parents, codes))
+        codes = self.codes(given)
+        found, best = maximise(self.factors(self.parents, codes))
         self._possible(best, given)
         return {n: self.levels[n][int({**found, **codes}[n])] for n in self.parents}
 
@@ -235,7 +168,7 @@ class DiscreteBayesianNetwork(Program):
         Raises:
             ValueError: A name is not in the network, or all of its nodes are set.
         """
-        codes = self._codes(values)
+        codes = self.codes(values)
         parents = {n: [p for p in above if p not in codes] for n, above in self.parents.items() if n not in codes}
         tables = {}
         for name in parents:
@@ -243,52 +176,7 @@ class DiscreteBayesianNetwork(Program):
             tables[name] = self.tables[name].detach()[index]
         return DiscreteBayesianNetwork.from_tables(parents, tables, {n: self.levels[n] for n in parents})
 
-    def code(self, name: str, value: Value) -> Tensor:
-        """Values of a node as numbers 0, 1, ..., int64, with shape (1,) or (N,).
-
-        Raises:
-            ValueError: They are no values of the node.
-        """
-        levels = self.levels[name]
-        if isinstance(value, str):
-            if value not in levels:
-                raise ValueError(f"{value!r} is no value of {name!r}, which has {', '.join(levels)}.")
-            value = levels.index(value)
-        codes = torch.as_tensor(value, device=self.logits[0].device).reshape(-1)
-        if bad := codes[~torch.isin(codes, torch.arange(len(levels), device=codes.device))].tolist():
-            raise ValueError(
-                f"{bad[0]} is no value of {name!r}: expected 0 to {len(levels) - 1} ({', '.join(levels)})."
-            )
-        return codes.long()
-
-    def _log_tables(self) -> dict[str, Tensor]:
-        cells = ((logits, self.get_buffer(f"impossible_{i}")) for i, logits in enumerate(self.logits))
-        masked = (logits.masked_fill(impossible, -torch.inf).log_softmax(-1) for logits, impossible in cells)
-        return dict(zip(self.parents, masked, strict=True))
-
-    def _codes(self, given: Mapping[str, Value] | None) -> dict[str, Tensor]:
-        check_known("given", given or {}, self.parents)
-        return {name: self.code(name, value) for name, value in (given or {}).items()}
-
-    def _factors(self, names: Iterable[str], codes: Mapping[str, Tensor]) -> list[Factor]:
-        """The tables at what is known, of the nodes that matter: what is below all that is asked or seen sums to 1."""
-        relevant = ancestors(self.parents, (*names, *codes))
-        tables = {n: t.detach().double().unsqueeze(0) for n, t in self._log_tables().items() if n in relevant}
-        one = Factor((), torch.zeros(1, dtype=torch.float64, device=self.logits[0].device))
-        return [one, *(Factor((*self.parents[n], n), table).given(codes) for n, table in tables.items())]
-
     def _possible(self, log_probability: Tensor, given: Mapping[str, Value] | None) -> Tensor:
         if bool((log_probability == -torch.inf).any()):
             raise ValueError(f"What is given has probability 0 in this network: {given}.")
         return log_probability
-
-
-def _of_rows(codes: Mapping[str, Tensor]) -> bool:
-    return any(len(c) > 1 for c in codes.values())
-
-
-def _level_names(name: str, levels: int | Sequence[str] | None) -> tuple[str, ...]:
-    names = tuple(map(str, range(levels))) if isinstance(levels, int) else tuple(levels or ())
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"levels of {name!r}: expected the number of its values or their names, got {levels!r}.")
-    return names
