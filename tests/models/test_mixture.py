@@ -169,6 +169,7 @@ def test_factor_analysers_are_gaussians_of_their_covariances():
         dense.scale_tril = torch.linalg.cholesky(covariance)
     expected = dense_gaussians(dense, x).logsumexp(1).detach()
     assert torch.allclose(pg.log_likelihood(program, x, method="exact").value, expected, atol=1e-8)
+    assert torch.allclose(program.log_joint(x).logsumexp(1), expected, atol=1e-8)
     # The twin: without the noise on the diagonal.
     dense.scale_tril = torch.linalg.cholesky(covariance.detach() + torch.eye(4).double())
     assert (dense_gaussians(dense, x).logsumexp(1) - expected).abs().max() > 0.1

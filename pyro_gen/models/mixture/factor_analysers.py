@@ -23,6 +23,7 @@ References:
     | The EM algorithm for mixtures of factor analyzers (Ghahramani & Hinton, 1996)
 """
 
+import math
 from typing import Any
 
 import pyro.distributions as dist
@@ -84,6 +85,17 @@ class MixtureOfFactorAnalysers(Mixture):
 
     def component(self, k: Any = slice(None)) -> Any:
         return dist.LowRankMultivariateNormal(self.loc[k], self.loadings[k], self.noise()[k])
+
+    def log_joint(self, x: Tensor) -> Tensor:
+        # Over what is seen, with F F' = I + W' Psi^-1 W and e = F^-1 W' Psi^-1 (x - mu) of the factors' posterior.
+        centre = self.loc.detach().mean(0)  # squares of numbers far from zero would cancel
+        x, loc, noise = x - centre, self.loc - centre, self.noise()
+        seen, filled = (~torch.isnan(x)).to(x), x.nan_to_num()
+        square = filled.square() @ (1 / noise).T - 2 * filled @ (loc / noise).T
+        square = square + seen @ (loc.square() / noise + (2 * math.pi * noise).log()).T  # (N, K)
+        factors = factor_posterior(x, self.loadings, loc, noise)
+        log_joint: Tensor = self.logits.log_softmax(0) - square / 2
+        return log_joint + (factors.e.square().sum(0) / 2 - factors.log_det()).T
 
     def maximise(self, x: Tensor, r: Tensor) -> None:
         seen, filled = (~torch.isnan(x)).to(x), x.nan_to_num()
