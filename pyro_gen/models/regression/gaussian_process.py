@@ -5,8 +5,8 @@ r"""The Gaussian process: one datum is a function, seen with noise at some point
     \quad\Rightarrow\quad x \sim \mathcal{N}(m 1, \; K + \sigma^2 I), \qquad K_{ij} = k(u_i, u_j) .
 
 The function integrates out, so the density is exact: :func:`pyro_gen.log_likelihood` is the log-evidence of the kernel
-and the noise, and :func:`pyro_gen.fit` maximises it. Points where the function was not seen are NaN: they are
-marginalised, and :func:`pyro_gen.predict` draws them given the others,
+and the noise, and :func:`pyro_gen.fit` maximises it, from the moments of what is seen. Points where the function was
+not seen are NaN: they are marginalised, and :func:`pyro_gen.predict` draws them given the others,
 
 .. math::
     x_* \mid x \sim \mathcal{N}\big(m + K_{*o} (K_{oo} + \sigma^2 I)^{-1} (x_o - m), \;
@@ -19,14 +19,14 @@ References:
     | Gaussian Processes for Machine Learning (Rasmussen & Williams, 2006), chapter 2
 """
 
-from typing import Any
+from typing import Any, Self
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from pyro_gen.data.small import normal_rows
-from pyro_gen.models.regression.parts.kernels import Kernel
+from pyro_gen.models.regression.parts.kernels import Kernel, start_kernel
 from pyro_gen.observation import observe
 from pyro_gen.program import Program
 from pyro_gen.registry import model
@@ -71,12 +71,23 @@ class GaussianProcess(Program):
         True
     """
 
+    initialised: Tensor
+
     def __init__(self, covariates: int, points: int, kernel: str = "squared_exponential") -> None:
         super().__init__()
         self.event_shape = torch.Size((points,))
         self.covariance = Kernel(covariates, kernel)
         self.mean = nn.Parameter(torch.zeros(()))
         self.log_noise = nn.Parameter(torch.tensor(-1.0))
+        self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
+
+    def initialise(self, x: Tensor, *context: Any, seed: int = 0) -> Self:
+        """Takes mean, amplitude, noise and lengths from the moments of data; the first time only."""
+        if not self.initialised:
+            with torch.no_grad():
+                start_kernel(self, x, context[0])
+                self.initialised.fill_(True)
+        return super().initialise(x, *context, seed=seed)
 
     def model(self, x: Tensor, u: Tensor, *context: Any) -> Tensor:
         """The density of functions (B, N) given their points (B, N, P); returns them completed."""

@@ -40,8 +40,9 @@ from pyro.nn import PyroParam
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_gen._random import seeded
 from pyro_gen.data.small import normal_rows
-from pyro_gen.models.regression.parts.kernels import Kernel
+from pyro_gen.models.regression.parts.kernels import Kernel, start_kernel
 from pyro_gen.observation import observe
 from pyro_gen.program import Program
 from pyro_gen.registry import model
@@ -60,7 +61,9 @@ class SparseGaussianProcess(Program):
     r"""Creates a sparse Gaussian process; data are outcomes ``y`` (N,), context the covariates ``u`` (N, P).
 
     Arguments:
-        inducing: Where the inducing points start, some of the covariates' rows say, with shape :math:`(M, P)`.
+        inducing: Where the inducing points start, with shape :math:`(M, P)`, or their number: then they start at rows
+            of the data, and mean and scales at the moments of these.
+        covariates: The number :math:`P` of covariates where ``inducing`` is a number.
         kernel: ``"squared_exponential"`` or ``"matern52"``, see :mod:`pyro_gen.models.regression.parts.kernels`.
 
     Attributes:
@@ -83,9 +86,18 @@ class SparseGaussianProcess(Program):
         True
     """
 
-    def __init__(self, inducing: Tensor, kernel: str = "squared_exponential") -> None:
+    initialised: Tensor
+
+    def __init__(
+        self, inducing: Tensor | int, kernel: str = "squared_exponential", covariates: int | None = None
+    ) -> None:
         super().__init__()
         self.event_shape = torch.Size()
+        self.register_buffer("initialised", torch.tensor(isinstance(inducing, Tensor)))
+        if not isinstance(inducing, Tensor):
+            if covariates is None:
+                raise ValueError("SparseGaussianProcess(inducing=...): a number of points needs covariates=... too.")
+            inducing = torch.randn(inducing, covariates)
         m, covariates = inducing.shape
         self.covariance = Kernel(covariates, kernel)
         self.inducing = nn.Parameter(inducing.clone())
@@ -93,6 +105,17 @@ class SparseGaussianProcess(Program):
         self.log_noise = nn.Parameter(torch.tensor(-1.0))
         self.loc = nn.Parameter(torch.zeros(m))
         self.scale_tril: Any = PyroParam(torch.eye(m), constraint=constraints.lower_cholesky)
+
+    def initialise(self, x: Tensor, *context: Any, seed: int = 0) -> Self:
+        """Takes inducing points from rows of data, scales from their moments, the best guide; the first time only."""
+        if not self.initialised:
+            with seeded(seed), torch.no_grad():
+                u, m = context[0], len(self.inducing)
+                self.inducing.copy_(u[torch.multinomial(torch.ones(len(u)), m, replacement=len(u) < m)])
+                start_kernel(self, x, u)
+                self.fit_posterior(x, u)
+                self.initialised.fill_(True)
+        return super().initialise(x, *context, seed=seed)
 
     def weights(self, u: Tensor) -> tuple[Tensor, Tensor]:
         r"""The matrix :math:`A` (N, M) of points (N, P), and what it leaves of their variances, (N,)."""

@@ -109,3 +109,27 @@ def test_a_hundred_thousand_rows_within_a_minute():
 def test_misfits_are_explained():
     with pytest.raises(ValueError, match="choose one of squared_exponential"):
         GaussianProcess(1, 3, kernel="rbf")
+
+
+def test_a_process_starts_at_the_moments_of_what_is_seen():
+    u = torch.linspace(0, 50, 40)[None, :, None]
+    y = 900 + 70 * torch.sin(u[..., 0] / 5)
+    y[0, 3] = torch.nan
+    program = GaussianProcess(1, 40).initialise(y, u)
+    assert program.mean.item() == pytest.approx(y.nanmean().item(), rel=1e-5)
+    both = (2 * program.log_noise).exp() + program.covariance.variance()
+    assert both.item() == pytest.approx((y - y.nanmean()).square().nanmean().item(), rel=1e-4)
+    before = program.mean.clone()
+    assert torch.equal(program.initialise(y + 1, u).mean, before)  # once
+
+
+def test_inducing_points_by_number_are_rows_of_the_data():
+    u = torch.randn(200, 2)
+    y = 5 + u[:, 0]
+    program = SparseGaussianProcess(12, covariates=2).initialise(y, u)
+    assert torch.cdist(program.inducing, u).min(1).values.max() < 1e-3
+    assert len(torch.unique(program.inducing, dim=0)) == 12
+    fitted = pg.predict(program, None, u, returns="mean")
+    assert (fitted - y).square().mean() < 0.2 * y.var()
+    with pytest.raises(ValueError, match="covariates"):
+        SparseGaussianProcess(12)

@@ -5,10 +5,12 @@ With :math:`r^2 = \sum_p (u_p - v_p)^2 / \ell_p^2` and the amplitude :math:`a`, 
 differentiable (Rasmussen & Williams, 2006, chapter 4).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-__all__ = ["KERNELS", "Kernel"]
+__all__ = ["KERNELS", "Kernel", "start_kernel"]
 
 KERNELS = ("squared_exponential", "matern52")
 
@@ -37,3 +39,20 @@ class Kernel(nn.Module):
             return self.variance() * (-0.5 * square).exp()
         r = (5 * square + 1e-12).sqrt()  # whose gradient is finite at zero
         return self.variance() * (1 + r + r.square() / 3) * (-r).exp()
+
+
+def start_kernel(program: Any, y: Tensor, u: Tensor) -> None:
+    """Mean, amplitude, lengths and noise of a process from moments: half of the variance to the function.
+
+    Arguments:
+        program: With ``mean``, ``covariance`` and ``log_noise``.
+        y: Outcomes, with shape (*), NaN where not known.
+        u: Their covariates, with shape (*, P).
+    """
+    mean = y.nanmean().nan_to_num()
+    deviation = (y - mean).square().nanmean().nan_to_num(1.0).sqrt().clamp(min=1e-6)
+    program.mean.copy_(mean)
+    program.log_noise.copy_((deviation / 2**0.5).log())
+    program.covariance.log_amplitude.copy_((deviation / 2**0.5).log())
+    lengths = u.flatten(0, -2).std(0).clamp(min=1e-6)
+    program.covariance.log_length.copy_(torch.where(lengths.isfinite(), lengths, 1.0).log())
