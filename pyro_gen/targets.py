@@ -20,7 +20,7 @@ from torch import Tensor
 from pyro_gen import data
 from pyro_gen._errors import said
 from pyro_gen._random import seeded
-from pyro_gen.data import Compose, Standardize, Transform
+from pyro_gen.data import Compose, Cut, Flatten, Standardize, Transform
 from pyro_gen.program import Program
 from pyro_gen.registry import MODELS
 
@@ -36,8 +36,10 @@ __all__ = [
 #: The transforms of data by name.
 TRANSFORMS: dict[str, type[Transform]] = {
     "binarize": data.Binarize,
+    "cut": data.Cut,
     "dequantize": data.Dequantize,
     "dynamic_binarize": data.DynamicBinarize,
+    "flatten": data.Flatten,
     "jittered_binarize": data.JitteredBinarize,
     "logit": data.Logit,
     "standardize": data.Standardize,
@@ -56,6 +58,8 @@ def build(
     seed: int = 0,
 ) -> Program:
     """Creates a program by name.
+
+    An option that is a mapping with the key ``model`` is a program of its own, built from the rest.
 
     A class whose ``__init__`` takes ``event_shape`` is given the shape of one datum, one that takes ``features`` its
     length; any other is created with the options alone. A program, or an instance of one named in the file, is taken
@@ -77,6 +81,7 @@ def build(
         torch.Size([3])
     """
     options = dict(options or {})
+    options = {name: _nested(value, seed) for name, value in options.items()}
     with seeded(seed):
         found = find(target) if isinstance(target, str) else target
         target = target if isinstance(target, str) else getattr(target, "__name__", type(target).__name__)
@@ -88,6 +93,12 @@ def build(
     if program.event_shape is None and event_shape is not None:
         program.event_shape = torch.Size(event_shape) if _is_one(event_shape) else event_shape
     return program
+
+
+def _nested(option: Any, seed: int) -> Any:
+    if not (isinstance(option, Mapping) and "model" in option):
+        return option
+    return build(option["model"], None, {name: v for name, v in option.items() if name != "model"}, seed)
 
 
 def _create(cls: type[Program], target: str, arguments: dict[str, Any], options: dict[str, Any]) -> Program:
@@ -132,6 +143,10 @@ def check_options(model: str, options: Mapping[str, Any]) -> None:
     if not open_ended and (unknown := [name for name in options if name not in signature.parameters]):
         known = [name for name in signature.parameters if name not in ("event_shape", "features")]
         raise ValueError(f"{model} has no argument {unknown[0]!r}: choose from {', '.join(known)}.")
+    for value in options.values():
+        if isinstance(value, Mapping) and "model" in value:
+            MODELS.find(value["model"])
+            check_options(value["model"], {name: v for name, v in value.items() if name != "model"})
 
 
 def _arguments(
@@ -282,8 +297,14 @@ def _make_one(spec: str, train: Tensor, levels: int | None, columns: Sequence[st
                     f"transform 'standardize': column {column!r} does not vary in the training data; leave it out."
                 )
         return Standardize.fit(train)
+    if name == "flatten":
+        return Flatten(tuple(train.shape[1:]))
     cls: Any = TRANSFORMS[name]
     numbers: list[Any] = _numbers(spec, text)
+    if name == "cut":
+        if len(numbers) != 1 or not isinstance(numbers[0], int):
+            raise ValueError(f"transform {spec!r}: say into how many levels of as many data each, as cut=4.")
+        return Cut.fit(train, numbers[0])
     wanted = [f.name for f in dataclasses.fields(cls)]
     if wanted[:1] == ["levels"] and not numbers:
         if levels is None:

@@ -34,8 +34,10 @@ def command(
     from pyro_gen.evaluation.conformance import Report, check_program
 
     read = (drop_empty, decimal, data_root)
-    program, x = _program_and_data(target, data, context, transform or [], program_options(options or []), *read, seed)
-    report = check_program(program, x, *tensors_of(read_context(context, len(x), decimal)), seed=seed)
+    chosen = program_options(options or [])
+    program, x, given = _program_and_data(target, data, context, transform or [], chosen, *read, seed)
+    given = (*given, *tensors_of(read_context(context, len(x), decimal)))
+    report = check_program(program, x, *given, seed=seed)
     if as_json:
         print_json(report.to_dict())
     else:
@@ -54,16 +56,17 @@ def _program_and_data(
     decimal: str | None,
     data_root: Path | None,
     seed: int,
-) -> tuple[Program, Tensor]:
+) -> tuple[Program, Any, tuple[Tensor, ...]]:
+    """The program, data, and their context where that does not come from files."""
     from pyro_gen.inference.predictive import sample
 
     if target in zoo.names():
         entry = zoo.load(target)
         prepared = zoo.prepare(entry, data_root)
-        return build(entry.model, prepared.test.shape[1:], entry.options, seed=seed), prepared.test
+        return build(entry.model, prepared.event_shape, entry.options, seed=seed), prepared.test, prepared.test_context
     if data is not None:
         read = read_data(data, Part.train, data_root, drop_empty, decimal)
-        return built(target, read, transform, options, seed, len(context or ()))
+        return *built(target, read, transform, options, seed, len(context or ())), ()
     if context:
         raise ValueError("--context has a row for each of the data: give these, by --data.")
     if target in MODELS:
@@ -72,4 +75,4 @@ def _program_and_data(
     check_context(program, target)
     if program.event_shape is None:
         raise ValueError(f"{target} does not know the shape of one datum (event_shape): give some data, by --data.")
-    return program, sample(program, 64, seed=seed)
+    return program, sample(program, 64, seed=seed), ()

@@ -11,7 +11,6 @@ from torch import Tensor
 from pyro_gen import zoo
 from pyro_gen.cli.console import print_json
 from pyro_gen.cli.inputs import (
-    Data,
     check_context,
     read_context,
     read_data,
@@ -121,7 +120,7 @@ def command(
     if entry is not None:
         prepared = zoo.prepare(entry, data_root)
         result = zoo.train(entry, prepared, seed=seed, device=device, progress=progress, **arguments)
-        parts: list[Data] = []
+        of_context: list[Any] = [(None, part.shape[1:]) for part in prepared.context]
         name, given, columns, source = entry.model, entry.options, prepared.columns, entry.data
         kept = prepared.transform
     else:
@@ -131,6 +130,7 @@ def command(
         name, given = target, program_options(options or [])
         read = read_data(data, Part.train, data_root, drop_empty, decimal)
         parts = read_context(context, len(read.x), decimal)
+        of_context = [(part.columns, part.x.shape[1:]) for part in parts]
         rows, held_rows = torch.arange(len(read.x)), None
         if validation is not None:
             rows, held_rows = DataSet(read.name, rows, rows[:0]).split(validation, seed)
@@ -153,7 +153,6 @@ def command(
         arguments |= {"validation": held_out, "transform": redraw, "accelerator": device}
         warn_of_scales(through(kept, x, seed), columns)
         result = train(program, data_of(rows), seed=seed, progress=progress, **arguments)
-    of_context = [(part.columns, part.x.shape[1:]) for part in parts]
     described: dict[str, Any] = {"options": given, "transform": kept, "columns": columns, "data": source}
     save_program(
         path, result.program, name, **described, context=of_context, guide=None if guide is None else str(guide)

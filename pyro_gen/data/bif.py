@@ -4,13 +4,14 @@ import itertools
 import math
 import os
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["NetworkTables", "network_file", "read_bif"]
+__all__ = ["NetworkTables", "draw_rows", "network_file", "read_bif"]
 
 PUBLISHED = Path(__file__).parent / "networks"
 
@@ -47,6 +48,16 @@ def network_file(name: str) -> Path:
             f"There is no published network {name!r} here: give one of {known}, or the path of a BIF file."
         )
     return path
+
+
+def draw_rows(network: NetworkTables, n: int, seed: int) -> Tensor:
+    """Draws n rows of values 0, 1, ... from a network, with shape (n, D), a column for each node in order."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn: dict[str, Tensor] = {}
+    for name in TopologicalSorter(network.parents).static_order():
+        rows = network.tables[name][tuple(drawn[p] for p in network.parents[name])].expand(n, -1)
+        drawn[name] = torch.multinomial(rows, 1, generator=generator).squeeze(1)
+    return torch.stack([drawn[name] for name in network.parents], 1)
 
 
 def read_bif(path: str | os.PathLike[str]) -> NetworkTables:

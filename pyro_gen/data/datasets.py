@@ -2,8 +2,8 @@
 
 The small ones come with scikit-learn or Python, so nothing is downloaded; every fifth datum (index % 5 == 0) is test
 data. MNIST and Fashion-MNIST are read through torchvision from a folder that the user names, with their own split.
-Mixtures in the plane (:mod:`pyro_gen.data.mixtures`) are drawn from a fixed seed. A single series is one datum,
-training and test data.
+Mixtures in the plane (:mod:`pyro_gen.data.mixtures`), rows of published Bayesian networks and pupils in schools are
+drawn from a fixed seed. A single series is one datum, training and test data.
 """
 
 import os
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyro_gen._errors import AdviceError
 from pyro_gen._random import seeded
+from pyro_gen.data.bif import PUBLISHED, draw_rows, network_file, read_bif
 from pyro_gen.data.docstrings import docstrings
 from pyro_gen.data.mixtures import MIXTURES
 from pyro_gen.data.series import NILE
@@ -112,18 +113,22 @@ def load(
     ================= ============= ======== ======= =======================================
     name              train / test  event    levels  values
     ================= ============= ======== ======= =======================================
+    asia              4000 / 1000   (8,)             drawn from the network, values 0, 1
     breast_cancer     455 / 114     (30,)            numbers
     diabetes          353 / 89      (10,)            numbers, in their own units
     digits            1437 / 360    (8, 8)   17      grey levels 0..16
     docstrings        about 260/65  (V,)             counts of about 1,900 words, see below
     fashion_mnist     60000 / 10000 (28, 28) 256     grey levels 0..255
     grid_of_gaussians 20000 / 5000  (2,)             numbers, 25 narrow modes
+    insurance         4000 / 1000   (27,)            drawn from the network, values 0, 1, ...
     iris              120 / 30      (4,)             numbers
     linnerud          16 / 4        (3,)             numbers
     mnist             60000 / 10000 (28, 28) 256     grey levels 0..255
     moons             2000 / 500    (2,)             numbers, made up: two half circles with noise
     nile              1 / 1         (100,)           annual flow, 1871 to 1970: one series
     ring_of_gaussians 20000 / 5000  (2,)             numbers, 8 narrow modes
+    sachs             4000 / 1000   (11,)            drawn from the network, values 0, 1, 2
+    schools           1600 / 400    (2,)             made up: pupils by intake score and school; the target is a score
     wine              142 / 36      (13,)            numbers
     ================= ============= ======== ======= =======================================
 
@@ -234,6 +239,26 @@ def _load_docstrings(root: str | os.PathLike[str] | None) -> DataSet:
     return DataSet("docstrings", values[~test], values[test], columns=tuple(counter.get_feature_names_out()))
 
 
+def _draw_network(name: str, root: str | os.PathLike[str] | None) -> DataSet:
+    network = read_bif(network_file(name))
+    values = draw_rows(network, 5000, seed=0).to(torch.get_default_dtype())
+    test = torch.arange(len(values)) % 5 == 0
+    return DataSet(name, values[~test], values[test], columns=tuple(network.parents))
+
+
+def _draw_schools(root: str | os.PathLike[str] | None) -> DataSet:
+    """2,000 pupils in 150 schools, few in most: the effects of the study of London schools (Goldstein et al., 1993)."""
+    g = torch.Generator().manual_seed(0)
+    weights = torch.rand(150, generator=g).pow(3) + 0.03
+    school = torch.cat([torch.arange(150), torch.multinomial(weights, 2000 - 150, True, generator=g)])
+    school = school[torch.randperm(len(school), generator=g)]
+    intake = torch.randn(2000, generator=g)
+    effect = 0.3 * torch.randn(150, generator=g)
+    score = 0.56 * intake + effect[school] + 0.75 * torch.randn(2000, generator=g)
+    x, test = torch.stack([intake, school.float()], 1).to(torch.get_default_dtype()), torch.arange(2000) % 5 == 0
+    return DataSet("schools", x[~test], x[test], score[~test].to(x), score[test].to(x), columns=("intake", "school"))
+
+
 def _draw_mixture(name: str, root: str | os.PathLike[str] | None) -> DataSet:
     x, component = MIXTURES[name].draw(25_000, seed=0)
     return DataSet(name, x[:20_000], x[20_000:], component[:20_000], component[20_000:])
@@ -241,6 +266,9 @@ def _draw_mixture(name: str, root: str | os.PathLike[str] | None) -> DataSet:
 
 DATA_SETS.add("docstrings", Source(_load_docstrings, from_folder=False))
 DATA_SETS.add("nile", Source(_load_nile, from_folder=False))
+DATA_SETS.add("schools", Source(_draw_schools, from_folder=False))
+for _path in sorted(PUBLISHED.glob("*.bif")):
+    DATA_SETS.add(_path.stem, Source(partial(_draw_network, _path.stem), from_folder=False))
 DATA_SETS.add("moons", Source(_load_moons, from_folder=False))
 for _name in MIXTURES:
     DATA_SETS.add(_name, Source(partial(_draw_mixture, _name), from_folder=False))

@@ -4,9 +4,12 @@ Each is registered by :func:`pyro_gen.registry.measure`; ``[figure] measure = "l
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
+from pyro_gen._random import seeded
 from pyro_gen.data.prepared import Prepared
 from pyro_gen.evaluation.completion import completion_perplexity, halves
 from pyro_gen.evaluation.samples import good_samples, modes_covered
@@ -14,8 +17,10 @@ from pyro_gen.inference.likelihood.door import log_likelihood
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.program import Program
 from pyro_gen.registry import Measured, measure
+from pyro_gen.tasks.classify import classify
 
 __all__ = [
+    "accuracy",
     "bits_per_dim",
     "completion_perplexity_of_words",
     "good_samples",
@@ -30,8 +35,17 @@ Progress = Callable[[float], None] | None
 def _test_likelihood(
     program: Program, data: Prepared, seed: int, progress: Progress, options: dict[str, Any]
 ) -> LogLikelihood:
-    device = next(program.parameters()).device
-    return log_likelihood(program, data.test.to(device), seed=seed, progress=progress, **options)
+    parts = _on_device(program, (data.test, *data.test_context))
+    return log_likelihood(program, *parts, seed=seed, progress=progress, **options)
+
+
+def _on_device(program: Program, data: Any) -> Any:
+    """Tensors, mappings and tuples of them where the program is."""
+    if isinstance(data, Mapping):
+        return {name: _on_device(program, value) for name, value in data.items()}
+    if isinstance(data, tuple):
+        return tuple(_on_device(program, value) for value in data)
+    return data.to(next(iter((*program.parameters(), *program.buffers()))).device)
 
 
 @measure("log_likelihood", unit="nats", better="higher")
@@ -91,3 +105,29 @@ def completion_perplexity_of_words(
     p = predict(seen.to(next(program.parameters()).device), seed=seed).cpu()
     value, error = completion_perplexity(held, p)
     return Measured(value, 0.0, error, "held-out prediction", "document completion")
+
+
+@measure("accuracy", unit="", better="higher")
+def accuracy(
+    program: Program, data: Prepared, *, missing: float = 0.0, seed: int = 0, progress: Progress = None, **options: Any
+) -> Measured:
+    """The share of test data whose most likely label is theirs, by :func:`pyro_gen.tasks.classify`.
+
+    Arguments:
+        program: A program of data ``x`` and labels ``y``.
+        data: The data, in the form ``"labelled"``.
+        missing: The share of the entries of each datum that are hidden, drawn by the seed.
+        seed: Seeds the draws.
+        progress: Not used.
+        options: Of :func:`pyro_gen.tasks.classify`.
+    """
+    if not isinstance(data.test, Mapping) or "y" not in data.test:
+        raise ValueError('accuracy is of data with labels: give the data the form "labelled".')
+    x = data.test["x"]
+    with seeded(seed):
+        hidden = torch.rand(x.shape) < missing
+    known = _on_device(program, {"x": torch.where(hidden, torch.nan, x)})
+    found = classify(program, known, label="y", seed=seed, **options)
+    value = found.accuracy(data.test["y"])
+    kind = found.kind if found.kind == "exact" else "estimate"
+    return Measured(value, 0.0, math.sqrt(value * (1 - value) / len(x)), kind, found.method)

@@ -11,10 +11,15 @@ An entry is a TOML file in ``pyro_gen/recipes/``::
     [data]
     name = "digits"                   # a name pg.data.load knows
     transform = ["binarize=8"]        # a transform that draws gives training fresh draws, and test data one draw
+    form = "rows"                     # or "labelled": {"x": rows, "y": labels}; "outcome": what is predicted, given the
+                                      # rows; "steps": the rows as series, given their steps
+    outcome = ["standardize"]         # what the outcome goes through
+    group = "school"                  # the column that numbers groups, which then are a context of their own
 
     [training]                        # arguments of pg.fit
     epochs = 100
     objective = { name = "IWAE", num_particles = 5 }
+    closed_form = true                # alone: by the model's fit_posterior in place of pg.fit
     transform = ["dynamic_binarize"]  # in training instead of the one above, for augmentation
     validation = 0.1                  # the share of the training data held out, for patience
 
@@ -34,6 +39,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pyro_gen.data.prepared import FORMS
 from pyro_gen.inference.objectives import Objective
 from pyro_gen.inference.svi import fit
 from pyro_gen.registry import DATA_SETS, MEASURES, MODELS, OBJECTIVES
@@ -42,7 +48,7 @@ from pyro_gen.targets import check_options, check_transform
 __all__ = ["Entry", "Figure", "load", "make_objective", "names"]
 
 # What a recipe says; the other arguments of fit are about one run of it.
-_TRAINING = set(inspect.signature(fit).parameters) - {
+_TRAINING = {"closed_form", *inspect.signature(fit).parameters} - {
     *("program", "data", "seed", "checkpoint", "resume", "log_dir", "logger"),
     *("accelerator", "devices", "num_nodes", "strategy", "progress"),
 }
@@ -117,6 +123,9 @@ class Entry:
         options: Arguments of the model.
         data: The name of the data set.
         transform: What the data goes through, as :func:`pyro_gen.targets.make_transform` takes it.
+        form: Which part of the data set is modelled, one of :data:`pyro_gen.data.prepared.FORMS`.
+        outcome: What the outcome goes through, as ``transform``.
+        group: The column that numbers groups, or the empty text.
         training: Arguments of :func:`pyro_gen.fit`, as the file has them.
         figure: The figure.
         minutes: About how long it takes on two CPU cores, or on a GPU where it is meant for one.
@@ -135,6 +144,9 @@ class Entry:
     minutes: float
     gpu: bool
     text: str = field(repr=False)
+    form: str = "rows"
+    outcome: tuple[str, ...] = ()
+    group: str = ""
 
     @staticmethod
     def parse(name: str, text: str) -> "Entry":
@@ -152,13 +164,17 @@ class Entry:
             model = program.pop("model", None)
             MODELS.find(model)
             check_options(model, program)
-            source = _Section(top["data"], "data", "name", transform=[])
+            source = _Section(top["data"], "data", "name", transform=[], form="rows", outcome=[], group="")
             DATA_SETS.find(source["name"])
+            if source["form"] not in FORMS:
+                raise ValueError(f"data has no form {source['form']!r}: choose one of {', '.join(FORMS)}.")
+            if (source["outcome"] or source["group"]) and source["form"] != "outcome":
+                raise ValueError('outcome and group go with form = "outcome".')
             training = dict(top["training"])
             if unknown := [key for key in training if key not in _TRAINING]:
                 raise ValueError(f"training has no key {unknown[0]!r}: choose from {', '.join(sorted(_TRAINING))}.")
             make_objective(training.get("objective"))
-            for spec in (*source["transform"], *training.get("transform", ())):
+            for spec in (*source["transform"], *source["outcome"], *training.get("transform", ())):
                 check_transform(spec)
             figure = Figure(
                 **_Section(
@@ -171,6 +187,7 @@ class Entry:
         return Entry(
             name, top["title"], model, program, source["name"], tuple(source["transform"]), training, figure,
             float(top["minutes"]), bool(top["gpu"]), text,
+            source["form"], tuple(source["outcome"]), source["group"],
         )  # fmt: skip
 
 

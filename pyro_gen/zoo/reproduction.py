@@ -139,7 +139,7 @@ def reproduce(
     result = train(entry, data, seed=seed, device=device, progress=progress, **overrides)
     with progress_bar(f"{entry.figure.measure} of the test data", progress) as report:
         found = measure(entry, result.program, data, seed=seed, progress=report)
-    used = next(result.program.parameters()).device
+    used = next(iter((*result.program.parameters(), *result.program.buffers()))).device
     return Reproduction(
         name=name,
         value=found.value,
@@ -150,7 +150,7 @@ def reproduce(
         method=found.method,
         figure=str(entry.figure),
         holds=entry.figure.holds(found.value),
-        data=len(data.test),
+        data=data.rows,
         epochs=len(result.history),
         train_seconds=result.seconds,
         seconds=time.perf_counter() - start,

@@ -1,6 +1,8 @@
 """Training an entry of the zoo by its recipe."""
 
 import os
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ from torch import Tensor
 
 from pyro_gen.data import DataSet
 from pyro_gen.data import load as load_data
-from pyro_gen.data.prepared import Prepared
+from pyro_gen.data.prepared import Prepared, rows_of, with_context
+from pyro_gen.data.transforms import Transform
 from pyro_gen.inference.svi import FitResult, fit
 from pyro_gen.registry import DATA_SETS
 from pyro_gen.targets import build, make_transform, transform_with_ladj
@@ -35,25 +38,60 @@ def prepare(entry: Entry, data_root: str | Path | None = None) -> Prepared:
             "(--data-root on the command line, or PYRO_GEN_DATA)."
         )
     data = load_data(entry.data, root=root)
-    share = entry.training.get("validation")
-    train, validation = (data.train, None) if share is None else data.split(share)
-    return _prepare(entry, data, train, validation)
-
-
-def _prepare(entry: Entry, data: DataSet, train: Tensor, validation: Tensor | None) -> Prepared:
-    transform = make_transform(entry.transform, train, data.levels)
+    train, context, transform = _formed(entry, data, data.train, data.train_target)
+    test, test_context, _ = _formed(entry, data, data.test, data.test_target)
+    test, jacobian = _transformed(transform, test)
     fit_transform = transform
     if "transform" in entry.training:
-        fit_transform = make_transform(entry.training["transform"], train, data.levels)
+        fit_transform = make_transform(entry.training["transform"], data.train, data.levels)
     if fit_transform is not None and not fit_transform.draws:  # once is enough
-        train, validation = fit_transform(train), None if validation is None else fit_transform(validation)
-        fit_transform = None
+        train, fit_transform = _transformed(fit_transform, train)[0], None
+    validation = None
+    if (share := entry.training.get("validation")) is not None:
+        every = torch.arange(len(data.train))
+        rows, held_out = DataSet(data.name, every, every[:0]).split(share)
+        validation = rows_of(with_context(train, context), held_out)
+        train, context = rows_of((train, context), rows)
+    columns = data.columns if entry.form == "rows" else None
+    return Prepared(train, validation, test, fit_transform, transform, jacobian, columns, context, test_context)
+
+
+def _formed(
+    entry: Entry, data: DataSet, x: Tensor, target: Tensor | None
+) -> tuple[Any, tuple[Tensor, ...], Transform | None]:
+    """What is modelled of rows and targets, what that is given, and what the former goes through still."""
+    transform = make_transform(entry.transform, data.train, data.levels)
+    if entry.form == "rows":
+        return x, (), transform
+    if entry.form == "steps":
+        steps = torch.linspace(0.0, 1.0, x.shape[1]).view(1, -1, 1)
+        return x, (steps.expand(len(x), -1, 1),), transform
+    if target is None or data.train_target is None:
+        raise ValueError(f"recipe {entry.name}: {entry.data} has no target, so its form is no {entry.form!r}.")
+    if entry.form == "labelled":
+        return {"x": x, "y": target.to(x.dtype)}, (), transform
+    groups: tuple[Tensor, ...] = ()
+    train = data.train
+    if entry.group:
+        columns = list(data.columns or ())
+        if entry.group not in columns:
+            raise ValueError(f"recipe {entry.name}: {entry.data} has no column {entry.group!r} of groups.")
+        at = columns.index(entry.group)
+        rest = [i for i in range(len(columns)) if i != at]
+        groups, x, train = (x[:, at].long(),), x[:, rest], train[:, rest]
+    covariates = make_transform(entry.transform, train, data.levels)
+    of_outcome = make_transform(entry.outcome, data.train_target.to(x.dtype))
+    return target.to(x.dtype), (x if covariates is None else covariates(x), *groups), of_outcome
+
+
+def _transformed(transform: Transform | None, x: Any) -> tuple[Any, Tensor | None]:
+    """Data through a transform, ``x`` of a mapping, and its log-Jacobian, (N)."""
+    if isinstance(x, Mapping):
+        value, jacobian = _transformed(transform, x["x"])
+        return {**x, "x": value}, jacobian
     if transform is None:
-        return Prepared(
-            train, validation, data.test, fit_transform, None, torch.zeros(len(data.test)).double(), data.columns
-        )
-    test, jacobian = transform_with_ladj(transform, data.test)
-    return Prepared(train, validation, test, fit_transform, transform, jacobian, data.columns)
+        return x, torch.zeros(len(x)).double()
+    return transform_with_ladj(transform, x)
 
 
 def train(
@@ -76,8 +114,20 @@ def train(
         overrides: Arguments of :func:`pyro_gen.fit` other than the recipe's.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    program = build(entry.model, data.test.shape[1:], entry.options, seed=seed).to(device)
+    program = build(entry.model, data.event_shape, entry.options, seed=seed).to(device)
+    if entry.training.get("closed_form"):
+        return _in_closed_form(program, data, device)
     arguments = {k: v for k, v in entry.training.items() if k not in ("validation", "transform", "objective")}
     arguments["objective"] = make_objective(entry.training.get("objective"))
     arguments |= {"validation": data.validation, "transform": data.fit_transform, "seed": seed, "progress": progress}
-    return fit(program, data.train, **(arguments | overrides))
+    return fit(program, with_context(data.train, data.context), **(arguments | overrides))
+
+
+def _in_closed_form(program: Any, data: Prepared, device: str) -> FitResult:
+    """The result of the program's own ``fit_posterior``, whose loss is the negative log-evidence per datum."""
+    start = time.perf_counter()
+    given = [part.to(device) for part in (data.train, *data.context)]
+    program.fit_posterior(*given)
+    loss = -program.log_evidence(*given).item() / len(data.train)
+    row = {"epoch": 1.0, "train_loss": loss}
+    return FitResult(program, [row], mode_reason="in closed form", seconds=time.perf_counter() - start)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen.data import Binarize, DataSet, Dequantize, DynamicBinarize, StochasticBinarize, load
+from pyro_gen.data.bif import network_file, read_bif
 from pyro_gen.data.docstrings import docstrings
 from pyro_gen.registry import DATA_SETS
 
@@ -58,6 +59,32 @@ def test_the_nile_is_one_series() -> None:
     assert data.train.mean().item() == pytest.approx(919.35)
 
 
+@pytest.mark.parametrize("name", ["asia", "sachs", "insurance"])
+def test_rows_of_a_network_follow_its_tables(name: str) -> None:
+    data, network = load(name), read_bif(network_file(name))
+    assert data.columns == tuple(network.parents) and (len(data.train), len(data.test)) == (4000, 1000)
+    x = dict(zip(network.parents, torch.cat([data.train, data.test]).long().T, strict=True))
+    for node, above in network.parents.items():
+        table = network.tables[node]
+        counts = torch.zeros_like(table).index_put_(
+            tuple(x[n] for n in (*above, node)), torch.ones(5000).double(), accumulate=True
+        )
+        n = counts.sum(-1, keepdim=True)
+        assert (counts[table == 0] == 0).all()
+        z = (counts - n * table) / (n * table * (1 - table)).sqrt().clamp(min=1.0)
+        assert z.abs().max() < 6  # 1,500 cells in all: by chance 1e-5, cells with few rows being the reason for 6
+    # The twin: the last node's table with its values swapped.
+    swapped = (counts - n * table.flip(-1)) / (n * table.flip(-1) * (1 - table.flip(-1))).sqrt().clamp(min=1.0)
+    assert swapped.abs().max() > 6
+
+
+def test_pupils_in_schools() -> None:
+    data = load("schools")
+    assert data.columns == ("intake", "school") and data.train.shape == (1600, 2)
+    counts = torch.bincount(data.train[:, 1].long(), minlength=150)
+    assert len(counts) == 150 and counts.median() < 10 < counts.max()
+
+
 def test_the_digits_on_rate() -> None:
     data = load("digits", transform=Binarize(8.0))
     assert data.levels == 2
@@ -97,12 +124,16 @@ def test_unknown_name_lists_the_names() -> None:
     assert set(DATA_SETS) == {
         *SHAPES,
         "docstrings",
+        "asia",
         "fashion_mnist",
         "grid_of_gaussians",
+        "insurance",
         "mnist",
         "moons",
         "nile",
         "ring_of_gaussians",
+        "sachs",
+        "schools",
     }
 
 

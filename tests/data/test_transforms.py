@@ -10,8 +10,10 @@ from torch import Tensor
 from pyro_gen.data import (
     Binarize,
     Compose,
+    Cut,
     Dequantize,
     DynamicBinarize,
+    Flatten,
     JitteredBinarize,
     Logit,
     Standardize,
@@ -307,3 +309,24 @@ def test_logit_keeps_its_digits_near_one() -> None:
     assert Logit(1e-6)(x)[0].tolist() == pytest.approx([-exact, exact], rel=1e-6)
     naive = torch.logit(1e-6 + (1 - 2e-6) * x)[0, 1].item()
     assert naive != pytest.approx(exact, rel=1e-4)
+
+
+def test_cuts_are_quantiles_of_what_is_seen():
+    x = torch.tensor([4.0, 1.0, NAN, 2.0, 3.0, 5.0, 6.0, 7.0, 8.0])
+    cut = Cut.fit(x, 4)
+    assert cut.levels_out == 4
+    assert torch.equal(cut(x).nan_to_num(9.0), torch.tensor([1.0, 0, 9, 0, 1, 2, 2, 3, 3]))
+    assert torch.equal(cut(x).nan_to_num(9.0), torch.from_numpy(np.digitize(x, cut.thresholds)).where(~x.isnan(), 9))
+    with pytest.raises(ValueError, match="increase"):
+        Cut.fit(torch.tensor([1.0, 1.0, 1.0, 2.0]), 4)
+    with pytest.raises(TypeError, match="no log-Jacobian"):
+        cut.log_abs_det_jacobian(x)
+
+
+def test_flat_images_are_images_again():
+    x = torch.randn(5, 2, 3)
+    flat = Flatten((2, 3))
+    assert torch.equal(flat.inverse(flat(x)), x) and flat(x)[1, 4] == x[1, 1, 1]
+    assert torch.equal(flat.log_abs_det_jacobian(x), torch.zeros(5).double())
+    with pytest.raises(ValueError, match=r"event shape \(6,\)"):
+        flat(flat(x))

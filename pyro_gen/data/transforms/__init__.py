@@ -24,15 +24,19 @@ References:
 from pyro_gen.data.transforms.base import Transform
 from pyro_gen.data.transforms.binarisation import Binarize, DynamicBinarize, JitteredBinarize, StochasticBinarize
 from pyro_gen.data.transforms.composition import Compose, bits_per_dim
+from pyro_gen.data.transforms.cut import Cut
 from pyro_gen.data.transforms.dequantisation import Dequantize
+from pyro_gen.data.transforms.flatten import Flatten
 from pyro_gen.data.transforms.logit import Logit
 from pyro_gen.data.transforms.standardisation import Standardize
 
 __all__ = [
     "Binarize",
     "Compose",
+    "Cut",
     "Dequantize",
     "DynamicBinarize",
+    "Flatten",
     "JitteredBinarize",
     "Logit",
     "Standardize",
