@@ -13,7 +13,7 @@ from pyro_gen._errors import AdviceError
 from pyro_gen._files import MARK, WriteError, check_folder
 from pyro_gen.saving import is_saved_program
 
-__all__ = ["check_distinct", "check_output"]
+__all__ = ["check_distinct", "check_output", "check_results"]
 
 PICTURES = (".png", ".pdf", ".svg")
 ENDS = 2**16  # bytes at the start and at the end of a file, of which one has the mark
@@ -81,6 +81,19 @@ def check_distinct(files: Mapping[str, Path | None]) -> None:
             continue
         if (other := met.setdefault(path.resolve(), option)) != option:
             raise ValueError(f"{other} and {option} both name {path}: give two files.")
+
+
+def check_results(data: str, out: Path | None, plot: Path | None, report: Path | None, overwrite: bool) -> None:
+    """Checks the table, the picture and the page that a command writes of data."""
+    for path, option, endings in (
+        (out, "--out", (".csv",)),
+        (plot, "--plot", PICTURES),
+        (report, "--report", (".html",)),
+    ):
+        if path is not None and path.suffix not in endings:
+            raise ValueError(f"{option} {path}: the name of the file ends in {' or '.join(endings)}.")
+        check_output(path, option, inputs=(data,), overwrite=overwrite)
+    check_distinct({"--out": out, "--plot": plot, "--report": report})
 
 
 def _ours(path: Path) -> bool:

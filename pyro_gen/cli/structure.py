@@ -5,17 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
+from pyro_gen.cli import regimes
 from pyro_gen.cli.console import Shell, print_json
 from pyro_gen.cli.inputs import read_data
 from pyro_gen.cli.options import DataRoot, Decimal, DropEmpty, Json, Overwrite, Part, Seed
-from pyro_gen.cli.outputs import check_distinct, check_output
+from pyro_gen.cli.outputs import check_results
 
-app = Shell(help="Find the structure of a table: its clusters.", no_args_is_help=True)
+app = Shell(help="Find the structure of data: clusters of rows, regimes of series.", no_args_is_help=True)
 
 
-@app.callback()
-def _group() -> None:
-    """Without it a group of one command would be that command."""
+app.command("regimes")(regimes.command)
 
 
 @app.command("clusters")
@@ -35,15 +34,7 @@ def clusters(
     as_json: Json = False,
 ) -> None:
     """Find clusters of rows: how many there are, and who is together, each with its probability."""
-    for path, option, endings in (
-        (out, "--out", (".csv",)),
-        (plot, "--plot", (".png", ".pdf", ".svg")),
-        (report, "--report", (".html",)),
-    ):
-        if path is not None and path.suffix not in endings:
-            raise ValueError(f"{option} {path}: the name of the file ends in {' or '.join(endings)}.")
-        check_output(path, option, inputs=(data,), overwrite=overwrite)
-    check_distinct({"--out": out, "--plot": plot, "--report": report})
+    check_results(data, out, plot, report, overwrite)
     read = read_data(data, part, data_root, drop_empty, decimal, to_train=False)
 
     import pandas as pd

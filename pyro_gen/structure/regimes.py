@@ -182,6 +182,19 @@ class Regimes(StructureEstimator):
         series = self._read(X)
         return float(self._found.said(series)[2]) / len(series.values)
 
+    def steps(self) -> pd.DataFrame:
+        """A row for each step, under its time: its regime, the probabilities of regimes, and that of a change."""
+        check_is_fitted(self, "labels_")
+        series, found = self._series, self._found
+        columns = {"series": np.repeat(np.arange(len(series.lengths)), series.lengths)} if series.several else {}
+        columns |= {"regime": found.labels}
+        columns |= {f"probability {k}": p for k, p in enumerate(found.probabilities[:, : self.n_regimes_].T)}
+        columns |= {"probability of a change": found.change}
+        index = series.times[0]
+        for more in series.times[1:]:
+            index = index.append(more)
+        return pd.DataFrame(columns, index=index)
+
     def summary(self) -> str:
         """The answer in a few sentences, a line each."""
         check_is_fitted(self, "labels_")

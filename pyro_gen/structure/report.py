@@ -14,7 +14,9 @@ from pyro_gen.structure.clusters import Clusters
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["clusters_page", "write_page"]
+    from pyro_gen.structure.regimes import Regimes
+
+__all__ = ["clusters_page", "regimes_page", "write_page"]
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -80,3 +82,39 @@ def clusters_page(found: Clusters, table: pd.DataFrame, path: str | Path, data: 
             ("The ten rows that belong least surely", doubtful.sort_values(doubtful.columns[1]).head(10).round(2)),
         ],
     )
+
+
+def regimes_page(found: "Regimes", path: str | Path, data: str = "the series") -> None:
+    """Writes the page of regimes.
+
+    Arguments:
+        found: The fitted estimator.
+        path: The .html file.
+        data: What the series are called.
+    """
+    tables = [("Regimes", found.regimes_.map(_short).T if found.kind == "states" else found.regimes_.map(_short))]
+    if found.kind == "states":
+        rows = {
+            k: {
+                "probability": f"{p:.3f}",
+                "its standard error": f"{found.number_errors_[k]:.3f}",
+                "log-evidence, nats": f"{found.log_evidences_[k][0]:.2f}",
+                "standard error, nats": f"{found.log_evidences_[k][1]:.2f}",
+            }
+            for k, p in found.number_probabilities_.items()
+        }
+        tables.append(("Number of states", pd.DataFrame(rows).T.rename_axis("states")))
+    steps = found.steps()
+    likely = steps.nlargest(10, "probability of a change").map(_short)
+    tables.append(("The ten steps that most likely have a change before them", likely))
+    write_page(
+        path,
+        f"Regimes of {data}",
+        found.summary().splitlines(),
+        [("The series with the means of their regimes, over the probabilities of regimes or of changes", found.plot())],
+        tables,
+    )
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

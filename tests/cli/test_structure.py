@@ -31,3 +31,51 @@ def test_bad_input_gets_one_line(here: Path, capsys: pytest.CaptureFixture[str])
     pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [5.0, 5.0, 5.0]}).to_csv("flat.csv", index=False)
     assert "column 'b' is 5 in every row" in err_line(capsys, "structure", "clusters", "flat.csv")
     assert "ends in .html" in err_line(capsys, "structure", "clusters", "flat.csv", "--report", "page.txt")
+
+
+def test_regimes_of_a_file_with_dates_and_holes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    state = np.arange(60) // 20 % 2
+    flow = pd.Series(5.0 * state + rng.normal(size=60)).mask(rng.random(60) < 0.2)
+    table = pd.DataFrame({"day": pd.date_range("2024-03-01", periods=60), "<b>": flow})
+    table.to_csv("flow.csv", index=False)
+    words = ["structure", "regimes", "flow.csv", "--max-states", "2", "--draws", "8"]
+    found = run_json(capsys, *words, "--out", "r.csv", "--plot", "r.png", "--report", "r.html")
+    assert found["number"] == 2 and found["number_probabilities"]["2"] > 0.9 and found["number_errors"]["2"] < 0.1
+    assert found["regimes"][0]["mean of <b>"] < found["regimes"][1]["mean of <b>"]
+    steps = pd.read_csv("r.csv", index_col="day")
+    assert steps.index[0] == "2024-03-01" and (steps["regime"] == state).mean() > 0.9
+    assert np.allclose(steps[["probability 0", "probability 1"]].sum(axis=1), 1)
+    assert Path("r.png").read_bytes().startswith(b"\x89PNG")
+    page = Path("r.html").read_text(encoding="utf-8")
+    assert "2 with probability" in page and "&lt;b&gt;" in page and "<b>" not in page and "2024-03-21" in page
+    code, text, _ = run(capsys, "structure", "regimes", "flow.csv", "--kind", "changes")
+    assert code == 0 and "before 2024-03-21" in text and "before 2024-04-10" in text
+
+
+def test_regimes_of_several_series_in_one_file_and_of_a_data_set(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(1)
+    flow = np.concatenate([rng.normal(size=15), rng.normal(6, 1, size=15), rng.normal(size=20)])
+    pd.DataFrame(
+        {"year": [*range(1990, 2020), *range(2000, 2020)], "river": ["Po"] * 30 + ["Don"] * 20, "flow": flow}
+    ).to_csv("rivers.csv", index=False)
+    words = ["structure", "regimes", "rivers.csv", "--kind", "changes"]
+    found = run_json(capsys, *words, "--index", "year", "--series", "river", "--out", "r.csv")
+    assert [(r["series"], r["from"]) for r in found["regimes"]] == [(0, "1990"), (0, "2005"), (1, "2000")]
+    assert pd.read_csv("r.csv")["series"].tolist() == [0] * 30 + [1] * 20
+    assert "column 'river' holds no numbers" in err_line(capsys, *words)
+    assert "no column 'yaer'" in err_line(capsys, *words, "--index", "yaer")
+    found = run_json(capsys, "structure", "regimes", "nile", "--kind", "changes")
+    assert found["regimes"][1]["from"] == "28" and "name columns" in err_line(
+        capsys, "structure", "regimes", "nile", "--index", "year"
+    )
+
+
+def test_series_without_an_answer_get_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pd.DataFrame({"a": [1.0]}).to_csv("one.csv", index=False)
+    assert "minimum of 2 is required" in err_line(capsys, "structure", "regimes", "one.csv")
+    pd.DataFrame({"a": [1.0, 2.5]}).to_csv("half.csv", index=False)
+    words = ["structure", "regimes", "half.csv"]
+    assert "0, 1, 2, ..., not 2.5" in err_line(capsys, *words, "--emission", "poisson")
