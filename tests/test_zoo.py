@@ -54,6 +54,7 @@ SLOW = (
     "prod-lda-docstrings",
     "robust-diabetes",
     "sparse-gaussian-process-diabetes",
+    "structural-co2",
     "switching-level-nile",
     "vae-digits",
     "vae-digits-conv",

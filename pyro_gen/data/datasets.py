@@ -20,7 +20,7 @@ from pyro_gen._random import seeded
 from pyro_gen.data.bif import PUBLISHED, draw_rows, network_file, read_bif
 from pyro_gen.data.docstrings import docstrings
 from pyro_gen.data.mixtures import MIXTURES
-from pyro_gen.data.series import NILE
+from pyro_gen.data.series import CO2, NILE
 from pyro_gen.data.tables import as_tensor
 from pyro_gen.data.transforms import Transform
 from pyro_gen.registry import DATA_SETS, Source
@@ -110,11 +110,12 @@ def load(
 ) -> DataSet:
     r"""Loads a data set.
 
-    ================= ============= ======== ======= =======================================
+    ================= ============= ======== ======= =================================================================
     name              train / test  event    levels  values
-    ================= ============= ======== ======= =======================================
+    ================= ============= ======== ======= =================================================================
     asia              4000 / 1000   (8,)             drawn from the network, values 0, 1
     breast_cancer     455 / 114     (30,)            numbers
+    co2               1 / 1         (526,)           CO2 at Mauna Loa, March 1958 to December 2001, monthly; five NaN
     diabetes          353 / 89      (10,)            numbers, in their own units
     digits            1437 / 360    (8, 8)   17      grey levels 0..16
     docstrings        about 260/65  (V,)             counts of about 1,900 words, see below
@@ -130,7 +131,7 @@ def load(
     sachs             4000 / 1000   (11,)            drawn from the network, values 0, 1, 2
     schools           1600 / 400    (2,)             made up: pupils by intake score and school; the target is a score
     wine              142 / 36      (13,)            numbers
-    ================= ============= ======== ======= =======================================
+    ================= ============= ======== ======= =================================================================
 
     Documents of ``docstrings`` are the modules of the standard library (:mod:`pyro_gen.data.docstrings`), its columns
     the words of three letters or more that 4 or more of the training documents have, English stop words left out.
@@ -259,11 +260,18 @@ def _draw_schools(root: str | os.PathLike[str] | None) -> DataSet:
     return DataSet("schools", x[~test], x[test], score[~test].to(x), score[test].to(x), columns=("intake", "school"))
 
 
+def _load_co2(root: str | os.PathLike[str] | None) -> DataSet:
+    values = torch.tensor([CO2], dtype=torch.get_default_dtype())
+    months = tuple(f"{1958 + month // 12}-{month % 12 + 1:02d}" for month in range(2, 2 + len(CO2)))
+    return DataSet("co2", values, values.clone(), columns=months)
+
+
 def _draw_mixture(name: str, root: str | os.PathLike[str] | None) -> DataSet:
     x, component = MIXTURES[name].draw(25_000, seed=0)
     return DataSet(name, x[:20_000], x[20_000:], component[:20_000], component[20_000:])
 
 
+DATA_SETS.add("co2", Source(_load_co2, from_folder=False))
 DATA_SETS.add("docstrings", Source(_load_docstrings, from_folder=False))
 DATA_SETS.add("nile", Source(_load_nile, from_folder=False))
 DATA_SETS.add("schools", Source(_draw_schools, from_folder=False))

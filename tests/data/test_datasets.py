@@ -1,3 +1,4 @@
+import math
 import pickle
 from pathlib import Path
 
@@ -85,6 +86,15 @@ def test_pupils_in_schools() -> None:
     assert len(counts) == 150 and counts.median() < 10 < counts.max()
 
 
+def test_co2_is_one_series_with_gaps() -> None:
+    data = load("co2")
+    assert data.train.shape == (1, 526) and int(data.train.isnan().sum()) == 5
+    month = dict(zip(data.columns, data.train[0].tolist(), strict=True))
+    assert month["1958-03"] == pytest.approx(316.1) and math.isnan(month["1958-06"]) and math.isnan(month["1964-04"])
+    assert month["2001-12"] == pytest.approx(371.02) and data.columns[-1] == "2001-12"
+    assert data.train.nanmean().item() == pytest.approx(339.82, abs=0.01)
+
+
 def test_the_digits_on_rate() -> None:
     data = load("digits", transform=Binarize(8.0))
     assert data.levels == 2
@@ -119,10 +129,11 @@ def test_docstrings_are_counts_of_words() -> None:
 
 
 def test_unknown_name_lists_the_names() -> None:
-    with pytest.raises(ValueError, match=r"no data set 'cifar'.*breast_cancer, diabetes, digits.*wine"):
+    with pytest.raises(ValueError, match=r"no data set 'cifar'.*breast_cancer, co2, diabetes, digits.*wine"):
         load("cifar")
     assert set(DATA_SETS) == {
         *SHAPES,
+        "co2",
         "docstrings",
         "asia",
         "fashion_mnist",

@@ -227,6 +227,25 @@ def test_all_components_are_those_of_statsmodels(kind: str) -> None:
     assert pg.log_likelihood(program, x.unsqueeze(0)).value.item() == pytest.approx(expected, abs=1e-8)
 
 
+def test_forecasts_of_co2_are_those_of_statsmodels() -> None:
+    structural = pytest.importorskip("statsmodels.tsa.statespace.structural").UnobservedComponents
+    co2 = pg.data.load("co2").train.double()
+    program = StateSpace(526, trend=True, period=12, order=1).initialise(co2[:, :406]).double()
+    scales = {"noise": 0.117, "level": 0.08, "slope": 0.003, "season": 0.005, "autoregression": 0.23}
+    program.with_scales(**scales)
+    with torch.no_grad():
+        program.partial.fill_(0.9)
+    rival = structural(co2[0, :406].numpy(), "lltrend", seasonal=12, autoregressive=1)
+    noises = [scales[name] ** 2 for name in ("noise", "level", "slope", "season", "autoregression")]
+    expected = rival.smooth([*noises, program.partial.tanh().item()]).get_forecast(24)
+    found = program.forecast(co2[:, :406], 24)
+    # Its first states are a thousand times as uncertain, which 400 months tell of to the fourth digit.
+    assert (found.mean[0] - torch.tensor(expected.predicted_mean)).abs().max() < 2e-3
+    assert (found.sd[0] / torch.tensor(expected.se_mean) - 1).abs().max() < 2e-3
+    slower = program.with_scales(slope=0.03).forecast(co2[:, :406], 24)  # the twin: another slope
+    assert (slower.sd[0] / torch.tensor(expected.se_mean) - 1).abs().max() > 0.1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
