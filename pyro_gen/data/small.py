@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["binary_rows", "count_rows", "level_rows", "normal_rows"]
+__all__ = ["binary_rows", "count_rows", "level_rows", "network_rows", "normal_rows"]
 
 
 def normal_rows(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -29,3 +29,11 @@ def level_rows(levels: int, *shape: int) -> Tensor:
 def count_rows(*shape: int) -> Tensor:
     """Counts, 3.0 in the mean, of a shape."""
     return normal_rows(*shape).exp().mul(2).floor()
+
+
+def network_rows(networks: int, nodes: int, directed: bool = False, counts: bool = False) -> Tensor:
+    """Random networks, (G, N, N), symmetric unless they are directed, of edges 0.0, 1.0, or of counts up to 3.0."""
+    drawn = level_rows(4 if counts else 2, networks, nodes, nodes)
+    if not directed:
+        drawn = drawn.triu() + drawn.triu(1).mT
+    return drawn * (1 - torch.eye(nodes))
