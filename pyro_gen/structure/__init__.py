@@ -3,5 +3,15 @@
 from pyro_gen.structure.clusters import Clusters, find_clusters
 from pyro_gen.structure.communities import Communities, find_communities
 from pyro_gen.structure.regimes import Regimes, find_regimes
+from pyro_gen.structure.topics import Topics, find_topics
 
-__all__ = ["Clusters", "Communities", "Regimes", "find_clusters", "find_communities", "find_regimes"]
+__all__ = [
+    "Clusters",
+    "Communities",
+    "Regimes",
+    "Topics",
+    "find_clusters",
+    "find_communities",
+    "find_regimes",
+    "find_topics",
+]

@@ -52,7 +52,8 @@ def write_page(
 ) -> None:
     """Writes a page: sentences, pictures and tables with what they show in words; all names are escaped."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    html = [(caption, Markup(t.to_html(border=0, escape=True))) for caption, t in tables]
+    with pd.option_context("display.max_colwidth", None):  # else pandas cuts long cells
+        html = [(caption, Markup(t.to_html(border=0, escape=True))) for caption, t in tables]
     drawn = [(what, picture(figure)) for what, figure in figures]
     page = environment.from_string(PAGE).render(mark=MARK, title=title, lines=lines, figures=drawn, tables=html)
     write_text(Path(path), page)

@@ -1,0 +1,92 @@
+"""``pyro-gen structure topics``: what documents are about, with its uncertainty."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pyro_gen.cli.console import print_json
+from pyro_gen.cli.inputs import read_data
+from pyro_gen.cli.options import DataRoot, Json, Overwrite, Part, Seed
+from pyro_gen.cli.outputs import check_results
+from pyro_gen.inference.progress import progress_bar
+
+
+def command(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder of .txt files, a .txt file with a text a line, a table of counts with a row for each "
+            "document and a column for each word, or a data set of counts, docstrings say.",
+        ),
+    ],
+    part: Annotated[Part, typer.Option(help="Which part of a named data set.")] = Part.train,
+    topics: Annotated[int | None, typer.Option(min=1, help="Their number; left out, it is chosen.")] = None,
+    chains: Annotated[int, typer.Option(min=1, help="Chains that are sampled.")] = 4,
+    draws: Annotated[int, typer.Option(min=4, help="Draws of each chain.")] = 25,
+    stop_words: Annotated[str, typer.Option(help="Of texts, what is left out: english or none.")] = "english",
+    min_documents: Annotated[int, typer.Option(min=1, help="Of texts, words that fewer have are left out.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="A .csv file: the shares of topics in each document.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="A .png, .pdf or .svg file: the words of topics.")] = None,
+    report: Annotated[Path | None, typer.Option(help="An .html page: the answer in words, pictures, tables.")] = None,
+    overwrite: Overwrite = False,
+    data_root: DataRoot = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Find the topics of documents: their number, their words, and the shares of topics in each document."""
+    check_results(data, out, plot, report, overwrite)
+    if stop_words not in ("english", "none"):
+        raise ValueError(f"--stop-words {stop_words}: give english or none.")
+    name, documents = _read(data, part, data_root)
+
+    import pandas as pd
+
+    from pyro_gen.imputation.files import write_table
+    from pyro_gen.pictures import write
+    from pyro_gen.structure.topic_pages import topics_page
+    from pyro_gen.structure.topics import Topics
+
+    found = Topics(topics, chains, draws, None if stop_words == "none" else stop_words, min_documents, seed)
+    with progress_bar("Topics", not as_json) as tell:
+        found.fit(documents, progress=tell)
+    if out is not None:
+        shares = {f"topic {k}": share for k, share in enumerate(found.shares_.T)}
+        write_table(pd.DataFrame({"document": found.documents_, **shares}), out)
+    if plot is not None:
+        write(found.plot(), plot)
+    if report is not None:
+        topics_page(found, report, data=name)
+    files = {key: str(path.resolve()) for key, path in (("out", out), ("plot", plot), ("report", report)) if path}
+    if as_json:
+        print_json({"data": name, **_figures(found), "seed": seed, **files})
+        return
+    print(found.summary())
+    for k, row in found.table(6).iterrows():
+        print(f"  {k:>3} {row['prevalence']:6.1%}  {row['words']}")
+    for path in files.values():
+        print(f"Saved: {path}")
+
+
+def _figures(found: Any) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "number": found.n_topics_,
+        "topics": found.table().to_dict("records"),
+        "r_hat": found.r_hat_,
+    }
+    if found.n_topics is None:
+        figures |= {"perplexities": found.perplexities_, "number_probabilities": found.number_probabilities_}
+    return figures
+
+
+def _read(data: str, part: Part, data_root: Path | None) -> tuple[str, Any]:
+    """The name of the documents, and what :class:`pyro_gen.structure.Topics` takes of them."""
+    import pandas as pd
+
+    path = Path(data)
+    if path.is_dir() or path.suffix == ".txt":
+        return data, path
+    read = read_data(data, part, data_root, False, None, to_train=False)
+    x = read.x.flatten(1).double().numpy()
+    return read.name, pd.DataFrame(x, columns=list(read.columns or map(str, range(x.shape[1]))))
