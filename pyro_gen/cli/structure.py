@@ -11,7 +11,9 @@ from pyro_gen.cli.inputs import read_data
 from pyro_gen.cli.options import DataRoot, Decimal, DropEmpty, Json, Overwrite, Part, Seed
 from pyro_gen.cli.outputs import check_results
 
-app = Shell(help="Find the structure of data: clusters of rows, regimes of series, topics of documents.", no_args_is_help=True)
+app = Shell(
+    help="Find structure in data: clusters of rows, regimes of series, topics of documents.", no_args_is_help=True
+)
 
 
 app.command("regimes")(regimes.command)
