@@ -27,6 +27,17 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "rand_index_with_holes": (0.8, 1.0),
         "rand_index_of_rival": (0.3, 0.65),
     },
+    "communities_karate": {
+        "clubs_right_of_34": (32, 32),
+        "profile_log_likelihood": (-739.4, -739.38),
+        "probability_of_one_group": (0.45, 0.7),  # .58 by long chains
+        "probability_of_two": (0.25, 0.45),
+        "description_length": (222.89, 222.8903),
+        "davis_two": (0.97, 1.0),
+        "davis_wrong": (0, 0),
+        "auroc_of_hidden_edges": (0.94, 1.0),
+        "auroc_of_common_neighbours": (0.93, 0.95),
+    },
     "regimes_nile": {
         "year": (1899, 1899),
         "probability": (0.73, 0.77),

@@ -3,7 +3,7 @@
 The small ones come with scikit-learn or Python, so nothing is downloaded; every fifth datum (index % 5 == 0) is test
 data. MNIST and Fashion-MNIST are read through torchvision from a folder that the user names, with their own split.
 Mixtures in the plane (:mod:`pyro_gen.data.mixtures`), rows of published Bayesian networks and pupils in schools are
-drawn from a fixed seed. A single series is one datum, training and test data.
+drawn from a fixed seed. A single series or network is one datum, training and test data.
 """
 
 import os
@@ -35,6 +35,11 @@ _SCIKIT_LEARN: dict[str, dict[str, Any]] = {
     "iris": {},
     "linnerud": {},
     "wine": {},
+}
+_NETWORKX = {
+    "davis": "davis_southern_women_graph",
+    "karate": "karate_club_graph",
+    "les_miserables": "les_miserables_graph",
 }
 _TORCHVISION = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST"}
 
@@ -110,12 +115,13 @@ def load(
 ) -> DataSet:
     r"""Loads a data set.
 
-    ================= ============= ======== ======= =================================================================
+    ================= ============= ======== ======= =========================================================
     name              train / test  event    levels  values
-    ================= ============= ======== ======= =================================================================
+    ================= ============= ======== ======= =========================================================
     asia              4000 / 1000   (8,)             drawn from the network, values 0, 1
     breast_cancer     455 / 114     (30,)            numbers
     co2               1 / 1         (526,)           CO2 at Mauna Loa, March 1958 to December 2001, monthly; five NaN
+    davis             1 / 1         (18, 14) 2       one network: who of 18 women was at which of 14 events
     diabetes          353 / 89      (10,)            numbers, in their own units
     digits            1437 / 360    (8, 8)   17      grey levels 0..16
     docstrings        about 260/65  (V,)             counts of about 1,900 words, see below
@@ -123,6 +129,8 @@ def load(
     grid_of_gaussians 20000 / 5000  (2,)             numbers, 25 narrow modes
     insurance         4000 / 1000   (27,)            drawn from the network, values 0, 1, ...
     iris              120 / 30      (4,)             numbers
+    karate            1 / 1         (34, 34) 2       one network: friends in a karate club, target: the two clubs
+    les_miserables    1 / 1         (77, 77) 2       one network: characters of the novel that meet
     linnerud          16 / 4        (3,)             numbers
     mnist             60000 / 10000 (28, 28) 256     grey levels 0..255
     moons             2000 / 500    (2,)             numbers, made up: two half circles with noise
@@ -131,7 +139,7 @@ def load(
     sachs             4000 / 1000   (11,)            drawn from the network, values 0, 1, 2
     schools           1600 / 400    (2,)             made up: pupils by intake score and school; the target is a score
     wine              142 / 36      (13,)            numbers
-    ================= ============= ======== ======= =================================================================
+    ================= ============= ======== ======= =========================================================
 
     Documents of ``docstrings`` are the modules of the standard library (:mod:`pyro_gen.data.docstrings`), its columns
     the words of three letters or more that 4 or more of the training documents have, English stop words left out.
@@ -266,6 +274,23 @@ def _load_co2(root: str | os.PathLike[str] | None) -> DataSet:
     return DataSet("co2", values, values.clone(), columns=months)
 
 
+def _load_network(name: str, root: str | os.PathLike[str] | None) -> DataSet:
+    import networkx as nx
+
+    graph = getattr(nx, _NETWORKX[name])()
+    names = list(graph)
+    if name == "davis":
+        women, events = ([v for v in names if graph.nodes[v]["bipartite"] == kind] for kind in (0, 1))
+        matrix, names = nx.bipartite.biadjacency_matrix(graph, women, events, weight=None).toarray(), events
+    else:
+        matrix = nx.to_numpy_array(graph, weight=None)
+    values = torch.tensor(matrix, dtype=torch.get_default_dtype()).unsqueeze(0)
+    clubs = None
+    if name == "karate":
+        clubs = torch.tensor([[int(graph.nodes[v]["club"] == "Officer") for v in names]])
+    return DataSet(name, values, values.clone(), clubs, clubs, columns=tuple(map(str, names)), levels=2)
+
+
 def _draw_mixture(name: str, root: str | os.PathLike[str] | None) -> DataSet:
     x, component = MIXTURES[name].draw(25_000, seed=0)
     return DataSet(name, x[:20_000], x[20_000:], component[:20_000], component[20_000:])
@@ -278,6 +303,8 @@ DATA_SETS.add("schools", Source(_draw_schools, from_folder=False))
 for _path in sorted(PUBLISHED.glob("*.bif")):
     DATA_SETS.add(_path.stem, Source(partial(_draw_network, _path.stem), from_folder=False))
 DATA_SETS.add("moons", Source(_load_moons, from_folder=False))
+for _name in _NETWORKX:
+    DATA_SETS.add(_name, Source(partial(_load_network, _name), from_folder=False))
 for _name in MIXTURES:
     DATA_SETS.add(_name, Source(partial(_draw_mixture, _name), from_folder=False))
 for _name in _SCIKIT_LEARN:

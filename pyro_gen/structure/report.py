@@ -14,9 +14,10 @@ from pyro_gen.structure.clusters import Clusters
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from pyro_gen.structure.communities import Communities
     from pyro_gen.structure.regimes import Regimes
 
-__all__ = ["clusters_page", "regimes_page", "write_page"]
+__all__ = ["clusters_page", "communities_page", "regimes_page", "write_page"]
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -82,6 +83,38 @@ def clusters_page(found: Clusters, table: pd.DataFrame, path: str | Path, data: 
             ("Means of the columns", means),
             ("The ten rows that belong least surely", doubtful.sort_values(doubtful.columns[1]).head(10).round(2)),
         ],
+    )
+
+
+def communities_page(found: "Communities", path: str | Path, data: str = "the network") -> None:
+    """Writes the page of communities.
+
+    Arguments:
+        found: The fitted estimator.
+        path: The .html file.
+        data: What the network is called.
+    """
+    nodes = found.table().set_index("node")
+    of_own = pd.Series(found.group_probabilities_.max(1), nodes.index, name="probability of its group")
+    members = {
+        f"group {k}": {"nodes": int((found.labels_ == k).sum()), "names": ", ".join(map(str, names[:15]))}
+        for k in range(found.n_groups_)
+        for names in [list(nodes.index[found.labels_ == k])]
+    }
+    doubtful = pd.concat([nodes["group"], of_own], axis=1).sort_values("probability of its group").head(10).round(2)
+    tables = [
+        ("Groups, with up to fifteen of their nodes", pd.DataFrame(members).T),
+        ("The ten nodes that belong least surely", doubtful),
+    ]
+    if len(found.links_):
+        likely = found.links_.nlargest(15, "probability").round(3)
+        tables.append(("Pairs not observed that most likely have an edge", likely.set_index("source")))
+    write_page(
+        path,
+        f"Communities of {data}",
+        found.summary().splitlines(),
+        [("The network with its groups, and the posterior of their number", found.plot())],
+        tables,
     )
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import networkx as nx
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,6 +26,38 @@ def test_clusters_of_a_file_with_holes(here: Path, capsys: pytest.CaptureFixture
     assert "2 with probability" in page and "&lt;b&gt;" in page and "<b>" not in page
     code, text, _ = run(capsys, *words, "--out", "c.csv", "--overwrite")
     assert code == 0 and text.startswith("Clusters of 40 rows: 2 with probability")
+
+
+def test_communities_of_an_edge_list_of_a_matrix_and_of_a_data_set(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = nx.planted_partition_graph(2, 12, 0.7, 0.03, seed=0)
+    edges = pd.DataFrame([(f"<{u}>", f"<{v}>", 1) for u, v in graph.edges], columns=["who", "whom", "times"])
+    edges.loc[len(edges)] = ["<0>", "<23>", np.nan]
+    edges.to_csv("edges.csv", index=False)
+    words = ["structure", "communities", "edges.csv", "--weight", "times", "--draws", "4"]
+    found = run_json(capsys, *words, "--out", "c.csv", "--plot", "c.png", "--report", "c.html")
+    assert found["number"] == 2 and found["sizes"] == [12, 12] and found["method"] == "merge-split"
+    assert len(found["links"]) == 1 and found["links"][0]["probability"] < 0.3
+    table = pd.read_csv("c.csv").set_index("node")
+    assert (table.loc["<0>", "group"] == table.loc["<5>", "group"]) and len(table) == 24
+    assert Path("c.png").read_bytes().startswith(b"\x89PNG")
+    page = Path("c.html").read_text(encoding="utf-8")
+    assert "24 nodes" in page and "&lt;5&gt;" in page and "<5>" not in page
+    matrix = nx.to_pandas_adjacency(graph, dtype=int).rename(index=str, columns=str)
+    matrix.rename_axis("node").to_csv("matrix.csv")
+    code, text, _ = run(capsys, "structure", "communities", "matrix.csv", "--draws", "4")
+    assert code == 0 and text.startswith("Communities of 24 nodes and")
+    davis = run_json(capsys, "structure", "communities", "davis", "--draws", "4")
+    assert davis["number"] >= 2 and sum(davis["sizes"]) == 32
+
+
+def test_bad_networks_get_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pd.DataFrame({"a": ["x", "x"], "b": ["x", "y"]}).to_csv("loop.csv", index=False)
+    assert "'x' has an edge to itself" in err_line(capsys, "structure", "communities", "loop.csv")
+    np.save("odd.npy", np.triu(np.ones((3, 3)), 1))
+    assert "not symmetric" in err_line(capsys, "structure", "communities", "odd.npy")
+    assert "matrix" in err_line(capsys, "structure", "communities", "digits")
 
 
 def test_bad_input_gets_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,6 +52,16 @@ def test_moons_are_two_half_circles() -> None:
     assert torch.equal(load("moons").test, data.test)
 
 
+def test_networks_are_one_datum_each() -> None:
+    karate, davis, novel = load("karate"), load("davis"), load("les_miserables")
+    assert karate.train.shape == (1, 34, 34) and karate.train.sum() == 2 * 78
+    assert karate.train_target is not None and karate.train_target.sum() == 17
+    assert davis.train.shape == (1, 18, 14) and davis.train.sum() == 89 and davis.columns is not None
+    assert davis.columns[0] == "E1" and davis.train[0, 0].sum() == 8  # Evelyn Jefferson was at eight events
+    assert novel.train.sum() == 2 * 254 and torch.equal(novel.train[0], novel.train[0].T)
+    assert novel.columns is not None and novel.columns[0] == "Napoleon"
+
+
 def test_the_nile_is_one_series() -> None:
     data = load("nile")
     assert data.train.shape == (1, 100) and torch.equal(data.train, data.test)
@@ -129,16 +139,19 @@ def test_docstrings_are_counts_of_words() -> None:
 
 
 def test_unknown_name_lists_the_names() -> None:
-    with pytest.raises(ValueError, match=r"no data set 'cifar'.*breast_cancer, co2, diabetes, digits.*wine"):
+    with pytest.raises(ValueError, match=r"no data set 'cifar'.*breast_cancer, co2, davis, diabetes, digits.*wine"):
         load("cifar")
     assert set(DATA_SETS) == {
         *SHAPES,
         "co2",
+        "davis",
         "docstrings",
         "asia",
         "fashion_mnist",
         "grid_of_gaussians",
         "insurance",
+        "karate",
+        "les_miserables",
         "mnist",
         "moons",
         "nile",
