@@ -118,6 +118,7 @@ class GradientStep:
         self.operations = 0  # of the longest recording
         self._unrecorded: set[tuple[Any, ...]] = set()  # shapes of batches, a short last one say, that have no graph
         self._written: list[str] = []  # the state that the loss changes
+        self._has_state = any(True for _ in module.objective.buffers())  # made in its prepare, if at all
 
     def __call__(self, batch: Sequence[Any], kl_weight: Tensor) -> tuple[float, float]:
         """Moves the player's parameters by what a minibatch says, unless its loss or gradient is not finite.
@@ -185,6 +186,8 @@ class GradientStep:
 
     def _state(self) -> dict[str, Tensor]:
         """The buffers of the objective, by their names in the module."""
+        if not self._has_state:
+            return {}
         return {f"objective.{n}": b for n, b in self.module.objective.named_buffers()}
 
     def _eager(self, batch: Sequence[Any], kl_weight: Tensor) -> list[Tensor]:
