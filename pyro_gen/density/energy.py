@@ -30,6 +30,7 @@ __all__ = [
     "EnergyTerms",
     "Entries",
     "entries_of",
+    "log_factor",
     "sample_base",
     "unnormalised_log_prob",
     "unnormalised_terms",
@@ -61,22 +62,42 @@ def unnormalised_terms(program: Program, x: Tensor, *context: Any) -> EnergyTerm
     Raises:
         ValueError: The program has a latent variable, or a factor outside of the data plate.
     """
+    bases, factors = _scored_sites(program, x, context)
+    base, factor = x.new_zeros(len(x)), x.new_zeros(len(x))
+    for site in factors:
+        factor = factor + per_datum_log_prob(site)
+    for site in bases:
+        base = base + per_datum_log_prob(site)
+    return EnergyTerms(base, factor)
+
+
+def log_factor(program: Program, x: Tensor, *context: Any) -> Tensor:
+    """The second term of :func:`unnormalised_terms` alone: chains that raise the factor do not ask for the base.
+
+    Raises:
+        ValueError: As there.
+    """
+    factor = x.new_zeros(len(x))
+    for site in _scored_sites(program, x, context)[1]:
+        factor = factor + per_datum_log_prob(site)
+    return factor
+
+
+def _scored_sites(program: Program, x: Tensor, context: tuple[Any, ...]) -> tuple[list[Any], list[Any]]:
+    """The observed sites that have a density, and the factors."""
     with data_size(len(x)), assume_missing(False):
         trace = trace_side(program, "model", x, *context)
-    base, factor = x.new_zeros(len(x)), x.new_zeros(len(x))
+    bases: list[Any] = []
+    factors: list[Any] = []
     for name, site in sample_sites(trace).items():
         if not site["is_observed"]:
             raise ValueError(
                 f"{type(program).__name__} has the latent variable '{name}', so its density of x is not known up to a "
                 "constant: sum the variable out and put the logarithm of the sum into a factor."
             )
-        if is_deterministic(site):
-            continue
-        if is_factor(site):
-            factor = factor + per_datum_log_prob(site)
-        else:
-            base = base + per_datum_log_prob(site)
-    return EnergyTerms(base, factor)
+        if not is_deterministic(site):
+            (factors if is_factor(site) else bases).append(site)
+    return bases, factors
 
 
 def unnormalised_log_prob(program: Program, x: Tensor, *context: Any) -> Tensor:

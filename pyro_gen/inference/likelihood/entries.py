@@ -21,7 +21,7 @@ from torch import Tensor
 from pyro_gen.density import any_missing, rows_of
 from pyro_gen.density.chains import vmap_or_loop
 from pyro_gen.density.completed import completed_data
-from pyro_gen.density.energy import unnormalised_terms
+from pyro_gen.density.energy import log_factor
 from pyro_gen.density.finite import FiniteSite, finite_sites, present_units
 from pyro_gen.density.missing import active, missing_site
 from pyro_gen.density.vectorised import vmappable
@@ -198,14 +198,17 @@ class KernelPath(EntriesPath):
         return self.complete(self.drawn(chains))
 
     def terms_of(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        chains, rows = state.shape[:2]
-        if self.all_missing:  # the law of what is missing is the base itself: no need to take the two apart
-            index = torch.arange(rows, device=state.device).repeat(chains)
-            data = (state.flatten(0, 1), *rows_of(self.data[0], self.data[1:], index))
-            with self.handler.again():
-                base, factor = (t.double().view(chains, rows) for t in unnormalised_terms(self.program, *data))
-            return base, factor
-        return self.both({self.names[0]: state.reshape(chains, rows, *self.shape)})
+        return self.both({self.names[0]: state.reshape(*state.shape[:2], *self.shape)})
+
+    def slope(self, x: Tensor) -> Tensor:
+        if not self.all_missing:
+            return super().slope(x)
+        # The law of what is missing is the base itself, so that what is tempered is the factor.
+        chains, rows = x.shape[:2]
+        index = torch.arange(rows, device=x.device).repeat(chains)
+        with self.handler.again():
+            factor = log_factor(self.program, x.flatten(0, 1), *rows_of(self.data[0], self.data[1:], index))
+        return factor.view(chains, rows)
 
     def move(self, x: Tensor, beta: float) -> Tensor:
         moved = self.kernel(x, self.missing, beta, *self.data[1:])

@@ -9,7 +9,7 @@ With particles :math:`z_k \sim q(z \mid x)` and weights :math:`w_k = p(x, z_k) /
 
 An unnormalised density has no such bound. It is trained by contrastive divergence, which follows the gradient of the
 likelihood with draws by a Markov chain; by score matching or noise contrast, which need no draws of the model; or,
-where its entries are discrete, by the pseudo-likelihood.
+where its entries are discrete, by the pseudo-likelihood. Where its constant is a sum that is known, by its likelihood.
 
 An objective is a module whose :meth:`~Objective.loss` returns a differentiable scalar; what is traced inside is the
 program's guide, then its model with the guide's latent variables. On a minibatch, inside
@@ -22,6 +22,7 @@ from pyro_gen.inference.objectives.contrastive_divergence import ContrastiveDive
 from pyro_gen.inference.objectives.discrepancy import MMD
 from pyro_gen.inference.objectives.elbo import ELBO, resolve_objective
 from pyro_gen.inference.objectives.enumeration import EnumELBO, asked_to_enumerate
+from pyro_gen.inference.objectives.exact_likelihood import ExactLikelihood
 from pyro_gen.inference.objectives.importance import IWAE, DReG, Renyi, local_log_weight
 from pyro_gen.inference.objectives.labels import SemiSupervisedELBO
 from pyro_gen.inference.objectives.noise_contrastive import NoiseContrastive
@@ -39,6 +40,7 @@ __all__ = [
     "ContrastiveDivergence",
     "DReG",
     "EnumELBO",
+    "ExactLikelihood",
     "NoiseContrastive",
     "Objective",
     "Player",

@@ -7,6 +7,7 @@ has; seeds are fixed. Each check has a twin with the defect planted, which must 
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from pyro_gen._random import seeded
 from pyro_gen.inference import (
     ELBO,
     ContrastiveDivergence,
+    ExactLikelihood,
     NoiseContrastive,
     Objective,
     PseudoLikelihood,
@@ -352,6 +354,28 @@ def test_the_pseudo_likelihood_is_that_of_each_entry_given_the_others() -> None:
         total = total + (program.log_p(X3) - program.log_p(other)).sum()
     assert torch.allclose(PseudoLikelihood().loss(program, X3), -total, rtol=1e-5)
     assert not torch.allclose(-program.log_p(X3).sum(), -total, rtol=1e-2)
+
+
+class KnownSpins(Spins):
+    """They know their sums."""
+
+    def log_sum(self, x: Tensor) -> Tensor:
+        states = torch.tensor(list(itertools.product((0.0, 1.0), repeat=3)))
+        scores = states @ self.b + (states[:, :-1] * states[:, 1:]) @ self.w - 3 * math.log(2.0)
+        fits = ((x.unsqueeze(1) == states) | x.isnan().unsqueeze(1)).all(-1)
+        return torch.where(fits, scores, -torch.inf).logsumexp(-1).double()
+
+
+def test_the_exact_likelihood_is_the_likelihood_with_its_gradient() -> None:
+    program = KnownSpins()
+    holed = X3.clone()
+    holed[0, 1] = holed[1] = torch.nan
+    for x in (X3, holed):
+        loss, exact = ExactLikelihood().loss(program, x), -program.log_p(x).sum()
+        assert torch.allclose(loss.double(), exact.double(), rtol=1e-5)
+        assert torch.allclose(gradients(program, loss), gradients(program, exact), atol=1e-4)
+    with pytest.raises(ValueError, match="programs that know their sum over all data, and this Spins"):
+        ExactLikelihood().loss(Spins(), X3)
 
 
 def test_the_pseudo_likelihood_of_independent_entries_is_their_likelihood() -> None:
