@@ -38,6 +38,18 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "auroc_of_hidden_edges": (0.94, 1.0),
         "auroc_of_common_neighbours": (0.93, 0.95),
     },
+    "ising": {
+        "hot_energy": (0.86, 0.9),  # exactly 0.8775
+        "hot_z": (-4.0, 4.0),
+        "critical_energy": (1.38, 1.46),
+        "critical_z": (-4.0, 4.0),
+        "cold_energy": (1.73, 1.76),
+        "cold_z": (-4.0, 4.0),
+        "log_z_off": (-0.25, 0.25),
+        "log_z_error": (0.0, 0.1),
+        "ess": (32, 128),
+        "filled_right": (0.85, 1.0),
+    },
     "regimes_nile": {
         "year": (1899, 1899),
         "probability": (0.73, 0.77),

@@ -40,6 +40,8 @@ from pyro_gen.registry import model
 
 __all__ = ["Ising"]
 
+DENSE = 16  # a row of a matrix with fewer entries for each neighbour is multiplied faster than neighbours are gathered
+
 
 @model(
     "Ising model",
@@ -62,11 +64,12 @@ class Ising(PairwiseField):
 
     Arguments:
         graph: A networkx graph, a list of pairs of names, a symmetric matrix of 0 and 1, or ``{"grid": [3, 4]}``,
-            ``{"torus": [3, 4]}``, ``{"complete": 5}``. Data of a rectangle have its shape, else one entry a node, in
-            the order of the graph's nodes.
+            ``{"torus": [3, 4]}``, ``{"complete": [3, 4]}``. Data of these have that shape, else one entry a node,
+            in the order of the graph's nodes.
         couplings: :math:`J`, a number for all edges, or one for each, with shape :math:`(E,)`, in the order of
-            ``ising.graph.edges``. Learned as what is given: one, or each its own.
+            ``ising.graph.edges``.
         fields: :math:`h`, a number for all spins, or one for each, with shape :math:`(n,)`.
+        shared: Whether one number that is given is learned as one; else each edge, or spin, has a copy of its own.
         sampler: How chains move, :class:`BlockedGibbs` by default.
         objective: What it is trained by, by default the pseudo-likelihood.
 
@@ -87,12 +90,13 @@ class Ising(PairwiseField):
         couplings: float | Tensor = 0.0,
         fields: float | Tensor = 0.0,
         *,
+        shared: bool = True,
         sampler: FieldSampler | None = None,
         objective: Objective | None = None,
     ) -> None:
         super().__init__(graph, 2, sampler)
-        self.couplings = nn.Parameter(numbers("couplings", couplings, (len(self.graph.edges),)))
-        self.fields = nn.Parameter(numbers("fields", fields, (len(self.graph),)))
+        self.couplings = nn.Parameter(numbers("couplings", couplings, (len(self.graph.edges),), shared))
+        self.fields = nn.Parameter(numbers("fields", fields, (len(self.graph),), shared))
         self.objective = objective or PseudoLikelihood()
 
     def model(self, x: Tensor, *context: Any) -> Tensor:
@@ -128,8 +132,12 @@ class Ising(PairwiseField):
         h = self.fields.expand(len(self.graph))[block.nodes]
         # 2 h + 2 sum J s, with s = 2 x - 1.
         logits = (2 * h - 2 * beta * j.sum(1)).reshape(-1, 1, 1).expand(-1, *x.shape[1:])
-        for d in range(j.shape[1]):
-            logits = torch.addcmul(logits, 4 * beta * j[:, d, None, None], x.index_select(0, block.beside[:, d]))
+        if len(x) <= DENSE * j.shape[1]:
+            matrix = j.new_zeros(len(j), len(x)).scatter_add(1, block.beside, 4 * beta * j)
+            logits = logits + (matrix @ x.flatten(1)).view(logits.shape)
+        else:
+            for d in range(j.shape[1]):
+                logits = torch.addcmul(logits, 4 * beta * j[:, d, None, None], x.index_select(0, block.beside[:, d]))
         return (torch.rand_like(logits) < logits.sigmoid()).to(x.dtype)
 
     def log_sum(self, x: Tensor, *context: Any) -> Tensor | None:

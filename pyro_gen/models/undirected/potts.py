@@ -57,6 +57,7 @@ class Potts(PairwiseField):
         levels: The number q of values.
         couplings: :math:`J`, a number for all edges, or one for each, with shape :math:`(E,)`.
         fields: :math:`h`, 0 by default, for all variables with shape :math:`(q,)`, or for each, :math:`(n, q)`.
+        shared: Whether numbers for all are learned as such; else each edge, or variable, has a copy of its own.
         sampler: How chains move, :class:`BlockedGibbs` by default.
         objective: What it is trained by, by default the pseudo-likelihood.
 
@@ -76,14 +77,16 @@ class Potts(PairwiseField):
         couplings: float | Tensor = 0.0,
         fields: Tensor | None = None,
         *,
+        shared: bool = True,
         sampler: FieldSampler | None = None,
         objective: Objective | None = None,
     ) -> None:
         if levels < 2:
             raise ValueError(f"Potts(levels={levels}): a variable has at least two values.")
         super().__init__(graph, levels, sampler)
-        self.couplings = nn.Parameter(numbers("couplings", couplings, (len(self.graph.edges),)))
+        self.couplings = nn.Parameter(numbers("couplings", couplings, (len(self.graph.edges),), shared))
         fields = torch.zeros(levels) if fields is None else fields
+        fields = fields if shared else fields.expand(len(self.graph), levels)
         if fields.shape not in ((levels,), (len(self.graph), levels)):
             raise ValueError(
                 f"fields has shape {tuple(fields.shape)}: give ({levels},), or ({len(self.graph)}, {levels}) for one "

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import pyro_gen as pg
 from pyro_gen.density.energy import unnormalised_log_prob
-from pyro_gen.inference import ContrastiveDivergence
+from pyro_gen.inference import ContrastiveDivergence, ExactLikelihood, Objective
 from pyro_gen.models import Ising
 from pyro_gen.models.undirected import BlockedGibbs, SwendsenWang
 from pyro_gen.models.undirected.parts.kaufman import CRITICAL, log_partition_of_torus
@@ -203,8 +203,8 @@ def test_marginals_and_the_most_probable_state() -> None:
     assert torch.equal(ising.most_probable()[0], x[probabilities.argmax()])
 
 
-@pytest.mark.parametrize("objective", [None, ContrastiveDivergence(2, persistent=2000)])
-def test_couplings_are_learned(objective: ContrastiveDivergence | None) -> None:
+@pytest.mark.parametrize("objective", [None, ContrastiveDivergence(2, persistent=2000), ExactLikelihood()])
+def test_couplings_are_learned(objective: Objective | None) -> None:
     """Within 5 standard errors of the truth, from the Fisher information of the couplings given the fields."""
     ising, x = random_ising(), states(5)
     data = pg.sample(ising, 4000, seed=1)
@@ -218,6 +218,25 @@ def test_couplings_are_learned(objective: ContrastiveDivergence | None) -> None:
     gap = torch.cat([learned.couplings - ising.couplings, learned.fields - ising.fields]).detach().double()
     # Pseudo-likelihood and a last step of chains cost some efficiency: 1.5 times the error of maximum likelihood.
     assert float((gap / error).abs().max()) < 1.5 * 4.5  # false alarms: 1e-4
+
+
+def test_many_neighbours_are_multiplied_and_few_gathered() -> None:
+    """Conditionals of a complete graph, against the formula."""
+    torch.manual_seed(0)
+    ising = Ising({"complete": [2, 3]}, 0.5 * torch.randn(15), torch.randn(6))
+    assert ising.event_shape == (2, 3)
+    x = torch.bernoulli(torch.full((20_000, 1, 2, 3), 0.5))
+    x[:] = x[0]
+    block = next(iter(ising.blocks))
+    state = x.flatten(1).T.unsqueeze(2)
+    with torch.no_grad():
+        share = ising.draw_block(block, state, 0.7).mean((1, 2))
+        s = 2 * state[:, 0, 0] - 1
+        j = torch.zeros(6, 6)
+        j[ising.first, ising.second] = j[ising.second, ising.first] = ising.couplings
+        exact = torch.sigmoid(2 * (ising.fields + 0.7 * j @ s))[block.nodes]
+    assert bool(((share - exact).abs() < 4.5 * (exact * (1 - exact) / 20_000).sqrt()).all())  # false alarms: 1e-5
+    assert Ising({"grid": [2, 2]}, 0.3, shared=False).couplings.shape == (4,)
 
 
 def test_wrong_arguments() -> None:

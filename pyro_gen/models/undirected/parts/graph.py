@@ -4,6 +4,7 @@ Nodes of one colour have no edge between them, so that given all others they are
 A grid, and a torus with even sides, has two colours, those of a checkerboard.
 """
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -37,19 +38,21 @@ class Graph:
         edges: The numbers of both ends of each edge, with shape :math:`(E, 2)`.
         lattice: The rectangle that it is, where it was made as one; node :math:`i W + j` is then in row i and column j
             of W columns, and edges are in order of their first ends, to the right before down.
+        shape: How values of all nodes are laid out; their number by default.
     """
 
     names: tuple[Hashable, ...]
     edges: Tensor
     lattice: Lattice | None = None
+    shape: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
     def event_shape(self) -> torch.Size:
-        """The shape of values of all nodes: that of the rectangle, else the number of nodes."""
-        return torch.Size((len(self),) if self.lattice is None else self.lattice[:2])
+        """The shape of values of all nodes."""
+        return torch.Size(self.shape or (len(self),))
 
 
 def grid(rows: int, columns: int) -> Graph:
@@ -73,9 +76,15 @@ def torus(rows: int, columns: int) -> Graph:
     return _lattice(rows, columns, True)
 
 
-def complete(nodes: int) -> Graph:
-    """A graph with an edge between any two of its nodes."""
-    return Graph(tuple(range(nodes)), torch.combinations(torch.arange(nodes)))
+def complete(*shape: int) -> Graph:
+    """A graph with an edge between any two of its nodes, whose values have a shape.
+
+    Example:
+        >>> len(complete(8, 8).edges), complete(8, 8).event_shape
+        (2016, torch.Size([8, 8]))
+    """
+    nodes = math.prod(shape)
+    return Graph(tuple(range(nodes)), torch.combinations(torch.arange(nodes)), shape=shape)
 
 
 def _lattice(rows: int, columns: int, wraps: bool) -> Graph:
@@ -86,7 +95,7 @@ def _lattice(rows: int, columns: int, wraps: bool) -> Graph:
     edges = torch.stack([torch.stack([number, right], -1), torch.stack([number, down], -1)], 2)  # (H, W, 2, 2)
     there = torch.ones(rows, columns, 2, dtype=torch.bool)
     there[:, -1, 0] = there[-1, :, 1] = wraps
-    return Graph(tuple(range(rows * columns)), edges[there], Lattice(rows, columns, wraps))
+    return Graph(tuple(range(rows * columns)), edges[there], Lattice(rows, columns, wraps), (rows, columns))
 
 
 def as_graph(source: Any) -> Graph:
@@ -95,7 +104,7 @@ def as_graph(source: Any) -> Graph:
     Arguments:
         source: A :class:`Graph`; a graph of networkx without directions; a list of pairs of names, the edges; a
             symmetric matrix of 0 and 1 with shape :math:`(n, n)`, tensor or array; or ``{"grid": [3, 4]}``,
-            ``{"torus": [3, 4]}``, ``{"complete": 5}``, as recipes write it.
+            ``{"torus": [3, 4]}``, ``{"complete": [3, 4]}``, as recipes write it.
 
     Raises:
         TypeError: It is none of these.

@@ -20,8 +20,14 @@ from pyro_gen.models.undirected.parts.transfer_matrix import MAX_ENTRIES, log_su
 __all__ = ["PairwiseField", "numbers"]
 
 
-def numbers(name: str, given: float | Tensor, shape: tuple[int, ...]) -> Tensor:
+def numbers(name: str, given: float | Tensor, shape: tuple[int, ...], shared: bool = True) -> Tensor:
     """One number, or as many as an argument of that name is to have, as a tensor of its own.
+
+    Arguments:
+        name: The name of the argument.
+        given: What was given.
+        shape: How many there may be.
+        shared: Whether one number stays one.
 
     Raises:
         ValueError: There are others.
@@ -29,7 +35,7 @@ def numbers(name: str, given: float | Tensor, shape: tuple[int, ...]) -> Tensor:
     found = torch.as_tensor(given, dtype=given.dtype if isinstance(given, Tensor) else torch.get_default_dtype())
     if found.dim() and found.shape != shape:
         raise ValueError(f"{name} has shape {tuple(found.shape)}: give one number for all, or shape {shape}.")
-    return found.clone()
+    return (found if shared else found.expand(shape)).clone()
 
 
 class PairwiseField(DiscreteField):

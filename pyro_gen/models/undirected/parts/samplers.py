@@ -106,12 +106,12 @@ def joined(count: int, first: Tensor, second: Tensor) -> Tensor:
         [0, 1, 1, 3, 1]
     """
     label = torch.arange(count, device=first.device)
-    while True:
+    while len(first):
         # Each end's root takes the smaller root of the two; then each point goes up to the root of its root.
         one, other = label[first], label[second]
-        low = torch.minimum(one, other)
-        if bool((one == other).all()):
-            return label
-        label = label.scatter_reduce(0, torch.maximum(one, other), low, "amin")
+        label = label.scatter_reduce(0, torch.maximum(one, other), torch.minimum(one, other), "amin")
         while not torch.equal(up := label[label], label):
             label = up
+        apart = label[first] != label[second]
+        first, second = first[apart], second[apart]
+    return label
