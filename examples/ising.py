@@ -60,7 +60,7 @@ def draw(spins, holed, filled):
     )
     titles = {n: f"{n}: J = {COUPLINGS[n]:.3f}" for n in spins} | {"holed": "holes", "filled": "filled in"}
     for name, image in (spins | {"holed": holed.nan_to_num(nan=0.5), "filled": filled}).items():
-        axes[name].imshow(image, cmap="Greys", vmin=0, vmax=1)
+        axes[name].imshow(image.numpy(), cmap="Greys", vmin=0, vmax=1)
         axes[name].set(title=titles[name], xticks=[], yticks=[])
     return figure
 
