@@ -11,11 +11,13 @@ process of its own, so that a rival that is missing, fails, or is over the limit
     d  mixed tables, 30% of the cells gone: log-loss of categories and CRPS of numbers, for each type of column
     e  breast, 569 x 30: seconds to fit and make 20 completed tables
     f  a million rows and 20 columns, 20% missing: seconds and peak memory to fit and write them (only when named)
+    g  1,000 x 10, a fifth of the cells gone: CPU seconds to fit and make 20 completed tables against miceforest's, side
+       by side in one run, on one thread each, with the errors of both
 
 The other packages are no dependencies of this one. Where miceforest and HyperImpute are not beside it, name the Python
 of an environment that has them (``--rivals-python``), or their figures are left out.
 
-    python benchmarks/imputation.py [--part a b c d e f] [--tables iris] [--seeds 1234] [--jobs 2] [--quick] [--store]
+    python benchmarks/imputation.py [--part a b c d e f g] [--tables iris] [--seeds 1234] [--jobs 2] [--quick] [--store]
 """
 
 import argparse
@@ -329,7 +331,30 @@ def clock(job: Job) -> Job:
     return {"seconds": end - start, "fit_seconds": middle - start, "before_bytes": before, "peak_bytes": peak}
 
 
-WORKERS = {"cells": cells, "columns": columns, "simulation": simulation, "clock": clock}
+def race(job: Job) -> Job:
+    """CPU seconds of one contender from a table with holes to completed ones, and how good they are."""
+    rng = np.random.default_rng(job["seed"])
+    x = rng.standard_normal((1000, 4)) @ rng.standard_normal((4, 10)) + rng.standard_normal((1000, 10))
+    x[:, :5] = np.exp(0.4 * x[:, :5])  # half of them skewed
+    x = (x - x.mean(0)) / x.std(0)
+    holed = np.where(rng.random(x.shape) < 0.2, np.nan, x)
+    missing = np.isnan(holed)
+    if job["contender"].startswith("ours"):
+        from pyro_gen.imputation import Imputer
+
+        start, wall = time.process_time(), time.perf_counter()
+        completed = Imputer(draws=job["draws"], random_state=job["seed"]).fit(holed).impute(holed)
+        draws = np.stack([completed[k][missing] for k in range(job["draws"])])
+        point = draws.mean(0)
+    else:
+        importlib.import_module(job["contender"])
+        start, wall = time.process_time(), time.perf_counter()
+        point, draws = rivals().IMPUTERS[job["contender"]](holed, job["seed"], tables=job["draws"])
+    cpu, seconds = time.process_time() - start, time.perf_counter() - wall
+    return {**score(x[missing], point, draws), "cpu_seconds": cpu, "seconds": seconds}
+
+
+WORKERS = {"cells": cells, "columns": columns, "simulation": simulation, "clock": clock, "race": race}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -510,7 +535,18 @@ def part_f(arguments: argparse.Namespace) -> tuple[Job, dict[str, float]]:
     return found, {"f: seconds": found.get("seconds", math.nan), "f: peak memory, GiB": memory}
 
 
-PARTS = {"a": part_a, "b": part_b, "c": part_c, "d": part_d, "e": part_e, "f": part_f}
+def part_g(arguments: argparse.Namespace) -> tuple[Job, dict[str, float]]:
+    found: dict[str, list[Job]] = {"ours: auto": [], "miceforest": []}
+    for seed in range(1 if arguments.quick else 3):  # in turns, one after the other
+        for contender, runs in found.items():
+            job = {"part": "g", "contender": contender, "draws": 2 if arguments.quick else 20, "seed": seed}
+            runs.append(spawn("race", job, arguments))
+            print(f"    {contender:12s} seed {seed}  {runs[-1]}", flush=True)
+    cpu = {name: float(np.median([run.get("cpu_seconds", math.nan) for run in runs])) for name, runs in found.items()}
+    return {**found, "cpu_seconds": cpu}, {"g: CPU time / miceforest": cpu["ours: auto"] / cpu["miceforest"]}
+
+
+PARTS = {"a": part_a, "b": part_b, "c": part_c, "d": part_d, "e": part_e, "f": part_f, "g": part_g}
 
 
 def bar(figure: str) -> tuple[float, float]:
@@ -526,6 +562,7 @@ def bar(figure: str) -> tuple[float, float]:
         "c: RMSE, sign known": 0.74,
         "c: RMSE, sign unknown": 0.80,
         "e: seconds": 60.0,
+        "g: CPU time / miceforest": 3.0,
         "f: seconds": 600.0,
         "f: peak memory, GiB": 4.0,
     }[figure]
@@ -539,7 +576,7 @@ def main() -> int:
     parser.add_argument("--contenders", nargs="+", choices=(*OURS, *RIVALS), default=[*OURS, *RIVALS], help="of part a")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="parts c and d take the first three")
     parser.add_argument("--runs", type=int, default=1000, help="of part b")
-    parser.add_argument("--jobs", type=int, default=2, help="processes at a time, in all parts but e and f")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time, in all parts but e to g")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds for a job of a rival; ours have four times")
     parser.add_argument("--rivals-python", default=sys.executable, help=f"has {' and '.join(FOREIGN)}")
     parser.add_argument("--quick", action="store_true", help="little of everything: whether it runs, not how well")

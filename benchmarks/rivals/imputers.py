@@ -145,14 +145,14 @@ def copula(x: np.ndarray, seed: int, ridge: float = 1e-3, iterations: int = 100)
 # Packages that may not be there
 
 
-def miceforest(x: np.ndarray, seed: int) -> Filled:
+def miceforest(x: np.ndarray, seed: int, tables: int = MICEFOREST_TABLES) -> Filled:
     import miceforest as mf
     import pandas as pd
 
     frame = pd.DataFrame(x, columns=[f"x{d}" for d in range(x.shape[1])])
-    kernel = mf.ImputationKernel(frame, num_datasets=MICEFOREST_TABLES, random_state=seed)
+    kernel = mf.ImputationKernel(frame, num_datasets=tables, random_state=seed)
     kernel.mice(5, num_threads=1)
-    draws = np.stack([kernel.complete_data(k).to_numpy()[np.isnan(x)] for k in range(MICEFOREST_TABLES)])
+    draws = np.stack([kernel.complete_data(k).to_numpy()[np.isnan(x)] for k in range(tables)])
     return draws.mean(0), draws
 
 
