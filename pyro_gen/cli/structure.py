@@ -5,19 +5,20 @@ from typing import Annotated, Any
 
 import typer
 
-from pyro_gen.cli import communities, regimes, topics
+from pyro_gen.cli import communities, factors, regimes, topics
 from pyro_gen.cli.console import Shell, print_json
 from pyro_gen.cli.inputs import read_data
 from pyro_gen.cli.options import DataRoot, Decimal, DropEmpty, Json, Overwrite, Part, Seed
 from pyro_gen.cli.outputs import check_results
 
 app = Shell(
-    help="Find structure in data: clusters of rows, communities of networks, regimes of series, topics of documents.",
+    help="Find structure in data: clusters, factors, regimes of series, topics of documents, communities of networks.",
     no_args_is_help=True,
 )
 
 
 app.command("communities")(communities.command)
+app.command("factors")(factors.command)
 app.command("regimes")(regimes.command)
 app.command("topics")(topics.command)
 

@@ -2,16 +2,19 @@
 
 from pyro_gen.structure.clusters import Clusters, find_clusters
 from pyro_gen.structure.communities import Communities, find_communities
+from pyro_gen.structure.factors import Factors, find_factors
 from pyro_gen.structure.regimes import Regimes, find_regimes
 from pyro_gen.structure.topics import Topics, find_topics
 
 __all__ = [
     "Clusters",
     "Communities",
+    "Factors",
     "Regimes",
     "Topics",
     "find_clusters",
     "find_communities",
+    "find_factors",
     "find_regimes",
     "find_topics",
 ]

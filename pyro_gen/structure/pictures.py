@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pyro_gen.structure.series import SeriesData
 
-__all__ = ["clusters_figure", "communities_figure", "regimes_figure"]
+__all__ = ["clusters_figure", "communities_figure", "factors_figure", "regimes_figure"]
 
 DRAWN_NODES, NAMED_NODES = 400, 80  # the most of a network whose nodes are drawn, and have their names
 SHOWN = 4  # the first columns and series, of many
@@ -89,8 +89,42 @@ def communities_figure(graph: nx.Graph, numbers: Mapping[int, float]) -> "Figure
     return figure
 
 
+def factors_figure(
+    columns: list[str],
+    loadings: npt.NDArray[np.float64],
+    interval: npt.NDArray[np.float64],
+    numbers: Mapping[int, float],
+) -> "Figure":
+    """Loadings with their intervals, a panel a factor, and the posterior of the number of factors.
+
+    Arguments:
+        columns: The names of D columns.
+        loadings: Means with shape (D, K).
+        interval: Lower and upper ends, with shape (2, D, K).
+        numbers: The posterior of the number of factors.
+    """
+    from matplotlib.figure import Figure  # takes a second to import
+
+    d, k = loadings.shape
+    figure = Figure(figsize=(3.2 + 1.9 * k, 1.6 + 0.24 * d), layout="constrained")
+    *panels, right = figure.subplots(1, k + 1, width_ratios=[1.0] * k + [1.3], squeeze=False)[0]
+    places = np.arange(d)[::-1]
+    for j, panel in enumerate(panels):
+        mean = loadings[:, j]
+        error = np.abs(interval[:, :, j] - mean)
+        sure = (interval[0, :, j] > 0) | (interval[1, :, j] < 0)
+        panel.axvline(0, color="0.8", lw=1)
+        for which, color in ((sure, "C0"), (~sure, "0.65")):
+            panel.errorbar(mean[which], places[which], xerr=error[:, which], fmt="o", ms=4, color=color, lw=1.2)
+        panel.set(title=f"factor {j}", yticks=places, yticklabels=columns if j == 0 else [], ylim=(-0.7, d - 0.3))
+        panel.set_xlabel("loading")
+        panel.spines[["top", "right"]].set_visible(False)
+    _number_bars(right, numbers, "factors")
+    return figure
+
+
 def _number_bars(axes: Any, numbers: Mapping[int, float], what: str) -> None:
-    counts = range(1, max(numbers) + 2)
+    counts = range(min(1, *numbers), max(numbers) + 2)
     axes.bar(list(counts), [numbers.get(k, 0.0) for k in counts], color="C0")
     axes.set(xlabel=f"number of {what}", ylabel="posterior probability", ylim=(0, 1), xticks=list(counts))
     axes.spines[["top", "right"]].set_visible(False)

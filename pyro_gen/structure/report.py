@@ -10,6 +10,7 @@ from markupsafe import Markup
 from pyro_gen._files import MARK, write_text
 from pyro_gen.imputation.report.pictures import picture
 from pyro_gen.structure.clusters import Clusters
+from pyro_gen.structure.factors import Factors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pyro_gen.structure.communities import Communities
     from pyro_gen.structure.regimes import Regimes
 
-__all__ = ["clusters_page", "communities_page", "regimes_page", "write_page"]
+__all__ = ["clusters_page", "communities_page", "factors_page", "regimes_page", "write_page"]
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -152,3 +153,37 @@ def regimes_page(found: "Regimes", path: str | Path, data: str = "the series") -
 
 def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def factors_page(found: Factors, table: pd.DataFrame, path: str | Path, data: str = "the table") -> None:
+    """Writes the page of factors.
+
+    Arguments:
+        found: The fitted estimator.
+        table: The rows that it was fitted to.
+        path: The .html file.
+        data: What the data are called.
+    """
+    names = list(found.get_feature_names_out())
+    loadings = pd.DataFrame(index=table.columns)
+    for k, name in enumerate(names):
+        low, high = found.loadings_interval_[:, :, k]
+        loadings[name] = [
+            f"{m:.2f} [{a:.2f}, {b:.2f}]" for m, a, b in zip(found.loadings_[:, k], low, high, strict=True)
+        ]
+    own = zip(found.uniquenesses_, *found.uniquenesses_interval_, strict=True)
+    loadings["own variance"] = [f"{m:.2f} [{a:.2f}, {b:.2f}]" for m, a, b in own]
+    evidences = pd.DataFrame(
+        {
+            "log-evidence, nats": {k: f"{e.mean():.2f}" for k, e in found.evidences_.items()},
+            "error": {k: f"{e.mean_standard_error():.2f}" for k, e in found.evidences_.items()},
+            "probability": {k: f"{p:.3f}" for k, p in found.number_probabilities_.items()},
+        }
+    )
+    write_page(
+        path,
+        f"Factors of {data}",
+        found.summary().splitlines(),
+        [("Loadings with 90% intervals, and the number of factors", found.plot())],
+        [("Loadings of standardised columns, with 90% intervals", loadings), ("Numbers of factors", evidences)],
+    )

@@ -112,3 +112,22 @@ def test_series_without_an_answer_get_one_line(here: Path, capsys: pytest.Captur
     pd.DataFrame({"a": [1.0, 2.5]}).to_csv("half.csv", index=False)
     words = ["structure", "regimes", "half.csv"]
     assert "0, 1, 2, ..., not 2.5" in err_line(capsys, *words, "--emission", "poisson")
+
+
+def test_factors_of_a_file_with_holes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(60, 1))
+    table = pd.DataFrame(z * [1.0, -1.0, 1.0] + 0.5 * rng.normal(size=(60, 3)), columns=["<b>", "width", "depth"])
+    table.iloc[0, 0] = np.nan
+    table.to_csv("rows.csv", index=False)
+    words = ["structure", "factors", "rows.csv", "--max-factors", "1", "--draws", "20"]
+    found = run_json(capsys, *words, "--out", "f.csv", "--plot", "f.png", "--report", "f.html")
+    assert found["number"] == 1 and found["number_probabilities"]["1"] > 0.9 and len(found["loadings"]) == 6
+    scores = pd.read_csv("f.csv")
+    assert list(scores.columns) == ["factor0", "sd of factor0"]
+    assert abs(np.corrcoef(scores["factor0"], z[:, 0])[0, 1]) > 0.8
+    assert Path("f.png").read_bytes().startswith(b"\x89PNG")
+    page = Path("f.html").read_text(encoding="utf-8")
+    assert "1 with probability" in page and "&lt;b&gt;" in page and "<b>" not in page
+    code, text, _ = run(capsys, *words, "--out", "f.csv", "--overwrite")
+    assert code == 0 and text.startswith("Factors of 3 columns: 1 with probability")
