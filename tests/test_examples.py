@@ -60,6 +60,16 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "level_in_1980": (798.2, 798.6),  # Durbin & Koopman's forecast
         "its_deviation": (136.0, 138.0),
     },
+    "regimes_returns": {
+        "probability_of_2": (0.7, 0.99),
+        "its_error": (0.0, 0.15),
+        "probability_of_2_if_normal": (0.1, 0.6),
+        "days_in_the_right_state": (0.84, 0.91),
+        "brier_score": (0.07, 0.11),
+        "scale_of_calm": (0.65, 0.95),  # that of the simulation is .71
+        "scale_of_turmoil": (1.5, 2.0),  # 2.12, of which the third of the days here has less
+        "r_hat": (0.9, 1.1),
+    },
     "custom_program": {
         "failures": (0, 0),
         "untrained": (-60.0, -40.0),

@@ -35,7 +35,7 @@ class Regimes(StructureEstimator):
         max_states: The most states that are tried.
         probability: Of change points, the prior probability of one between two steps.
         max_changes: The most changes of a series that their number is told of.
-        draws: What each of four chains draws.
+        draws: What each of four chains draws; with more, evidences are more exact.
         random_state: An integer that seeds all that is random.
 
     Attributes:

@@ -30,7 +30,7 @@ from pyro_gen.structure.series import SeriesData
 __all__ = ["StateRegimes"]
 
 CHAINS = 4
-PARTICLES, LENGTH = 256, 16  # of a chain, and of the moves between temperatures
+LENGTH, STARTS_OF_DRAWS = 16, 0.16  # of the moves between temperatures, and how many start for each draw
 HOPELESS, NUMBERS_WITHOUT_HOPE = 8.0, 2  # nats below the best; after so many numbers the search ends
 
 Array = npt.NDArray[Any]
@@ -66,9 +66,10 @@ class StateRegimes:
         islands: dict[int, Tensor] = {}
         found: dict[int, _Number] = {}
         hopeless, seed = 0, self.seed
+        count = LENGTH * max(4, math.ceil(STARTS_OF_DRAWS * self.count))  # of particles of a chain
         for k in range(1, min(self.max_states, len(steps)) + 1):
             path, seed = HiddenStates(EMISSIONS[self.emission](k, steps), series.lengths), fork(seed)
-            particles = smc(path, particles=PARTICLES, islands=CHAINS, length=LENGTH, frozen=False, seed=seed)
+            particles = smc(path, particles=count, islands=CHAINS, length=LENGTH, frozen=False, seed=seed)
             found[k] = _Number(path, particles)
             islands[k] = particles.evidence.diagnostics["islands"].flatten() + self._data_constant
             best = max(v.max() for v in islands.values())
@@ -190,7 +191,8 @@ class StateRegimes:
             "steps it lasts": np.median(1 / (1 - stay).clip(1e-12), 0),
         }
         for d, column in enumerate(columns):
-            for what, values in (("mean", self.means[..., d]), ("standard deviation", self.deviations[..., d])):
+            spread = "scale" if self.emission == "student_t" else "standard deviation"
+            for what, values in (("mean", self.means[..., d]), (spread, self.deviations[..., d])):
                 low, high = np.quantile(values, [0.05, 0.95], axis=0)
                 rows |= {f"{what} of {column}": values.mean(0), f"{what} of {column}, 5%": low}
                 rows[f"{what} of {column}, 95%"] = high
