@@ -67,7 +67,7 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "days_in_the_right_state": (0.84, 0.91),
         "brier_score": (0.07, 0.11),
         "scale_of_calm": (0.65, 0.95),  # that of the simulation is .71
-        "scale_of_turmoil": (1.5, 2.0),  # 2.12, of which the third of the days here has less
+        "scale_of_turmoil": (1.5, 2.0),  # 2.12
         "r_hat": (0.9, 1.1),
     },
     "custom_program": {
