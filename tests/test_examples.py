@@ -210,6 +210,14 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "forecast_of_1975": (840.0, 880.0),
         "its_deviation": (115.0, 140.0),
     },
+    "topics_docstrings": {  # of other versions of Python other docstrings
+        "perplexity": (480.0, 600.0),
+        "perplexity_of_rival": (550.0, 690.0),
+        "perplexity_of_frequencies": (780.0, 950.0),
+        "coherence": (0.12, 0.35),
+        "alike": (0.5, 1.0),
+        "mail": (1, 5),
+    },
     "vae_digits": {
         "elbo": (-19.6, -18.0),
         "iwae": (-18.6, -17.2),
@@ -244,6 +252,8 @@ def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert numbers["half_spread"] < numbers["lower_spread"]
     if name == "impute_table":
         assert (tmp_path / "outputs/impute_table.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    if name == "topics_docstrings":
+        assert numbers["perplexity"] < 0.95 * numbers["perplexity_of_rival"]
     if name == "vae_digits":
         assert numbers["elbo"] < numbers["iwae"] <= numbers["ais"] + 0.1
 

@@ -69,7 +69,7 @@ class Topics(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         npmi_, umass_: The coherence of the ten first words of each topic, with shape (K,).
         stability_: How alike the chains' topics are, from 0 to 1, with shape (K,): a topic of one chain only is low.
         r_hat_: R-hat of what does not depend on labels: ``lp``, the log-likelihood of tokens, the concentration of both
-            priors, and the entropy of the topics' prevalence.
+            priors, and the entropy of the topics' prevalence; NaN of one chain.
         n_features_in_: The number V of words.
 
     Raises:
@@ -188,6 +188,8 @@ class Topics(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _r_hats(self) -> dict[str, float]:
         import arviz
 
+        if self.chains == 1:
+            return dict.fromkeys(self._free, math.nan)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of one topic, whose entropy never changes
             found = arviz.rhat(arviz.from_dict(posterior=self._free))
@@ -279,11 +281,12 @@ class Topics(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 f"Of the numbers tried it predicts left-out words best (perplexity {tried}), in {sure:.0%} of "
                 "bootstrap samples of the documents."
             )
-        if self.chains > 1:
-            lines.append(
-                f"{int((self.stability_ >= 0.7).sum())} of the topics are alike in all chains (stability 0.7 or more); "
-                "others are one way to divide the documents among several."
-            )
+        if self.chains == 1:
+            return "\n".join([*lines, "One chain cannot tell what others would find: give 2 or more."])
+        lines.append(
+            f"{int((self.stability_ >= 0.7).sum())} of the topics are alike in all chains (stability 0.7 or more); "
+            "others are one way to divide the documents among several."
+        )
         mixed = max(self.r_hat_.values())
         lines.append(
             f"R-hat of what does not depend on labels: {mixed:.2f}"

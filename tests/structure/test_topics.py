@@ -77,6 +77,7 @@ def test_the_number_is_the_planted_one() -> None:
     found = find_topics(scipy.sparse.csr_matrix(x), chains=1, draws=4)
     assert found.n_topics_ in (2, 5) and found.perplexities_[2] > 0 and 5 in found.perplexities_
     assert found.n_topics_ == 5 and found.number_probabilities_[5] > 0.9  # of 2, 5, ...: two are not enough for three
+    assert all(np.isnan(v) for v in found.r_hat_.values()) and "One chain" in found.summary()
     assert sum(found.number_probabilities_.values()) == pytest.approx(1) and "left-out words" in found.summary()
 
 
