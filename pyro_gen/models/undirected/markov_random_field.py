@@ -32,6 +32,7 @@ from pyro_gen.data.small import level_rows
 from pyro_gen.distributions import LevelCategorical
 from pyro_gen.inference.objectives import Objective, PseudoLikelihood
 from pyro_gen.models.bayesian_network.parts.elimination import Factor, log_marginal
+from pyro_gen.models.undirected.parts.draws import draw_values
 from pyro_gen.models.undirected.parts.field import DiscreteField
 from pyro_gen.models.undirected.parts.graph import Graph, Neighbours
 from pyro_gen.models.undirected.parts.samplers import FieldSampler
@@ -175,8 +176,7 @@ class MarkovRandomField(DiscreteField):
                 if node in places:
                     rows = table.movedim(places.index(node), -1)[tuple(values[i] for i in places if i != node)]
                     logits = logits + beta * rows.movedim(-1, 0).reshape(len(logits), *(rows.shape[:-1] or (1, 1)))
-            noise = -torch.empty_like(logits).exponential_().clamp(min=1e-30).log()  # the largest with Gumbel noise
-            drawn.append((logits + noise).argmax(0))
+            drawn.append(draw_values(logits))
         return torch.stack(drawn).to(x.dtype)
 
     def query(self, targets: str | Sequence[str], given: Mapping[str, int] | None = None) -> Tensor:

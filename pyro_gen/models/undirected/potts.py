@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from pyro_gen.data.small import level_rows
 from pyro_gen.distributions import LevelCategorical
 from pyro_gen.inference.objectives import Objective, PseudoLikelihood
+from pyro_gen.models.undirected.parts.draws import draw_values
 from pyro_gen.models.undirected.parts.graph import Neighbours
 from pyro_gen.models.undirected.parts.pairwise import PairwiseField, numbers
 from pyro_gen.models.undirected.parts.samplers import FieldSampler, SwendsenWang
@@ -128,5 +129,4 @@ class Potts(PairwiseField):
         for d in range(j.shape[1]):
             same = x.index_select(0, block.beside[:, d]) == values  # (q, b, C, N)
             logits = torch.addcmul(logits, j[:, d, None, None], same.to(logits.dtype))
-        noise = -torch.empty_like(logits).exponential_().clamp(min=1e-30).log()  # the largest with Gumbel noise
-        return (logits + noise).argmax(0).to(x.dtype)
+        return draw_values(logits).to(x.dtype)

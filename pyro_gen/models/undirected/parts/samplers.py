@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pyro_gen.models.undirected.parts.draws import draw_values
 from pyro_gen.models.undirected.parts.graph import Graph, Neighbours
 
 __all__ = ["BlockedGibbs", "FieldSampler", "SwendsenWang"]
@@ -88,8 +89,7 @@ class SwendsenWang:
         values = torch.arange(levels, device=x.device)
         own = torch.where(kept.unsqueeze(2) & (flat.unsqueeze(2) != values), -torch.inf, own)
         weight = own.new_zeros(n * copies, levels).index_add_(0, label, own.reshape(-1, levels))
-        noise = -torch.empty_like(weight).exponential_().clamp(min=1e-30).log()  # the largest with Gumbel noise
-        drawn = (weight + noise).argmax(1)[label]
+        drawn = draw_values(weight.T)[label]
         return torch.where(moving, drawn.to(x.dtype).reshape(x.shape), x)
 
 
