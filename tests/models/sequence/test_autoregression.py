@@ -196,3 +196,18 @@ def test_the_evidence_with_priors_is_that_of_a_quadrature() -> None:
 def test_what_makes_no_model_is_refused(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+SBC: dict[str, Any] = {"simulations": 60, "draws": 15, "warmup": 100, "alpha": 1e-4}  # the false-alarm rate, exactly
+
+
+@pytest.mark.slow
+def test_the_posterior_with_priors_is_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = BayesianAutoregression(8, 2)
+    assert pg.sbc(program, (1, 8), method="hmc", **SBC).passed
+
+    def without_scales(law: AutoregressiveSeries, value: Tensor) -> Tensor:
+        return -0.5 * law.innovations(value).square().sum(-1)
+
+    monkeypatch.setattr(AutoregressiveSeries, "log_prob", without_scales)  # the twin: the scales of innovations dropped
+    assert not pg.sbc(program, (1, 8), method="hmc", **SBC).passed
