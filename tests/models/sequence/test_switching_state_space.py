@@ -11,6 +11,7 @@ from torch.distributions import MultivariateNormal
 
 import pyro_gen as pg
 from pyro_gen.models import SwitchingStateSpace
+from pyro_gen.models.sequence.parts import particle_filter
 from pyro_gen.models.sequence.parts.paths import MarkovPath
 
 NAN, K, T = math.nan, 2, 6
@@ -80,6 +81,41 @@ def test_the_likelihood_is_the_sum_over_paths_and_weighted_paths_of_the_guide_es
     weights = scores.softmax(0)
     expected = torch.stack([weights.mT @ (paths == z).double() for z in range(K)], -1)
     assert (program.probabilities(x, 4000) - expected).abs().max() < 0.05  # 2 standard deviations of .01 each, and more
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_filter_of_particles_is_exact_with_all_paths_and_unbiased_with_few(kind: str) -> None:
+    # 3 estimates by 400 filters of 6 paths of 64: one |z| is above 5 in 2e-6 of seeds.
+    program, x = case(kind)
+    exact = by_paths(program, x)[1].logsumexp(0)
+    assert (program.filtered_likelihood(x, 64, 1).value - exact).abs().max() < 1e-8
+    found = program.filtered_likelihood(x, 6, 400)
+    assert ((found.value - exact).abs() <= 5 * found.standard_error + 1e-9).all()
+    assert found.standard_error[[0, 2, 3]].max() < 0.05
+
+
+def test_a_filter_that_keeps_the_heaviest_paths_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def heaviest(log_w: Tensor, particles: int) -> tuple[Tensor, Tensor]:
+        kept = log_w.topk(particles, -1)
+        return kept.indices, kept.values
+
+    program, x = case("outliers")
+    exact = by_paths(program, x)[1].logsumexp(0)
+    monkeypatch.setattr(particle_filter, "_kept", heaviest)
+    assert ((program.filtered_likelihood(x, 6, 2).value - exact)[[0, 2, 3]] < -0.1).all()
+
+
+def test_the_filter_of_particles_of_a_long_series() -> None:
+    # 300 steps of outliers and shifts: weighted paths and two filters, |z| above 5 in 1e-6 of seeds, and .1 for tails.
+    program = SwitchingStateSpace(300, 2, ("noise", "level"), loc=0.0, scale=1.0)
+    with torch.no_grad():
+        program.transition.copy_(torch.tensor([[0.95, 0.05], [0.3, 0.7]]).log())
+        program.log_scales["noise"].copy_(torch.tensor([0.5, 3.0]).log())
+        program.log_scales["level"].copy_(torch.tensor([0.05, 2.0]).log())
+    x = pg.sample(program, 1, seed=1)
+    small, large = (program.filtered_likelihood(x, particles, 16) for particles in (128, 256))
+    assert large.standard_error < 0.2
+    assert abs(small.value - large.value) < 5 * torch.hypot(small.standard_error, large.standard_error) + 0.1
 
 
 def test_noise_that_comes_a_step_late_is_noticed() -> None:

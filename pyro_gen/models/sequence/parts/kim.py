@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyro_gen.models.sequence.parts.components import Components
 
-__all__ = ["kim_filter"]
+__all__ = ["conditioned", "kim_filter"]
 
 
 def kim_filter(
@@ -33,13 +33,13 @@ def kim_filter(
     q = of.entry * noises.unsqueeze(-2)
     q = q @ q.mT  # (K, S, S)
     mean, cov = y.new_zeros(rows, states, len(h)), (root @ root.mT).expand(rows, -1, -1, -1)
-    log_w, mean, cov = _update(y[:, 0, None], initial.expand(rows, -1), mean, cov, h, scale)
+    log_w, mean, cov = conditioned(y[:, 0, None], initial.expand(rows, -1), mean, cov, h, scale)
     before = []
     for t in range(1, steps):
         ahead = (mean @ f.mT).unsqueeze(2).expand(-1, -1, states, -1)  # (N, i, j, S)
         spread = (f @ cov @ f.mT).unsqueeze(2) + q  # (N, i, j, S, S)
         pairs = log_w.unsqueeze(-1) + transition
-        pairs, ahead, spread = _update(y[:, t, None, None], pairs, ahead, spread, h, scale)
+        pairs, ahead, spread = conditioned(y[:, t, None, None], pairs, ahead, spread, h, scale)
         log_w = pairs.logsumexp(1)  # (N, j)
         back = pairs - log_w.unsqueeze(1)
         before.append(back.mT)
@@ -52,7 +52,7 @@ def kim_filter(
     return log_w.log_softmax(-1), between
 
 
-def _update(
+def conditioned(
     y: Tensor, log_w: Tensor, mean: Tensor, cov: Tensor, h: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weighs regimes (*, K) by what is seen; conditions means (*, K, S) and covariances (*, K, S, S) on it."""
