@@ -38,7 +38,7 @@ from pyro_gen.structure.emission_priors import TINY, Emission, dirichlet
 __all__ = ["HiddenStates", "Smoothed", "smooth"]
 
 PERSISTENCE = 4.0  # e_jj
-ENTRIES = 2**24  # of the tensors over steps, states and chains that are worked on at a time
+ENTRIES = 2**20  # of the tensors over steps, states and chains that are worked on at a time: what a cache holds
 
 
 class Smoothed(NamedTuple):
@@ -85,7 +85,7 @@ class HiddenStates(Path):
         """With respect to the prior."""
         if beta == 0:
             return x.new_zeros(len(x))
-        size = max(1, ENTRIES // (len(self.first) * self.states))
+        size = max(256, ENTRIES // (len(self.first) * self.states))
         return torch.cat([self._filtered(part, beta)[0] for part in x.split(size)])
 
     def _filtered(self, x: Tensor, beta: float) -> tuple[Tensor, Tensor]:
@@ -181,7 +181,7 @@ def _draw_backwards(moves: Tensor, filtered: Tensor, lengths: list[int]) -> Tens
     last = torch.from_numpy(np.append(_firsts(lengths)[1:], True)).view(-1, 1, 1, 1)
     u = torch.rand(steps, 1, chains, dtype=filtered.dtype)
     z, state, every = np.empty((steps, chains), dtype=np.int64), np.zeros(chains, dtype=np.int64), np.arange(chains)
-    size = max(1, ENTRIES // (8 * k * k * chains))
+    size = max(1, ENTRIES // (k * k * chains))
     for high in range(steps, 0, -size):
         low = max(0, high - size)
         weight = f[low:high] * torch.where(last[low:high], 1.0, a) + TINY  # (s, K, K, C), of a state and the next one

@@ -303,16 +303,19 @@ class _Run:
         if share(1.0) >= ess:
             return 1.0
         # By the logarithm of the step, which may be a millionth: to a few hundredths of the share, or half a percent of
-        # the step. Of a rise that is normal, the logarithm of the share is as the square of the step: that is tried
-        # first, and the middle where it tells nothing.
+        # the step. The logarithm of the share is a power of the step, the square where the rise is normal, else the
+        # one that the last two say; where they say nothing, the middle is tried.
         near, far = math.log(MIN_STEP), math.log(1.0 - low)
-        slack = 0.03 * (1 - ess)
+        slack, power = 0.03 * (1 - ess), 2.0
         step, left = (math.log(low), 1.0) if low else (far, 0.0)
         while far - near > 0.005 and not 0 <= left - ess < slack:
-            guess = step + 0.5 * math.log(math.log(ess + slack / 2) / math.log(left)) if 0.01 < left < 1 else step
-            step = guess if near < guess < far else 0.5 * (near + far)
+            known = 0.01 < left < 1
+            guess = step + math.log(math.log(ess + slack / 2) / math.log(left)) / power if known else step
+            before, step = (step, left), guess if near < guess < far else 0.5 * (near + far)
             left = share(low + math.exp(step))
             near, far = (step, far) if left >= ess else (near, step)
+            if known and 0.01 < left < 1:
+                power = min(max(math.log(math.log(left) / math.log(before[1])) / (step - before[0]), 0.5), 4.0)
         high = low + math.exp(near)
         if near <= math.log(2 * MIN_STEP) or high == low:
             target = getattr(self.engine, "density", None)  # a path has none

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pyro
@@ -262,3 +263,34 @@ def test_a_start_without_density_somewhere_is_refused(start):
 def test_refusals(data, options, words):
     with pytest.raises(ValueError, match=words):
         smc(regression, *data, **options)
+
+
+class Scale(Path):
+    """A normal of standard deviation 1 that shrinks to 1e-3, drawn exactly at each temperature; densities are noted."""
+
+    def __init__(self):
+        self.asked = []
+
+    def start(self, chains):
+        return torch.randn(chains).double()
+
+    def log_density(self, x, beta):
+        self.asked.append((x.data_ptr(), beta))
+        return -0.5 * x.square() * (1 + beta * 1e6)
+
+    def move(self, x, beta):
+        return torch.randn_like(x) / math.sqrt(1 + beta * 1e6)
+
+
+def test_the_next_temperature_leaves_the_share_that_is_wanted_and_takes_few_densities():
+    path = Scale()
+    found = smc(path, particles=512, islands=4, length=16, ess=0.6, frozen=False)
+    stages = len(found.evidence.diagnostics["betas"]) - 1
+    share = found.evidence.diagnostics["ess"][:-1]
+    assert (share >= 0.6).all() and (share < 0.6 + 0.4 * 0.03 + 1e-6).all()
+    assert stages > 5 and len(path.asked) < 9 * stages  # 30 halvings take 65 each
+    assert abs(found.evidence.value + 0.5 * math.log(1 + 1e6)) < 0.2
+    # Of the same states no density is asked for twice.
+    for _, run in itertools.groupby(path.asked, key=lambda one: one[0]):
+        betas = [beta for _, beta in run]
+        assert len(set(betas)) == len(betas)
