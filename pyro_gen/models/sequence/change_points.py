@@ -42,6 +42,7 @@ from pyro_gen._random import seeded
 from pyro_gen.data.small import normal_rows
 from pyro_gen.models.sequence.parts import segmentations
 from pyro_gen.models.sequence.parts.segments import SegmentedSeries
+from pyro_gen.models.sequence.parts.units import moments
 from pyro_gen.observation import note_lengths, observe
 from pyro_gen.program import Program
 from pyro_gen.registry import model
@@ -118,10 +119,8 @@ class ChangePoints(Program):
         """Takes location and scale from series with shape :math:`(N, T, *D)`, the first time only."""
         if not self.initialised:
             with torch.no_grad():
-                steps = x.flatten(0, 1)
-                spread = (steps - steps.nanmean(0)).square().nanmean(0).sqrt()
-                self.centre.copy_(steps.nanmean(0).nan_to_num())
-                self.unit.copy_(torch.where(spread > 0, spread, 1.0))
+                for buffer, value in zip((self.centre, self.unit), moments(x), strict=True):
+                    buffer.copy_(value)
                 self.initialised.fill_(True)
         return super().initialise(x, *context, seed=seed)
 

@@ -36,6 +36,7 @@ from pyro_gen.data.small import level_rows, normal_rows
 from pyro_gen.distributions import LevelCategorical
 from pyro_gen.models.sequence.parts.chains import allowed_moves, most_likely_path, state_probabilities
 from pyro_gen.models.sequence.parts.emissions import EMISSIONS, check_emission
+from pyro_gen.models.sequence.parts.units import moments
 from pyro_gen.observation import marginalise, note_lengths, observe
 from pyro_gen.program import Program
 from pyro_gen.registry import model
@@ -107,10 +108,8 @@ class HiddenMarkov(Program):
         super().__init__()
         self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
         if states < 1 or not 1 <= len(self.event_shape) <= 2:
-            raise ValueError(
-                f"HiddenMarkov(event_shape={tuple(self.event_shape)}, states={states}): give sequences of shape (T) or "
-                "(T, D), and one state or more."
-            )
+            shape = f"event_shape={tuple(self.event_shape)}, states={states}"
+            raise ValueError(f"HiddenMarkov({shape}): give sequences of shape (T) or (T, D), and one state or more.")
         check_emission("HiddenMarkov", emission, levels)
         allowed, start = allowed_moves("HiddenMarkov", states, allowed, start)
         self.states, self.emission = states, emission
@@ -126,11 +125,9 @@ class HiddenMarkov(Program):
             self.log_scale = nn.Parameter(torch.zeros(each))
         if emission == "student_t":
             self.log_df = nn.Parameter(torch.tensor(4.0).log())
-        self.register_buffer("allowed", allowed)
-        self.register_buffer("start", start)
-        self.register_buffer("centre", torch.zeros(each[1:]))
-        self.register_buffer("unit", torch.ones(each[1:]))
-        self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
+        buffers = {"allowed": allowed, "start": start, "centre": torch.zeros(each[1:]), "unit": torch.ones(each[1:])}
+        for name, value in {**buffers, "initialised": torch.zeros((), dtype=torch.bool)}.items():
+            self.register_buffer(name, value)
 
     def initialise(self, x: Tensor, *context: Any, seed: int = 0) -> Self:
         """Puts the states at quantiles of sequences with shape :math:`(N, T, *D)`, the first time only."""
@@ -142,9 +139,8 @@ class HiddenMarkov(Program):
                 if self.emission == "poisson":
                     self.loc.copy_((at + 0.5).log())
                 elif self.emission != "categorical":
-                    spread = (steps - steps.nanmean(0)).square().nanmean(0).sqrt()
-                    self.centre.copy_(steps.nanmean(0).nan_to_num())
-                    self.unit.copy_(torch.where(spread > 0, spread, 1.0))
+                    for buffer, value in zip((self.centre, self.unit), moments(x), strict=True):
+                        buffer.copy_(value)
                     self.loc.copy_((at - self.centre) / self.unit)
                     self.log_scale.fill_(-0.5 * math.log(self.states))
                 self.initialised.fill_(True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_gen.program import Program
 
-__all__ = ["SeriesProgram"]
+__all__ = ["SeriesProgram", "moments"]
 
 
 class SeriesProgram(Program):
@@ -57,3 +57,17 @@ class SeriesProgram(Program):
                     self.unit.copy_(seen.std())
                 self.initialised.fill_(True)
         return super().initialise(x, *context, seed=seed)
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of what is seen in columns of steps, 0 and 1 where that tells none.
+
+    Arguments:
+        x: Series with shape :math:`(N, T, *D)` and NaN where nothing was seen.
+
+    Returns:
+        Two tensors with shape :math:`(*D)`.
+    """
+    steps = x.flatten(0, 1)
+    spread = (steps - steps.nanmean(0)).square().nanmean(0).sqrt()
+    return steps.nanmean(0).nan_to_num(), torch.where(spread > 0, spread, 1.0)
