@@ -39,6 +39,7 @@ LOG_Z = {  # by side and coupling, of free boundaries
 SIDE, CHAINS = 32, 64
 TEMPERATURES = {"K = 0.3": (0.3, 600), "critical": (CRITICAL, 4000)}
 BURN_IN, SWEEPS = 100, 300  # of clusters
+MOVES = 20  # in a round of the throughput
 RESULT = Path(__file__).parent / "results" / "undirected.json"
 
 Figures = list[tuple[str, float, Callable[[float], bool], str]]  # name, value, whether it holds, the bar in words
@@ -81,9 +82,9 @@ def throughput(rounds: int) -> float:
     with torch.no_grad():
         for _ in range(rounds + 1):  # the first one warms up
             start = time.perf_counter()
-            for _ in range(50):
+            for _ in range(MOVES):
                 x = model.kernel(x, missing, 1.0)
-            speeds.append(50 * x.numel() / (time.perf_counter() - start) / 1e6)
+            speeds.append(MOVES * x.numel() / (time.perf_counter() - start) / 1e6)
     return statistics.median(speeds[1:])
 
 

@@ -102,13 +102,48 @@ def test_transfer_matrix_of_couplings_of_their_own() -> None:
 
 
 def test_the_energy_at_the_critical_point_is_known() -> None:
-    k = torch.tensor(CRITICAL, dtype=torch.float64, requires_grad=True)
-    (energy,) = torch.autograd.grad(log_partition_of_torus(32, 32, k), k)
-    assert abs(energy.item() - 1468.07) < 0.01
+    assert abs(32**2 * energy_per_spin(CRITICAL, 32) - 1468.07) < 0.01
     assert (
         abs(pg.log_partition(Ising({"torus": [32, 32]}, 0.3)).mean() - float(log_partition_of_torus(32, 32, 0.3)))
         < 1e-3
     )
+
+
+def energy_per_spin(coupling: float, side: int) -> float:
+    k = torch.tensor(coupling, dtype=torch.float64, requires_grad=True)
+    (energy,) = torch.autograd.grad(log_partition_of_torus(side, side, k), k)
+    return energy.item() / side**2
+
+
+@pytest.mark.slow
+def test_log_z_of_a_torus_by_annealing() -> None:
+    """With 64 chains, of which most count. The twin has too few temperatures, and is refused."""
+    ising = Ising({"torus": [32, 32]}, 0.3)
+    found = pg.log_partition(ising, method="ais", chains=64, temperatures=600)
+    assert abs(found.mean() - pg.log_partition(ising).mean()) < 4 * found.mean_standard_error()  # false alarms: 6e-5
+    assert found.mean_standard_error() <= 0.15
+    assert min(float(found.diagnostics["ess"]), float(found.diagnostics["ess_back"])) >= 16
+    with pytest.raises(ValueError, match=r"of 64 chains only .* count by their weights, and at least 16 are to"):
+        pg.log_partition(ising, method="ais", chains=64, temperatures=40)
+
+
+@pytest.mark.slow
+def test_clusters_have_the_energy_of_the_critical_point() -> None:
+    ising = Ising({"torus": [32, 32]}, CRITICAL, sampler=SwendsenWang())
+    with torch.no_grad():
+        states = ising.chains(100, 64, burn_in=60)
+        of_chains = torch.stack([ising.agreements(x).double() for x in states]).mean(0) / CRITICAL / 32**2
+    z = (of_chains.mean() - energy_per_spin(CRITICAL, 32)) / (of_chains.std() / 8)
+    assert abs(float(z)) < 4.5  # chains are independent; false alarms: 3e-5 by Student's t
+
+
+@pytest.mark.slow
+def test_a_wide_torus_is_sampled_by_annealed_chains() -> None:
+    ising = Ising({"torus": [12, 12]}, 0.3)
+    draws = pg.sample(ising, 400)
+    with torch.no_grad():
+        energy = ising.agreements(draws).double() / 0.3 / 144
+    assert abs(float(energy.mean()) - energy_per_spin(0.3, 12)) < 4.5 * 1.2 * float(energy.std()) / 20  # 1e-5
 
 
 class HalfBonds(SwendsenWang):
