@@ -70,6 +70,14 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "scale_of_turmoil": (1.5, 2.0),  # 2.12
         "r_hat": (0.9, 1.1),
     },
+    "compare_regressions": {
+        "evidence_of_all": (93.0, 97.0),
+        "loo_of_all": (0.33, 0.36),
+        "loo_minus_held_out": (0.12, 0.2),
+        "weight_of_nothing": (0.0, 0.01),
+        "effective_parameters": (9.5, 12.5),
+        "influential": (0, 0),
+    },
     "custom_program": {
         "failures": (0, 0),
         "untrained": (-60.0, -40.0),
