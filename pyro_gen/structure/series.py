@@ -55,6 +55,8 @@ def read_series(estimator: BaseEstimator, x: Any, *, reset: bool) -> SeriesData:
     """
     name = type(estimator).__name__
     several = _is_list_of_series(x)
+    if isinstance(x, list | tuple) and not several and len({np.size(row) for row in x}) > 1:
+        raise ValueError(f"{name}: rows have different lengths: give series of different lengths as a list of arrays.")
     parts = [_as_table(one) if several or isinstance(one, pd.Series) else one for one in (x if several else [x])]
     if several and (short := [i for i, one in enumerate(parts) if len(one) < 2]):
         raise ValueError(f"{name}: series {short[0]} has {len(parts[short[0]])} step: give 2 or more, or leave it out.")

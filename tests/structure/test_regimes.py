@@ -172,6 +172,7 @@ def test_counts_and_levels_of_several_series(emission: str) -> None:
         ([1.0, 2.0], {"draws": 1}, "give 1, 1 and 4 or more"),
         ([np.array([1.0, 2.0]), np.array([1.0])], {}, "series 1 has 1 step"),
         ([np.zeros((3, 1)), np.zeros((3, 2))], {}, "the same columns"),
+        ([[1.0, 2.0], [1.0]], {}, "as a list of arrays"),
         (pd.Series([1.0, 2.0], index=pd.to_datetime(["2020-01-02", "2020-01-01"])), {}, "sort it by time"),
         (np.arange(5001.0), {"kind": "change points"}, "memory for 5000 steps"),
     ],
