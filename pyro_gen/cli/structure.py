@@ -41,17 +41,20 @@ def clusters(
 ) -> None:
     """Find clusters of rows: how many there are, and who is together, each with its probability."""
     check_results(data, out, plot, report, overwrite)
-    read = read_data(data, part, data_root, drop_empty, decimal, to_train=False)
 
     import pandas as pd
 
-    from pyro_gen.imputation.files import write_table
+    from pyro_gen.imputation.files import read_mixed_table, with_observed_columns, write_table
     from pyro_gen.pictures import write
     from pyro_gen.structure.clusters import find_clusters
     from pyro_gen.structure.report import clusters_page
 
-    values = read.x.flatten(1).double().numpy()
-    table = pd.DataFrame(values, columns=list(read.columns or map(str, range(values.shape[1]))))
+    if Path(data).is_file() and Path(data).suffix not in (".npy", ".pt"):  # words are categories
+        name, table = data, with_observed_columns(read_mixed_table(data, decimal=decimal), drop_empty=drop_empty)
+    else:
+        read = read_data(data, part, data_root, drop_empty, decimal, to_train=False)
+        values = read.x.flatten(1).double().numpy()
+        name, table = read.name, pd.DataFrame(values, columns=list(read.columns or map(str, range(values.shape[1]))))
     found = find_clusters(table, max_clusters=max_clusters, draws=draws, seed=seed)
     if out is not None:
         probabilities = {f"probability {k}": p for k, p in enumerate(found.predict_proba(table).T)}
@@ -59,15 +62,16 @@ def clusters(
     if plot is not None:
         write(found.plot(), plot)
     if report is not None:
-        clusters_page(found, table, report, data=read.name)
+        clusters_page(found, table, report, data=name)
     files: dict[str, Any] = {"out": out, "plot": plot, "report": report}
     if as_json:
         print_json(
             {
-                "data": read.name,
+                "data": name,
                 "number_probabilities": found.number_probabilities_,
                 "number": found.n_clusters_,
                 "sizes": [int((found.labels_ == k).sum()) for k in range(found.n_clusters_)],
+                "prior_sensitivity": found.prior_sensitivity_,
                 "expected_loss": found.expected_loss_,
                 "r_hat": found.r_hat_,
                 "seed": seed,

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
-__all__ = ["StructureEstimator", "as_matrix", "chains_agree", "r_hats"]
+__all__ = ["StructureEstimator", "as_matrix", "chains_agree", "r_hats", "refuse_constant"]
 
 
 class StructureEstimator(BaseEstimator):  # type: ignore[misc]
@@ -37,13 +37,17 @@ def as_matrix(estimator: BaseEstimator, x: Any, *, reset: bool) -> npt.NDArray[n
         estimator, x, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=2 if reset else 1
     )
     if reset:
-        names = getattr(estimator, "feature_names_in_", range(values.shape[1]))
-        for name, column in zip(names, values.T, strict=True):
-            seen = column[~np.isnan(column)]
-            if len(seen) == 0 or (seen == seen[0]).all():
-                what = "has no number" if len(seen) == 0 else f"is {seen[0]:g} in every row"
-                raise ValueError(f"{type(estimator).__name__}: column {name!r} {what} and tells nothing: leave it out.")
+        refuse_constant(estimator, getattr(estimator, "feature_names_in_", range(values.shape[1])), values)
     return values
+
+
+def refuse_constant(estimator: BaseEstimator, names: Iterable[Any], values: npt.NDArray[np.float64]) -> None:
+    """Refuses the first column of (N, D), NaN where an entry is missing, that does not vary."""
+    for name, column in zip(names, values.T, strict=True):
+        seen = column[~np.isnan(column)]
+        if len(seen) == 0 or (seen == seen[0]).all():
+            what = "has no number" if len(seen) == 0 else f"is {seen[0]:g} in every row"
+            raise ValueError(f"{type(estimator).__name__}: column {name!r} {what} and tells nothing: leave it out.")
 
 
 def r_hats(posterior: Any, names: Iterable[str]) -> dict[str, float]:

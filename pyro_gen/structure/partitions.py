@@ -12,7 +12,9 @@ import numpy.typing as npt
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
-__all__ = ["canonical", "co_assignment", "representative", "variation_of_information"]
+__all__ = ["ROWS_FOR_MATRIX", "canonical", "co_assignment", "representative", "variation_of_information"]
+
+ROWS_FOR_MATRIX = 5000  # beyond which no N x N matrix is made
 
 Labels = npt.NDArray[np.int64]
 
@@ -63,7 +65,8 @@ def variation_of_information(a: Labels, b: Labels) -> float:
 def representative(partitions: Labels) -> tuple[Labels, float]:
     """The partition with the least expected variation of information to the draws.
 
-    Candidates are the draws and the cuts of the tree by average linkage of how often data are apart.
+    Candidates are the draws and, of up to :data:`ROWS_FOR_MATRIX` data, the cuts of the tree by average linkage of how
+    often data are apart, into as many clusters as draws have; of more data, 40 draws against 100.
 
     Arguments:
         partitions: Draws with shape (S, N).
@@ -77,10 +80,13 @@ def representative(partitions: Labels) -> tuple[Labels, float]:
         ([0, 0, 1, 1], 0.082)
     """
     draws, counts = np.unique(canonical(partitions), axis=0, return_counts=True)
-    candidates: Any = draws[np.argsort(-counts)[:200]]
-    if partitions.shape[1] > 1:
+    order = np.argsort(-counts, kind="stable")
+    candidates: Any = draws[order[:200]]
+    if partitions.shape[1] > ROWS_FOR_MATRIX:
+        candidates, draws, counts = draws[order[:40]], draws[order[:100]], counts[order[:100]]
+    elif partitions.shape[1] > 1:
         tree = linkage(squareform(1 - co_assignment(partitions), checks=False), "average")
-        cuts = [fcluster(tree, k, "maxclust") for k in range(1, int(draws.max()) + 3)]
+        cuts = [fcluster(tree, k, "maxclust") for k in np.unique(draws.max(1) + 1)]
         candidates = np.unique(np.concatenate([candidates, canonical(np.stack(cuts))]), axis=0)
     share = counts / counts.sum()
     member = (draws[:, None] == np.arange(draws.max() + 1)[:, None]).astype(np.float64)  # (S, K, N)

@@ -1,7 +1,7 @@
 """A page that a person can read about the structure that was found."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import pandas as pd
@@ -70,18 +70,21 @@ def clusters_page(found: Clusters, table: pd.DataFrame, path: str | Path, data: 
         path: The .html file.
         data: What the data are called.
     """
-    together = found.co_assignment_
-    sure = [float(together[row][found.labels_ == k].mean()) for row, k in enumerate(found.labels_)]
-    doubtful = pd.DataFrame({"cluster": found.labels_, "together with its cluster": sure}, index=table.index)
-    means = table.groupby(found.labels_).mean().T.map("{:.4g}".format)
-    means.columns = [f"cluster {k}, {int((found.labels_ == k).sum())} rows" for k in range(found.n_clusters_)]
+    doubtful = pd.DataFrame(
+        {"cluster": found.labels_, "together with its cluster": found.membership()}, index=table.index
+    )
+    numbers = table.select_dtypes("number")
+    means = numbers.groupby(found.labels_).mean().T.map("{:.4g}".format)
+    for name in table.columns.difference(numbers.columns, sort=False):
+        means.loc[name] = [_most_common(table[name][found.labels_ == k]) for k in range(found.n_clusters_)]
+    means.columns = pd.Index([f"cluster {k}, {int((found.labels_ == k).sum())} rows" for k in range(found.n_clusters_)])
     write_page(
         path,
         f"Clusters of {data}",
         found.summary().splitlines(),
         [("Co-assignment probabilities under their dendrogram, and the number of clusters", found.plot())],
         [
-            ("Means of the columns", means),
+            ("Means of the columns, the most common of categories", means),
             ("The ten rows that belong least surely", doubtful.sort_values(doubtful.columns[1]).head(10).round(2)),
         ],
     )
@@ -187,3 +190,8 @@ def factors_page(found: Factors, table: pd.DataFrame, path: str | Path, data: st
         [("Loadings with 90% intervals, and the number of factors", found.plot())],
         [("Loadings of standardised columns, with 90% intervals", loadings), ("Numbers of factors", evidences)],
     )
+
+
+def _most_common(column: "pd.Series[Any]") -> str:
+    shares = column.value_counts(normalize=True)
+    return f"{shares.index[0]} ({shares.iloc[0]:.0%})" if len(shares) else ""

@@ -6,10 +6,15 @@ r"""A Bayesian mixture of Student-t laws whose covariances are alike: its eviden
     \Psi &\sim \operatorname{Wishart}\big(\eta, \tfrac{s}{\eta} I\big), \qquad
     \Lambda_k \sim \operatorname{Wishart}\big(\nu_0, (\nu_0 \Psi)^{-1}\big), \qquad
     \mu_k \sim \mathcal{N}\big(0, (\kappa \Lambda_k)^{-1}\big), \\
-    x_n \mid c_n = k &\sim \mathcal{N}\big(\mu_k, (u_n \Lambda_k)^{-1}\big) ,
+    x_n \mid c_n = k &\sim \mathcal{N}\big(\mu_k, (u_n \Lambda_k)^{-1}\big) , \qquad
+    a_{nj} \mid c_n = k \sim \operatorname{Categorical}(\phi_{kj}), \quad
+    \phi_{kj} \sim \operatorname{Dirichlet}(1, \ldots, 1) ,
 
-on standardised columns. :math:`\Psi` is the covariance that components have in common, and :math:`\nu_0` says how much:
-from free covariances to tied ones. Tails of :math:`t` degrees of freedom keep outliers from becoming clusters.
+on standardised columns x of numbers and columns a of categories, which are independent inside a component.
+:math:`\Psi` is the covariance that components have in common, and :math:`\nu_0` says how much: from free covariances to
+tied ones. :math:`\kappa` says that means lie anywhere in the range of the data (Richardson & Green, 1997); each
+component costs :math:`\tfrac D2 \log \kappa`, so their number depends on it. Tails of :math:`t` degrees of freedom keep
+outliers from becoming clusters.
 
 **Variational Bayes.** With :math:`q = q(\pi) q(\Psi) \prod_k q(\mu_k, \Lambda_k) \prod_n q(c_n, u_n, x_{n,m})`, each
 factor conjugate, where :math:`q(\Lambda_k)` is Wishart with :math:`\nu_k` and :math:`W_k`, and :math:`q(\mu_k \mid
@@ -30,6 +35,8 @@ one of the :math:`K!` equal modes, so :math:`\log K!` is added (Bishop, 2006, se
 :math:`\Psi`.
 
 References:
+    | On Bayesian Analysis of Mixtures with an Unknown Number of Components (Richardson & Green, 1997)
+    | https://doi.org/10.1111/1467-9868.00095
     | Robust Bayesian clustering (Archambeau & Verleysen, 2007), https://doi.org/10.1016/j.neunet.2006.06.009
     | Bayesian Model-Based Clustering ... (Malsiner-Walli, Fruehwirth-Schnatter & Gruen, 2016)
     | https://doi.org/10.1007/s11222-014-9500-2
@@ -41,22 +48,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Setting", "Variational", "ascend", "gibbs", "log_joint"]
+__all__ = ["Categories", "Setting", "Variational", "ascend", "gibbs", "log_joint"]
 
-MEAN_PRECISION, SCALE = 0.05, 0.2  # kappa, s: means spread twice as far as data, a fifth of the variance inside
+SCALE = 0.2  # s: a fifth of the variance inside
+MEAN_PRECISION = (
+    0.01  # kappa: means spread by sqrt(SCALE / 0.01) = 4.5 standard deviations of a column, about its range
+)
 STEPS, TOLERANCE = 400, 1e-3  # of the bound, nats
 
 
 class Setting(NamedTuple):
-    """What the evidence is taken over: K, nu_0 - D + 1, and t."""
+    """What the evidence is taken over: K, nu_0 - D + 1, t, and kappa."""
 
     components: int
     likeness: float
     dof: float
+    mean_precision: float = MEAN_PRECISION
 
 
 class Variational(NamedTuple):
-    """The variational posterior: shapes (K), (K, D), (K), (K, D, D), (K), (D, D); ``bound`` includes log K!."""
+    """The variational posterior: shapes (K), (K, D), (K), (K, D, D), (K), (D, D), (K, L); ``bound`` has log K! too."""
 
     setting: Setting
     bound: float
@@ -66,6 +77,41 @@ class Variational(NamedTuple):
     scale: Tensor  # W_k
     nu: Tensor
     psi: Tensor  # the expected Psi
+    levels: Tensor  # counts of the Dirichlet laws of categories, all columns in a row
+
+
+class Categories(NamedTuple):
+    """Columns of categories.
+
+    Attributes:
+        seen: Indicators of the levels of all columns in a row, with shape (N, L), all 0 where an entry is missing.
+        sizes: The number of levels of each column, which sum to L.
+    """
+
+    seen: Tensor
+    sizes: tuple[int, ...]
+
+    def log_p(self, counts: Tensor, expected: bool) -> Tensor:
+        """The expected logarithms of probabilities (K, L) under Dirichlet laws, or the logarithms of their means."""
+        parts = [
+            torch.digamma(n) - torch.digamma(n.sum(1, keepdim=True)) if expected else (n / n.sum(1, keepdim=True)).log()
+            for n in counts.split(self.sizes, 1)
+        ]
+        return torch.cat([counts[:, :0], *parts], 1)
+
+    def divergence(self, counts: Tensor) -> Tensor:
+        """KL of Dirichlet laws with these counts from the uniform ones, nats."""
+        total = counts.new_zeros(())
+        for n, log_p in zip(counts.split(self.sizes, 1), self.log_p(counts, True).split(self.sizes, 1), strict=True):
+            size = n.shape[1]
+            total = total + (torch.lgamma(n.sum(1)) - torch.lgamma(n).sum(1) - math.lgamma(size)).sum()
+            total = total + ((n - 1) * log_p).sum()
+        return total
+
+
+def none_of(x: Tensor) -> Categories:
+    """No column of categories, for rows (N, D)."""
+    return Categories(x.new_zeros(len(x), 0), ())
 
 
 class _Local(NamedTuple):
@@ -121,36 +167,42 @@ def _of(x: Tensor, q: Variational) -> _Local:
     return _local(x, q.loc, q.nu.view(-1, 1, 1) * q.scale, log_det, log_pi, q.setting.dof, size / q.kappa)
 
 
-def log_joint(x: Tensor, q: Variational) -> Tensor:
+def log_joint(x: Tensor, q: Variational, categories: Categories | None = None) -> Tensor:
     """The log-density of standardised rows and each component at the expected parameters, with shape (N, K)."""
+    categories = none_of(x) if categories is None else categories
     precision = q.nu.view(-1, 1, 1) * q.scale
     log_pi = (q.counts / q.counts.sum()).log()
-    return _local(x, q.loc, precision, torch.logdet(precision), log_pi, q.setting.dof, torch.zeros_like(q.nu)).log_rho
+    local = _local(x, q.loc, precision, torch.logdet(precision), log_pi, q.setting.dof, torch.zeros_like(q.nu))
+    return local.log_rho + categories.seen @ categories.log_p(q.levels, False).T
 
 
-def _moments(r: Tensor, u: Tensor, mean: Tensor, factor: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _moments(
+    r: Tensor, u: Tensor, mean: Tensor, factor: Tensor | None, kappa0: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Counts, m, kappa, and scatter about m, from r (N, K), u (K, N) and completed rows (K, N, D)."""
     weight = r.T * u  # (K, N)
-    kappa = MEAN_PRECISION + weight.sum(1)
+    kappa = kappa0 + weight.sum(1)
     loc = (weight.unsqueeze(-1) * mean).sum(1) / kappa.unsqueeze(1)
     centred = mean - loc.unsqueeze(1)
-    scatter = (weight.unsqueeze(-1) * centred).mT @ centred + MEAN_PRECISION * loc.unsqueeze(2) * loc.unsqueeze(1)
+    scatter = (weight.unsqueeze(-1) * centred).mT @ centred + kappa0 * loc.unsqueeze(2) * loc.unsqueeze(1)
     if factor is not None:
         scatter = scatter + torch.einsum("kn,knij,knlj->kil", r.T, factor, factor)
     return r.sum(0), loc, kappa, scatter
 
 
-def ascend(x: Tensor, r: Tensor, setting: Setting) -> tuple[Variational, Tensor]:
+def ascend(x: Tensor, r: Tensor, setting: Setting, categories: Categories | None = None) -> tuple[Variational, Tensor]:
     """Coordinate ascent from responsibilities.
 
     Arguments:
         x: Standardised rows with shape (N, D), float64, NaN where nothing was observed.
         r: Responsibilities, with shape (N, K).
         setting: The prior.
+        categories: Columns of categories, if there are any.
 
     Returns:
         The variational posterior and the responsibilities that it ends at.
     """
+    categories = none_of(x) if categories is None else categories
     size = x.shape[1]
     nu0 = size - 1 + setting.likeness
     eta = size + 2.0
@@ -161,16 +213,18 @@ def ascend(x: Tensor, r: Tensor, setting: Setting) -> tuple[Variational, Tensor]
     mean = torch.where(torch.isnan(x), column_mean, x).expand(setting.components, *x.shape)
     factor, last = None, -math.inf
     for step in range(STEPS):
-        n, loc, kappa, scatter = _moments(r, u, mean, factor)
+        n, loc, kappa, scatter = _moments(r, u, mean, factor, setting.mean_precision)
         nu = nu0 + n
         for _ in range(3):
             scale = torch.linalg.inv(nu0 * psi + scatter)
             inverse = eta / SCALE * eye + nu0 * (nu.view(-1, 1, 1) * scale).sum(0)
             psi = h * torch.linalg.inv(inverse)
-        q = Variational(setting, 0.0, 1.0 + n, loc, kappa, scale, nu, psi)
+        levels = 1.0 + r.T @ categories.seen
+        q = Variational(setting, 0.0, 1.0 + n, loc, kappa, scale, nu, psi, levels)
         local = _of(x, q)
-        bound = local.log_rho.logsumexp(1).sum() - _divergence(q, inverse, h, nu0, eta)
-        r, u, mean, factor = local.log_rho.softmax(1), local.shape / local.rate, local.mean, local.factor
+        log_rho = local.log_rho + categories.seen @ categories.log_p(levels, True).T
+        bound = log_rho.logsumexp(1).sum() - _divergence(q, inverse, h, nu0, eta) - categories.divergence(levels)
+        r, u, mean, factor = log_rho.softmax(1), local.shape / local.rate, local.mean, local.factor
         if step > 5 and float(bound) - last < TOLERANCE:
             break
         last = float(bound)
@@ -185,10 +239,11 @@ def _divergence(q: Variational, inverse: Tensor, h: Tensor, nu0: float, eta: flo
     weights = torch.lgamma(q.counts.sum()) - torch.lgamma(q.counts).sum() - math.lgamma(k)
     log_pi = torch.digamma(q.counts) - torch.digamma(q.counts.sum())
     weights = weights + ((q.counts - 1) * log_pi).sum()
-    ratio = MEAN_PRECISION / q.kappa
+    kappa0 = q.setting.mean_precision
+    ratio = kappa0 / q.kappa
     precision = q.nu.view(-1, 1, 1) * q.scale
     quadratic = ((q.loc.unsqueeze(1) @ precision).squeeze(1) * q.loc).sum(1)
-    means = (size / 2 * (ratio - 1 - ratio.log()) + MEAN_PRECISION / 2 * quadratic).sum()
+    means = (size / 2 * (ratio - 1 - ratio.log()) + kappa0 / 2 * quadratic).sum()
     start = torch.tensor(nu0).to(h)
     own = _log_b(log_det, q.nu, size) + (q.nu - size - 1) / 2 * e_lambda - q.nu * size / 2
     prior = _log_b(-size * start.log() - e_psi, start, size) + (nu0 - size - 1) / 2 * e_lambda
@@ -203,7 +258,9 @@ def _divergence(q: Variational, inverse: Tensor, h: Tensor, nu0: float, eta: flo
 # Gibbs sampling
 
 
-def gibbs(x: Tensor, q: Variational, draws: int, burn_in: int) -> tuple[Tensor, Tensor]:
+def gibbs(
+    x: Tensor, q: Variational, draws: int, burn_in: int, categories: Categories | None = None
+) -> tuple[Tensor, Tensor]:
     """One chain from a draw of the variational posterior, by the global generator.
 
     Arguments:
@@ -211,11 +268,13 @@ def gibbs(x: Tensor, q: Variational, draws: int, burn_in: int) -> tuple[Tensor, 
         q: Where it starts, and the setting.
         draws: The number S of draws that are kept.
         burn_in: The number before them.
+        categories: Columns of categories, if there are any.
 
     Returns:
         Labels with shape (S, N), int64, and log-densities of the data given the parameters, (S).
     """
-    size, setting = x.shape[1], q.setting
+    categories = none_of(x) if categories is None else categories
+    size, setting, counted = x.shape[1], q.setting, q.levels
     nu0 = size - 1 + setting.likeness
     psi, eye = q.psi, torch.eye(size).to(x)
     counts, loc, kappa, scale, nu = q.counts, q.loc, q.kappa, q.scale, q.nu
@@ -229,19 +288,28 @@ def gibbs(x: Tensor, q: Variational, draws: int, burn_in: int) -> tuple[Tensor, 
         total = eye * (size + 2.0) / SCALE + nu0 * precision.sum(0)
         psi = _wishart(torch.tensor(size + 2.0 + len(loc) * nu0).to(x).unsqueeze(0), torch.linalg.inv(total)[None])[0]
         local = _local(x, mu, precision, torch.logdet(precision), pi.log(), setting.dof, torch.zeros_like(pi))
-        c = torch.distributions.Categorical(logits=local.log_rho).sample()
+        log_rho = local.log_rho + categories.seen @ _log_dirichlet(counted, categories.sizes).T
+        c = torch.distributions.Categorical(logits=log_rho).sample()
         u = torch.distributions.Gamma(local.shape, local.rate).sample()  # (K, N), of which one a datum counts
         mean = local.mean
         if local.factor is not None:
             shift = local.factor @ torch.randn_like(mean).unsqueeze(-1)
             mean = mean + shift.squeeze(-1) / u.sqrt().unsqueeze(-1)
         r = torch.nn.functional.one_hot(c, len(loc)).to(x)
-        n, loc, kappa, scatter = _moments(r, u, mean, None)
+        n, loc, kappa, scatter = _moments(r, u, mean, None, setting.mean_precision)
+        counted = 1.0 + r.T @ categories.seen
         counts, nu, scale = 1.0 + n, nu0 + n, torch.linalg.inv(nu0 * psi + scatter)
         if step >= burn_in:
             labels.append(c)
-            log_density.append(local.log_rho.logsumexp(1).sum())
+            log_density.append(log_rho.logsumexp(1).sum())
     return torch.stack(labels), torch.stack(log_density)
+
+
+def _log_dirichlet(counts: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Logarithms of draws of Dirichlet laws that stand in a row, with shape (K, L)."""
+    return torch.cat(
+        [counts[:, :0], *(torch.distributions.Dirichlet(n).sample().log() for n in counts.split(sizes, 1))], 1
+    )
 
 
 def _wishart(nu: Tensor, scale: Tensor) -> Tensor:

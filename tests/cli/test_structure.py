@@ -15,6 +15,7 @@ def test_clusters_of_a_file_with_holes(here: Path, capsys: pytest.CaptureFixture
     kind = np.arange(40) % 2
     table = pd.DataFrame(6.0 * kind[:, None] + rng.normal(size=(40, 2)), columns=["<b>", "width"])
     table.iloc[0, 0] = np.nan
+    table["colour"] = np.where(kind == 0, "red", "blue")
     table.to_csv("rows.csv", index=False)
     words = ["structure", "clusters", "rows.csv", "--max-clusters", "3", "--draws", "8"]
     found = run_json(capsys, *words, "--out", "c.csv", "--plot", "c.png", "--report", "c.html")
@@ -23,7 +24,7 @@ def test_clusters_of_a_file_with_holes(here: Path, capsys: pytest.CaptureFixture
     assert len(labels) == 40 and ((labels["cluster"] == labels["cluster"][0]) == (kind == 0)).all()
     assert Path("c.png").read_bytes().startswith(b"\x89PNG")
     page = Path("c.html").read_text(encoding="utf-8")
-    assert "2 with probability" in page and "&lt;b&gt;" in page and "<b>" not in page
+    assert "2 with probability" in page and "&lt;b&gt;" in page and "<b>" not in page and "red (100%)" in page
     code, text, _ = run(capsys, *words, "--out", "c.csv", "--overwrite")
     assert code == 0 and text.startswith("Clusters of 40 rows: 2 with probability")
 

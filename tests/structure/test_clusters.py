@@ -46,6 +46,70 @@ def test_holes_and_frames_and_a_density_that_integrates():
     assert found.plot().axes
 
 
+def people(rng, n=60):
+    """Two kinds that one column of numbers hardly tells apart, and words do."""
+    kind = np.arange(n) % 2
+    frame = pd.DataFrame({"size": rng.normal(size=n) + 1.5 * kind, "weight": rng.normal(size=n)})
+    for name, words in (("colour", ["red", "blue", "green"]), ("form", ["round", "square", "star"])):
+        frame[name] = np.where(rng.random(n) < 0.1, words[2], np.array(words)[kind])
+    frame["ripe"] = rng.random(n) < 0.2 + 0.6 * kind
+    frame["colour"] = frame["colour"].astype("category").where(rng.random(n) > 0.1)
+    return kind, frame
+
+
+def test_words_and_booleans_are_categories_that_tell_clusters():
+    kind, frame = people(np.random.default_rng(0))
+    found = find_clusters(frame, max_clusters=3, draws=8)
+    assert found.n_clusters_ == 2 and adjusted_rand_score(kind, found.labels_) > 0.9
+    assert found.feature_names_in_.tolist() == list(frame) and found.n_features_in_ == 5
+    # The twin: numbers alone do not tell.
+    numbers = find_clusters(frame[["size", "weight"]], max_clusters=3, draws=8)
+    assert adjusted_rand_score(kind, numbers.labels_) < 0.5
+    # Probabilities of a word sum to one whatever else is known of a row.
+    row = frame.iloc[[0]].copy()
+    each = [found.score(row.assign(form=word)) for word in ("round", "square", "star")]
+    unknown = found.score(row.assign(form=None))
+    assert np.logaddexp.reduce(each) == pytest.approx(unknown, abs=1e-9)
+    with pytest.raises(ValueError, match=r"column 'form' has 'oval', which is none"):
+        found.predict(row.assign(form="oval"))
+    with pytest.raises(ValueError, match="all columns are categories"):
+        find_clusters(frame[["colour", "form"]])
+    with pytest.raises(ValueError, match="column 'name' has 60 different words in 60 rows"):
+        find_clusters(frame.assign(name=[f"row {i}" for i in range(60)]))
+    with pytest.raises(ValueError, match="column 'form' is 0 in every row"):
+        find_clusters(frame.assign(form="round"))
+
+
+def test_many_rows_have_no_matrix_but_any_part_of_it():
+    rng = np.random.default_rng(0)
+    kind = np.arange(5200) % 2
+    x = rng.normal(size=(5200, 2)) + 8 * kind[:, None]
+    found = Clusters(max_clusters=2, draws=4).fit(x)
+    assert found.n_clusters_ == 2 and adjusted_rand_score(kind, found.labels_) > 0.99
+    with pytest.raises(ValueError, match=r"5,200 rows has 0\.2 GB"):
+        _ = found.co_assignment_
+    assert np.allclose(found.together([0, 1, 2]), [[1, 0, 1], [0, 1, 0], [1, 0, 1]], atol=0.05)
+    assert found.membership().shape == (5200,) and found.membership().min() > 0.4
+
+
+def test_how_sure_a_row_is_of_its_cluster_is_the_mean_of_the_matrix():
+    found = find_clusters(np.random.default_rng(1).normal(size=(40, 2)), max_clusters=2, draws=8)
+    matrix = found.co_assignment_
+    expected = [matrix[row][found.labels_ == k].mean() for row, k in enumerate(found.labels_)]
+    assert np.allclose(found.membership(), expected)
+
+
+def test_what_the_number_were_with_means_that_spread_otherwise_is_told():
+    x = np.random.default_rng(0).normal(size=(60, 2)) + 3 * (np.arange(60) % 2)[:, None]
+    found = find_clusters(x, max_clusters=3, draws=8)
+    assert set(found.prior_sensitivity_) == {0.5, 1.0, 2.0}
+    for spread, p in found.prior_sensitivity_.items():
+        assert sum(p.values()) == pytest.approx(1.0), spread
+    # A component costs D / 2 log kappa: means that spread farther make clusters dearer.
+    assert found.prior_sensitivity_[2.0][1] >= found.prior_sensitivity_[0.5][1]
+    assert "a priori" in found.summary()
+
+
 @pytest.mark.parametrize(
     ("x", "words"),
     [

@@ -7,14 +7,35 @@ import numpy as np
 import torch
 
 from pyro_gen.structure.partitions import co_assignment
-from pyro_gen.structure.student_mixture import MEAN_PRECISION, SCALE, Setting, ascend, gibbs, log_joint
+from pyro_gen.structure.student_mixture import (
+    MEAN_PRECISION,
+    SCALE,
+    Categories,
+    Setting,
+    ascend,
+    gibbs,
+    log_joint,
+)
 
 NAN = torch.nan
 X = torch.tensor([[-1.3], [-0.9], [-1.1], [0.8], [1.2], [NAN]]).double()
 SETTING = Setting(2, 5.0, 1e6)  # tails as good as normal
 
 
-def exact(kappa=MEAN_PRECISION):
+CODES = torch.tensor([0, -1, 1, 2, 2, 2])  # of which the last tells most, since its number is missing
+CATEGORIES = Categories((CODES[:, None] == torch.arange(3)).double(), (3,))
+
+
+def log_category_evidence(labels):
+    """The log-probability of CODES given a partition, phi integrated out: Dirichlet-multinomial, one each cluster."""
+    value = 0.0
+    for k in (0, 1):
+        counts = [sum(1 for c, code in zip(labels, CODES, strict=True) if c == k and code == v) for v in range(3)]
+        value += math.lgamma(3) - math.lgamma(3 + sum(counts)) + sum(math.lgamma(1 + n) for n in counts)
+    return value
+
+
+def exact(kappa=MEAN_PRECISION, categories=False):
     """Log-evidence, and the probability that two rows are together (6, 6), by enumeration and quadrature over Psi."""
     eta, nu0 = 3.0, SETTING.likeness
     t = torch.linspace(-14, 6, 4001).double()  # log Psi
@@ -33,6 +54,8 @@ def exact(kappa=MEAN_PRECISION):
             value = value - n / 2 * math.log(2 * math.pi) + 0.5 * math.log(kappa / (kappa + n))
             value = value + nu0 / 2 * (nu0 * psi / 2).log() - math.lgamma(nu0 / 2)
             value = value + math.lgamma(a) - a * ((nu0 * psi + s) / 2).log()
+        if categories:
+            value = value + log_category_evidence(labels)
         terms.append(torch.logsumexp(value, 0) + math.log(t[1] - t[0]))
         together.append(c.unsqueeze(0) == c.unsqueeze(1))
     log_p = torch.stack(terms)
@@ -62,6 +85,19 @@ def test_gibbs_draws_the_posterior_of_partitions():
     assert (np.abs(found.mean(0) - exact()[1]) / error).max() < 6.5
     # The twin: means with another prior.
     assert (np.abs(found.mean(0) - exact(kappa=5.0)[1]) / error).max() > 10
+
+
+def test_categories_are_part_of_the_posterior_of_partitions():
+    q, _ = ascend(X, start(), SETTING, CATEGORIES)
+    log_evidence, together = exact(categories=True)
+    assert log_evidence - 2.5 < q.bound < log_evidence + 0.1
+    torch.manual_seed(0)
+    labels = gibbs(X, q, 3000, 100, CATEGORIES)[0].numpy()
+    found = np.stack([co_assignment(part) for part in labels.reshape(20, 150, -1)])
+    error = found.std(0, ddof=1) / math.sqrt(len(found)) + 1e-3
+    assert (np.abs(found.mean(0) - together) / error).max() < 6.5  # as above
+    # The twin: the categories left out.
+    assert (np.abs(found.mean(0) - exact()[1]) / error).max() > 8
 
 
 def test_the_density_given_what_is_seen_is_a_student_t_of_it():
