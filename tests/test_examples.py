@@ -152,6 +152,14 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "grid_good": (0.55, 0.99),
         "grid_log_likelihood": (-3.0, 0.0),  # under the same noise the mixture itself has -0.26
     },
+    "hierarchical_schools": {
+        "pooled": (-1.2, -1.16),
+        "partial": (-1.16, -1.12),
+        "gain_on_pooled": (0.02, 0.06),  # three standard errors over 0
+        "gain_on_apart": (0.0, 0.03),
+        "gain_on_apart_small": (0.05, 0.2),
+        "tau": (0.22, 0.35),
+    },
     "impute_images": {
         "half_log_loss": (0.22, 0.32),
         "half_log_loss_of_frequencies": (0.37, 0.42),
