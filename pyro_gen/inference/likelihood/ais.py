@@ -214,11 +214,15 @@ def posterior_draws(
 
 
 def is_annealed(program: Program, x: Tensor, *context: Any) -> bool:
-    """Whether annealed importance sampling takes the missing entries that are latent variables, or there are none."""
-    latent = latent_sites(probe(program, x, *context))
+    """Whether annealed importance sampling takes the latent variables: not those with more values than can be summed.
+
+    Among them are the missing entries that are latent.
+    """
+    trace = probe(program, x, *context)
+    latent, finite = latent_sites(trace), finite_sites(trace)
     missing = {n: s for n, s in latent.items() if missing_site(s)}
-    discrete = [n for n, s in missing.items() if s["fn"].support.is_discrete]
-    finite = {n: f for n, f in finite_sites(probe(program, x, *context)).items() if n in discrete}
-    if len(finite) < len(discrete) or (missing and all(s["fn"].support.is_discrete for s in latent.values())):
+    discrete = [n for n, s in latent.items() if s["fn"].support.is_discrete]
+    if any(n not in finite for n in discrete) or (missing and len(discrete) == len(latent)):
         return False
+    finite = {n: f for n, f in finite.items() if n in missing}
     return not finite or bool((joint_values(finite, present_units(finite, program, x, *context)) <= MAX_SUMMED).all())

@@ -335,7 +335,7 @@ def _copies(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 
 def _require_equal(pairs: Iterable[tuple[Tensor, Tensor]], otherwise: str) -> None:
-    for a, b in ((a.float(), b.float()) for a, b in pairs):
+    for a, b in ((a.float(), b.float()) for a, b in pairs if a.numel()):
         scale = a.abs().max().clamp(min=1e-6)
         if not bool(((a - b).abs() <= 1e-3 * scale).all() | ~torch.isfinite(a).all()):
             raise NotTraceableError(otherwise)

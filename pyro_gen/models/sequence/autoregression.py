@@ -196,6 +196,5 @@ def order_probabilities(x: Tensor, most: int = 8) -> Tensor:
     z = (x.double() - x.double().mean()) / x.double().std()
     lags = torch.stack([z[:, most - j : z.shape[1] - j] for j in range(most + 1)], -1).flatten(0, 1)  # (n, K + 1)
     regression, within = ConjugateRegression(most, scale=1.0), torch.arange(most) < torch.arange(most + 1).unsqueeze(-1)
-    # A covariate that is 0 throughout is none.
-    evidences = [regression.log_evidence(lags[:, 0], lags[:, 1:] * lags.new_tensor(row.tolist())) for row in within]
+    evidences = [regression.log_evidence(lags[:, 0], lags[:, 1:] * row.to(lags)) for row in within]  # 0 is no covariate
     return torch.stack(evidences).softmax(0)

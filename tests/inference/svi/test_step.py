@@ -332,6 +332,21 @@ def test_frozen_parameters_stay() -> None:
     assert torch.equal(frozen, before)
 
 
+def test_a_parameter_without_entries_is_no_obstacle() -> None:
+    class WithNothing(Program):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loc, self.none = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(0))
+
+        def model(self, x: Tensor) -> Tensor:
+            with self.plate(x):
+                return pg.observe("x", dist.Normal(self.loc + self.none.sum(), 1.0), x)
+
+    program = WithNothing()
+    pg.fit(program, torch.full((20,), 2.0), epochs=50, lr=0.1, compile="trace", progress=False)
+    assert abs(program.loc.item() - 2) < 0.3
+
+
 def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert not compiler_available()

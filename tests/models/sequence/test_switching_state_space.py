@@ -118,6 +118,24 @@ def test_the_filter_of_particles_of_a_long_series() -> None:
     assert abs(small.value - large.value) < 5 * torch.hypot(small.standard_error, large.standard_error) + 0.1
 
 
+def test_more_paths_than_can_be_summed_are_weighed_by_every_verb() -> None:
+    # The forecast of a random walk whose steps have deviation 1 or 3: 4,000 draws, |z| above 5 in 6e-7 of seeds.
+    program = SwitchingStateSpace(40, 2, ("level",), loc=0.0, scale=1.0)
+    with torch.no_grad():
+        program.log_scales["noise"].fill_(-3.0)
+        program.log_scales["level"].copy_(torch.tensor([1.0, 3.0]).log())
+        program.transition.zero_()
+    x = torch.cat(
+        [torch.randn(1, 39, generator=torch.Generator().manual_seed(0)).cumsum(1), torch.full((1, 1), NAN)], 1
+    )
+    found = pg.log_likelihood(program, x)
+    assert found.method == "iwae" and found.standard_error < 0.2
+    drawn = pg.predict(program, x.repeat(400, 1), draws=10)[..., -1].double().flatten()
+    variance = 5 + 2 * math.exp(-6)  # either regime comes next
+    assert abs(drawn.mean() - x[0, 38]) < 5 * math.sqrt(variance / 4000) + 0.02
+    assert drawn.var().item() == pytest.approx(variance, rel=0.25) and drawn.var() > 1.5  # the twin: calm regimes alone
+
+
 def test_noise_that_comes_a_step_late_is_noticed() -> None:
     program, x = case("level and noise")
     _, scores, _ = by_paths(program, x)
