@@ -41,6 +41,7 @@ _NETWORKX = {
     "karate": "karate_club_graph",
     "les_miserables": "les_miserables_graph",
 }
+_PAIRS = "_pairs"  # of a network with a tenth of the pairs hidden in training, which alone are test data
 _TORCHVISION = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST"}
 
 
@@ -140,6 +141,9 @@ def load(
     schools           1600 / 400    (2,)             made up: pupils by intake score and school; the target is a score
     wine              142 / 36      (13,)            numbers
     ================= ============= ======== ======= =========================================================
+
+    The networks davis, karate and les_miserables are there as davis_pairs, ... too: training data lack a tenth of the
+    pairs, NaN, and test data have these only.
 
     Documents of ``docstrings`` are the modules of the standard library (:mod:`pyro_gen.data.docstrings`), its columns
     the words of three letters or more that 4 or more of the training documents have, English stop words left out.
@@ -277,18 +281,25 @@ def _load_co2(root: str | os.PathLike[str] | None) -> DataSet:
 def _load_network(name: str, root: str | os.PathLike[str] | None) -> DataSet:
     import networkx as nx
 
-    graph = getattr(nx, _NETWORKX[name])()
+    whole = name.removesuffix(_PAIRS)
+    graph = getattr(nx, _NETWORKX[whole])()
     names = list(graph)
-    if name == "davis":
+    if whole == "davis":
         women, events = ([v for v in names if graph.nodes[v]["bipartite"] == kind] for kind in (0, 1))
         matrix, names = nx.bipartite.biadjacency_matrix(graph, women, events, weight=None).toarray(), events
     else:
         matrix = nx.to_numpy_array(graph, weight=None)
     values = torch.tensor(matrix, dtype=torch.get_default_dtype()).unsqueeze(0)
     clubs = None
-    if name == "karate":
+    if whole == "karate":
         clubs = torch.tensor([[int(graph.nodes[v]["club"] == "Officer") for v in names]])
-    return DataSet(name, values, values.clone(), clubs, clubs, columns=tuple(map(str, names)), levels=2)
+    train, test = values, values.clone()
+    if name != whole:
+        hidden = torch.rand(values.shape, generator=torch.Generator().manual_seed(0)) < 0.1
+        if whole != "davis":
+            hidden = hidden.triu(1) | hidden.triu(1).mT
+        train, test = values.masked_fill(hidden, torch.nan), values.masked_fill(~hidden, torch.nan)
+    return DataSet(name, train, test, clubs, clubs, columns=tuple(map(str, names)), levels=2)
 
 
 def _draw_mixture(name: str, root: str | os.PathLike[str] | None) -> DataSet:
@@ -305,6 +316,7 @@ for _path in sorted(PUBLISHED.glob("*.bif")):
 DATA_SETS.add("moons", Source(_load_moons, from_folder=False))
 for _name in _NETWORKX:
     DATA_SETS.add(_name, Source(partial(_load_network, _name), from_folder=False))
+    DATA_SETS.add(_name + _PAIRS, Source(partial(_load_network, _name + _PAIRS), from_folder=False))
 for _name in MIXTURES:
     DATA_SETS.add(_name, Source(partial(_draw_mixture, _name), from_folder=False))
 for _name in _SCIKIT_LEARN:

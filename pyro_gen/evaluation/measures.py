@@ -15,6 +15,7 @@ from pyro_gen.evaluation.completion import completion_perplexity, halves
 from pyro_gen.evaluation.samples import good_samples, modes_covered
 from pyro_gen.inference.likelihood.door import log_likelihood
 from pyro_gen.inference.likelihood.result import LogLikelihood
+from pyro_gen.inference.posterior import posterior
 from pyro_gen.program import Program
 from pyro_gen.registry import Measured, measure
 from pyro_gen.tasks.classify import classify
@@ -25,6 +26,7 @@ __all__ = [
     "completion_perplexity_of_words",
     "good_samples",
     "log_likelihood_per_datum",
+    "log_predictive",
     "modes_covered",
     "perplexity",
 ]
@@ -54,6 +56,29 @@ def log_likelihood_per_datum(
 ) -> Measured:
     """The mean log-likelihood of a test datum, in nats; the options are those of :func:`pyro_gen.log_likelihood`."""
     found = _test_likelihood(program, data, seed, progress, options)
+    return Measured(found.mean(), found.mean_standard_error(), found.sampling_error(), found.kind, found.method)
+
+
+@measure("log_predictive", unit="nats", better="higher")
+def log_predictive(
+    program: Program, data: Prepared, *, seed: int = 0, progress: Progress = None, **options: Any
+) -> Measured:
+    """The mean log predictive density of a test datum by draws from the posterior given the training data, nats.
+
+    For programs whose parameters are all latent variables: there is nothing to train.
+
+    Arguments:
+        program: The program; for ``method="gibbs"`` it has its conditionals in a method ``blocks``.
+        data: The data.
+        seed: Seeds the draws.
+        progress: Not used.
+        options: Of :func:`pyro_gen.posterior`.
+    """
+    if options.get("method") == "gibbs":
+        options["blocks"] = program.blocks()
+    train = _on_device(program, (data.train, *data.context))
+    drawn = posterior(program, *train, seed=seed, progress=False, **options)
+    found = log_likelihood(program, *_on_device(program, (data.test, *data.test_context)), posterior=drawn, seed=seed)
     return Measured(found.mean(), found.mean_standard_error(), found.sampling_error(), found.kind, found.method)
 
 

@@ -46,7 +46,7 @@ Labels = npt.NDArray[np.int64]
 METHODS = ("auto", "merge-split", "belief-propagation")
 MERGE_SPLIT_NODES = 300  # the most for which "auto" takes it
 CHAINS, BURN_IN, SPLITS = 16, 30, 8  # merges and splits for a sweep
-GIBBS_CHAINS, GIBBS_BURN_IN, THIN = 4, 40, 2
+GIBBS_CHAINS, GIBBS_BURN_IN, THIN = 4, 40, 4
 HOPELESS, NUMBERS_WITHOUT_HOPE = 15.0, 2  # nats below the best; after so many numbers the search ends
 LEAST_WEIGHT = 0.01  # of numbers that are sampled
 

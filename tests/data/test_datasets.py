@@ -60,6 +60,11 @@ def test_networks_are_one_datum_each() -> None:
     assert davis.columns[0] == "E1" and davis.train[0, 0].sum() == 8  # Evelyn Jefferson was at eight events
     assert novel.train.sum() == 2 * 254 and torch.equal(novel.train[0], novel.train[0].T)
     assert novel.columns is not None and novel.columns[0] == "Napoleon"
+    pairs = load("les_miserables_pairs")
+    assert torch.equal(pairs.train.isnan(), ~pairs.test.isnan())
+    both = torch.where(pairs.train.isnan(), pairs.test, pairs.train)
+    assert torch.equal(both, novel.train) and torch.equal(pairs.train.isnan(), pairs.train.mT.isnan())
+    assert 250 < int((~pairs.test.isnan()).triu(1).sum()) < 340
 
 
 def test_the_nile_is_one_series() -> None:
@@ -139,19 +144,24 @@ def test_docstrings_are_counts_of_words() -> None:
 
 
 def test_unknown_name_lists_the_names() -> None:
-    with pytest.raises(ValueError, match=r"no data set 'cifar'.*breast_cancer, co2, davis, diabetes, digits.*wine"):
+    with pytest.raises(
+        ValueError, match=r"no data set 'cifar'.*breast_cancer, co2, davis, davis_pairs, diabetes, digits.*wine"
+    ):
         load("cifar")
     assert set(DATA_SETS) == {
         *SHAPES,
         "co2",
         "davis",
+        "davis_pairs",
         "docstrings",
         "asia",
         "fashion_mnist",
         "grid_of_gaussians",
         "insurance",
         "karate",
+        "karate_pairs",
         "les_miserables",
+        "les_miserables_pairs",
         "mnist",
         "moons",
         "nile",

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_gen.data.small import binary_rows
+from pyro_gen.inference.objectives import ScoreFunctionELBO
 from pyro_gen.models.network.parts.groups import Values, of_pairs
 from pyro_gen.observation import observe
 from pyro_gen.program import Program
@@ -59,6 +60,7 @@ class BipartiteBlockModel(Program):
             raise ValueError(f"BipartiteBlockModel({nodes}, {groups}): give positive numbers.")
         self.nodes, self.groups = nodes, groups
         self.event_shape = torch.Size(nodes)
+        self.objective = ScoreFunctionELBO()
         self.logits = nn.ParameterList(0.1 * torch.randn(n, k) for n, k in zip(nodes, groups, strict=True))
         self.log_weights = nn.ParameterList(torch.zeros(k) for k in groups)
         self.log_counts = nn.Parameter(torch.zeros(2, *groups))

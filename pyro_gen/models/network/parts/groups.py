@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_gen.inference.objectives import ScoreFunctionELBO
 from pyro_gen.program import Program
 
 __all__ = ["BlockModel", "Terms", "Values", "counts", "draw_groups", "of_pairs", "square", "triangle"]
@@ -47,6 +48,7 @@ class BlockModel(Program):
             raise ValueError(f"{type(self).__name__}({nodes}, {groups}): give 2 nodes and 1 group or more.")
         self.nodes, self.groups, self.directed = nodes, groups, directed
         self.event_shape = torch.Size((nodes, nodes))
+        self.objective = ScoreFunctionELBO()
         self.logits = nn.Parameter(0.1 * torch.randn(nodes, groups))
         self.log_weights = nn.Parameter(torch.zeros(groups))
 
