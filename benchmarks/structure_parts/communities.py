@@ -34,7 +34,7 @@ def karate() -> tuple[dict[str, Any], list[Bar]]:
     graph = nx.karate_club_graph()
     a = nx.to_numpy_array(graph, weight=None)
     clubs = np.array([graph.nodes[v]["club"] == "Officer" for v in graph])
-    found = find_communities(graph, draws=1500)
+    found = find_communities(graph, draws=600)
     best, profile = profile_optimum(torch.tensor(a), 2)
     right = int((best.numpy() == clubs).sum())
     right = max(right, 34 - right)
@@ -104,11 +104,11 @@ def weak() -> tuple[dict[str, Any], list[Bar]]:
         for seed in range(SEEDS):
             a, b, omega = planted(ratio, seed)
             matrix = scipy.sparse.csr_array(a)
-            start = time.perf_counter()
+            start = time.process_time()
             found = find_communities(matrix, seed=seed)
-            seconds = time.perf_counter() - start
+            seconds = time.process_time() - start
             two = found.number_probabilities_.get(2, 0.0)
-            row = {"probability of two": two, "oracle": oracle(a, b, omega), "seconds": seconds}
+            row = {"probability of two": two, "oracle": oracle(a, b, omega), "CPU seconds": seconds}
             if found.n_groups_ == 2:
                 row["overlap"] = overlap(found.labels_, b)
                 row["accuracy"] = (1 + row["overlap"]) / 2
@@ -131,7 +131,7 @@ def weak() -> tuple[dict[str, Any], list[Bar]]:
                     f"{name} runs that prefer two", sum(r["probability of two"] > 0.5 for r in rows), SEEDS, least=True
                 ),
             ]
-    bars.append(Bar("planted partition: seconds, slowest", slowest, 5.0, least=False))
+    bars.append(Bar("planted partition: CPU seconds, slowest", slowest, 5.0, least=False))
     return figures, bars
 
 
