@@ -19,7 +19,7 @@ from pyro_gen.models.topic.parts.gibbs import Corpus, State, fold_in, sweeps
 
 __all__ = ["Chains", "aligned", "predict", "sample", "stability"]
 
-FIRST_SWEEPS, SWEEPS = 10, 3  # over the shares of new documents: of the first draw of a chain, and of each further one
+FIRST_STEPS, STEPS = 40, 8  # of mean field for new documents: under the first draw of a chain, and under others
 
 
 class Chains(NamedTuple):
@@ -111,7 +111,7 @@ def stability(chains: Chains) -> Tensor:
 
 
 def predict(chains: Chains, corpus: Corpus, words: bool = True) -> tuple[Tensor, Tensor]:
-    """What documents are about and what their next word is, by sweeps over their shares under each draw of topics.
+    """What documents are about and what their next word is, by mean field under each draw of topics.
 
     Arguments:
         chains: The draws.
@@ -125,13 +125,11 @@ def predict(chains: Chains, corpus: Corpus, words: bool = True) -> tuple[Tensor,
     n = corpus.shape[0]
     shares, p = torch.zeros(n, k), torch.zeros(n, v if words else 0)
     for i in range(c):
-        state = None
+        gamma = None
         for j in range(s):
-            topics, alpha, eta = chains.topics(i, j), chains.alpha[i, j], chains.eta[i, j]
-            start = (alpha / alpha.sum()).expand(n, k) if state is None else state.shares
-            state = State(start, topics, alpha, eta, torch.zeros(n, k), chains.of_words[i, j])
-            state = fold_in(corpus, state, FIRST_SWEEPS if j == 0 else SWEEPS)
-            expected = state.expected_shares
+            topics = chains.topics(i, j)
+            gamma = fold_in(corpus, topics, chains.alpha[i, j], gamma, FIRST_STEPS if j == 0 else STEPS)
+            expected = gamma / gamma.sum(1, keepdim=True)
             shares += expected / (c * s)
             if words:
                 p += expected @ topics / (c * s)

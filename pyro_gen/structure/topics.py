@@ -214,9 +214,7 @@ class Topics(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def transform(self, X: Any) -> npt.NDArray[np.float64]:
         """The expected shares of topics in documents, with shape (N, K); without any word those of the prior."""
-        corpus = self._read(X)
-        with seeded(self.random_state):
-            return np.asarray(predict(self._chains, corpus, words=False)[0].double().numpy())
+        return np.asarray(predict(self._chains, self._read(X), words=False)[0].double().numpy())
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
         """The same as :meth:`transform`: the probability of each topic for a token of each document."""
@@ -228,9 +226,7 @@ class Topics(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def word_probabilities(self, X: Any) -> npt.NDArray[np.float64]:
         """The probabilities of the next word of documents given what is seen of them, with shape (N, V)."""
-        corpus = self._read(X)
-        with seeded(self.random_state):
-            return np.asarray(predict(self._chains, corpus)[1].double().numpy())
+        return np.asarray(predict(self._chains, self._read(X))[1].double().numpy())
 
     def perplexity(self, X: Any) -> float:
         """The perplexity of half of the tokens of each document, given the others; lower is better.
@@ -241,9 +237,9 @@ class Topics(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         corpus = self._read(X)
         with seeded(self.random_state):
             seen, held = _halves(corpus)
-            if not held.any():
-                raise ValueError("the documents have no token to predict: give more of them.")
-            return completion_perplexity(held, predict(self._chains, seen)[1])[0]
+        if not held.any():
+            raise ValueError("the documents have no token to predict: give more of them.")
+        return completion_perplexity(held, predict(self._chains, seen)[1])[0]
 
     def score(self, X: Any, y: None = None) -> float:
         """The mean log-probability of a token given half of its document, in nats: minus the log of perplexity."""

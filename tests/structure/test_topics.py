@@ -13,6 +13,7 @@ from sklearn.base import clone
 import pyro_gen as pg
 from pyro_gen.structure import Topics, find_topics
 from pyro_gen.structure.coherence import npmi, umass
+from pyro_gen.structure.documents import is_text
 from pyro_gen.structure.topic_chains import Chains, aligned, stability
 
 WORDS = [*["cat", "dog", "bird", "fish"], *["star", "moon", "planet", "comet"], *["bread", "cheese", "apple", "butter"]]
@@ -67,6 +68,7 @@ def test_new_documents_are_judged(fitted: Any) -> None:
     assert np.allclose(found.word_probabilities(x).sum(1), 1, atol=1e-5)
     truth = np.exp(-(x * np.log(np.maximum(shares @ TRUTH, 1e-12))).sum() / x.sum())
     assert truth < found.perplexity(x) < 1.12 * truth < 11 and found.score(x) == -np.log(found.perplexity(x))
+    assert np.allclose(found.transform(x[3:5]), found.transform(x)[3:5], atol=1e-5)  # whatever they come with
     empty = np.zeros((1, 12))
     assert np.allclose(found.transform(empty).sum(), 1)
     assert np.allclose(found.transform(scipy.sparse.csr_matrix(x)), found.transform(torch.tensor(x)))
@@ -155,6 +157,26 @@ def test_coherence_is_counted_by_hand() -> None:
     joint, p, q = 2 / 4, 3 / 4, 2 / 4
     assert npmi(x, np.array([[0, 1]]))[0] == pytest.approx(np.log(joint / (p * q)) / -np.log(joint))
     assert umass(x, np.array([[0, 1], [1, 2]])) == pytest.approx([np.log(3 / 3), np.log(1 / 2)])
+
+
+class Rounded(Topics):
+    """Takes any numbers: those of scikit-learn's checks are no counts."""
+
+    def fit(self, X: Any, y: None = None) -> "Rounded":
+        return super().fit(counts_of(X), y)
+
+    def transform(self, X: Any) -> np.ndarray:
+        return super().transform(counts_of(X))
+
+    def perplexity(self, X: Any) -> float:
+        return super().perplexity(counts_of(X))
+
+
+def counts_of(x: Any) -> Any:
+    """Rounded numbers, 1 or more."""
+    if is_text(x) or getattr(x, "ndim", 2) != 2 or np.asarray(getattr(x, "data", x)).dtype.kind not in "fiu":
+        return x
+    return x if scipy.sparse.issparse(x) else 1 + np.abs(np.round(np.asarray(x, dtype=float)))
 
 
 def test_it_is_named_at_the_door() -> None:

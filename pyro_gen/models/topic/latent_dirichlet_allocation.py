@@ -39,14 +39,14 @@ from torch import Tensor, nn
 from pyro_gen._random import seeded
 from pyro_gen.data.small import count_rows
 from pyro_gen.models.topic.parts.bag_of_words import BagOfWords, check_counts
-from pyro_gen.models.topic.parts.gibbs import Corpus, State, corpus_of, sweep, sweeps
+from pyro_gen.models.topic.parts.gibbs import Corpus, State, corpus_of, fold_in, sweep, sweeps
 from pyro_gen.nets import MLP
 from pyro_gen.observation import observe
 from pyro_gen.registry import model
 
 __all__ = ["LatentDirichletAllocation"]
 
-START, FOLD_IN = 100, 40  # sweeps
+START = 100  # sweeps
 
 
 @model(
@@ -135,7 +135,7 @@ class LatentDirichletAllocation(BagOfWords):
         def update(values: Mapping[str, Tensor], x: Tensor, *context: Any) -> dict[str, Tensor]:
             corpus, prior = self.corpus(x), (self.log_alpha.detach().exp(), self.log_eta.detach().exp())
             chains = [
-                sweep(corpus, State(shares, topics, *prior, shares, topics), priors=False)
+                sweep(corpus, State(shares, topics, *prior, topics), priors=False)
                 for shares, topics in zip(values["shares"], values["topics"], strict=True)
             ]
             return {name: torch.stack([getattr(c, name) for c in chains]) for name in ("topics", "shares")}
@@ -143,22 +143,16 @@ class LatentDirichletAllocation(BagOfWords):
         return {("topics", "shares"): update}
 
     def word_probabilities(self, x: Tensor, seed: int = 0) -> Tensor:
-        r"""The probabilities of the next word of documents, with shape :math:`(N, V)`, by Gibbs sweeps over shares.
+        r"""The probabilities of the next word of documents, with shape (N, V), by mean field; nothing is drawn.
 
         Topics stand at the mean of :math:`q(\beta)`.
         """
         check_counts(self, x)
-        with seeded(seed), torch.no_grad():
+        with torch.no_grad():
             raised = self.log_topics.exp()
-            topics, alpha = raised / raised.sum(1, keepdim=True), self.log_alpha.exp()
-            shares = (alpha / alpha.sum()).expand(len(x), -1)
-            corpus, state = self.corpus(x), State(shares, topics, alpha, self.log_eta.exp(), shares, raised)
-            mean = torch.zeros_like(shares)
-            for i in range(2 * FOLD_IN):
-                state = sweep(corpus, state, priors=False, topics=False)
-                if i >= FOLD_IN:
-                    mean = mean + state.expected_shares / FOLD_IN
-            return mean @ topics
+            topics = raised / raised.sum(1, keepdim=True)
+            gamma = fold_in(self.corpus(x), topics, self.log_alpha.exp())
+            return gamma / gamma.sum(1, keepdim=True) @ topics
 
 
 def _mixed(shares: Tensor, topics: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ def test_gibbs_sampling_draws_counts_that_were_not_seen() -> None:
     x = x.repeat(20_000, 1)
     corpus = gibbs.corpus_of(x, tiny().log_length.detach().exp())
     one = torch.ones(len(x), 1, dtype=torch.float64)
-    state = gibbs.State(one, p[:1], ALPHA, torch.tensor(ETA), one, one)
+    state = gibbs.State(one, p[:1], ALPHA, torch.tensor(ETA), one)
     with seeded(0):
         drawn = gibbs.completed(corpus, state).counts[-40_000:][1::2].double()
     error = float(drawn.std() / 20_000**0.5)
@@ -172,6 +172,27 @@ def test_minkas_updates_climb_to_the_maximum() -> None:
     (gradient,) = torch.autograd.grad(dirichlet_multinomial(counts.double(), at) / 400, at)
     assert gradient.abs().max() < 1e-3
     assert torch.allclose(prior, torch.tensor([0.3, 2.0, 0.8]), rtol=0.25)
+
+
+def test_shares_given_topics_are_the_best_dirichlet_law() -> None:
+    """The parameters are a stationary point of the bound of the page's mean field, whose gradient is autograd's."""
+    topics = torch.tensor([[0.6, 0.3, 0.1], [0.1, 0.3, 0.6]], dtype=torch.float64)
+    corpus = gibbs.corpus_of(X, torch.ones(2).double())
+    gamma = gibbs.fold_in(corpus, topics, ALPHA, steps=300).requires_grad_()
+    expected = torch.digamma(gamma) - torch.digamma(gamma.sum(1, keepdim=True))  # of log theta, (N, K)
+    words = (X * (expected.exp() @ topics).log()).sum()
+    prior, law = (torch.distributions.Dirichlet(c, validate_args=False) for c in (ALPHA, gamma))
+    bound = words - torch.distributions.kl_divergence(law, prior).sum()
+    assert bool((torch.autograd.grad(bound, gamma)[0].abs() < 1e-6).all())
+    one = gibbs.fold_in(gibbs.corpus_of(X[1:], torch.ones(2).double()), topics, ALPHA, steps=300)
+    assert torch.allclose(one[0], gamma[1], atol=1e-12)  # whatever documents come with it
+    x = torch.tensor([[2.0, torch.nan, 0.0]], dtype=torch.float64)
+    length = torch.tensor([3.0, 0.4]).double()
+    found = gibbs.fold_in(gibbs.corpus_of(x, length), topics, ALPHA, steps=300)
+    p = (found / found.sum() @ topics)[0, 1]
+    filled = torch.tensor([[2.0, (3 + 2) / (0.4 + 1 - p) * p, 0.0]], dtype=torch.float64)  # its expectation
+    weights = torch.digamma(found).exp()
+    assert torch.allclose(found, ALPHA + weights * ((filled / (weights @ topics)) @ topics.T), atol=1e-9)
 
 
 def test_topics_of_documents_are_found_and_holes_do_not_matter() -> None:

@@ -57,7 +57,7 @@ class BagOfWords(Program):
 
         Arguments:
             x: Counts with shape (N, V), NaN where one was not seen.
-            seed: Seeds the draws.
+            seed: Seeds the draws, where there are any.
 
         Returns:
             Probabilities with shape (N, V).

@@ -63,7 +63,6 @@ class State(NamedTuple):
         topics: Probabilities of words, with shape (K, V).
         alpha: The prior of shares, with shape (K,).
         eta: The prior of topics, a scalar.
-        of_documents: How many tokens of each document are of each topic, with shape (N, K).
         of_words: How many tokens of each word are of each topic, with shape (K, V).
     """
 
@@ -71,20 +70,7 @@ class State(NamedTuple):
     topics: Tensor
     alpha: Tensor
     eta: Tensor
-    of_documents: Tensor
     of_words: Tensor
-
-    @property
-    def expected_topics(self) -> Tensor:
-        """The mean of topics given the splits, with shape (K, V)."""
-        raised = self.of_words + self.eta
-        return raised / raised.sum(1, keepdim=True)
-
-    @property
-    def expected_shares(self) -> Tensor:
-        """The mean of shares given the splits, with shape (N, K)."""
-        raised = self.of_documents + self.alpha
-        return raised / raised.sum(1, keepdim=True)
 
 
 def corpus_of(x: Tensor, length: Tensor) -> Corpus:
@@ -103,26 +89,23 @@ def start(corpus: Corpus, k: int) -> State:
     tokens = torch.multinomial(shares, 1).squeeze(1)[corpus.documents]  # a topic for each document
     counts = torch.zeros(k * v).index_add_(0, tokens * v + corpus.words, corpus.counts.float()).view(k, v)
     topics = _dirichlet(counts + 10 * eta)
-    return State(shares, topics, alpha, eta, torch.zeros(n, k), counts)
+    return State(shares, topics, alpha, eta, counts)
 
 
-def sweep(corpus: Corpus, state: State, *, priors: bool = True, topics: bool = True) -> State:
+def sweep(corpus: Corpus, state: State, *, priors: bool = True) -> State:
     """One sweep, by the global generator.
 
     Arguments:
         corpus: The documents.
         state: Where the chain is.
         priors: Whether a step of Minka's updates is made.
-        topics: Whether topics are drawn; else they stay as they are.
     """
     alpha, eta = state.alpha, state.eta
     of_documents, of_words = split(completed(corpus, state), state.shares, state.topics)
     if priors:
         alpha = minka(of_documents, alpha)
         eta = minka(of_words, eta.expand(corpus.shape[1])).mean()
-    shares = _dirichlet(alpha + of_documents)
-    drawn = _dirichlet(eta + of_words) if topics else state.topics
-    return State(shares, drawn, alpha, eta, of_documents, of_words)
+    return State(_dirichlet(alpha + of_documents), _dirichlet(eta + of_words), alpha, eta, of_words)
 
 
 def sweeps(corpus: Corpus, k: int, count: int) -> Iterator[State]:
@@ -133,11 +116,40 @@ def sweeps(corpus: Corpus, k: int, count: int) -> Iterator[State]:
         yield state
 
 
-def fold_in(corpus: Corpus, state: State, count: int) -> State:
-    """Shares of documents given topics and priors: the state after so many sweeps, from where ``shares`` are."""
-    for _ in range(count):
-        state = sweep(corpus, state, priors=False, topics=False)
-    return state
+def fold_in(corpus: Corpus, topics: Tensor, alpha: Tensor, gamma: Tensor | None = None, steps: int = 40) -> Tensor:
+    r"""Shares of documents given topics: the parameters of the best Dirichlet laws, by steps of mean field.
+
+    .. math::
+        \gamma_{nk} \leftarrow \alpha_k + \sum_v x_{nv} \frac{e^{\Psi(\gamma_{nk})} \beta_{kv}}
+        {\sum_j e^{\Psi(\gamma_{nj})} \beta_{jv}}
+
+    (Blei, Ng & Jordan, 2003). A count that was not seen has its expectation. Nothing is drawn, so that a document has
+    the same shares whatever others it comes with.
+
+    Arguments:
+        corpus: The documents.
+        topics: With shape (K, V).
+        alpha: The prior of shares, with shape (K,).
+        gamma: Where to start, with shape (N, K).
+        steps: How often.
+
+    Returns:
+        The parameters, with shape (N, K); shares are in proportion to them in the mean.
+    """
+    n, k = corpus.shape[0], len(alpha)
+    total = topics.new_zeros(n).index_add_(0, corpus.documents, corpus.counts.to(topics))
+    if gamma is None:
+        gamma = alpha + total.unsqueeze(1) / k
+    documents, words = torch.cat([torch.stack([corpus.documents, corpus.words]), corpus.missing], 1)
+    by_cell = topics.T[words]  # (M + L, K)
+    for _ in range(steps):
+        weights = torch.digamma(gamma).exp()
+        unseen = _expected(corpus, gamma / gamma.sum(1, keepdim=True), topics, total)
+        counts = torch.cat([corpus.counts.to(topics), unseen])
+        ratio = counts / (weights[documents] * by_cell).sum(1).clamp(min=torch.finfo(topics.dtype).tiny)
+        mixed = topics.new_zeros(n, k).index_add_(0, documents, ratio.unsqueeze(1) * by_cell)
+        gamma = alpha + weights * mixed
+    return gamma
 
 
 def split(corpus: Corpus, shares: Tensor, topics: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,19 +185,30 @@ def completed(corpus: Corpus, state: State) -> Corpus:
     """The corpus with draws of the counts that were not seen."""
     if corpus.missing.shape[1] == 0:
         return corpus
-    n = corpus.shape[0]
-    documents, words = corpus.missing
-    p = (state.shares[documents] * state.topics[:, words].T).sum(1)
-    unseen = p.new_zeros(n).index_add_(0, documents, p)
-    total = p.new_zeros(n).index_add_(0, corpus.documents, corpus.counts.to(p))
-    a, b = corpus.length
-    rate = torch.distributions.Gamma(a + total, (b + 1 - unseen).clamp(min=1e-6)).sample()
-    drawn = torch.poisson(rate[documents] * p).long()
+    total = state.shares.new_zeros(corpus.shape[0]).index_add_(0, corpus.documents, corpus.counts.to(state.shares))
+    p, a, b = _unseen(corpus, state.shares, state.topics, total)
+    rate = torch.distributions.Gamma(a, b).sample()
+    drawn = torch.poisson(rate[corpus.missing[0]] * p).long()
     return corpus._replace(
-        documents=torch.cat([corpus.documents, documents]),
-        words=torch.cat([corpus.words, words]),
+        documents=torch.cat([corpus.documents, corpus.missing[0]]),
+        words=torch.cat([corpus.words, corpus.missing[1]]),
         counts=torch.cat([corpus.counts, drawn]),
     )
+
+
+def _unseen(corpus: Corpus, shares: Tensor, topics: Tensor, total: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of counts that were not seen the probabilities, (L,), and the Gamma law of each document's length, (N,) each."""
+    documents, words = corpus.missing
+    p = (shares[documents] * topics.T[words]).sum(1)
+    unseen = p.new_zeros(corpus.shape[0]).index_add_(0, documents, p)
+    a, b = corpus.length.to(p)
+    return p, a + total, (b + 1 - unseen).clamp(min=1e-6)
+
+
+def _expected(corpus: Corpus, shares: Tensor, topics: Tensor, total: Tensor) -> Tensor:
+    """The expectation of counts that were not seen, with shape (L,)."""
+    p, a, b = _unseen(corpus, shares, topics, total)
+    return (a / b)[corpus.missing[0]] * p
 
 
 def _dirichlet(concentration: Tensor) -> Tensor:
