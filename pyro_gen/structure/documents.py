@@ -10,7 +10,6 @@ import pandas as pd
 import scipy.sparse
 import torch
 from sklearn.feature_extraction.text import CountVectorizer
-from torch import Tensor
 
 from pyro_gen.models.topic.parts.gibbs import Corpus
 
@@ -39,7 +38,7 @@ def is_text(data: Any) -> bool:
     """Whether documents are given as texts, a folder or a file of texts."""
     if isinstance(data, str | Path):
         return True
-    if scipy.sparse.issparse(data) or isinstance(data, pd.DataFrame | Tensor) or np.ndim(data) != 1:
+    if not isinstance(data, Sequence | pd.Series | np.ndarray) or getattr(data, "ndim", 1) != 1:
         return False
     return any(isinstance(one, str) for one in data)
 
@@ -104,6 +103,8 @@ def read_documents(data: Any, vectorizer: CountVectorizer, words: Sequence[str] 
     columns = tuple(map(str, data.columns)) if isinstance(data, pd.DataFrame) else None
     labels = tuple(map(str, data.index)) if isinstance(data, pd.DataFrame) else None
     matrix: Any = data.tocsr() if scipy.sparse.issparse(data) else _dense(data)
+    if matrix.ndim == 1:
+        raise ValueError(f"documents have shape {matrix.shape}. Reshape your data: a row a document, a column a word.")
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise ValueError(
             f"documents have shape {tuple(matrix.shape)}: give counts (documents, words), 1 of each at least, or texts."
@@ -118,7 +119,9 @@ def read_documents(data: Any, vectorizer: CountVectorizer, words: Sequence[str] 
         what = f"{strange!r} is no word of the topics" if strange is not None else "another order or number of words"
         raise ValueError(f"the columns are not those fitted ({what}): give the {len(words)} words in their order.")
     if words is not None and matrix.shape[1] != len(words):
-        raise ValueError(f"documents have {matrix.shape[1]} words, and {len(words)} were fitted.")
+        raise ValueError(
+            f"X has {matrix.shape[1]} features, but Topics is expecting {len(words)} features as input, a word each."
+        )
     cells = np.zeros((2, 0), dtype=np.int64)
     if missing.any():
         if scipy.sparse.issparse(matrix):

@@ -214,7 +214,8 @@ class Topics(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def transform(self, X: Any) -> npt.NDArray[np.float64]:
         """The expected shares of topics in documents, with shape (N, K); without any word those of the prior."""
-        return np.asarray(predict(self._chains, self._read(X), words=False)[0].double().numpy())
+        corpus = self._read(X)
+        return np.asarray(predict(self._chains, corpus, words=False)[0].double().numpy())
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
         """The same as :meth:`transform`: the probability of each topic for a token of each document."""
@@ -226,7 +227,8 @@ class Topics(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def word_probabilities(self, X: Any) -> npt.NDArray[np.float64]:
         """The probabilities of the next word of documents given what is seen of them, with shape (N, V)."""
-        return np.asarray(predict(self._chains, self._read(X))[1].double().numpy())
+        corpus = self._read(X)
+        return np.asarray(predict(self._chains, corpus)[1].double().numpy())
 
     def perplexity(self, X: Any) -> float:
         """The perplexity of half of the tokens of each document, given the others; lower is better.

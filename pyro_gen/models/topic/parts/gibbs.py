@@ -116,7 +116,7 @@ def sweeps(corpus: Corpus, k: int, count: int) -> Iterator[State]:
         yield state
 
 
-def fold_in(corpus: Corpus, topics: Tensor, alpha: Tensor, gamma: Tensor | None = None, steps: int = 40) -> Tensor:
+def fold_in(corpus: Corpus, topics: Tensor, alpha: Tensor, steps: int = 40) -> Tensor:
     r"""Shares of documents given topics: the parameters of the best Dirichlet laws, by steps of mean field.
 
     .. math::
@@ -130,16 +130,14 @@ def fold_in(corpus: Corpus, topics: Tensor, alpha: Tensor, gamma: Tensor | None 
         corpus: The documents.
         topics: With shape (K, V).
         alpha: The prior of shares, with shape (K,).
-        gamma: Where to start, with shape (N, K).
-        steps: How often.
+        steps: How often, from tokens that are of all topics alike.
 
     Returns:
         The parameters, with shape (N, K); shares are in proportion to them in the mean.
     """
     n, k = corpus.shape[0], len(alpha)
     total = topics.new_zeros(n).index_add_(0, corpus.documents, corpus.counts.to(topics))
-    if gamma is None:
-        gamma = alpha + total.unsqueeze(1) / k
+    gamma = alpha + total.unsqueeze(1) / k
     documents, words = torch.cat([torch.stack([corpus.documents, corpus.words]), corpus.missing], 1)
     by_cell = topics.T[words]  # (M + L, K)
     for _ in range(steps):
