@@ -36,6 +36,7 @@ from pyro_gen.models.undirected.parts.draws import draw_values
 from pyro_gen.models.undirected.parts.field import DiscreteField
 from pyro_gen.models.undirected.parts.graph import Graph, Neighbours
 from pyro_gen.models.undirected.parts.samplers import FieldSampler
+from pyro_gen.models.undirected.parts.scopes import checked_scopes, windows
 from pyro_gen.observation import observe
 from pyro_gen.registry import model
 
@@ -97,19 +98,19 @@ class MarkovRandomField(DiscreteField):
         shape = None
         if isinstance(scopes, Mapping):
             *shape, height, width = scopes["windows"]
-            scopes = _windows(shape[0], shape[1], height, width)
+            scopes = windows(shape[0], shape[1], height, width)
             levels = {f"{i},{j}": 2 for i, j in itertools.product(range(shape[0]), range(shape[1]))}
         if levels is None:
             raise ValueError("levels: give the number of values of each variable, by name.")
-        self_scopes = _checked(scopes, levels)
+        checked = checked_scopes(scopes, levels)
         number = {name: i for i, name in enumerate(levels)}
-        pairs = {tuple(sorted((number[a], number[b]))) for s in self_scopes for a, b in itertools.combinations(s, 2)}
+        pairs = {tuple(sorted((number[a], number[b]))) for s in checked for a, b in itertools.combinations(s, 2)}
         edges = torch.tensor(sorted(pairs), dtype=torch.long).reshape(-1, 2)
         super().__init__(Graph(tuple(levels), edges), list(levels.values()), sampler)
-        self.scopes = self_scopes
+        self.scopes = checked
         self.event_shape = self.event_shape if shape is None else torch.Size(shape)
-        self.places = [tuple(number[name] for name in scope) for scope in self_scopes]
-        self.logits = nn.ParameterList(0.1 * torch.randn([levels[n] for n in scope]) for scope in self_scopes)
+        self.places = [tuple(number[name] for name in scope) for scope in checked]
+        self.logits = nn.ParameterList(0.1 * torch.randn([levels[n] for n in scope]) for scope in checked)
         for i, table in enumerate(self.logits):  # zeros are kept apart: an infinite logarithm could not be trained
             self.register_buffer(f"impossible_{i}", torch.zeros_like(table, dtype=torch.bool))
         most = torch.arange(max(self.levels))
@@ -201,20 +202,3 @@ class MarkovRandomField(DiscreteField):
         with torch.no_grad():
             found = log_marginal([f.given(codes) for f in self.factors()], [number[n] for n in names])[0]
         return found.flatten().softmax(0).reshape(found.shape)
-
-
-def _windows(rows: int, columns: int, height: int, width: int) -> list[list[str]]:
-    corners = itertools.product(range(rows - height + 1), range(columns - width + 1))
-    inside = list(itertools.product(range(height), range(width)))
-    return [[f"{i + di},{j + dj}" for di, dj in inside] for i, j in corners]
-
-
-def _checked(scopes: Sequence[Sequence[str]], levels: Mapping[str, int]) -> list[tuple[str, ...]]:
-    for scope in scopes:
-        if not scope or isinstance(scope, str) or len(set(scope)) < len(scope):
-            raise ValueError(f"The scope {scope!r} is to be a list of names of different variables.")
-        if unknown := [n for n in scope if n not in levels]:
-            raise ValueError(f"{unknown[0]!r} is in a scope and has no levels: give the number of its values.")
-    if unused := levels.keys() - {n for s in scopes for n in s}:
-        raise ValueError(f"{min(unused)!r} is in no scope: give it one of its own, [{min(unused)!r}].")
-    return [tuple(scope) for scope in scopes]
