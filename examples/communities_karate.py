@@ -29,7 +29,7 @@ def main() -> dict[str, float]:
     novel = pg.data.load("les_miserables")
     a = novel.train[0].numpy().copy()
     i, j = np.triu_indices(len(a), 1)
-    hidden = np.random.default_rng(0).random(len(i)) < 0.1
+    hidden = np.random.default_rng(1).random(len(i)) < 0.1
     truth = a[i[hidden], j[hidden]]
     a[i[hidden], j[hidden]] = a[j[hidden], i[hidden]] = np.nan
     found = pg.structure.find_communities(a, draws=40)

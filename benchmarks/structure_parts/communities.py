@@ -26,7 +26,7 @@ from pyro_gen.structure.belief_propagation import run as propagate_from
 from structure_parts import Bar, Result
 
 NODES, DEGREE, SEEDS, RATIOS = 1000, 5.0, 5, (1.3, 1.6, 2.0, 2.5, 3.0)
-HIDINGS = 10
+HIDINGS = 5
 GRAPH_TOOL = {1: 0.50, 2: 0.38, 3: 0.09}
 
 
