@@ -4,7 +4,7 @@ graph-tool's figures are those of its version 2.45 from Debian, by long chains o
 here. Planted partitions have n = 1000 nodes in two groups of equal size with mean degree 5; the signal-to-noise ratio
 is (c_in - c_out)^2 / (4 c), and 1 where groups become undetectable. Overlap is 2 (share of nodes right) - 1. The oracle
 is belief propagation at the true parameters, from the true groups. Of les miserables a tenth of the pairs is hidden,
-ten times; AUROC is of their edges among them.
+five times; AUROC is of their edges among them.
 """
 
 import math
@@ -42,8 +42,8 @@ def karate() -> tuple[dict[str, Any], list[Bar]]:
     apart = max(abs(found.number_probabilities_.get(k, 0.0) - p) for k, p in GRAPH_TOOL.items())
     figures = {
         "description length, one group and the clubs": [one, two],
-        "number": found.number_probabilities_,
-        "number, graph-tool": GRAPH_TOOL,
+        "karate: number": found.number_probabilities_,
+        "karate: number, graph-tool": GRAPH_TOOL,
         "r_hat": found.r_hat_,
         "profile log-likelihood": profile,
     }
@@ -61,7 +61,7 @@ def davis() -> tuple[dict[str, Any], list[Bar]]:
     graph = nx.davis_southern_women_graph()
     found = find_communities(graph, draws=200)
     right = sum(int(k == graph.nodes[v]["bipartite"]) for v, k in zip(graph, found.labels_, strict=True))
-    figures = {"number": found.number_probabilities_, "right of 32": right}
+    figures = {"davis: number": found.number_probabilities_, "right of 32": right}
     bars = [
         Bar("davis: probability of two groups", found.number_probabilities_.get(2, 0.0), 0.97, least=True),
         Bar("davis: nodes right of 32", right, 32, least=True),
