@@ -278,6 +278,7 @@ class Topics(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             lines.append(
                 f"Of the numbers tried it predicts left-out words best (perplexity {tried}), in {sure:.0%} of "
                 "bootstrap samples of the documents."
+                + (" It is the largest that was tried." if self.n_topics_ == max(self.perplexities_) else "")
             )
         if self.chains == 1:
             return "\n".join([*lines, "One chain cannot tell what others would find: give 2 or more."])

@@ -82,6 +82,9 @@ def test_the_number_is_the_planted_one() -> None:
     assert found.n_topics_ == 5 and found.number_probabilities_[2] < 0.01  # two are not enough for three
     assert all(np.isnan(v) for v in found.r_hat_.values()) and "One chain" in found.summary()
     assert sum(found.number_probabilities_.values()) == pytest.approx(1) and "left-out words" in found.summary()
+    assert "largest" not in found.summary()
+    found.perplexities_ = {k: v for k, v in found.perplexities_.items() if k <= 5}  # the search ended here
+    assert "the largest that was tried" in found.summary()
 
 
 def test_texts_and_folders_are_the_same(tmp_path: Path) -> None:
