@@ -23,6 +23,7 @@ References:
 """
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -32,11 +33,19 @@ from pyro_gen.density import Density
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.likelihood.smc import smc
 
-__all__ = ["NOISE_RATE", "NOISE_SHAPE", "SLAB_RATE", "SLAB_SHAPE", "factor_density", "factor_evidence"]
+__all__ = [
+    "NOISE_RATE",
+    "NOISE_SHAPE",
+    "SLAB_RATE",
+    "SLAB_SHAPE",
+    "factor_density",
+    "factor_evidence",
+    "pooled",
+]
 
 NOISE_SHAPE, NOISE_RATE = 1.5, 0.5
 SLAB_SHAPE, SLAB_RATE = 1.0, 1.0
-SETTINGS: dict[str, Any] = {"particles": 128, "islands": 4, "length": 8, "leapfrog": 8}
+SETTINGS: dict[str, Any] = {"particles": 512, "islands": 4, "length": 8, "leapfrog": 8}
 
 
 class _Pattern(NamedTuple):
@@ -64,6 +73,18 @@ def factor_evidence(x: Tensor, number: int, seed: int) -> LogLikelihood:
     gain = torch.lgamma(shape) - math.lgamma(NOISE_SHAPE) + NOISE_SHAPE * math.log(NOISE_RATE) - shape * rate.log()
     value = (gain - n / 2 * math.log(2 * math.pi) - (n + 1.0).log() / 2).sum().reshape(1)
     return LogLikelihood(value, torch.zeros(1), "exact", "exact", float(n.sum()), unit="nats")
+
+
+def pooled(one: LogLikelihood, other: LogLikelihood) -> LogLikelihood:
+    """The evidence by the islands of two runs; an exact one stays as it is."""
+    if one.kind == "exact":
+        return one
+    islands = torch.cat([e.diagnostics["islands"].flatten() for e in (one, other)])
+    relative = (islands - islands.max()).exp()
+    value = relative.mean().log() + islands.max()
+    error = relative.std() / relative.mean() / len(islands) ** 0.5
+    known = {"islands": islands.unsqueeze(1)}
+    return replace(one, value=value.reshape(1), standard_error=error.reshape(1), lower=None, diagnostics=known)
 
 
 def factor_density(x: Tensor, number: int) -> Density:

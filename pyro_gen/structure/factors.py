@@ -25,7 +25,7 @@ from torch import Tensor
 from pyro_gen._random import fork, seeded
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.structure.estimator import StructureEstimator, as_matrix
-from pyro_gen.structure.factor_evidence import factor_evidence
+from pyro_gen.structure.factor_evidence import factor_evidence, pooled
 from pyro_gen.structure.sparse_factors import Draws, compress, expectation, gibbs, log_density
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Factors", "aligned", "find_factors"]
 
 HOPELESS, NUMBERS_WITHOUT_HOPE = 6.0, 2  # nats below the best; after so many numbers the search ends
+EXACT_ENOUGH, REPEATS = 0.05, 4  # error of a probability; runs that numbers in doubt have besides
 CHAINS, BURN_IN, THIN = 4, 500, 4
 DRAWS_OF_ROWS, NUMBERS_AT_ONCE = 200, 2**22  # draws that scores and densities average over; numbers held at once
 INTERVAL = (0.05, 0.95)
@@ -107,7 +108,7 @@ class Factors(TransformerMixin, StructureEstimator):  # type: ignore[misc]
         return torch.from_numpy((values - self._mean) / self._scale)
 
     def _search(self, x: Tensor) -> dict[int, LogLikelihood]:
-        """The evidence of each number, up to where there is no hope."""
+        """The evidence of each number, up to where there is no hope; of those in doubt by several runs."""
         found: dict[int, LogLikelihood] = {}
         hopeless = 0
         for number in range(_most(x.shape[1], self.max_factors) + 1):
@@ -116,6 +117,14 @@ class Factors(TransformerMixin, StructureEstimator):  # type: ignore[misc]
             hopeless = hopeless + 1 if found[number].mean() < best - HOPELESS else 0
             if hopeless == NUMBERS_WITHOUT_HOPE:
                 break
+        seed = fork(self.random_state)
+        for _ in range(REPEATS):
+            p, errors = _probabilities(found)
+            if max(errors.values()) < EXACT_ENOUGH:
+                break
+            seed = fork(seed)
+            for number in [k for k in found if p[k] + 2 * errors[k] > EXACT_ENOUGH]:
+                found[number] = pooled(found[number], factor_evidence(x, number, seed))
         return found
 
     def _summarise(self) -> None:

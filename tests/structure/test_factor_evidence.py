@@ -11,7 +11,7 @@ import torch
 
 from pyro_gen.inference.likelihood.smc import smc
 from pyro_gen.structure import factor_evidence as module
-from pyro_gen.structure.factor_evidence import factor_density, factor_evidence
+from pyro_gen.structure.factor_evidence import factor_density, factor_evidence, pooled
 
 N, D = 8, 3
 
@@ -49,7 +49,7 @@ def brute_force(x, number, draws=200_000):
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_evidence_is_the_integral_over_the_prior(x, number, monkeypatch):
-    monkeypatch.setattr(module, "SETTINGS", module.SETTINGS | {"particles": 256, "islands": 8})
+    monkeypatch.setattr(module, "SETTINGS", module.SETTINGS | {"islands": 8})
     exact, error = brute_force(x, number)
     found = factor_evidence(x, number, seed=0)
     assert error < 0.05 and found.mean_standard_error() < 0.2
@@ -79,3 +79,12 @@ def test_rows_enter_by_moments_and_a_lost_scatter_would_be_caught(x, monkeypatch
 
     monkeypatch.setattr(module, "_patterns", lost)
     assert (factor_density(repeated, 2).log_likelihood(z) - 2 * one).abs().min() > 0.1
+
+
+def test_runs_are_pooled_by_their_islands(x):
+    one, two = (factor_evidence(x, 1, seed) for seed in (0, 1))
+    both = pooled(one, two)
+    islands = torch.cat([one.diagnostics["islands"], two.diagnostics["islands"]]).flatten()
+    assert both.mean() == pytest.approx(float(islands.logsumexp(0)) - math.log(8))
+    assert both.mean_standard_error() == pytest.approx(float(islands.std()) / 8**0.5, rel=0.3)
+    assert pooled(factor_evidence(x, 0, 0), one).kind == "exact"

@@ -23,7 +23,9 @@ def two_factors(n=150, seed=0):
 def found() -> Factors:
     _, x = two_factors()
     x = x * [1, 100, 1, 1, 0.01, 1, 1] + 5
-    return find_factors(pd.DataFrame(x, columns=list("abcdefg")), max_factors=3, draws=100)
+    with pytest.MonkeyPatch.context() as quick:
+        quick.setattr(factor_evidence, "SETTINGS", factor_evidence.SETTINGS | {"particles": 128})
+        return find_factors(pd.DataFrame(x, columns=list("abcdefg")), max_factors=3, draws=100)
 
 
 def test_two_sparse_factors_are_found_up_to_sign_and_order(found):
@@ -82,7 +84,8 @@ def test_draws_that_are_not_matched_would_be_caught(found):
     np.testing.assert_allclose(aligned(torch.from_numpy(turned)).numpy(), w)
 
 
-def test_noise_has_no_factor_and_holes_are_allowed():
+def test_noise_has_no_factor_and_holes_are_allowed(monkeypatch):
+    monkeypatch.setattr(factor_evidence, "SETTINGS", factor_evidence.SETTINGS | {"particles": 128})
     rng = np.random.default_rng(0)
     none = find_factors(rng.normal(size=(60, 4)), draws=10)
     assert none.n_factors_ == 0 and none.transform(np.zeros((3, 4))).shape == (3, 0)
