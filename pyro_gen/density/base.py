@@ -20,11 +20,13 @@ from pyro_gen.density.graphs import compile_graph, compiler_available, count_wor
 from pyro_gen.density.inputs import rows_per_chunk
 from pyro_gen.density.loops import roll
 from pyro_gen.density.randomness import RANDOM, is_randomness
+from pyro_gen.density.together import together
 from pyro_gen.density.validation import no_validation
 from pyro_gen.density.vectorised import vmappable
 
 Held = Mapping[str, Tensor]
 IN_CACHE = 16  # the part of a chunk of chains, of 16 MiB a tensor, that a core's cache holds
+LONG = 500  # operations, from which on those that are alike are looked for
 MOST_COMPILED = 2000  # operations that a compiler takes in
 
 
@@ -255,7 +257,7 @@ class Density(abc.ABC):
 
         if self.mode in ("traced", "compiled"):
             try:
-                graph = record(function, *args)
+                graph = shortened(record(function, *args), args)
                 # The recording holds what happened at z: does it also hold at another point?
                 z = args[0]
                 other = z.flip(0) + 0.1 * torch.linspace(-1, 1, z.numel(), dtype=z.dtype, device=z.device).view_as(z)
@@ -455,6 +457,19 @@ def _gradient(value: Tensor, z: Tensor) -> Tensor:
         return torch.zeros_like(z)
     # Of the sum: grad_outputs would have PyTorch import sympy at the first call, half a second.
     return torch.autograd.grad(value.sum(), z, retain_graph=True, materialize_grads=True, allow_unused=True)[0]
+
+
+def shortened(graph: Any, args: Sequence[Tensor]) -> Any:
+    """A long recording with its operations done together where that is shorter and gives the same, else as it is."""
+    if len(graph.graph.nodes) < LONG:
+        return graph
+    try:
+        short = together(graph, args[0].device)
+        if short is not None and all(_agree(a, b) for a, b in zip(short(*args), graph(*args), strict=True)):
+            return short
+    except Exception:  # of an operation that torch cannot do for many: what was recorded holds
+        return graph
+    return graph
 
 
 def _agree(a: Tensor, b: Tensor) -> bool:
