@@ -76,7 +76,9 @@ class ProgramDensity(Density):
         rereads: bool,
         compile: str,
     ) -> None:
-        batch = data[0].shape[:1] if per_datum else () if stacked is None else (stacked,)
+        batch: tuple[int, ...] = () if stacked is None else (stacked,)
+        if per_datum:  # as many as the plate has; with discrete sites alone those of a program's data
+            batch = next(iter(sites.values())).shape[:1] if sites else data[0].shape[:1]
         tensors = [d for d in data if isinstance(d, Tensor)]
         constants = constants_of(program)
         latent = {n: s for n, s in sample_sites(prototype).items() if not s["is_observed"]}
