@@ -7,7 +7,7 @@ is then sampled by Gibbs steps, each number in chains of its own: chains that ch
 mix. A draw is a partition; the number of clusters is that of those with rows in it.
 
 The bound has many maxima, some nats apart: from the best starts Gibbs steps lead on to others. And the number depends
-on how widely means spread a priori, which the data hardly tell: what it were with half and twice that is told beside.
+on how far means spread a priori: what it were with means nearer to each other, and farther, is told beside.
 
 References:
     | Bayesian Cluster Analysis: Point Estimation and Credible Balls (Wade & Ghahramani, 2018)
@@ -35,7 +35,8 @@ __all__ = ["Clusters", "find_clusters"]
 LIKENESS, DOF = (15.0, 5.0, 45.0), (16.0, 4.0, 256.0)  # of which the first of each are those of the starts
 STARTS, KEPT_STARTS = 4, 2
 WALKS, SWEEPS = 4, 25  # from each kept start, Gibbs sweeps to another maximum
-SPREADS, NEAR = (0.5, 2.0), 3.0  # of the means a priori, beside 1; nats from the best setting of a number
+SPREADS = {0.25: "a quarter as far", 0.5: "half as far", 1.0: "so far", 2.0: "twice as far"}  # of means a priori
+NEAR = 3.0  # nats from the best setting of a number
 ROWS_IN_PICTURE = 1000
 HOPELESS, NUMBERS_WITHOUT_HOPE = 15.0, 2  # nats below the best; after so many numbers the search ends
 CHAINS, BURN_IN, THIN = 4, 100, 4
@@ -60,8 +61,8 @@ class Clusters(ClusterMixin, StructureEstimator):  # type: ignore[misc]
             :meth:`together` has it for some rows of more.
         partitions_: The draws, four chains, with shape (4, S, N).
         settings_: The weight of each (number, likeness, degrees of freedom, precision of means) that was tried.
-        prior_sensitivity_: The posterior of the number of components by its evidence alone, where means spread half as
-            far a priori, as far, and twice as far: a mapping of 0.5, 1.0, 2.0 to mappings.
+        prior_sensitivity_: The posterior of the number of components by its evidence alone, where means spread a
+            quarter as far a priori, half as far, as far, and twice as far: a mapping of 0.25, 0.5, 1, 2 to mappings.
         r_hat_: R-hat of the number and of the entropy of the partition, which do not depend on labels.
         n_features_in_: The number of columns.
 
@@ -247,13 +248,12 @@ class Clusters(ClusterMixin, StructureEstimator):  # type: ignore[misc]
         )
 
     def _of_the_prior(self) -> str:
-        """Whether the most probable number would be another if means spread half or twice as far a priori."""
-        best = {f: max(p.items(), key=lambda item: item[1]) for f, p in self.prior_sensitivity_.items()}
-        words = {0.5: "half as far", 2.0: "twice as far"}
-        other = [f"{k} with probability {p:.2f} if they spread {words[f]}" for f, (k, p) in best.items() if f != 1.0]
+        """Whether the most probable number would be another if means spread otherwise a priori."""
+        best = {spread: max(p.items(), key=lambda item: item[1]) for spread, p in self.prior_sensitivity_.items()}
         if len({k for k, _ in best.values()}) == 1:
-            return "The number is the same where means spread half or twice as far a priori."
-        return f"The number depends on how far means spread a priori: by evidence alone {', '.join(other)}."
+            return "The number is the same where means spread from a quarter to twice as far a priori."
+        others = [f"{k} with probability {p:.2f} if they spread {SPREADS[s]}" for s, (k, p) in best.items() if s != 1]
+        return f"The number depends on how far means spread a priori: by evidence alone {', '.join(others)}."
 
     def plot(self) -> Any:
         """Draws the co-assignment matrix under its dendrogram, beside the posterior of the number; a figure.
@@ -290,7 +290,7 @@ def _sensitivity(
     for q, r in found:
         if q.bound > max(evidence[1.0][q.setting.components]) - NEAR:
             best.setdefault(q.setting.components, []).append((q.setting, r))
-    for spread in SPREADS:
+    for spread in SPREADS.keys() - {1.0}:
         evidence[spread] = {
             k: [
                 ascend(x, r, s._replace(mean_precision=s.mean_precision / spread**2), categories)[0].bound

@@ -102,7 +102,7 @@ def test_how_sure_a_row_is_of_its_cluster_is_the_mean_of_the_matrix():
 def test_what_the_number_were_with_means_that_spread_otherwise_is_told():
     x = np.random.default_rng(0).normal(size=(60, 2)) + 3 * (np.arange(60) % 2)[:, None]
     found = find_clusters(x, max_clusters=3, draws=8)
-    assert set(found.prior_sensitivity_) == {0.5, 1.0, 2.0}
+    assert set(found.prior_sensitivity_) == {0.25, 0.5, 1.0, 2.0}
     for spread, p in found.prior_sensitivity_.items():
         assert sum(p.values()) == pytest.approx(1.0), spread
     # A component costs D / 2 log kappa: means that spread farther make clusters dearer.
