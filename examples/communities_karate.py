@@ -2,7 +2,9 @@
 
 Zachary's club split in two in 1972. Given that there are two groups, the best of the degree-corrected block model are
 the later clubs but for two members; the posterior says that the friendships before do not tell whether there are any
-groups at all. Women and events of Davis's, mixed into one network, are told apart without a doubt.
+groups at all. Women and events of Davis's, mixed into one network, are told apart without a doubt. Of les miserables a
+tenth of the pairs is hidden, and given probabilities; one hiding of some 25 edges does not tell whether common
+neighbours do worse, the five of benchmarks/structure.py do.
 """
 
 import networkx as nx
@@ -29,7 +31,7 @@ def main() -> dict[str, float]:
     novel = pg.data.load("les_miserables")
     a = novel.train[0].numpy().copy()
     i, j = np.triu_indices(len(a), 1)
-    hidden = np.random.default_rng(1).random(len(i)) < 0.1
+    hidden = np.random.default_rng(0).random(len(i)) < 0.1
     truth = a[i[hidden], j[hidden]]
     a[i[hidden], j[hidden]] = a[j[hidden], i[hidden]] = np.nan
     found = pg.structure.find_communities(a, draws=40)
