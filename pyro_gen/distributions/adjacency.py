@@ -1,7 +1,8 @@
 r"""Laws of networks whose pairs of nodes are independent: a matrix of laws, of which each pair counts once.
 
 References:
-    | Exponential families on graphs ... (Holland, Laskey & Leinhardt, 1983), https://doi.org/10.1016/0378-8733(83)90021-7
+    | Stochastic blockmodels: First steps (Holland, Laskey & Leinhardt, 1983)
+    | https://doi.org/10.1016/0378-8733(83)90021-7
 """
 
 from collections.abc import Callable

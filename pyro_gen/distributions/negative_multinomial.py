@@ -17,7 +17,7 @@ law given it: a long document is long in the words that nobody counted, too.
 
 References:
     | Negative Multinomial Distribution (Sibuya, Yoshimura & Shimizu, 1964)
-    | https://doi.org/10.1007/BF02868577
+    | https://doi.org/10.1007/BF02868583
 """
 
 from collections.abc import Callable

@@ -82,7 +82,7 @@ def check_program(program: Program, x: Any, *context: Any, seed: int = 0) -> Rep
 
     Raises:
         TypeError: ``program`` is not a :class:`~pyro_gen.program.Program`, or ``x`` cannot be read as numbers.
-        ValueError: ``x`` has less than 2 rows.
+        ValueError: ``x`` has fewer than 2 rows.
 
     Example:
         >>> import pyro, torch

@@ -50,7 +50,7 @@ class DirichletProcessMixture(Program):
         scale: The median :math:`s` of the standard deviations inside a component.
 
     Raises:
-        ValueError: There are less than two sticks.
+        ValueError: There are fewer than two sticks.
 
     Example:
         >>> log_stick_weights(torch.tensor([0.5, 0.5])).exp()

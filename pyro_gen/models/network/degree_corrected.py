@@ -16,7 +16,7 @@ Entries are numbers of edges; of sparse networks with one edge at most the law i
     p(b_i = r \mid \cdot) &\propto \pi_r \prod_{j \ne i} \omega_{r b_j}^{x_{ij}}
     e^{- \theta_i \theta_j \omega_{r b_j}} .
 
-With :math:`\theta` and :math:`\omega` at their maximum, the log-likelihood of a partition is, up to a constant,
+With :math:`\theta` and :math:`\omega` at their maximum, twice the log-likelihood of a partition is, up to a constant,
 :math:`\sum_{rs} m_{rs} \log \frac{m_{rs}}{\kappa_r \kappa_s}` with :math:`\kappa_r = \sum_s m_{rs}`, both directions
 counted: :func:`profile_log_likelihood`. Its posterior relative, which knows how many groups there are, is the
 description length of :mod:`pyro_gen.models.network.parts.description_length`;
@@ -56,7 +56,7 @@ class DegreeCorrectedBlockModel(BlockModel):
         groups: The number of groups :math:`K`; some may stay empty.
 
     Raises:
-        ValueError: There are less than two nodes, or no group.
+        ValueError: There are fewer than two nodes, or no group.
 
     Example:
         >>> program = DegreeCorrectedBlockModel(4, 2)
@@ -105,7 +105,9 @@ class DegreeCorrectedBlockModel(BlockModel):
 
 
 def profile_log_likelihood(x: Tensor, b: Tensor) -> Tensor:
-    r"""The log-likelihood of partitions at the best parameters, nats up to a constant, with shape (*).
+    r"""Twice the log-likelihood of partitions at the best parameters, up to a constant, with shape (*).
+
+    The half is left out as by Karrer & Newman.
 
     Arguments:
         x: A network, with shape :math:`(N, N)`.

@@ -46,7 +46,7 @@ class LatentPosition(Program):
         scale: The standard deviation :math:`s` of the places.
 
     Raises:
-        ValueError: There are less than two nodes, or no dimension.
+        ValueError: There are fewer than two nodes, or no dimension.
 
     Example:
         >>> program = LatentPosition(4)

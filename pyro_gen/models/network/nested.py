@@ -64,7 +64,7 @@ class NestedBlockModel(BlockModel):
         groups: The number of groups, and of groups of these, :math:`(K, L)`; some may stay empty.
 
     Raises:
-        ValueError: There are less than two nodes, or no group.
+        ValueError: There are fewer than two nodes, or no group.
 
     Example:
         >>> program = NestedBlockModel(4, (3, 2))
@@ -91,8 +91,8 @@ class NestedBlockModel(BlockModel):
         with pyro.plate("groups", self.groups):
             c = pyro.sample("c", dist.Categorical(rho.unsqueeze(-2)))
         r = pyro.sample("r", dist.Gamma(x.new_ones(self.log_r.shape[1]), 1.0).to_event(1))
-        expected = triangle(of_pairs(square(r, self.above), c, c))
-        rate = pyro.sample("rate", dist.Gamma(torch.full_like(expected, SHAPE), expected).to_event(1))
+        prior_rate = triangle(of_pairs(square(r, self.above), c, c))
+        rate = pyro.sample("rate", dist.Gamma(torch.full_like(prior_rate, SHAPE), prior_rate).to_event(1))
         with self.plate(x):
             law = dist.Poisson(of_pairs(self.matrix(rate), b, b).unsqueeze(-3))
             return observe("x", Adjacency(law), x)
@@ -113,8 +113,8 @@ class NestedBlockModel(BlockModel):
 
     def draw_pairs(self, values: Values, x: Tensor, *context: Any) -> Values:
         edges, pairs = (self.between(t.sum(-3), values["b"]) for t in self.observed(x))
-        expected = triangle(of_pairs(square(values["r"], self.above), values["c"], values["c"]))
-        rate = torch.distributions.Gamma(SHAPE + edges, expected + pairs).sample()
+        prior_rate = triangle(of_pairs(square(values["r"], self.above), values["c"], values["c"]))
+        rate = torch.distributions.Gamma(SHAPE + edges, prior_rate + pairs).sample()
         matrix, c = self.matrix(rate), values["c"]
         r = square(self._draw_r(matrix, c), self.above)
         inside = r.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)  # of a group with itself, (C, 1, L)

@@ -61,7 +61,7 @@ class StochasticBlockModel(BlockModel):
         directed: Whether edges have directions.
 
     Raises:
-        ValueError: There are less than two nodes, or no group.
+        ValueError: There are fewer than two nodes, or no group.
 
     Example:
         >>> import pyro_gen as pg

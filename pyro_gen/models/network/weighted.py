@@ -59,7 +59,7 @@ class WeightedBlockModel(BlockModel):
         directed: Whether weights have directions.
 
     Raises:
-        ValueError: There are less than two nodes, or no group.
+        ValueError: There are fewer than two nodes, or no group.
 
     Example:
         >>> program = WeightedBlockModel(4, 2)

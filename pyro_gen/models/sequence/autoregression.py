@@ -75,7 +75,7 @@ class Autoregression(SeriesProgram):
         >>> nile = pg.data.load("nile").train
         >>> program = Autoregression(100, 1)
         >>> _ = pg.fit(program, nile, epochs=300, lr=0.05, schedule="cosine", progress=False)
-        >>> print(pg.log_likelihood(program, nile))  # statsmodels: -639.9537
+        >>> print(pg.log_likelihood(program, nile))  # statsmodels: -639.9526
         log-likelihood -639.952 +- 0.000 nats per datum (exact; 1 data)
         >>> round(program.coefficients.item(), 3)
         0.506

@@ -6,8 +6,10 @@ r"""Switching autoregression: mean, coefficients and noise of an autoregression 
     x_t - m_{z_t} = \sum_{j=1}^k \phi_{z_t j} \, (x_{t-j} - m_{z_t}) + \sigma_{z_t} \epsilon_t, \qquad
     \epsilon_t \sim \mathcal{N}(0, 1) .
 
-Given the steps before it a step depends on its own regime alone, so this is a hidden Markov model whose emissions
-look back, and the regimes are summed out as a product of matrices in logarithms, multiplied as a tree,
+Hamilton takes each lag about the mean of its own regime, which needs :math:`K^{k+1}` states; here all are about that of
+the present one, so that an intercept switches. Given the steps before it a step depends on its own regime alone, so
+this is a hidden Markov model whose emissions look back, and the regimes are summed out as a product of matrices in
+logarithms, multiplied as a tree,
 
 .. math::
     p(x) = \pi^\top B_1 A B_2 \cdots A B_T \mathbf{1}, \qquad

@@ -17,7 +17,7 @@ Kim's filter, a Kalman filter for each pair of regimes in which the K Gaussians 
 same mean and covariance. It is an approximation, and what is found with it is not: paths are weighed by
 :math:`p(y, z) / q(z \mid y)`, whose mean is the likelihood, without bias, and whose spread is its error (``"iwae"`` of
 :func:`pyro_gen.log_likelihood`, with effective sample size and Pareto k). The guide has no parameters of its own;
-training climbs the importance-weighted bound. Of some hundred steps and more few paths weigh anything, and a filter of
+training climbs the importance-weighted bound. Beyond about a hundred steps few paths carry weight, and a filter of
 particles, each with a Kalman filter (Fearnhead & Clifford, 2003), is the better estimate, without bias too.
 
 References:
@@ -27,6 +27,7 @@ References:
     | https://doi.org/10.1111/1467-9868.00421
 """
 
+import warnings
 from collections.abc import Sequence
 
 import pyro
@@ -48,6 +49,8 @@ from pyro_gen.observation import note_lengths, observe
 from pyro_gen.registry import model
 
 __all__ = ["SwitchingStateSpace"]
+
+FEWEST_PATHS = 16  # that are to count where the posterior of regimes is asked of weighed paths
 
 
 @model(
@@ -188,12 +191,21 @@ class SwitchingStateSpace(SeriesProgram):
     def probabilities(self, x: Tensor, num_particles: int = 1000, seed: int = 0) -> Tensor:
         r"""The posterior of regimes, :math:`p(z_t = k \mid x)` with shape :math:`(N, T, K)`, by paths of the guide.
 
-        Arguments are those of :meth:`filtered_likelihood`, and how many paths are drawn and weighed.
+        Arguments:
+            x: Series with shape :math:`(N, T)` and NaN where nothing was seen.
+            num_particles: How many paths are drawn and weighed. A warning says where hardly any of them counts.
+            seed: Seeds the draws; the caller's generators are left alone.
         """
         with torch.no_grad(), seeded(seed):
             q = self.proposal(x)
             z = q.sample((num_particles,))  # (draws, N, T)
             law, filled, _ = self.series(z).marginalise(x.expand(num_particles, -1, -1))
             weights = (law.log_prob(filled) + self.chain(x.shape[1]).log_prob(z) - q.log_prob(z)).softmax(0)
-            one_hot = nn.functional.one_hot(z, self.states).to(weights)
+        if bool((count := 1 / weights.square().sum(0).min()) < FEWEST_PATHS):
+            warnings.warn(
+                f"probabilities: {count:.1f} of {num_particles} paths count, so they are not to be trusted: give a "
+                "greater num_particles, or a shorter series.",
+                stacklevel=2,
+            )
+        one_hot = nn.functional.one_hot(z, self.states).to(weights)
         return torch.einsum("sn,sntk->ntk", weights, one_hot)

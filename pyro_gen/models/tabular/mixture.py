@@ -132,7 +132,7 @@ class TableMixture(PosteriorDrawsProgram):
         layout: Where which columns are.
 
     Raises:
-        ValueError: A column is of another kind, or there are less than two components.
+        ValueError: A column is of another kind, or there are fewer than two components.
 
     Example:
         >>> from pyro_gen.data.column import Column

@@ -70,7 +70,7 @@ class LatentDirichletAllocation(BagOfWords):
         log_topics: The logarithm of :math:`\lambda`, with shape :math:`(K, V)`.
 
     Raises:
-        ValueError: There are less than two words or no topic, or data are no counts.
+        ValueError: There are fewer than two words or no topic, or data are no counts.
 
     Example:
         >>> x = torch.tensor([[5.0, 4, 0, 0], [0, 0, 6, 3]]).repeat(20, 1)

@@ -60,7 +60,7 @@ class ProdLDA(BagOfWords):
         weights: The topics :math:`\beta`, with shape :math:`(K, V)`.
 
     Raises:
-        ValueError: There are less than two words or topics, or data are no counts.
+        ValueError: There are fewer than two words or topics, or data are no counts.
 
     Example:
         >>> program = ProdLDA(5, topics=2)

@@ -12,8 +12,9 @@ one colour are drawn together (:class:`BlockedGibbs`): on a grid, the black and 
 couplings are positive, :class:`SwendsenWang` draws whole clusters.
 
 Z is exact on trees and graphs of small width by elimination; on grids with one side up to 24 (12 for a torus) by the
-transfer matrix; and on any torus with one coupling and no field by Kaufman's formula. Else annealed importance sampling
-estimates it. Parameters are learned by pseudo-likelihood, or by contrastive divergence with chains that persist.
+transfer matrix; and on any torus with one positive coupling and no field by Kaufman's formula. Else annealed importance
+sampling estimates it. Parameters are learned by pseudo-likelihood, or by contrastive divergence with chains that
+persist.
 
 References:
     | Beitrag zur Theorie des Ferromagnetismus (Ising, 1925)

@@ -191,12 +191,18 @@ class MarkovRandomField(DiscreteField):
             Probabilities with a dimension for each target.
 
         Raises:
-            ValueError: There is no such variable, or the width is too large.
+            ValueError: There is no such variable or value, one is asked for and given too, or the width is too
+                large.
         """
         names = [targets] if isinstance(targets, str) else list(targets)
         number = {name: str(i) for i, name in enumerate(self.graph.names)}
         if unknown := [n for n in (*names, *(given or {})) if n not in number]:
             raise ValueError(f"{unknown[0]!r} is no variable of the field, which has {', '.join(map(str, number))}.")
+        if twice := [n for n in names if n in (given or {})]:
+            raise ValueError(f"query: {twice[0]!r} is both asked for and given.")
+        for name, value in (given or {}).items():
+            if not 0 <= value < (levels := self.levels[int(number[name])]):
+                raise ValueError(f"query: {name!r} is given as {value}, and has the values 0 to {levels - 1}.")
         self._require_small("query", "use marginals, by belief propagation")
         codes = {number[n]: torch.tensor([value]) for n, value in (given or {}).items()}
         with torch.no_grad():

@@ -9,7 +9,7 @@ needs only what its row of each :math:`T_l` sums to over the groups of the other
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import pyro
 import pyro.distributions as dist
@@ -37,7 +37,7 @@ class BlockModel(Program):
         directed: Whether edges have directions.
 
     Raises:
-        ValueError: There are less than two nodes, or no group.
+        ValueError: There are fewer than two nodes, or no group.
     """
 
     pair_sites: tuple[str, ...] = ()  # what a model has beside groups and weights
@@ -73,10 +73,20 @@ class BlockModel(Program):
         with pyro.plate("nodes", self.nodes):
             pyro.sample("b", dist.Categorical(logits=self.logits))
 
+    def initialise(self, x: Tensor, *context: Any, seed: int = 0) -> Self:
+        """Checks that data are networks of its kind."""
+        self.observed(x)
+        return super().initialise(x, *context, seed=seed)
+
     def observed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Data with 0 for what was not observed and on the diagonal, and 1 where it was, (*, G, N, N)."""
         if not self.directed:
             x = torch.where(torch.isnan(x), x.mT, x)
+            if not torch.equal(x.nan_to_num(), x.mT.nan_to_num()):
+                raise ValueError(
+                    f"{type(self).__name__}: the matrix of a network without directions is symmetric, and this one is "
+                    "not: give x + x.mT, or take a model whose edges have directions."
+                )
         off = 1 - torch.eye(self.nodes).to(x)
         return x.nan_to_num() * off, (~torch.isnan(x)).to(x) * off
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_gen.distributions.autoregressive import autoregressive_coefficients
+from pyro_gen.distributions.autoregressive import autoregressive_coefficients, predictors
 
 __all__ = ["Component", "Components", "check_components", "components", "sizes"]
 
@@ -94,7 +94,7 @@ def components(parts: list[str], unit: Tensor, period: int, partial: Tensor | No
     if partial is not None:
         transition = _companion(autoregressive_coefficients(partial))
         eye = torch.eye(len(partial)).to(unit)
-        blocks.append((0 * eye, _stationary_root(transition), transition, eye[:, :1]))
+        blocks.append((0 * eye, _stationary_root(partial), transition, eye[:, :1]))
     # Every block is seen by its first entry.
     first = [torch.cat([block[2].new_ones(1), block[2].new_zeros(len(block[2]) - 1)]) for block in blocks]
     vague, stationary, transition, entry = (torch.block_diag(*matrices) for matrices in zip(*blocks, strict=True))
@@ -106,11 +106,13 @@ def _companion(coefficients: Tensor) -> Tensor:
     return torch.cat([coefficients.unsqueeze(0), below])
 
 
-def _stationary_root(transition: Tensor) -> Tensor:
-    r"""A factor of the covariance of which :math:`P = F P F^\top + e_1 e_1^\top`."""
-    f, size = transition, len(transition)
-    cov = torch.zeros_like(f).flatten()
-    cov = torch.cat([cov.new_ones(1), cov[1:]])
-    p = torch.linalg.solve(torch.eye(size**2).to(f) - torch.kron(f, f), cov).view(size, size)
-    root: Tensor = torch.linalg.cholesky((p + p.mT) / 2)
-    return root
+def _stationary_root(partial: Tensor) -> Tensor:
+    r"""A factor of the covariance of which :math:`P = F P F^\top + e_1 e_1^\top`, latest value first.
+
+    Each value less its best prediction from those before it is independent of them, with variance :math:`v_m`.
+    """
+    phi, v = predictors(partial.tanh())
+    k = len(partial)
+    eye = torch.eye(k).to(partial)
+    errors = torch.stack([torch.cat([-phi[m, :m].flip(0), eye[m, m:]]) for m in range(k)]) / v[:k, None].sqrt()
+    return torch.linalg.solve_triangular(errors, eye, upper=False).flip(0)

@@ -23,7 +23,7 @@ class BagOfWords(Program):
             :class:`pyro_gen.distributions.NegativeMultinomial`, with shape (2,).
 
     Raises:
-        ValueError: There are less than two words or no topic.
+        ValueError: There are fewer than two words or no topic.
     """
 
     initialised: Tensor

@@ -15,7 +15,8 @@ goes a step of Minka's fixed point,
 
 .. math::
     \alpha_k \leftarrow \alpha_k
-    \frac{\sum_n \Psi(n_{nk} + \alpha_k) - \Psi(\alpha_k)}{\sum_n \Psi(n_n + \alpha_\cdot) - \Psi(\alpha_\cdot)} .
+    \frac{\sum_n [\Psi(n_{nk} + \alpha_k) - \Psi(\alpha_k)]}
+    {\sum_n [\Psi(n_n + \alpha_\cdot) - \Psi(\alpha_\cdot)]} .
 
 References:
     | Finding Scientific Topics (Griffiths & Steyvers, 2004)

@@ -136,6 +136,8 @@ def as_graph(source: Any) -> Graph:
         raise ValueError(f"The matrix of a graph has shape (n, n), and this one {tuple(matrix.shape)}.")
     if not torch.equal(matrix, matrix.T):
         raise ValueError("The matrix of an undirected graph is symmetric, and this one is not: give matrix + matrix.T.")
+    if not bool(((matrix == 0) | (matrix == 1)).all()):
+        raise ValueError("The matrix of a graph has 0 and 1, and this one other numbers: give weights as couplings.")
     return _of_pairs(matrix.triu().nonzero().tolist(), list(range(len(matrix))))
 
 
