@@ -158,7 +158,7 @@ def scan(
         >>> pg.impute(Walk(), x, draws=4).shape  # each completed step is what the next one follows
         torch.Size([4, 2, 3])
     """
-    parts = tree_leaves(xs) if xs is not None else []
+    parts = [part for part in tree_leaves(xs) if part is not None]
     counts = {part.shape[dim] for part in parts} | ({length} if length is not None else set())
     if len(counts) != 1 or not (count := counts.pop()):
         raise ValueError(

@@ -268,3 +268,9 @@ def test_the_body_is_recorded_and_compiled_once(monkeypatch: pytest.MonkeyPatch)
 
 def test_scan_is_in_its_place() -> None:
     assert pg.scan is sequences.scan
+
+
+def test_xs_may_have_none_inside() -> None:
+    carry, outputs = pg.scan(lambda c, x: (c + x[0], c), torch.zeros(()), (torch.arange(3.0), None))
+    assert carry == 3
+    assert outputs.tolist() == [0, 0, 1]

@@ -25,6 +25,7 @@ from pyro.ops import packed
 from torch import Tensor
 
 from pyro_gen._internals import enumeration_dims, set_enumeration_dims
+from pyro_gen._random import exclusive
 from pyro_gen.distributions.hidden_markov import MOST_STATES, chain_product
 
 __all__ = ["Factors", "chains_first", "join_chains"]
@@ -68,16 +69,17 @@ def join_chains(factors: Factors, discrete: set[str], kept: frozenset[str] = fro
 def chains_first() -> Iterator[None]:
     """Pyro's enumerating ELBO sums chains out by :func:`join_chains`."""
     owner: Any = pyro.infer.traceenum_elbo
-    contract = owner.contract_tensor_tree
+    with exclusive():
+        contract = owner.contract_tensor_tree
 
-    def joining(factors: Any, discrete: set[str], **options: Any) -> Any:
-        return contract(join_chains(factors, discrete), discrete, **options)
+        def joining(factors: Any, discrete: set[str], **options: Any) -> Any:
+            return contract(join_chains(factors, discrete), discrete, **options)
 
-    owner.contract_tensor_tree = joining
-    try:
-        yield
-    finally:
-        owner.contract_tensor_tree = contract
+        owner.contract_tensor_tree = joining
+        try:
+            yield
+        finally:
+            owner.contract_tensor_tree = contract
 
 
 def _of(term: Tensor, symbols: Iterable[str]) -> list[str]:

@@ -67,7 +67,6 @@ class _Together:
 
     def _sums(self) -> dict[fx.Node, list[fx.Node]]:
         """Sums of many terms by the addition that gives them, with these."""
-        inside: set[fx.Node] = set()
         terms: dict[fx.Node, list[fx.Node]] = {}
         for node in self.recorded.graph.nodes:
             if not _is_sum(node):
@@ -75,12 +74,13 @@ class _Together:
             found: list[fx.Node] = []
             for arg in node.args:
                 if arg in terms and len(arg.users) == 1 and node.args[0] is not node.args[1]:
-                    found += terms[arg]
-                    inside.add(arg)
+                    # The order does not matter, and the longer list stays: not a copy of it a term.
+                    short, found = sorted((found, terms.pop(arg)), key=len)
+                    found += short
                 else:
                     found.append(arg)
             terms[node] = found
-        return {n: t for n, t in terms.items() if n not in inside and len(t) >= MIN_ALIKE}
+        return {n: t for n, t in terms.items() if len(t) >= MIN_ALIKE}
 
     def _levels(self) -> list[list[fx.Node]]:
         level: dict[fx.Node, int] = {}
@@ -300,7 +300,9 @@ class _Together:
 
 
 def _is_sum(node: fx.Node) -> bool:
-    if node.target is not _ADD or len(node.args) != 2 or node.kwargs:
+    # Of floating-point numbers: booleans add up to "or", and sums of integers have another type.
+    floating = (dtype := node.meta.get("dtype")) is not None and dtype.is_floating_point
+    if not floating or node.target is not _ADD or len(node.args) != 2 or node.kwargs:
         return False
     like = [a.meta.get("shape") if isinstance(a, fx.Node) else None for a in node.args]
     kinds = [a.meta.get("dtype") if isinstance(a, fx.Node) else None for a in node.args]

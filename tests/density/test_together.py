@@ -117,3 +117,23 @@ def test_what_is_put_together_wrongly_is_found_out(monkeypatch: pytest.MonkeyPat
     assert size > 1000  # the recording as it was
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_booleans_do_not_add_up_to_numbers() -> None:
+    """The sum of booleans is "or": four that are true are one, where the recording had none."""
+
+    def model(x: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros(40), 1.0).to_event(1))
+        large, total = w[0] > 3, torch.zeros(())
+        for i in range(1, 40):
+            total = total - (w[i].exp().sin() + 0.1 * w[i].tanh() - 0.1 * i).square() / (1 + i)
+            large = large + (w[i] > 3)
+        pyro.factor("f", total - 5 * large.to(total.dtype))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(w[0], 1.0), obs=x)
+
+    target = density(model, torch.zeros(5))
+    z = torch.zeros(2, 40)
+    target.log_density_and_grad(z)  # recorded where none is true
+    z[0, :4] = 4.0
+    assert torch.allclose(target.log_density_and_grad(z)[0], target.log_density(z), atol=1e-4)

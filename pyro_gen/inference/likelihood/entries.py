@@ -24,13 +24,14 @@ from pyro_gen.density.completed import completed_data
 from pyro_gen.density.energy import log_factor
 from pyro_gen.density.finite import FiniteSite, finite_sites, present_units
 from pyro_gen.density.missing import active, missing_site
+from pyro_gen.density.sites import is_deterministic
 from pyro_gen.density.vectorised import vmappable
 from pyro_gen.inference.likelihood.enumeration import probe
 from pyro_gen.inference.likelihood.paths import Path
 from pyro_gen.inference.model_log_prob import ModelLogProb
 from pyro_gen.observation import assume_missing, completions
 from pyro_gen.program import Program, fixed
-from pyro_gen.traces import latent_sites
+from pyro_gen.traces import is_factor, latent_sites, sample_sites
 
 __all__ = ["Entries", "EntriesPath", "GibbsPath", "KernelPath", "has_kernel", "path_of_entries"]
 
@@ -184,14 +185,20 @@ class KernelPath(EntriesPath):
     def __init__(self, program: Program, data: tuple[Any, ...], kernel: Callable[..., Tensor] | None = None) -> None:
         super().__init__(program, data)
         self.kernel = program.kernel if kernel is None else kernel
-        latent = latent_sites(probe(program, *data))
+        trace = probe(program, *data)
+        latent = latent_sites(trace)
         if other := [n for n, s in latent.items() if missing_site(s) is None] or self.names[1:]:
             raise ValueError(
                 f"The kernel of {type(program).__name__} moves its data, observed as a whole, and there is "
                 f"'{other[0]}' beside them: sum it out of the model."
             )
         self.missing = torch.isnan(data[0])
-        self.all_missing = bool(self.missing.all())
+        measured = [
+            n
+            for n, s in sample_sites(trace).items()
+            if s["is_observed"] and n not in self.handler.names and not (is_factor(s) or is_deterministic(s))
+        ]
+        self.tempers_factor_alone = bool(self.missing.all()) and not measured
         self.shape = latent[self.names[0]]["value"].shape[1:]
 
     def start(self, chains: int) -> Tensor:
@@ -201,7 +208,7 @@ class KernelPath(EntriesPath):
         return self.both({self.names[0]: state.reshape(*state.shape[:2], *self.shape)})
 
     def slope(self, x: Tensor) -> Tensor:
-        if not self.all_missing:
+        if not self.tempers_factor_alone:
             return super().slope(x)
         # The law of what is missing is the base itself, so that what is tempered is the factor.
         chains, rows = x.shape[:2]

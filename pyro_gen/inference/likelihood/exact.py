@@ -1,9 +1,11 @@
 """Likelihoods that are known: of programs without latent variables, and by sums over discrete ones."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_gen.density import (
@@ -14,7 +16,7 @@ from pyro_gen.density import (
     rows_of,
     rows_per_chunk,
 )
-from pyro_gen.density.finite import finite_sites, joint_values, present_units
+from pyro_gen.density.finite import FiniteSite, finite_sites, joint_values, present_units
 from pyro_gen.density.missing import missing_site
 from pyro_gen.density.summed import summed_log_prob
 from pyro_gen.inference.likelihood.enumeration import MAX_ASSIGNMENTS, enumerated, probe
@@ -40,6 +42,14 @@ def exact_likelihood(program: Program, x: Tensor, context: tuple[Any, ...]) -> L
     return LogLikelihood(value, torch.zeros_like(value), "exact", "exact", entries_seen(x))
 
 
+def _side_by_side(trace: Trace, sites: Mapping[str, FiniteSite]) -> bool:
+    """Whether values of variables fit into tensors beside each other: those that are no steps of a chain have one
+    dimension each for all.
+    """
+    chained = {name for name, site in sample_sites(trace).items() if "_markov_depth" in site["infer"]}
+    return math.prod(len(site.support) for name, site in sites.items() if name not in chained) <= MAX_ASSIGNMENTS
+
+
 def enumerated_likelihood(
     program: Program, x: Tensor, context: tuple[Any, ...], progress: Callable[[float], None] | None
 ) -> LogLikelihood:
@@ -52,7 +62,7 @@ def enumerated_likelihood(
     trace = probe(program, x, *context)
     sites = finite_sites(trace)
     many = bool((joint_values(sites, present_units(sites, program, x, *context)) > MAX_ASSIGNMENTS).any())
-    if many and not any(missing_site(s) for s in sample_sites(trace).values()):
+    if many and _side_by_side(trace, sites) and not any(missing_site(s) for s in sample_sites(trace).values()):
         entries = entries_per_datum(trace) * sum(f.units * len(f.support) ** 3 for f in sites.values())
         for rows in row_chunks(len(x), rows_per_chunk(entries, x.device)):
             value[rows] = summed_log_prob(program, x[rows], *rows_of(x, context, rows)).double()

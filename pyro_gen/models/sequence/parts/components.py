@@ -115,4 +115,5 @@ def _stationary_root(partial: Tensor) -> Tensor:
     k = len(partial)
     eye = torch.eye(k).to(partial)
     errors = torch.stack([torch.cat([-phi[m, :m].flip(0), eye[m, m:]]) for m in range(k)]) / v[:k, None].sqrt()
-    return torch.linalg.solve_triangular(errors, eye, upper=False).flip(0)
+    root: Tensor = torch.linalg.solve_triangular(errors, eye, upper=False)
+    return root.flip(0)
