@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pyro_gen.cli.console import print_json
-from pyro_gen.cli.inputs import listed, read_data
+from pyro_gen.cli.errors import in_options
+from pyro_gen.cli.inputs import WORDS, listed, read_data
 from pyro_gen.cli.options import DataRoot, Decimal, Json, Overwrite, Part, Seed
 from pyro_gen.cli.outputs import check_results
 
@@ -138,7 +139,8 @@ def _read(
         index = dates[0] if len(dates) == 1 else None
     for column in frame.columns.difference([c for c in (index, series) if c is not None]):
         if column in table.problems:
-            raise table.problems[column]
+            with in_options(WORDS, f"{data}: "):
+                raise table.problems[column]
         if not pd.api.types.is_numeric_dtype(frame[column]):
             raise ValueError(
                 f"{data}: column {column!r} holds no numbers: leave it out, or name it by --index if it is the time, "

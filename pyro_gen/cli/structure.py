@@ -7,7 +7,8 @@ import typer
 
 from pyro_gen.cli import communities, factors, regimes, topics
 from pyro_gen.cli.console import Shell, print_json
-from pyro_gen.cli.inputs import read_data
+from pyro_gen.cli.errors import in_options
+from pyro_gen.cli.inputs import WORDS, read_data
 from pyro_gen.cli.options import DataRoot, Decimal, DropEmpty, Json, Overwrite, Part, Seed
 from pyro_gen.cli.outputs import check_results
 
@@ -50,7 +51,8 @@ def clusters(
     from pyro_gen.structure.report import clusters_page
 
     if Path(data).is_file() and Path(data).suffix not in (".npy", ".pt"):  # words are categories
-        name, table = data, with_observed_columns(read_mixed_table(data, decimal=decimal), drop_empty=drop_empty)
+        with in_options(WORDS, f"{data}: "):
+            name, table = data, with_observed_columns(read_mixed_table(data, decimal=decimal), drop_empty=drop_empty)
     else:
         read = read_data(data, part, data_root, drop_empty, decimal, to_train=False)
         values = read.x.flatten(1).double().numpy()

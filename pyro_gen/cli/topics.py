@@ -87,6 +87,8 @@ def _read(data: str, part: Part, data_root: Path | None) -> tuple[str, Any]:
     path = Path(data)
     if path.is_dir() or path.suffix == ".txt":
         return data, path
+    if len(path.parts) > 1 and not path.exists():
+        raise ValueError(f"{data}: no such file or folder.")
     read = read_data(data, part, data_root, False, None, to_train=False)
     x = read.x.flatten(1).double().numpy()
     return read.name, pd.DataFrame(x, columns=list(read.columns or map(str, range(x.shape[1]))))

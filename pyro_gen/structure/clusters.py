@@ -25,7 +25,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from pyro_gen._random import fork, seeded
-from pyro_gen.structure.estimator import StructureEstimator, chains_agree, r_hats
+from pyro_gen.structure.estimator import StructureEstimator, chains_agree, r_hats, with_probability
 from pyro_gen.structure.mixed import MixedTable
 from pyro_gen.structure.partitions import ROWS_FOR_MATRIX, canonical, co_assignment, representative
 from pyro_gen.structure.student_mixture import Categories, Setting, Variational, ascend, gibbs, log_joint
@@ -238,8 +238,7 @@ class Clusters(ClusterMixin, StructureEstimator):  # type: ignore[misc]
         """The answer in a few sentences, a line each."""
         check_is_fitted(self, "partitions_")
         rows = self.partitions_.shape[-1]
-        numbers = sorted(self.number_probabilities_.items(), key=lambda item: -item[1])
-        chances = ", ".join(f"{k} with probability {p:.2f}" for k, p in numbers[:4])
+        chances = with_probability(self.number_probabilities_)
         sizes = ", ".join(str(n) for n in np.bincount(self.labels_))
         return (
             f"Clusters of {rows} rows: {chances}.\n"

@@ -34,6 +34,7 @@ from sklearn.utils.validation import check_is_fitted
 from pyro_gen.models.network.parts.description_length import description_length
 from pyro_gen.structure.belief_propagation import Beliefs, Edges, propagate
 from pyro_gen.structure.block_gibbs import sample_partitions
+from pyro_gen.structure.estimator import with_probability
 from pyro_gen.structure.merge_split import MergeSplit
 from pyro_gen.structure.networks import Network, as_network
 from pyro_gen.structure.partitions import canonical, representative
@@ -296,8 +297,7 @@ class Communities(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         """The answer in a few sentences, a line each."""
         check_is_fitted(self, "partitions_")
         network = self.network_
-        numbers = sorted(self.number_probabilities_.items(), key=lambda item: -item[1])
-        chances = ", ".join(f"{k} with probability {p:.2f}" for k, p in numbers[:4] if p >= 0.005)
+        chances = with_probability(self.number_probabilities_)
         sizes = ", ".join(str(n) for n in np.bincount(self.labels_, minlength=self.n_groups_))
         edges = int(network.adjacency.sum()) // 2
         parts = network.components

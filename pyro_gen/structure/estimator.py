@@ -1,7 +1,7 @@
 """What estimators of structure share: a table of numbers with holes is read and checked; whether chains agree."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
-__all__ = ["StructureEstimator", "as_matrix", "chains_agree", "r_hats", "refuse_constant"]
+__all__ = ["StructureEstimator", "as_matrix", "chains_agree", "r_hats", "refuse_constant", "with_probability"]
 
 
 class StructureEstimator(BaseEstimator):  # type: ignore[misc]
@@ -50,6 +50,16 @@ def refuse_constant(estimator: BaseEstimator, names: Iterable[Any], values: npt.
             raise ValueError(f"{type(estimator).__name__}: column {name!r} {what} and tells nothing: leave it out.")
 
 
+def with_probability(probabilities: Mapping[int, float], errors: Mapping[int, float] | None = None) -> str:
+    """Numbers by falling probability, in words: those of .005 or more, with their errors."""
+    likely = sorted(probabilities.items(), key=lambda item: -item[1])[:4]
+    return ", ".join(
+        f"{k} with probability {p:.2f}" + (f" +- {errors[k]:.2f}" if errors is not None and errors[k] >= 0.005 else "")
+        for k, p in likely
+        if p >= 0.005
+    )
+
+
 def r_hats(posterior: Any, names: Iterable[str]) -> dict[str, float]:
     """R-hat of what does not depend on labels, the greatest of each variable; 1 of what is the same in every draw.
 
@@ -63,11 +73,12 @@ def r_hats(posterior: Any, names: Iterable[str]) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of chains that never change, whose R-hat is NaN: they agree
         found = arviz.rhat(posterior, var_names=names)
-    return {name: float(np.nan_to_num(found[name].values, nan=1.0).max()) for name in names}
+    return {name: float(np.nan_to_num(found[name].values, nan=1.0, posinf=np.inf).max()) for name in names}
 
 
 def chains_agree(r_hat: dict[str, float]) -> str:
     """The last sentence of a summary."""
     worst = max(r_hat.values())
     verdict = "the chains agree" if worst < 1.1 else "the chains do not agree yet: give more draws"
-    return f"R-hat of {', '.join(name.replace('_', ' ') for name in r_hat)}: {worst:.2f}, {verdict}."
+    figure = f"{worst:.2f}" if worst < 100 else "above 100"  # of chains that each stay where they are
+    return f"R-hat of {', '.join(name.replace('_', ' ') for name in r_hat)}: {figure}, {verdict}."

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pyro_gen._random import fork, seeded
 from pyro_gen.inference.likelihood.result import LogLikelihood
-from pyro_gen.structure.estimator import StructureEstimator, as_matrix
+from pyro_gen.structure.estimator import StructureEstimator, as_matrix, with_probability
 from pyro_gen.structure.factor_evidence import factor_evidence, pooled
 from pyro_gen.structure.sparse_factors import Draws, compress, expectation, gibbs, log_density
 
@@ -236,8 +236,7 @@ class Factors(TransformerMixin, StructureEstimator):  # type: ignore[misc]
     def summary(self) -> str:
         """The answer in a few sentences, a line each."""
         check_is_fitted(self, "n_factors_")
-        numbers = sorted(self.number_probabilities_.items(), key=lambda item: -item[1])[:3]
-        chances = ", ".join(f"{k} with probability {p:.2f} +- {self.number_errors_[k]:.2f}" for k, p in numbers)
+        chances = with_probability(self.number_probabilities_, self.number_errors_)
         lines = [f"Factors of {len(self.uniquenesses_)} columns: {chances}."]
         if self.n_factors_:
             many = (self.included_ > 0.5).sum(0)

@@ -68,6 +68,12 @@ class MixedTable:
         codes = np.stack([self._codes(x[name]) for name in self.levels], 1)
         if reset:
             refuse_constant(self._estimator, rest, values)
+            for name, column in zip(self.levels, codes.T, strict=True):
+                if len(seen := np.unique(column[column >= 0])) == 1:
+                    word = self.levels[name][int(seen[0])]
+                    raise ValueError(
+                        f"{who}: column {name!r} is {word!r} in every row and tells nothing: leave it out."
+                    )
             refuse_constant(self._estimator, list(self.levels), np.where(codes < 0, np.nan, codes))
         return values, codes
 

@@ -115,7 +115,9 @@ def _of_graph(graph: nx.Graph, weight: str | None, bipartite: bool) -> Network:
 
 def _of_edges(frame: pd.DataFrame, weight: str | None, bipartite: bool) -> Network:
     if frame.shape[1] < 2:
-        raise ValueError(f"An edge list has two columns, the ends of each edge, and got {frame.shape[1]}.")
+        raise ValueError(
+            f"An edge list has the ends of each edge in its first two columns, and this has {frame.shape[1]}."
+        )
     if weight is not None and weight not in frame.columns[2:]:
         raise ValueError(f"weight={weight!r}: the columns after the ends of the edges are {list(frame.columns[2:])}.")
     first, second = frame.iloc[:, 0], frame.iloc[:, 1]
@@ -199,8 +201,8 @@ def _assemble(
     if loops.any():
         where = names[int(ends[loops][0, 0])]
         raise ValueError(
-            f"{where!r} has an edge to itself, as {int(loops.sum())} of {len(names)} nodes: take these away, "
-            "in networkx by graph.remove_edges_from(list(nx.selfloop_edges(graph)))."
+            f"{where!r} has an edge to itself, as have {int(loops.sum())} of {len(names)} nodes: take these "
+            "away, of a file their rows, in networkx by graph.remove_edges_from(list(nx.selfloop_edges(graph)))."
         )
     if kinds is not None and bool((kinds[ends[:, 0]] == kinds[ends[:, 1]]).any()):
         i, j = ends[kinds[ends[:, 0]] == kinds[ends[:, 1]]][0]
@@ -218,7 +220,7 @@ def _assemble(
 
 def _checked(network: Network) -> Network:
     if len(network.names) < 2:
-        raise ValueError(f"The network has {len(network.names)} node: there is nothing to group.")
+        raise ValueError(f"The network has {len(network.names) or 'no'} node: there is nothing to group.")
     if network.adjacency.nnz == 0:
         raise ValueError(f"The network has {len(network.names)} nodes and no edge: there is nothing to group them by.")
     return network

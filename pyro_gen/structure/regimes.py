@@ -14,8 +14,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from pyro_gen.structure.change_regimes import ChangeRegimes
 from pyro_gen.structure.emission_priors import EMISSIONS
-from pyro_gen.structure.estimator import StructureEstimator, chains_agree, r_hats
-from pyro_gen.structure.series import SeriesData, read_series
+from pyro_gen.structure.estimator import StructureEstimator, chains_agree, r_hats, with_probability
+from pyro_gen.structure.series import SeriesData, in_words, read_series
 from pyro_gen.structure.state_regimes import StateRegimes
 
 __all__ = ["KINDS", "Regimes", "find_regimes"]
@@ -206,8 +206,7 @@ class Regimes(StructureEstimator):
         )
         ends = chains_agree(self.r_hat_)
         if isinstance(self._found, StateRegimes):
-            numbers = sorted(self.number_probabilities_.items(), key=lambda item: -item[1])
-            chances = ", ".join(f"{k} with probability {p:.2f} +- {self.number_errors_[k]:.2f}" for k, p in numbers[:3])
+            chances = with_probability(self.number_probabilities_, self.number_errors_)
             sure = self._found.probabilities.max(1)
             return (
                 f"States of {what}: {chances}.\n"
@@ -216,11 +215,10 @@ class Regimes(StructureEstimator):
             )
         lines = [f"Changes of {what}, prior probability {self.probability:g} a step:"]
         for i, of_changes in enumerate(self._found.number_probabilities):
-            likely = sorted(of_changes.items(), key=lambda item: -item[1])[:3]
-            chances = ", ".join(f"{k} with probability {p:.2f}" for k, p in likely)
+            chances = with_probability(of_changes)
             at = (np.flatnonzero(np.diff(series.split(self._found.labels)[i])) + 1).tolist()
             change = series.split(self._found.change)[i]
-            places = ", ".join(f"before {series.times[i][t]} ({change[t]:.2f})" for t in at)
+            places = ", ".join(f"before {in_words(series.times[i][t])} ({change[t]:.2f})" for t in at)
             of = f"series {i}: " if series.several else ""
             lines.append(f"{of}{chances}; the most probable segmentation changes {places or 'nowhere'}.")
         return "\n".join([*lines, ends])

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator
 
 from pyro_gen.structure.estimator import as_matrix
 
-__all__ = ["SeriesData", "read_series"]
+__all__ = ["SeriesData", "in_words", "read_series"]
 
 
 class SeriesData(NamedTuple):
@@ -90,3 +90,8 @@ def _as_table(one: Any) -> pd.DataFrame:
         return one
     values = np.asarray(one)
     return pd.DataFrame(values.reshape(len(values), -1))
+
+
+def in_words(time: Any) -> str:
+    """A time of an index, a day without its midnight."""
+    return str(time.date() if isinstance(time, pd.Timestamp) and time == time.normalize() else time)

@@ -73,6 +73,7 @@ def topics_page(found: "Topics", path: str | Path, data: str = "the documents") 
     lines = [
         *found.summary().splitlines(),
         "NPMI lies between -1 and 1: how often the ten first words of a topic are in the same documents, against "
-        "chance; UMass, in nats, is 0 at most. Stability is how alike a topic is in all chains, 1 at most.",
+        "chance; UMass, in nats, is the higher the more often they meet. Stability is how alike a topic is in all "
+        "chains, 1 at most.",
     ]
     write_page(path, f"Topics of {data}", lines, [("Words of the most frequent topics", found.plot())], tables)

@@ -282,10 +282,9 @@ class Topics(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             )
         if self.chains == 1:
             return "\n".join([*lines, "One chain cannot tell what others would find: give 2 or more."])
-        lines.append(
-            f"{int((self.stability_ >= 0.7).sum())} of the topics are alike in all chains (stability 0.7 or more); "
-            "others are one way to divide the documents among several."
-        )
+        alike = int((self.stability_ >= 0.7).sum())
+        others = "; others are one way to divide the documents among several" if alike < self.n_topics_ else ""
+        lines.append(f"{alike} of the topics are alike in all chains (stability 0.7 or more){others}.")
         mixed = max(self.r_hat_.values())
         lines.append(
             f"R-hat of what does not depend on labels: {mixed:.2f}"

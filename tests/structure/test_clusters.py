@@ -76,7 +76,7 @@ def test_words_and_booleans_are_categories_that_tell_clusters():
         find_clusters(frame[["colour", "form"]])
     with pytest.raises(ValueError, match="column 'name' has 60 different words in 60 rows"):
         find_clusters(frame.assign(name=[f"row {i}" for i in range(60)]))
-    with pytest.raises(ValueError, match="column 'form' is 0 in every row"):
+    with pytest.raises(ValueError, match="column 'form' is 'round' in every row"):
         find_clusters(frame.assign(form="round"))
 
 

@@ -62,9 +62,9 @@ def test_two_kinds_of_nodes():
 
 
 BAD = [
-    (nx.Graph([(0, 0), (0, 1)]), {}, "0 has an edge to itself, as 1 of 2 nodes"),
+    (nx.Graph([(0, 0), (0, 1)]), {}, "0 has an edge to itself, as have 1 of 2 nodes"),
     (nx.empty_graph(3), {}, "3 nodes and no edge"),
-    (nx.empty_graph(0), {}, "0 node"),
+    (nx.empty_graph(0), {}, "no node"),
     (nx.empty_graph(1), {}, "1 node"),
     (np.zeros((1, 1)), {}, "1 node"),
     (nx.DiGraph([(0, 1)]), {}, r"has directions.*to_undirected\(\)"),
