@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyro_gen.cli.console import print_json
 from pyro_gen.cli.inputs import read_data
-from pyro_gen.cli.options import DataRoot, Decimal, Json, Overwrite, Part, Seed
-from pyro_gen.cli.outputs import check_results
+from pyro_gen.cli.options import DataRoot, Decimal, Json, Overwrite, Part, Report, Seed
+from pyro_gen.cli.outputs import Results
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +42,7 @@ def command(
     draws: Annotated[int, typer.Option(min=4, help="Partitions that each chain draws.")] = 100,
     out: Annotated[Path | None, typer.Option(help="A .csv file: the group of each node, with probabilities.")] = None,
     plot: Annotated[Path | None, typer.Option(help="A .png, .pdf or .svg file: the network and its groups.")] = None,
-    report: Annotated[Path | None, typer.Option(help="An .html page: the answer in words, pictures, tables.")] = None,
+    report: Report = None,
     overwrite: Overwrite = False,
     decimal: Decimal = None,
     data_root: DataRoot = None,
@@ -51,11 +50,10 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Find groups of nodes: how many there are, who is together, and which pairs not observed have an edge."""
-    check_results(data, out, plot, report, overwrite)
+    results = Results(out, plot, report)
+    results.check((data,), overwrite)
     name, given = _read(data, decimal, data_root)
 
-    from pyro_gen.imputation.files import write_table
-    from pyro_gen.pictures import write
     from pyro_gen.structure.communities import find_communities
     from pyro_gen.structure.report import communities_page
 
@@ -68,29 +66,20 @@ def command(
         bipartite=bipartite,
         seed=seed,
     )
-    if out is not None:
-        write_table(found.table(), out)
-    if plot is not None:
-        write(found.plot(), plot)
-    if report is not None:
-        communities_page(found, report, data=name)
-    files = {key: str(path.resolve()) for key, path in (("out", out), ("plot", plot), ("report", report)) if path}
-    if as_json:
-        figures: dict[str, Any] = {
-            "number_probabilities": found.number_probabilities_,
-            "number": found.n_groups_,
-            "sizes": [int((found.labels_ == k).sum()) for k in range(found.n_groups_)],
-            "description_length": found.description_length_,
-            "description_length_of_one_group": found.description_length_of_one_group_,
-            "method": found.method_,
-            "links": found.links_.to_dict("records"),
-            "r_hat": found.r_hat_,
-        }
-        print_json({"data": name, **figures, "seed": seed, **files})
-        return
-    print(found.summary())
-    for path in files.values():
-        print(f"Saved: {path}")
+    results.write(found, found.table, lambda path: communities_page(found, path, data=name))
+    figures: dict[str, Any] = {
+        "data": name,
+        "number_probabilities": found.number_probabilities_,
+        "number": found.n_groups_,
+        "sizes": [int((found.labels_ == k).sum()) for k in range(found.n_groups_)],
+        "description_length": found.description_length_,
+        "description_length_of_one_group": found.description_length_of_one_group_,
+        "method": found.method_,
+        "links": found.links_.to_dict("records"),
+        "r_hat": found.r_hat_,
+        "seed": seed,
+    }
+    results.tell(figures, found.summary(), as_json)
 
 
 def _read(data: str, decimal: str | None, data_root: Path | None) -> tuple[str, Any]:

@@ -7,7 +7,6 @@ import torch
 import typer
 
 from pyro_gen import zoo
-from pyro_gen.cli.console import print_json
 from pyro_gen.cli.inputs import (
     Data,
     Opened,
@@ -34,7 +33,7 @@ from pyro_gen.cli.options import (
     Seed,
     Trust,
 )
-from pyro_gen.cli.outputs import check_distinct, check_output
+from pyro_gen.cli.outputs import Results
 from pyro_gen.targets import make_transform
 
 DRAWS = (".nc", ".zarr")
@@ -76,14 +75,9 @@ def command(
 ) -> None:
     """Compare models of the same data: evidence, leave-one-out and held-out density, stacking weights."""
     from pyro_gen.evaluation.comparison import compare
-    from pyro_gen.imputation.files import write_table
-    from pyro_gen.pictures import write
 
-    for path, option, endings in ((out, "--out", (".csv",)), (plot, "--plot", (".png", ".pdf", ".svg"))):
-        if path is not None and path.suffix not in endings:
-            raise ValueError(f"{option} {path}: the name of the file ends in {' or '.join(endings)}.")
-        check_output(path, option, inputs=(data, held_out, *targets, *(context or ())), overwrite=overwrite)
-    check_distinct({"--out": out, "--plot": plot})
+    results = Results(out, plot)
+    results.check((data, held_out, *targets, *(context or ())), overwrite)
     named = _named(targets)
     draws = dict(_pair(word, "--posterior") for word in posterior or ())
     if unknown := [name for name in draws if name not in named]:
@@ -120,19 +114,9 @@ def command(
         whole = (through(None, found_data.x, seed), *tensors_of(read_context(context, len(found_data.x), decimal)))
         new = whole if held_out is not None else None  # draws alone say why they do not score it
     result = compare(entries, *whole, held_out=new, method=str(method), seed=seed, progress=progress)
-    if out is not None:
-        write_table(result.to_pandas().rename_axis("model").reset_index(), out)
-    if plot is not None:
-        write(result.plot(), plot)
-    files = {"out": out, "plot": plot}
-    if as_json:
-        more = {name: str(path.resolve()) for name, path in files.items() if path is not None}
-        print_json({"models": result.to_dict(), "seed": seed, "versions": zoo.versions(), **more})
-        return
-    print(result)
-    for path in files.values():
-        if path is not None:
-            print(f"Saved: {path.resolve()}")
+    results.write(result, lambda: result.to_pandas().rename_axis("model").reset_index())
+    figures = {"models": result.to_dict(), "seed": seed, "versions": zoo.versions()}
+    results.tell(figures, str(result), as_json)
 
 
 def _pair(word: str, option: str) -> tuple[str, str]:

@@ -5,10 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pyro_gen.cli.console import print_json
 from pyro_gen.cli.inputs import read_data
-from pyro_gen.cli.options import DataRoot, Decimal, DropEmpty, Json, Overwrite, Part, Seed
-from pyro_gen.cli.outputs import check_results
+from pyro_gen.cli.options import DataRoot, Decimal, DropEmpty, Json, Overwrite, Part, Report, Seed
+from pyro_gen.cli.outputs import Results
 
 
 def command(
@@ -20,7 +19,7 @@ def command(
     draws: Annotated[int, typer.Option(min=4, help="Draws of loadings that each of four chains keeps.")] = 250,
     out: Annotated[Path | None, typer.Option(help="A .csv file: factors of each row, with deviations.")] = None,
     plot: Annotated[Path | None, typer.Option(help="A .png, .pdf or .svg file: loadings and number.")] = None,
-    report: Annotated[Path | None, typer.Option(help="An .html page: the answer in words, pictures, tables.")] = None,
+    report: Report = None,
     overwrite: Overwrite = False,
     drop_empty: DropEmpty = False,
     decimal: Decimal = None,
@@ -29,45 +28,34 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Find factors of columns: how many there are, and which columns load on each, each with its probability."""
-    check_results(data, out, plot, report, overwrite)
+    results = Results(out, plot, report)
+    results.check((data,), overwrite)
     read = read_data(data, part, data_root, drop_empty, decimal, to_train=False)
 
     import pandas as pd
 
-    from pyro_gen.imputation.files import write_table
-    from pyro_gen.pictures import write
     from pyro_gen.structure.factors import find_factors
     from pyro_gen.structure.report import factors_page
 
     values = read.x.flatten(1).double().numpy()
     table = pd.DataFrame(values, columns=list(read.columns or map(str, range(values.shape[1]))))
     found = find_factors(table, max_factors=max_factors, draws=draws, seed=seed)
-    names = list(found.get_feature_names_out())
-    if out is not None:
+
+    def scores() -> pd.DataFrame:
+        names = list(found.get_feature_names_out())
         mean, deviation = found.scores(table)
-        scores = {name: mean[:, k] for k, name in enumerate(names)}
-        write_table(pd.DataFrame(scores | {f"sd of {name}": deviation[:, k] for k, name in enumerate(names)}), out)
-    if plot is not None:
-        write(found.plot(), plot)
-    if report is not None:
-        factors_page(found, table, report, data=read.name)
-    files: dict[str, Any] = {"out": out, "plot": plot, "report": report}
-    if as_json:
-        print_json(
-            {
-                "data": read.name,
-                "number_probabilities": found.number_probabilities_,
-                "number_errors": found.number_errors_,
-                "log_evidences": {k: e.mean() for k, e in found.evidences_.items()},
-                "number": found.n_factors_,
-                "loadings": found.table().to_dict("records"),
-                "r_hat": found.r_hat_,
-                "seed": seed,
-                **{name: str(path.resolve()) for name, path in files.items() if path is not None},
-            }
-        )
-        return
-    print(found.summary())
-    for path in files.values():
-        if path is not None:
-            print(f"Saved: {path.resolve()}")
+        columns = {name: mean[:, k] for k, name in enumerate(names)}
+        return pd.DataFrame(columns | {f"sd of {name}": deviation[:, k] for k, name in enumerate(names)})
+
+    results.write(found, scores, lambda path: factors_page(found, table, path, data=read.name))
+    figures: dict[str, Any] = {
+        "data": read.name,
+        "number_probabilities": found.number_probabilities_,
+        "number_errors": found.number_errors_,
+        "log_evidences": {k: e.mean() for k, e in found.evidences_.items()},
+        "number": found.n_factors_,
+        "loadings": found.table().to_dict("records"),
+        "r_hat": found.r_hat_,
+        "seed": seed,
+    }
+    results.tell(figures, found.summary(), as_json)

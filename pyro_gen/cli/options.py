@@ -42,6 +42,7 @@ Moved = Annotated[str | None, typer.Option("--target", help="Where the program's
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Write over files that the command reads, or did not write itself.")
 ]
+Report = Annotated[Path | None, typer.Option(help="An .html page: the answer in words, pictures, tables.")]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run the Python file that the program came from, if it is what it was.")
 ]

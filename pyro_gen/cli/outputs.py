@@ -1,4 +1,4 @@
-"""What a command may write over: what it wrote itself, and nothing that it reads.
+"""What a command writes, and may write over: what it wrote itself, and nothing that it reads.
 
 Whether a file is one of ours is read off the file: weights and checkpoints by what they hold, completed tables by their
 first columns, pictures and reports by a mark. Samples and single tables have nothing to be known by, so these are
@@ -6,14 +6,19 @@ written over only where they have the name that a command gives by itself.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyro_gen._errors import AdviceError
 from pyro_gen._files import MARK, WriteError, check_folder
+from pyro_gen.cli.console import print_json
 from pyro_gen.saving import is_saved_program
 
-__all__ = ["check_distinct", "check_output", "check_results"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Results", "check_distinct", "check_output"]
 
 PICTURES = (".png", ".pdf", ".svg")
 ENDS = 2**16  # bytes at the start and at the end of a file, of which one has the mark
@@ -83,17 +88,45 @@ def check_distinct(files: Mapping[str, Path | None]) -> None:
             raise ValueError(f"{other} and {option} both name {path}: give two files.")
 
 
-def check_results(data: str, out: Path | None, plot: Path | None, report: Path | None, overwrite: bool) -> None:
-    """Checks the table, the picture and the page that a command writes of data."""
-    for path, option, endings in (
-        (out, "--out", (".csv",)),
-        (plot, "--plot", PICTURES),
-        (report, "--report", (".html",)),
-    ):
-        if path is not None and path.suffix not in endings:
-            raise ValueError(f"{option} {path}: the name of the file ends in {' or '.join(endings)}.")
-        check_output(path, option, inputs=(data,), overwrite=overwrite)
-    check_distinct({"--out": out, "--plot": plot, "--report": report})
+class Results(NamedTuple):
+    """The table, the picture and the page that a command writes of what it found, each if its option names it."""
+
+    out: Path | None
+    plot: Path | None
+    report: Path | None = None
+
+    def check(self, inputs: Iterable[str | Path | None], overwrite: bool) -> None:
+        """Checks names and endings, as :func:`check_output` does for each."""
+        options = {f"--{name}": path for name, path in self._asdict().items()}
+        for (option, path), endings in zip(options.items(), ((".csv",), PICTURES, (".html",)), strict=True):
+            if path is not None and path.suffix not in endings:
+                raise ValueError(f"{option} {path}: the name of the file ends in {' or '.join(endings)}.")
+            check_output(path, option, inputs=inputs, overwrite=overwrite)
+        check_distinct(options)
+
+    def write(
+        self, found: Any, table: Callable[[], "pd.DataFrame"], page: Callable[[Path], None] | None = None
+    ) -> None:
+        """Writes a table, the picture ``found.plot()``, and a page."""
+        from pyro_gen.imputation.files import write_table
+        from pyro_gen.pictures import write
+
+        if self.out is not None:
+            write_table(table(), self.out)
+        if self.plot is not None:
+            write(found.plot(), self.plot)
+        if self.report is not None and page is not None:
+            page(self.report)
+
+    def tell(self, figures: Mapping[str, Any], words: str, as_json: bool) -> None:
+        """Prints figures in JSON, or words, with the files that were written."""
+        files = {name: str(path.resolve()) for name, path in self._asdict().items() if path is not None}
+        if as_json:
+            print_json({**figures, **files})
+            return
+        print(words)
+        for path in files.values():
+            print(f"Saved: {path}")
 
 
 def _ours(path: Path) -> bool:

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyro_gen.cli.console import print_json
 from pyro_gen.cli.errors import in_options
 from pyro_gen.cli.inputs import WORDS, listed, read_data
-from pyro_gen.cli.options import DataRoot, Decimal, Json, Overwrite, Part, Seed
-from pyro_gen.cli.outputs import check_results
+from pyro_gen.cli.options import DataRoot, Decimal, Json, Overwrite, Part, Report, Seed
+from pyro_gen.cli.outputs import Results
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +56,7 @@ def command(
     draws: Annotated[int, typer.Option(min=4, help="What each of four chains draws.")] = 100,
     out: Annotated[Path | None, typer.Option(help="A .csv file: the regime of each step, with probabilities.")] = None,
     plot: Annotated[Path | None, typer.Option(help="A .png, .pdf or .svg file: regimes over the series.")] = None,
-    report: Annotated[Path | None, typer.Option(help="An .html page: the answer in words, pictures, tables.")] = None,
+    report: Report = None,
     overwrite: Overwrite = False,
     decimal: Decimal = None,
     data_root: DataRoot = None,
@@ -65,11 +64,10 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Find the regimes of series: how many there are, and which one each step is in, with their probabilities."""
-    check_results(data, out, plot, report, overwrite)
+    results = Results(out, plot, report)
+    results.check((data,), overwrite)
     name, given = _read(data, part, data_root, decimal, index, series)
 
-    from pyro_gen.imputation.files import write_table
-    from pyro_gen.pictures import write
     from pyro_gen.structure.regimes import find_regimes
     from pyro_gen.structure.report import regimes_page
 
@@ -82,19 +80,8 @@ def command(
         draws=draws,
         seed=seed,
     )
-    if out is not None:
-        write_table(found.steps(), out)
-    if plot is not None:
-        write(found.plot(), plot)
-    if report is not None:
-        regimes_page(found, report, data=name)
-    files = {key: str(path.resolve()) for key, path in (("out", out), ("plot", plot), ("report", report)) if path}
-    if as_json:
-        print_json({"data": name, **_figures(found), "seed": seed, **files})
-        return
-    print(found.summary())
-    for path in files.values():
-        print(f"Saved: {path}")
+    results.write(found, found.steps, lambda path: regimes_page(found, path, data=name))
+    results.tell({"data": name, **_figures(found), "seed": seed}, found.summary(), as_json)
 
 
 def _figures(found: "Regimes") -> dict[str, Any]:

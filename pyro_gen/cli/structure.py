@@ -6,11 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from pyro_gen.cli import communities, factors, regimes, topics
-from pyro_gen.cli.console import Shell, print_json
+from pyro_gen.cli.console import Shell
 from pyro_gen.cli.errors import in_options
 from pyro_gen.cli.inputs import WORDS, read_data
-from pyro_gen.cli.options import DataRoot, Decimal, DropEmpty, Json, Overwrite, Part, Seed
-from pyro_gen.cli.outputs import check_results
+from pyro_gen.cli.options import DataRoot, Decimal, DropEmpty, Json, Overwrite, Part, Report, Seed
+from pyro_gen.cli.outputs import Results
 
 app = Shell(
     help="Find structure in data: clusters, factors, regimes of series, topics of documents, communities of networks.",
@@ -32,7 +32,7 @@ def clusters(
     draws: Annotated[int, typer.Option(min=4, help="Partitions that each of four chains draws.")] = 100,
     out: Annotated[Path | None, typer.Option(help="A .csv file: the cluster of each row, with probabilities.")] = None,
     plot: Annotated[Path | None, typer.Option(help="A .png, .pdf or .svg file: co-assignment and number.")] = None,
-    report: Annotated[Path | None, typer.Option(help="An .html page: the answer in words, pictures, tables.")] = None,
+    report: Report = None,
     overwrite: Overwrite = False,
     drop_empty: DropEmpty = False,
     decimal: Decimal = None,
@@ -41,12 +41,12 @@ def clusters(
     as_json: Json = False,
 ) -> None:
     """Find clusters of rows: how many there are, and who is together, each with its probability."""
-    check_results(data, out, plot, report, overwrite)
+    results = Results(out, plot, report)
+    results.check((data,), overwrite)
 
     import pandas as pd
 
-    from pyro_gen.imputation.files import read_mixed_table, with_observed_columns, write_table
-    from pyro_gen.pictures import write
+    from pyro_gen.imputation.files import read_mixed_table, with_observed_columns
     from pyro_gen.structure.clusters import find_clusters
     from pyro_gen.structure.report import clusters_page
 
@@ -58,30 +58,20 @@ def clusters(
         values = read.x.flatten(1).double().numpy()
         name, table = read.name, pd.DataFrame(values, columns=list(read.columns or map(str, range(values.shape[1]))))
     found = find_clusters(table, max_clusters=max_clusters, draws=draws, seed=seed)
-    if out is not None:
+
+    def labels() -> pd.DataFrame:
         probabilities = {f"probability {k}": p for k, p in enumerate(found.predict_proba(table).T)}
-        write_table(pd.DataFrame({"cluster": found.labels_, **probabilities}), out)
-    if plot is not None:
-        write(found.plot(), plot)
-    if report is not None:
-        clusters_page(found, table, report, data=name)
-    files: dict[str, Any] = {"out": out, "plot": plot, "report": report}
-    if as_json:
-        print_json(
-            {
-                "data": name,
-                "number_probabilities": found.number_probabilities_,
-                "number": found.n_clusters_,
-                "sizes": [int((found.labels_ == k).sum()) for k in range(found.n_clusters_)],
-                "prior_sensitivity": found.prior_sensitivity_,
-                "expected_loss": found.expected_loss_,
-                "r_hat": found.r_hat_,
-                "seed": seed,
-                **{name: str(path.resolve()) for name, path in files.items() if path is not None},
-            }
-        )
-        return
-    print(found.summary())
-    for path in files.values():
-        if path is not None:
-            print(f"Saved: {path.resolve()}")
+        return pd.DataFrame({"cluster": found.labels_, **probabilities})
+
+    results.write(found, labels, lambda path: clusters_page(found, table, path, data=name))
+    figures: dict[str, Any] = {
+        "data": name,
+        "number_probabilities": found.number_probabilities_,
+        "number": found.n_clusters_,
+        "sizes": [int((found.labels_ == k).sum()) for k in range(found.n_clusters_)],
+        "prior_sensitivity": found.prior_sensitivity_,
+        "expected_loss": found.expected_loss_,
+        "r_hat": found.r_hat_,
+        "seed": seed,
+    }
+    results.tell(figures, found.summary(), as_json)

@@ -5,10 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pyro_gen.cli.console import print_json
 from pyro_gen.cli.inputs import read_data
-from pyro_gen.cli.options import DataRoot, Json, Overwrite, Part, Seed
-from pyro_gen.cli.outputs import check_results
+from pyro_gen.cli.options import DataRoot, Json, Overwrite, Part, Report, Seed
+from pyro_gen.cli.outputs import Results
 from pyro_gen.inference.progress import progress_bar
 
 
@@ -29,44 +28,36 @@ def command(
     min_documents: Annotated[int, typer.Option(min=1, help="Of texts, words that fewer have are left out.")] = 2,
     out: Annotated[Path | None, typer.Option(help="A .csv file: the shares of topics in each document.")] = None,
     plot: Annotated[Path | None, typer.Option(help="A .png, .pdf or .svg file: the words of topics.")] = None,
-    report: Annotated[Path | None, typer.Option(help="An .html page: the answer in words, pictures, tables.")] = None,
+    report: Report = None,
     overwrite: Overwrite = False,
     data_root: DataRoot = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Find the topics of documents: their number, their words, and the shares of topics in each document."""
-    check_results(data, out, plot, report, overwrite)
+    results = Results(out, plot, report)
+    results.check((data,), overwrite)
     if stop_words not in ("english", "none"):
         raise ValueError(f"--stop-words {stop_words}: give english or none.")
     name, documents = _read(data, part, data_root)
 
     import pandas as pd
 
-    from pyro_gen.imputation.files import write_table
-    from pyro_gen.pictures import write
     from pyro_gen.structure.topic_pages import topics_page
     from pyro_gen.structure.topics import Topics
 
     found = Topics(topics, chains, draws, None if stop_words == "none" else stop_words, min_documents, seed)
     with progress_bar("Topics", not as_json) as tell:
         found.fit(documents, progress=tell)
-    if out is not None:
+
+    def table() -> pd.DataFrame:
         shares = {f"topic {k}": share for k, share in enumerate(found.shares_.T)}
-        write_table(pd.DataFrame({"document": found.documents_, **shares}), out)
-    if plot is not None:
-        write(found.plot(), plot)
-    if report is not None:
-        topics_page(found, report, data=name)
-    files = {key: str(path.resolve()) for key, path in (("out", out), ("plot", plot), ("report", report)) if path}
-    if as_json:
-        print_json({"data": name, **_figures(found), "seed": seed, **files})
-        return
-    print(found.summary())
-    for k, row in found.table(6).iterrows():
-        print(f"  {k:>3} {row['prevalence']:6.1%}  {row['words']}")
-    for path in files.values():
-        print(f"Saved: {path}")
+        return pd.DataFrame({"document": found.documents_, **shares})
+
+    results.write(found, table, lambda path: topics_page(found, path, data=name))
+    topics_in_words = [f"  {k:>3} {row['prevalence']:6.1%}  {row['words']}" for k, row in found.table(6).iterrows()]
+    words = "\n".join([found.summary(), *topics_in_words])
+    results.tell({"data": name, **_figures(found), "seed": seed}, words, as_json)
 
 
 def _figures(found: Any) -> dict[str, Any]:
