@@ -34,7 +34,7 @@ from sklearn.utils.validation import check_is_fitted
 from pyro_gen.models.network.parts.description_length import description_length
 from pyro_gen.structure.belief_propagation import Beliefs, Edges, propagate
 from pyro_gen.structure.block_gibbs import sample_partitions
-from pyro_gen.structure.estimator import with_probability
+from pyro_gen.structure.estimator import chains_agree, with_probability
 from pyro_gen.structure.merge_split import MergeSplit
 from pyro_gen.structure.networks import Network, as_network
 from pyro_gen.structure.partitions import canonical, representative
@@ -301,14 +301,12 @@ class Communities(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         sizes = ", ".join(str(n) for n in np.bincount(self.labels_, minlength=self.n_groups_))
         edges = int(network.adjacency.sum()) // 2
         parts = network.components
-        mixed = max(self.r_hat_.values())
         lines = [
             f"Communities of {len(network.names)} nodes and {edges} edges: {chances}.",
             f"The representative partition has {self.n_groups_}, of {sizes} nodes; its description length is "
             f"{self.description_length_:.1f} nats, of one group{' of each kind' if network.kinds is not None else ''} "
             f"{self.description_length_of_one_group_:.1f}.",
-            f"R-hat of number, entropy and description length: {mixed:.2f}"
-            + (", the chains agree." if mixed < 1.1 else ", the chains do not agree yet: give more draws."),
+            chains_agree(self.r_hat_),
         ]
         if self.method_ == "belief-propagation":
             lines.append("The number was judged by the evidence of belief propagation, which sums over partitions.")

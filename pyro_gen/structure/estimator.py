@@ -76,9 +76,9 @@ def r_hats(posterior: Any, names: Iterable[str]) -> dict[str, float]:
     return {name: float(np.nan_to_num(found[name].values, nan=1.0, posinf=np.inf).max()) for name in names}
 
 
-def chains_agree(r_hat: dict[str, float]) -> str:
-    """The last sentence of a summary."""
+def chains_agree(r_hat: dict[str, float], of: str = "") -> str:
+    """The last sentence of a summary, of these variables by their names or as is said."""
     worst = max(r_hat.values())
     verdict = "the chains agree" if worst < 1.1 else "the chains do not agree yet: give more draws"
     figure = f"{worst:.2f}" if worst < 100 else "above 100"  # of chains that each stay where they are
-    return f"R-hat of {', '.join(name.replace('_', ' ') for name in r_hat)}: {figure}, {verdict}."
+    return f"R-hat of {of or ', '.join(name.replace('_', ' ') for name in r_hat)}: {figure}, {verdict}."

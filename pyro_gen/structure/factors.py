@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pyro_gen._random import fork, seeded
 from pyro_gen.inference.likelihood.result import LogLikelihood
-from pyro_gen.structure.estimator import StructureEstimator, as_matrix, with_probability
+from pyro_gen.structure.estimator import StructureEstimator, as_matrix, chains_agree, with_probability
 from pyro_gen.structure.factor_evidence import factor_evidence, pooled
 from pyro_gen.structure.sparse_factors import Draws, compress, expectation, gibbs, log_density
 
@@ -244,9 +244,8 @@ class Factors(TransformerMixin, StructureEstimator):  # type: ignore[misc]
                 f"They explain {1 - self.uniquenesses_.mean():.0%} of the variance; "
                 f"{', '.join(map(str, many))} columns load on each with probability above one half."
             )
-        mixed = max(v for name, v in self.r_hat_.items() if name != "loadings")
-        agree = "the chains agree" if mixed < 1.1 else "the chains do not agree yet: give more draws"
-        lines.append(f"R-hat of what no rotation changes: {mixed:.2f}, {agree}.")
+        unrotated = {name: v for name, v in self.r_hat_.items() if name != "loadings"}
+        lines.append(chains_agree(unrotated, "what no rotation changes"))
         if self.r_hat_.get("loadings", 1.0) > 1.1:
             lines.append(
                 f"R-hat of the loadings: {self.r_hat_['loadings']:.2f}: the data do not settle the rotation of the "

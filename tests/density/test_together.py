@@ -137,3 +137,25 @@ def test_booleans_do_not_add_up_to_numbers() -> None:
     target.log_density_and_grad(z)  # recorded where none is true
     z[0, :4] = 4.0
     assert torch.allclose(target.log_density_and_grad(z)[0], target.log_density(z), atol=1e-4)
+
+
+def test_what_differs_far_away_alone_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of booleans taken for sums of numbers, the defect planted, agree where none or one is true."""
+    real = module._is_sum
+
+    def wrong(node: Any) -> bool:
+        return bool(real(node)) or (node.target is module._ADD and node.meta.get("dtype") is torch.bool)
+
+    def counts(z: Tensor) -> Tensor:
+        large = z[:, 0] > 2
+        for i in range(1, 300):
+            large = large + (z[:, i] > 2)
+        return large.to(z.dtype)
+
+    z = torch.zeros(1, 300)
+    monkeypatch.setattr(module, "_is_sum", wrong)
+    graph = record(counts, z)
+    short = together(graph, torch.device("cpu"))
+    assert short is not None
+    assert torch.equal(short(z), graph(z))
+    assert base.shortened(graph, [z]) is graph
