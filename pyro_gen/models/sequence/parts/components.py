@@ -1,12 +1,6 @@
-r"""Components of series, each a block of the state of a linear-Gaussian state space and seen by its first entry.
+"""Components of series, each a block of the state of a linear-Gaussian state space and seen by its first entry.
 
-.. math::
-    \mu_{t+1} &= \mu_t + \nu_t + \sigma_\mu \epsilon^\mu_t, \qquad \nu_{t+1} = \nu_t + \sigma_\nu \epsilon^\nu_t
-        && \text{(level and slope)} \\
-    \gamma_{t+1} &= - \textstyle\sum_{j=0}^{s-2} \gamma_{t-j} + \sigma_\gamma \epsilon^\gamma_t
-        && \text{(seasons, of period } s) \\
-    u_{t+1} &= \textstyle\sum_{j=1}^{p} \phi_j u_{t+1-j} + \sigma_u \epsilon^u_t
-        && \text{(stationary autoregression)}
+Level and slope, seasons, and a stationary autoregression: the equations of :mod:`pyro_gen.models.sequence.state_space`.
 """
 
 from typing import NamedTuple
