@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder", "MissingInput"]
+__all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder", "MaskedLinear", "MissingInput"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
@@ -62,6 +63,30 @@ class MissingInput(nn.Module):
         """Applies the layer to ``x`` of the layer's input shape, NaN where missing; no NaN in the output."""
         missing = torch.isnan(x)
         return self.seen(x.masked_fill(missing, 0.0)) + self.missing(missing.to(x.dtype))  # type: ignore[no-any-return]
+
+
+class MaskedLinear(nn.Linear):
+    """Creates a linear layer some of whose weights are zero for good, of which autoregressive networks are made.
+
+    Arguments:
+        mask: Which inputs an output may depend on, with shape (outputs, inputs).
+        bias: Whether there is a bias.
+
+    Example:
+        >>> layer = MaskedLinear(torch.tensor([[True, False], [True, True]]))
+        >>> jacobian = torch.autograd.functional.jacobian(layer, torch.zeros(2))
+        >>> (jacobian != 0).tolist()
+        [[True, False], [True, True]]
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor, bias: bool = True) -> None:
+        super().__init__(mask.shape[1], mask.shape[0], bias)
+        self.register_buffer("mask", mask.to(self.weight.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.mask, self.bias)
 
 
 class MLP(nn.Sequential):

@@ -33,6 +33,7 @@ from torch.nn import functional as F
 
 from pyro_gen._internals import version_of
 from pyro_gen.distributions.monotone_spline import RationalQuadratic
+from pyro_gen.nets import MaskedLinear
 
 __all__ = ["AmortisedFlow", "FlowDistribution", "Transport"]
 
@@ -84,19 +85,6 @@ def spline(x: Tensor, parameters: Tensor, inverse: bool = False) -> tuple[Tensor
     return torch.where(inside, image, x), log_slope
 
 
-class _Masked(nn.Linear):
-    """A linear layer some of whose weights are zero for good."""
-
-    mask: Tensor
-
-    def __init__(self, mask: Tensor, bias: bool = True) -> None:
-        super().__init__(mask.shape[1], mask.shape[0], bias)
-        self.register_buffer("mask", mask.to(self.weight.dtype))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight * self.mask, self.bias)
-
-
 class _Layer(nn.Module):
     """One autoregressive layer; an identity when it is made.
 
@@ -117,16 +105,16 @@ class _Layer(nn.Module):
         seen = groups
         for i, units in enumerate(hidden):
             unit_degrees = degrees[torch.arange(units) % len(degrees)]
-            layers.append(_Masked(unit_degrees[:, None] >= seen))
+            layers.append(MaskedLinear(unit_degrees[:, None] >= seen))
             if i == 0:
                 self.context = nn.Linear(features, units, bias=False) if features else None
             seen = unit_degrees
         self.hidden = nn.ModuleList(layers)
-        self.last = _Masked((groups[:, None] > seen).repeat_interleave(self.outputs, 0))
+        self.last = MaskedLinear((groups[:, None] > seen).repeat_interleave(self.outputs, 0))
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
         # Linear dependence, of which a Gaussian is made, is not left to the network.
-        self.linear = _Masked(groups[:, None] > groups, bias=False)
+        self.linear = MaskedLinear(groups[:, None] > groups, bias=False)
         nn.init.zeros_(self.linear.weight)
 
     def parameters_at(self, u: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -333,6 +321,7 @@ class AmortisedFlow(nn.Module):
         super().__init__()
         if features < 1 or dim < 1:
             raise ValueError(f"AmortisedFlow(features={features}, dim={dim}): both are positive.")
+        self.features = features
         self.transport = Transport(dim, features, kind, layers, hidden, bins)
 
     def forward(self, h: Tensor) -> FlowDistribution:
