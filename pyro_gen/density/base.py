@@ -85,6 +85,7 @@ class Density(abc.ABC):
         self.mode = "traced"
         self.compile = compile
         self._evaluations = 0
+        self._chunks = 1  # of chains, in the evaluation at hand
         self._work: tuple[int, int] | None = None  # operations and numbers of a gradient of one chain
         self._graphs: dict[Any, Callable[..., tuple[Tensor, ...]]] = {}
         self._whole: dict[Any, Callable[..., tuple[Tensor, ...]]] = {}  # those for all chains at once
@@ -238,6 +239,7 @@ class Density(abc.ABC):
         with torch.no_grad():
             if (whole := self._whole.get(key)) is not None:
                 return whole(*(t.contiguous() for t in args))
+            self._chunks = math.ceil(len(z) / self._chunk(len(z), True))
             out: tuple[Tensor, ...] = self._in_chunks(chunk, *args, in_cache=True)
             if self._chunk(len(z), True) >= len(z) > 0:  # the way to the graph is shorter next time
                 self._whole[key] = self._graph(kind, *args)
@@ -284,9 +286,11 @@ class Density(abc.ABC):
     def _compiled(self, graph: Any, *args: Tensor) -> Callable[..., tuple[Tensor, ...]]:
         """Compiles a graph where that is asked for, or where the announced number of evaluations repays it."""
         nodes = len(graph.graph.nodes)
-        # By counting, not by the clock: the same run must be the same each time. An operation on few numbers takes
-        # some 4 us, one on many about 1 ns a number; a compiler takes some 30 ms an operation, and gains a factor of 3.
-        seconds = self._evaluations * nodes * (4e-6 + 1e-9 * args[0].numel() / max(self.dim, 1) * self.entries)
+        # By counting, not by the clock: the same run must be the same each time. A compiler takes some 30 ms an
+        # operation and some seconds to be there, and gains a factor of 3.
+        seconds = 0.0
+        if self.compile == "auto" and self._evaluations:
+            seconds = self._evaluations * self._chunks * _seconds(*count_work(graph, *args))
         if self.compile == "off" or (self.compile == "auto" and 0.66 * seconds < 5):
             return graph.forward  # type: ignore[no-any-return]
         rolled = roll(graph) if nodes > MOST_COMPILED else None
@@ -328,8 +332,7 @@ class Density(abc.ABC):
             with self.ready(), seeded(0):
                 self._work = count_work(self._sum, z)
         operations, numbers = self._work
-        # Of a recorded graph, on one core: 1.5 us a call, .2 ns a number that stays in the caches.
-        return 1.5e-6 * operations * (chains if self.mode == "loop" else 1) + 2e-10 * numbers * chains
+        return _seconds(operations * (chains if self.mode == "loop" else 1), numbers * chains)
 
     def _check_gradient(self, z: Tensor, *held: Tensor) -> None:
         """Refuses a model whose gradient gets lost, at the first chain."""
@@ -449,6 +452,11 @@ class FunctionDensity(Density):
         if self._sample_prior is None:
             raise ValueError("This density knows no draws of its prior: give sample_prior to Density.from_functions.")
         return self._sample_prior(chains)
+
+
+def _seconds(operations: int, numbers: int) -> float:
+    # Of a recorded graph, on one core: 1.5 us a call, .2 ns a number that stays in the caches.
+    return 1.5e-6 * operations + 2e-10 * numbers
 
 
 def _gradient(value: Tensor, z: Tensor) -> Tensor:

@@ -324,6 +324,18 @@ def test_compiles_when_that_is_repaid(monkeypatch):
         assert len(calls) == compiled
     density(schools, Y, SIGMA).log_density_and_grad(z)
     assert len(calls) == 1
+
+    def many_rows(y):  # a gradient of 64 chains takes half a millisecond, a compiler four seconds
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(mean, scale), obs=y)
+
+    for evaluations, compiled in ((2500, 1), (250_000, 2)):
+        target = density(many_rows, torch.randn(1350), compile="auto")
+        target.expect(evaluations)
+        target.log_density_and_grad(torch.randn(64, 2))
+        assert len(calls) == compiled
     with pytest.raises(ValueError, match='choose "off", "on" or "auto"'):
         density(schools, Y, SIGMA, compile="yes")
 

@@ -23,7 +23,7 @@ Progress = Callable[[float, dict[str, Any]], None]
 BLOCK = 2**24  # entries of the draws that are held on the device, and handed to a sink, at a time
 PERIOD = 0.1  # seconds between two reports
 CHAINS = 64  # where nothing says how many
-GRADIENTS = 8  # of a transition, about, by which a density decides whether to compile
+GRADIENTS = 5  # of a transition, about, by which a density decides whether to compile
 
 
 class Block(NamedTuple):
