@@ -29,8 +29,9 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_gen.distributions.flows import FlowDistribution, Transport
+from pyro_gen.distributions.flows.autoregressive import check_options
 from pyro_gen.inference.guides.base import Guide
-from pyro_gen.inference.guides.flows import FlowDistribution, Transport, check_options
 
 __all__ = ["Flow", "FullRank", "LowRank", "MeanField"]
 
@@ -182,7 +183,8 @@ class Flow(Guide):
     """A normalizing flow, for posteriors that are curved, skewed or funnel-shaped.
 
     Arguments:
-        kind: ``"spline"`` (neural-spline autoregressive), ``"affine"`` (inverse autoregressive) or ``"coupling"``.
+        kind: ``"spline"`` (neural-spline autoregressive), ``"affine"`` (inverse autoregressive), ``"coupling"`` or
+            ``"affine-coupling"``.
         layers: The number of layers.
         hidden: Units in each hidden layer of the networks.
         bins: Bins of the splines.

@@ -1,6 +1,7 @@
-r"""Normalizing flows as densities on :math:`\mathbb{R}^D`: cheap to draw from, with the log-density of what is drawn.
+r"""Autoregressive and coupling layers: cheap to draw from, with the log-density of what is drawn.
 
-A flow maps standard normal noise :math:`u` to :math:`z = T(u)` by layers, each autoregressive in its input,
+A flow on :math:`\mathbb{R}^D` maps standard normal noise :math:`u` to :math:`z = T(u)` by layers, each autoregressive
+in its input,
 
 .. math::
     v_i = e^{a_i} \, S_i(u_i) + m_i, \quad (a_i, m_i, S_i) \text{ functions of } u_{<i} \text{ and of a context } h, \\
@@ -8,7 +9,8 @@ A flow maps standard normal noise :math:`u` to :math:`z = T(u)` by layers, each 
 
 with :math:`S_i` the identity or a monotone rational-quadratic spline. Drawing takes one pass, which is what variational
 inference needs; the density of a value that the flow did not draw takes as many passes as there are groups of
-dimensions that depend on each other: D of them, or two for coupling layers.
+dimensions that depend on each other: D of them, or two for coupling layers. An
+:class:`~pyro_gen.distributions.flows.Inverse` has it the other way round.
 
 References:
     | Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016)
@@ -23,21 +25,18 @@ References:
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import constraints
 from torch.nn import functional as F
 
-from pyro_gen._internals import version_of
+from pyro_gen.distributions.flows.bijection import Bijection
 from pyro_gen.distributions.monotone_spline import RationalQuadratic
 from pyro_gen.nets import MaskedLinear
 
-__all__ = ["AmortisedFlow", "FlowDistribution", "Transport"]
+__all__ = ["KINDS", "Transport", "check_options", "spline"]
 
-KINDS = ("affine", "spline", "coupling")
+KINDS = ("affine", "spline", "affine-coupling", "coupling")
 # Splines act on [-BOUND, BOUND], which holds nearly all standard normal noise, and are the identity outside.
 BOUND = 5.0
 MIN_BIN, MIN_SLOPE = 1e-3, 1e-3
@@ -144,14 +143,15 @@ class _Layer(nn.Module):
         return u, (log_scale - log_slope).sum(-1)
 
 
-class Transport(nn.Module):
+class Transport(Bijection):
     r"""The map T of a flow, from noise to the space of the latent variables.
 
     Arguments:
         dim: The number D of dimensions.
         features: The size of the context, 0 for none.
-        kind: ``"affine"`` (inverse autoregressive flow), ``"spline"`` (neural-spline autoregressive flow) or
-            ``"coupling"`` (neural-spline coupling flow, whose inverse is as cheap as the map).
+        kind: ``"affine"`` (inverse autoregressive flow), ``"spline"`` (neural-spline autoregressive flow), or their
+            coupling flows ``"affine-coupling"`` (Real NVP) and ``"coupling"`` (neural spline), whose inverse is as
+            cheap as the map.
         layers: The number of layers; their orders of the dimensions alternate.
         hidden: Units in each hidden layer of the networks.
         bins: Bins of the splines.
@@ -171,10 +171,10 @@ class Transport(nn.Module):
     ) -> None:
         super().__init__()
         check_options(kind, layers, hidden, bins)
-        self.dim, self.features = dim, features
-        order = torch.arange(dim) % 2 if kind == "coupling" else torch.arange(dim)
+        self.dim, self.features, self.event_shape = dim, features, torch.Size((dim,))
+        order = torch.arange(dim) % 2 if kind.endswith("coupling") else torch.arange(dim)
         orders = [order, order.max() - order]
-        bins = 0 if kind == "affine" else bins
+        bins = 0 if kind.startswith("affine") else bins
         self.layers = nn.ModuleList(_Layer(orders[i % 2], features, hidden, bins) for i in range(layers))
         self.loc = nn.Parameter(torch.zeros(dim))
         self.log_scale = nn.Parameter(torch.zeros(dim))
@@ -190,16 +190,6 @@ class Transport(nn.Module):
         return self.loc + loc, self.log_scale + log_scale
 
     def forward(self, u: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        r"""Maps noise to latent variables.
-
-        Arguments:
-            u: Noise, with shape :math:`(*, D)`.
-            h: Context, with shape :math:`(*, F)`.
-
-        Returns:
-            :math:`T(u)` with shape :math:`(*, D)`, and :math:`\log |\det \partial T / \partial u|` with shape
-            :math:`(*)`.
-        """
         loc, log_scale = self._outer(h)
         log_det = log_scale.sum(-1)
         for layer in self.layers:
@@ -207,10 +197,9 @@ class Transport(nn.Module):
             log_det = log_det + part
         return loc + log_scale.exp() * u, log_det
 
-    def inverse(self, z: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Maps latent variables to noise; the log-determinant is that of the forward map there."""
+    def inverse(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
         loc, log_scale = self._outer(h)
-        u, log_det = (z - loc) * (-log_scale).exp(), log_scale.sum(-1)
+        u, log_det = (x - loc) * (-log_scale).exp(), log_scale.sum(-1)
         for layer in reversed(self.layers):
             assert isinstance(layer, _Layer)
             u, part = layer.inverse(u, h)
@@ -227,118 +216,3 @@ def check_options(kind: str, layers: int, hidden: Sequence[int], bins: int) -> N
             f"A flow with layers={layers}, hidden={tuple(hidden)} and bins={bins}: give at least one layer, one unit "
             "and two bins."
         )
-
-
-class FlowDistribution(TorchDistribution):
-    """The distribution of T(u) for standard normal u, given a context.
-
-    The log-density of its own last draw is known from the drawing. It is kept with the draw, and forgotten when a
-    parameter has changed since.
-
-    Arguments:
-        transport: The map T.
-        h: The context, with shape :math:`(*B, F)`, or ``None``.
-        batch_shape: The batch shape B.
-    """
-
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # torch's name and type
-    support = constraints.real_vector
-    has_rsample = True
-
-    def __init__(self, transport: Transport, h: Tensor | None, batch_shape: torch.Size) -> None:
-        self.transport, self.h = transport, h
-        self._drawn: tuple[Tensor, Tensor, tuple[int, ...]] | None = None
-        super().__init__(batch_shape, torch.Size([transport.dim]), validate_args=False)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "FlowDistribution":
-        h = None if self.h is None else self.h.expand(*batch_shape, self.h.shape[-1])
-        return FlowDistribution(self.transport, h, torch.Size(batch_shape))
-
-    def _versions(self) -> tuple[int, ...]:
-        return tuple(version_of(p) for p in self.transport.parameters())
-
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
-        loc = self.transport.loc
-        u = torch.randn(*sample_shape, *self.batch_shape, self.transport.dim, dtype=loc.dtype, device=loc.device)
-        z, log_det = self.transport(u, self.h)
-        self._drawn = (z, _standard_normal(u) - log_det, self._versions())
-        return z  # type: ignore[no-any-return]
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._drawn is not None and value is self._drawn[0] and self._versions() == self._drawn[2]:
-            return self._drawn[1]
-        u, log_det = self.transport.inverse(value, self.h)
-        return _standard_normal(u) - log_det
-
-
-def _standard_normal(u: Tensor) -> Tensor:
-    return -0.5 * (u.square() + math.log(2 * math.pi)).sum(-1)
-
-
-class AmortisedFlow(nn.Module):
-    r"""A conditional density :math:`q(z \mid h)` on :math:`\mathbb{R}^D`, for local latent variables in a guide.
-
-    Arguments:
-        features: The size F of the context, an encoder's output.
-        dim: The number D of latent dimensions.
-        kind: ``"affine"``, ``"spline"`` or ``"coupling"``, see :class:`Transport`. A bound of several particles, or a
-            likelihood by importance sampling, needs the density of given values: coupling layers are fastest there.
-        layers: The number of layers.
-        hidden: Units in each hidden layer of the networks.
-        bins: Bins of the splines.
-
-    Example:
-        >>> import pyro, torch
-        >>> import pyro.distributions as dist
-        >>> import pyro_gen as pg
-        >>> from pyro_gen.inference.guides import AmortisedFlow
-        >>> class Model(pg.Program):
-        ...     def __init__(self):
-        ...         super().__init__()
-        ...         self.encoder = torch.nn.Linear(3, 8)
-        ...         self.flow = AmortisedFlow(8, 2, "coupling")
-        ...     def model(self, x):
-        ...         with self.plate(x):
-        ...             z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
-        ...             loc = torch.stack([z[..., 0], z[..., 0] ** 2, z[..., 1]], -1)
-        ...             return pg.observe("x", dist.Normal(loc, 0.5).to_event(1), x)
-        ...     def guide(self, x):
-        ...         with self.plate(x):
-        ...             pyro.sample("z", self.flow(self.encoder(x)))
-        >>> Model().flow(torch.zeros(5, 8))().shape
-        torch.Size([5, 2])
-    """
-
-    def __init__(
-        self,
-        features: int,
-        dim: int,
-        kind: str = "spline",
-        layers: int = 3,
-        hidden: Sequence[int] = (64, 64),
-        bins: int = 8,
-    ) -> None:
-        super().__init__()
-        if features < 1 or dim < 1:
-            raise ValueError(f"AmortisedFlow(features={features}, dim={dim}): both are positive.")
-        self.features = features
-        self.transport = Transport(dim, features, kind, layers, hidden, bins)
-
-    def forward(self, h: Tensor) -> FlowDistribution:
-        """Creates the distribution given a context.
-
-        Arguments:
-            h: The context, with shape :math:`(*, F)`.
-
-        Returns:
-            The distribution, with batch shape :math:`(*)` and event shape :math:`(D)`.
-
-        Raises:
-            ValueError: The context has another size.
-        """
-        if h.shape[-1:] != (self.transport.features,):
-            raise ValueError(
-                f"The flow was made for a context of {self.transport.features} features and was given shape "
-                f"{tuple(h.shape)}."
-            )
-        return FlowDistribution(self.transport, h, h.shape[:-1])

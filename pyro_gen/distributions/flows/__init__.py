@@ -1,0 +1,15 @@
+"""Normalizing flows: bijections of noise and data, as distributions of Pyro."""
+
+from pyro_gen.distributions.flows.amortised import AmortisedFlow
+from pyro_gen.distributions.flows.autoregressive import Transport
+from pyro_gen.distributions.flows.bijection import Bijection, Chain, FlowDistribution, Inverse, Rescaling
+
+__all__ = [
+    "AmortisedFlow",
+    "Bijection",
+    "Chain",
+    "FlowDistribution",
+    "Inverse",
+    "Rescaling",
+    "Transport",
+]
