@@ -87,7 +87,7 @@ class GraphDraws:
         """ArviZ's InferenceData: ``edge`` (C, S, D, D) from ``source`` to ``target``, and ``log_score`` in nats."""
         import arviz
 
-        values = {"edge": self.graphs.astype(np.int8)}
+        values: dict[str, Any] = {"edge": self.graphs.astype(np.int8)}
         if self.log_scores is not None:
             values["log_score"] = self.log_scores
         nodes = [str(name) for name in names]
