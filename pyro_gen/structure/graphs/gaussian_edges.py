@@ -198,5 +198,5 @@ class _Swept:
 
     def score(self) -> Array:
         """The sum of the scores of all columns, nats, with shape (C,)."""
-        residual = self.swept[:, *np.diag_indices(self.graphs.shape[1], 3)]
+        residual = np.einsum("ciii->ci", self.swept)
         return np.asarray((self.of_size[self.graphs.sum(2)] - (self.n - 1) / 2 * np.log(residual)).sum(1))

@@ -30,7 +30,7 @@ def log_weight(x: np.ndarray, graph: np.ndarray) -> float:
         total += gammaln((n + p) / 2) - gammaln((p + 1) / 2) - (2 * p + 1) / 2 * np.log(n)
         total -= (n - 1) / 2 * (with_own - of_ne)
     pairs = d * (d - 1) // 2
-    return 0.5 * total - np.log(comb(pairs, graph.sum() // 2))
+    return float(0.5 * total - np.log(comb(pairs, graph.sum() // 2)))
 
 
 def enumerated(x: np.ndarray) -> np.ndarray:
@@ -40,7 +40,7 @@ def enumerated(x: np.ndarray) -> np.ndarray:
     graphs[:, *upper] = list(itertools.product([False, True], repeat=len(upper[0])))
     graphs |= graphs.swapaxes(1, 2)
     weights = np.array([log_weight(x, g) for g in graphs])
-    return np.einsum("g,gij->ij", np.exp(weights - logsumexp(weights)), graphs)
+    return np.asarray(np.einsum("g,gij->ij", np.exp(weights - logsumexp(weights)), graphs))
 
 
 def test_probabilities_are_those_of_all_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,6 +59,7 @@ def test_probabilities_are_those_of_all_graphs(monkeypatch: pytest.MonkeyPatch) 
 def test_scores_follow_the_chain_after_many_turns() -> None:
     x = rows(25, 5, 3)
     found = gaussian_edges(x, draws=40, chains=2)
+    assert found.log_scores is not None
     gaps = [
         score - log_weight(x / x.std(0), graph)
         for score, graph in zip(found.log_scores.ravel(), found.graphs.reshape(-1, 5, 5), strict=True)
@@ -101,6 +102,7 @@ def test_missing_values_blur_what_is_known() -> None:
 def test_more_columns_than_rows_and_too_few_rows(untouched_rng: None) -> None:
     found = gaussian_edges(rows(6, 8), draws=20)
     assert found.graphs.sum(-1).max() <= 4
+    assert found.log_scores is not None
     assert np.isfinite(found.log_scores).all()
     with pytest.raises(ValueError, match="3 rows"):
         gaussian_edges(rows(3, 2))
