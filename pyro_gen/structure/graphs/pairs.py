@@ -14,6 +14,7 @@ References:
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -82,9 +83,9 @@ class EdgePrior:
         return np.asarray(betaln(1 + edges, 1 + self.pairs - edges))
 
 
-def most_drawn(draws: GraphDraws) -> Edges:
-    """The graph (D, D) that was drawn most often; of several the one that is nearest to all draws."""
-    size = draws.best.shape[0]
+def most_drawn(draws: GraphDraws) -> GraphDraws:
+    """The draws, with the graph for the best that was drawn most often; of several the one that is nearest to all."""
+    size = draws.graphs.shape[-1]
     graphs, counts = np.unique(draws.graphs.reshape(-1, size * size), axis=0, return_counts=True)
     often = graphs[counts == counts.max()].reshape(-1, size, size)
-    return np.asarray(min(often, key=draws.expected_distance))
+    return replace(draws, best=min(often, key=draws.expected_distance))
