@@ -20,13 +20,12 @@ from pyro_gen.density.graphs import compile_graph, compiler_available, count_wor
 from pyro_gen.density.inputs import rows_per_chunk
 from pyro_gen.density.loops import roll
 from pyro_gen.density.randomness import RANDOM, is_randomness
-from pyro_gen.density.together import together
+from pyro_gen.density.shortened import agree, shortened
 from pyro_gen.density.validation import no_validation
 from pyro_gen.density.vectorised import vmappable
 
 Held = Mapping[str, Tensor]
 IN_CACHE = 16  # the part of a chunk of chains, of 16 MiB a tensor, that a core's cache holds
-LONG = 500  # operations, from which on those that are alike are looked for
 MOST_COMPILED = 2000  # operations that a compiler takes in
 
 
@@ -264,7 +263,7 @@ class Density(abc.ABC):
                 z = args[0]
                 other = z.flip(0) + 0.1 * torch.linspace(-1, 1, z.numel(), dtype=z.dtype, device=z.device).view_as(z)
                 expected = function(other, *args[1:])
-                if not all(_agree(a, b) for a, b in zip(graph(other, *args[1:]), expected, strict=True)):
+                if not all(agree(a, b) for a, b in zip(graph(other, *args[1:]), expected, strict=True)):
                     raise ValueError("the traced graph gives other numbers than the model at another point")
             except Exception as error:
                 reason, place = first_line(error), error_line(error)
@@ -302,7 +301,7 @@ class Density(abc.ABC):
             try:
                 compiled = compile_graph(graph, *args) if rolled is None else rolled.compiled()
                 if rolled is not None and not all(
-                    _agree(a, b) for a, b in zip(compiled(*args), graph(*args), strict=True)
+                    agree(a, b) for a, b in zip(compiled(*args), graph(*args), strict=True)
                 ):
                     raise ValueError("the compiled graph gives other numbers than the recorded one")
             except Exception as error:  # whatever the compiler of this machine makes of it
@@ -465,28 +464,3 @@ def _gradient(value: Tensor, z: Tensor) -> Tensor:
         return torch.zeros_like(z)
     # Of the sum: grad_outputs would have PyTorch import sympy at the first call, half a second.
     return torch.autograd.grad(value.sum(), z, retain_graph=True, materialize_grads=True, allow_unused=True)[0]
-
-
-def shortened(graph: Any, args: Sequence[Tensor]) -> Any:
-    """A long recording with its operations done together where that is shorter and gives the same, else as it is."""
-    if len(graph.graph.nodes) < LONG:
-        return graph
-    try:
-        short = together(graph, args[0].device)
-        if short is None:
-            return graph
-        z = args[0]
-        far = 3 * z.flip(0) + torch.linspace(-3, 3, z.numel(), dtype=z.dtype, device=z.device).view_as(z)
-        for at in (z, far):  # where other branches of a comparison are taken
-            if not all(_agree(a, b) for a, b in zip(short(at, *args[1:]), graph(at, *args[1:]), strict=True)):
-                return graph
-        return short
-    except Exception:  # of an operation that torch cannot do for many: what was recorded holds
-        return graph
-
-
-def _agree(a: Tensor, b: Tensor) -> bool:
-    # Sums of thousands of float32 terms in another order: relative to the largest entry.
-    largest = b.abs().nan_to_num(posinf=0.0).max() if b.numel() else 0.0  # a gradient, where all sites are held
-    tolerance = (1e-4 if a.dtype == torch.float32 else 1e-8) * (1 + largest)
-    return torch.allclose(a, b, rtol=1e-3 if a.dtype == torch.float32 else 1e-7, atol=float(tolerance), equal_nan=True)

@@ -35,6 +35,7 @@ from pyro_gen.density.sites import (
 from pyro_gen.density.sums import check_sums, summing
 from pyro_gen.density.support import check_observations
 from pyro_gen.density.validation import no_validation
+from pyro_gen.density.vectorised import light
 from pyro_gen.observation import assume_missing, no_completion
 from pyro_gen.packing import packs
 from pyro_gen.program import Program
@@ -142,6 +143,7 @@ def density(
         stack.enter_context(evaluation(program))
         latent = stack.enter_context(_latent_missing(program, data, sets, missing == "latent"))
         stack.enter_context(seeded(0))
+        stack.enter_context(light())
         stack.enter_context(torch.no_grad())
         if latent.every:
             stack.enter_context(no_validation())  # a factor may read what is missing, see pyro_gen.density.completed

@@ -21,7 +21,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["compile_graph", "compiler_available", "count_work", "is_random", "mutates", "nan_on_failure", "record"]
+__all__ = [
+    "compile_graph",
+    "compiler_available",
+    "count_work",
+    "is_random",
+    "mutates",
+    "nan_on_failure",
+    "record",
+    "simplify",
+]
 
 _SAME = (torch.ops.aten.alias.default, torch.ops.aten.detach.default, torch.ops.aten.lift_fresh_copy.default)
 _TAKES_OUT = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
@@ -209,7 +218,7 @@ def record(function: Callable[..., Any], *examples: Tensor) -> fx.GraphModule:
         result = function(*inputs)
     recorder.graph.output(tree_map(recorder.node_of, result))
     recorded = fx.GraphModule(recorder.root, recorder.graph)
-    _simplify(recorded)
+    simplify(recorded)
     return recorded
 
 
@@ -224,7 +233,8 @@ def compile_graph(graph: fx.GraphModule, *examples: Any) -> Callable[..., Any]:
     return compiled
 
 
-def _simplify(recorded: fx.GraphModule) -> None:
+def simplify(recorded: fx.GraphModule) -> None:
+    """Leaves out what changes nothing, what nobody uses, and what was computed before."""
     graph = recorded.graph
     _out_of_place(graph)
     for node in graph.nodes:
@@ -315,6 +325,8 @@ def _alike(a: fx.Node, b: Any) -> bool:
 
 
 def _is_filled_with(recorded: fx.GraphModule, node: Any, number: int) -> bool:
+    if isinstance(node, int | float):
+        return node == number
     if not (isinstance(node, fx.Node) and node.op == "get_attr"):
         return False
     value = operator.attrgetter(str(node.target))(recorded)

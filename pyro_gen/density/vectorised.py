@@ -73,6 +73,20 @@ def _safe_cholesky(x: Tensor) -> Tensor:
     return factor
 
 
+_torch_broadcast_shapes = torch.broadcast_shapes
+
+
+def _broadcast_shapes(*shapes: Any) -> torch.Size:
+    """``torch.broadcast_shapes``, which imports sympy at its first call, a third of a second."""
+    sizes = [(s,) if isinstance(s, int) else tuple(s) for s in shapes]
+    rank = max(map(len, sizes), default=0)
+    columns = list(zip(*((1,) * (rank - len(s)) + s for s in sizes), strict=True))
+    found = [next((n for n in column if n != 1), 1) for column in columns]
+    if any(n not in (1, size) for column, size in zip(columns, found, strict=True) for n in column):
+        return _torch_broadcast_shapes(*shapes)  # type: ignore[no-any-return, no-untyped-call]  # says what is wrong
+    return torch.Size(found)
+
+
 SPLINES = import_module("pyro.distributions.transforms.spline")  # a function of the package has the name of the module
 PLACES: tuple[tuple[Any, str, Any], ...] = (
     (pyro.ops.special, "safe_log", _SafeLog.apply),
@@ -85,16 +99,30 @@ PLACES: tuple[tuple[Any, str, Any], ...] = (
     (dist.OrderedLogistic, "__init__", _ordered_logistic),
     (torch.distributions.Multinomial, "log_prob", _multinomial_log_prob),
 )
+LIGHT: tuple[tuple[Any, str, Any], ...] = ((torch, "broadcast_shapes", _broadcast_shapes),)
 
 
 @contextmanager
 def vmappable() -> Iterator[None]:
     """Puts these functions in the place of the originals."""
-    before = [getattr(owner, name) for owner, name, _ in PLACES]
-    for owner, name, function in PLACES:
+    with _replaced(PLACES + LIGHT):
+        yield
+
+
+@contextmanager
+def light() -> Iterator[None]:
+    """Has what a distribution is made with import no more than it needs."""
+    with _replaced(LIGHT):
+        yield
+
+
+@contextmanager
+def _replaced(places: tuple[tuple[Any, str, Any], ...]) -> Iterator[None]:
+    before = [getattr(owner, name) for owner, name, _ in places]
+    for owner, name, function in places:
         setattr(owner, name, function)
     try:
         yield
     finally:
-        for (owner, name, _), function in zip(PLACES, before, strict=True):
+        for (owner, name, _), function in zip(places, before, strict=True):
             setattr(owner, name, function)
