@@ -18,6 +18,7 @@ from pyro_gen.density.errors import error_line, first_line
 from pyro_gen.density.gradient_check import check_gradient
 from pyro_gen.density.graphs import compile_graph, compiler_available, count_work, nan_on_failure, record
 from pyro_gen.density.inputs import rows_per_chunk
+from pyro_gen.density.lean import lean
 from pyro_gen.density.loops import roll
 from pyro_gen.density.randomness import RANDOM, is_randomness
 from pyro_gen.density.shortened import agree, shortened
@@ -291,11 +292,11 @@ class Density(abc.ABC):
         if self.compile == "auto" and self._evaluations:
             seconds = self._evaluations * self._chunks * _seconds(*count_work(graph, *args))
         if self.compile == "off" or (self.compile == "auto" and 0.66 * seconds < 5):
-            return graph.forward  # type: ignore[no-any-return]
+            return lean(graph)
         rolled = roll(graph) if nodes > MOST_COMPILED else None
         size = nodes if rolled is None else rolled.operations
         if self.compile == "auto" and (size > MOST_COMPILED or 0.66 * seconds < 5 + 0.03 * size):
-            return graph.forward  # type: ignore[no-any-return]
+            return lean(graph)
         problem = "no C++ compiler (c++, g++, clang++) on this machine"
         if compiler_available() or args[0].device.type != "cpu":
             try:
@@ -311,7 +312,7 @@ class Density(abc.ABC):
                 return compiled
         if self.compile == "on":
             warnings.warn(f"Not compiled, so slower: {problem}.", stacklevel=8)
-        return graph.forward  # type: ignore[no-any-return]
+        return lean(graph)
 
     def expect(self, evaluations: int) -> None:
         """Announces how many gradients will be asked for, by which ``compile="auto"`` decides.
