@@ -49,7 +49,7 @@ from pyro_gen.models.tabular import (
     TableStudent,
 )
 from pyro_gen.models.topic import LatentDirichletAllocation, ProdLDA
-from pyro_gen.models.undirected import Ising, MarkovRandomField, Potts
+from pyro_gen.models.undirected import GaussianGraphicalModel, Ising, MarkovRandomField, Potts
 from pyro_gen.models.vae import VAE, SemiSupervisedVAE
 
 __all__ = [
@@ -70,6 +70,7 @@ __all__ = [
     "EnergyBased",
     "FactorAnalysis",
     "Gaussian",
+    "GaussianGraphicalModel",
     "GaussianMixture",
     "GaussianProcess",
     "HiddenMarkov",

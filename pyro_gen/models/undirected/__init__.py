@@ -1,5 +1,6 @@
 """Undirected models: factors on graphs, known up to a constant."""
 
+from pyro_gen.models.undirected.gaussian_graphical import GaussianGraphicalModel
 from pyro_gen.models.undirected.ising import Ising
 from pyro_gen.models.undirected.markov_random_field import MarkovRandomField
 from pyro_gen.models.undirected.parts.graph import Graph, as_graph, complete, grid, torus
@@ -8,6 +9,7 @@ from pyro_gen.models.undirected.potts import Potts
 
 __all__ = [
     "BlockedGibbs",
+    "GaussianGraphicalModel",
     "Graph",
     "Ising",
     "MarkovRandomField",

@@ -104,12 +104,13 @@ def as_graph(source: Any) -> Graph:
     Arguments:
         source: A :class:`Graph`; a graph of networkx without directions; a list of pairs of names, the edges; a
             symmetric matrix of 0 and 1 with shape :math:`(n, n)`, tensor or array; or ``{"grid": [3, 4]}``,
-            ``{"torus": [3, 4]}``, ``{"complete": [3, 4]}``, as recipes write it.
+            ``{"torus": [3, 4]}``, ``{"complete": [3, 4]}``, ``{"nodes": ["a", "b", "c"], "edges": [["b", "a"]]}``, as
+            recipes write it. Nodes of a list of pairs are in the order in which they come.
 
     Raises:
         TypeError: It is none of these.
-        ValueError: There is no node, an edge joins a node with itself or is there twice, a matrix is not symmetric, or
-            edges have directions.
+        ValueError: There is no node, an edge has an end that is none, joins a node with itself or is there twice, a
+            matrix is not symmetric, or edges have directions.
 
     Example:
         >>> as_graph([("a", "b"), ("b", "c")]).names
@@ -120,6 +121,11 @@ def as_graph(source: Any) -> Graph:
     if isinstance(source, Mapping) and len(source) == 1 and next(iter(source)) in _BUILDERS:
         ((kind, sizes),) = source.items()
         return _BUILDERS[kind](*([sizes] if isinstance(sizes, int) else sizes))  # type: ignore[no-any-return]
+    if isinstance(source, Mapping) and source.keys() == {"nodes", "edges"}:
+        names = list(range(source["nodes"]) if isinstance(source["nodes"], int) else source["nodes"])
+        if unknown := [name for pair in source["edges"] for name in pair if name not in names]:
+            raise ValueError(f"The graph has an edge with {unknown[0]!r}, which is none of its nodes {names}.")
+        return _of_pairs(source["edges"], names)
     if hasattr(source, "is_directed") and hasattr(source, "edges"):  # of networkx
         if source.is_directed():
             raise ValueError("The edges of the graph have directions: give graph.to_undirected().")
