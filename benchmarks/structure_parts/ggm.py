@@ -1,8 +1,9 @@
 """Edges of Gaussian graphical models beside scikit-learn's GraphicalLassoCV: 11 columns, 100 and 500 rows, 20 graphs.
 
 A pair of columns has an edge with the probability .2 in half of the graphs, and .3 in the others; entries of the
-precision are between .2 and .5 in size, of either sign, and the diagonal is .1 above the sum of its row. F1 is of edges with a
-probability over one half, the stated errors are the sum of min(p, 1 - p). The same with a tenth of the cells missing.
+precision are between .2 and .5 in size, of either sign, and the diagonal is .1 above the sum of its row. F1 is of edges
+with a probability over one half, the stated errors are the sum of min(p, 1 - p). The same with a tenth of the cells
+missing.
 """
 
 import time

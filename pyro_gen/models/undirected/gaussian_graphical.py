@@ -14,7 +14,7 @@ likelihood. At the maximum the covariance is that of the data on the diagonal an
 :meth:`GaussianGraphicalModel.from_data` (covariance selection).
 
 What an edge says is the **partial correlation** :math:`-K_{ij} / \sqrt{K_{ii} K_{jj}}`. Missing entries integrate out.
-Which edges there are is asked by :func:`pyro_gen.find_graph`.
+Which edges there are is asked by :func:`pyro_gen.structure.find_graph`.
 
 References:
     | Covariance selection (Dempster, 1972), https://doi.org/10.2307/2528966

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from pyro_gen.structure.estimator import r_hats
 
-__all__ = ["GraphDraws", "structural_hamming_distance"]
+__all__ = ["GraphDraws"]
 
 Array = npt.NDArray[np.float64]
 Edges = npt.NDArray[np.bool_]
@@ -99,15 +99,3 @@ class GraphDraws:
         """R-hat of the log score and the greatest of the edges; 1 of what is the same in all draws."""
         found = self.inference_data(range(self.best.shape[0]))
         return r_hats(found, found.posterior.data_vars)
-
-
-def structural_hamming_distance(one: Edges, other: Edges) -> int:
-    """The number of pairs of nodes that two patterns (D, D) join in different ways.
-
-    Example:
-        >>> chain = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], dtype=bool)
-        >>> structural_hamming_distance(chain, np.triu(chain))
-        2
-    """
-    differ = one != other
-    return int(np.triu(differ | differ.T, 1).sum())
