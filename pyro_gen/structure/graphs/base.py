@@ -41,6 +41,7 @@ class GraphDraws:
         log_evidence: Of the data, all graphs summed over, nats, where that is known.
         directed: Whether edges have a direction.
         details: What else the engine tells, by name.
+        best_pattern: The pattern of the best graph, if it is another than the graph.
     """
 
     probabilities: Array
@@ -51,6 +52,7 @@ class GraphDraws:
     log_evidence: float | None = None
     directed: bool = True
     details: Mapping[str, Any] = field(default_factory=dict)
+    best_pattern: Edges | None = None
 
     def joined(self) -> Array:
         """The probability of each of four ways that a pair is joined, with shape (2, 2, D, D).
