@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder", "MaskedLinear", "MissingInput"]
+__all__ = ["ACTIVATIONS", "GRU", "MLP", "ConvDecoder", "ConvEncoder", "MaskedLinear", "MissingInput"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
@@ -123,6 +123,54 @@ class MLP(nn.Sequential):
             nn.init.zeros_(linear.bias)
             layers.append(MissingInput(linear) if missing and i == 0 else linear)
         super().__init__(*layers)
+
+
+class GRU(nn.Module):
+    r"""Creates a gated recurrent network (Cho et al., 2014) of sequences with any number of batch dimensions.
+
+    .. math::
+        r, u = \sigma(A x_t + B h_{t-1}), \qquad n = \tanh(C x_t + r \odot D h_{t-1}), \qquad
+        h_t = (1 - u) \odot n + u \odot h_{t-1}
+
+    Arguments:
+        features: The width D of a step of the input.
+        width: The width H of the state.
+        missing: Whether the input may have missing entries, see :class:`MissingInput`.
+
+    Example:
+        >>> GRU(4, 8)(torch.zeros(2, 5, 3, 4)).shape
+        torch.Size([2, 5, 3, 8])
+    """
+
+    def __init__(self, features: int, width: int, missing: bool = False) -> None:
+        super().__init__()
+        self.width = width
+        linear, self.recurrent = nn.Linear(features, 3 * width), nn.Linear(width, 3 * width)
+        for layer in (linear, self.recurrent):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.input: nn.Module = MissingInput(linear) if missing else linear
+
+    def step(self, x: Tensor, h: Tensor) -> Tensor:
+        """The next state, with shape :math:`(*, H)`, of a step with shape :math:`(*, D)` and the state before."""
+        return self._next(self.input(x), h)
+
+    def _next(self, of_input: Tensor, h: Tensor) -> Tensor:
+        reset, update, new = of_input.chunk(3, -1)
+        of_state = self.recurrent(h).chunk(3, -1)
+        u = torch.sigmoid(update + of_state[1])
+        n = torch.tanh(new + torch.sigmoid(reset + of_state[0]) * of_state[2])
+        return n + u * (h - n)
+
+    def forward(self, x: Tensor, reverse: bool = False) -> Tensor:
+        """The states of sequences with shape :math:`(*, T, D)`, from the first step or from the last."""
+        of_input = self.input(x)
+        h = of_input.new_zeros(*x.shape[:-2], self.width)
+        steps, states = range(x.shape[-2]), []
+        for t in reversed(steps) if reverse else steps:
+            h = self._next(of_input[..., t, :], h)
+            states.append(h)
+        return torch.stack(states[::-1] if reverse else states, -2)
 
 
 def _stages(image: Sequence[int], depth: int) -> list[tuple[int, int]]:

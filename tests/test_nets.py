@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_gen.nets import ACTIVATIONS, MLP, ConvDecoder, ConvEncoder, MissingInput
+from pyro_gen.nets import ACTIVATIONS, GRU, MLP, ConvDecoder, ConvEncoder, MissingInput
 
 NETS = [
     lambda: MLP((12, 5, 3), missing=True),
@@ -90,3 +90,15 @@ def test_every_activation_has_a_gradient(name):
 def test_misfits_are_explained(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_gru_reads_either_way_and_equals_torch() -> None:
+    net, theirs, x = GRU(3, 4), torch.nn.GRU(3, 4, batch_first=True), torch.randn(2, 5, 3)
+    with torch.no_grad():
+        theirs.weight_ih_l0.copy_(torch.cat([net.input.weight[:4], net.input.weight[4:8], net.input.weight[8:]]))
+        theirs.weight_hh_l0.copy_(net.recurrent.weight)
+        theirs.bias_ih_l0.copy_(net.input.bias)
+        theirs.bias_hh_l0.copy_(net.recurrent.bias)
+    assert torch.allclose(net(x), theirs(x)[0], atol=1e-6)
+    assert torch.allclose(net(x, reverse=True), theirs(x.flip(1))[0].flip(1), atol=1e-6)
+    assert torch.allclose(net.step(x[:, 0], torch.zeros(2, 4)), net(x)[:, 0])

@@ -37,6 +37,7 @@ SLOW = (
     "bipartite-block-davis",
     "class-conditional-digits",
     "class-conditional-digits-half",
+    "deep-markov-beacon",
     "degree-corrected-les-miserables",
     "dirichlet-process-iris",
     "energy-moons",
@@ -67,6 +68,7 @@ SLOW = (
     "vae-digits",
     "vae-digits-conv",
     "vae-digits-levels",
+    "variational-rnn-beacon",
 )
 ELSEWHERE = ("iwae-mnist", "vae-mnist", "vae-mnist-short")  # minutes to hours, and data that may not be there
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyro_gen._errors import AdviceError
 from pyro_gen._random import seeded
+from pyro_gen.data.beacon import beacon
 from pyro_gen.data.bif import PUBLISHED, draw_rows, network_file, read_bif
 from pyro_gen.data.docstrings import docstrings
 from pyro_gen.data.mixtures import MIXTURES
@@ -120,6 +121,7 @@ def load(
     name              train / test  event    levels  values
     ================= ============= ======== ======= =========================================================
     asia              4000 / 1000   (8,)             drawn from the network, values 0, 1
+    beacon            1000 / 250    (25, 6)          made up: a light that wanders round six sensors
     breast_cancer     455 / 114     (30,)            numbers
     co2               1 / 1         (526,)           CO2 at Mauna Loa, March 1958 to December 2001, monthly; five NaN
     davis             1 / 1         (18, 14) 2       one network: who of 18 women was at which of 14 events
@@ -272,6 +274,11 @@ def _draw_schools(root: str | os.PathLike[str] | None) -> DataSet:
     return DataSet("schools", x[~test], x[test], score[~test].to(x), score[test].to(x), columns=("intake", "school"))
 
 
+def _draw_beacon(root: str | os.PathLike[str] | None) -> DataSet:
+    x, test = beacon(1250), torch.arange(1250) % 5 == 0
+    return DataSet("beacon", x[~test], x[test])
+
+
 def _load_co2(root: str | os.PathLike[str] | None) -> DataSet:
     values = torch.tensor([CO2], dtype=torch.get_default_dtype())
     months = tuple(f"{1958 + month // 12}-{month % 12 + 1:02d}" for month in range(2, 2 + len(CO2)))
@@ -307,6 +314,7 @@ def _draw_mixture(name: str, root: str | os.PathLike[str] | None) -> DataSet:
     return DataSet(name, x[:20_000], x[20_000:], component[:20_000], component[20_000:])
 
 
+DATA_SETS.add("beacon", Source(_draw_beacon, from_folder=False))
 DATA_SETS.add("co2", Source(_load_co2, from_folder=False))
 DATA_SETS.add("docstrings", Source(_load_docstrings, from_folder=False))
 DATA_SETS.add("nile", Source(_load_nile, from_folder=False))

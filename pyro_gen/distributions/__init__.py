@@ -6,6 +6,7 @@ from pyro_gen.distributions.discretized_logistic import DiscretizedLogistic
 from pyro_gen.distributions.innermost import elements, innermost
 from pyro_gen.distributions.level_categorical import LevelCategorical
 from pyro_gen.distributions.logistic_normal import LogisticNormal
+from pyro_gen.distributions.markov_path import MarkovPath
 from pyro_gen.distributions.negative_multinomial import NegativeMultinomial
 from pyro_gen.distributions.state_space import StateSpaceSeries
 from pyro_gen.distributions.wishart import Wishart
@@ -16,6 +17,7 @@ __all__ = [
     "DiscretizedLogistic",
     "LevelCategorical",
     "LogisticNormal",
+    "MarkovPath",
     "NegativeMultinomial",
     "StateSpaceSeries",
     "Wishart",

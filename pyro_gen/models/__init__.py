@@ -33,10 +33,12 @@ from pyro_gen.models.sequence import (
     Autoregression,
     BayesianAutoregression,
     ChangePoints,
+    DeepMarkov,
     HiddenMarkov,
     StateSpace,
     SwitchingAutoregression,
     SwitchingStateSpace,
+    VariationalRNN,
 )
 from pyro_gen.models.tabular import (
     DeepLatentTable,
@@ -64,6 +66,7 @@ __all__ = [
     "ClassConditional",
     "ConjugateRegression",
     "DeepLatentTable",
+    "DeepMarkov",
     "DegreeCorrectedBlockModel",
     "DirichletProcessMixture",
     "DiscreteBayesianNetwork",
@@ -100,6 +103,7 @@ __all__ = [
     "TableMixture",
     "TableSelection",
     "TableStudent",
+    "VariationalRNN",
     "WeightedBlockModel",
     "tabular",
 ]
