@@ -23,6 +23,7 @@ from torch import Tensor, fx
 
 from pyro_gen.density.graphs import is_random, mutates, simplify
 from pyro_gen.density.padded import join_gradients
+from pyro_gen.density.sizes import REARRANGED, broadcast, is_constant_along, shape_of, summed_shape
 
 __all__ = ["factored"]
 
@@ -30,9 +31,9 @@ LARGE = 2**11  # numbers, from which on the arithmetic counts, not the call
 CALL = 2**13  # numbers, for which the arithmetic takes as long as a call
 SMALLER = 4  # times: a part that is so much smaller is kept apart
 _ATEN = torch.ops.aten
-_MUL, _ADD, _SUM, _POW = _ATEN.mul.Tensor, _ATEN.add.Tensor, _ATEN.sum.dim_IntList, _ATEN.pow.Tensor_Scalar
-_SCALES = {_ATEN.mul.Scalar: _MUL, _ATEN.div.Scalar: _ATEN.div.Tensor, _ATEN.add.Scalar: _ADD}
-_SCALES |= {target: target for target in (_MUL, _ATEN.div.Tensor, _ADD, _ATEN.sub.Tensor)}
+_MUL, _DIV, _ADD, _SUM = _ATEN.mul.Tensor, _ATEN.div.Tensor, _ATEN.add.Tensor, _ATEN.sum.dim_IntList
+_SCALES = {_ATEN.mul.Scalar: _MUL, _ATEN.div.Scalar: _DIV, _ATEN.add.Scalar: _ADD}
+_SCALES |= {target: target for target in (_MUL, _DIV, _ADD, _ATEN.sub.Tensor)}
 
 
 class _Small(NamedTuple):
@@ -43,11 +44,15 @@ class _Small(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """A large tensor, ``scale * core + shift``; without a core it is ``scale``."""
+    """A large tensor: ``number * core``, multiplied or divided by the ``factors`` in turn, ``+ shift``.
+
+    In turn, as the recording does it: a product of factors may overflow where each step does not.
+    """
 
     core: fx.Node | None = None
-    scale: _Small = _Small()
-    shift: _Small | None = None
+    number: float = 1.0
+    factors: tuple[tuple[Any, fx.Node], ...] = ()
+    shift: _Small | None = None  # without a core all there is
 
 
 def factored(recorded: fx.GraphModule) -> fx.GraphModule:
@@ -67,7 +72,7 @@ def factored(recorded: fx.GraphModule) -> fx.GraphModule:
 
 
 def _cost(graph: fx.Graph) -> float:
-    return sum(CALL + _shape(node).numel() for node in graph.nodes if node.op == "call_function")
+    return sum(CALL + shape_of(node).numel() for node in graph.nodes if node.op == "call_function")
 
 
 def _fold(graph: fx.GraphModule) -> None:
@@ -127,7 +132,7 @@ class _Factored:
             return None
         if node.target is _ATEN.expand.default:
             return self._expanded(node)
-        if node.target in _REARRANGED:
+        if node.target in REARRANGED:
             return self._rearranged(node)
         if node.target is _SUM:
             return self._sum(node)
@@ -147,24 +152,24 @@ class _Factored:
         if not value.is_floating_point() or not bool((value == first).all()):
             return None
         self._copy(node)  # for those who need it whole
-        return _Form(scale=_Small(float(first)))
+        return _Form(shift=_Small(float(first)))
 
     def _expanded(self, node: Any) -> _Form | None:
         x = node.args[0]
         assert isinstance(x, fx.Node)
         if x in self.forms or not _much_smaller(x, node):
             return None
-        return _Form(scale=_Small(1.0, self._aligned(self._value(x), len(_shape(node)))))
+        return _Form(shift=_Small(1.0, self._aligned(self._value(x), len(shape_of(node)))))
 
     def _operand(self, value: Any, node: fx.Node) -> _Form:
         """The form of an operand of a large result."""
         if not isinstance(value, fx.Node):
-            return _Form(scale=_Small(float(value)))
+            return _Form(shift=_Small(float(value)))
         if value in self.forms:
-            same_rank = len(_shape(value)) == len(_shape(node))
+            same_rank = len(shape_of(value)) == len(shape_of(node))
             return self.forms[value] if same_rank else _Form(self._value(value))
         if _much_smaller(value, node):
-            return _Form(scale=_Small(1.0, self._aligned(self._value(value), len(_shape(node)))))
+            return _Form(shift=_Small(1.0, self._aligned(self._value(value), len(shape_of(node)))))
         return _Form(self._value(value))
 
     def _arithmetic(self, node: Any) -> _Form | None:
@@ -172,51 +177,73 @@ class _Factored:
             return None
         a, b = (self._operand(v, node) for v in node.args)
         target = _SCALES[node.target]
-        if target is _ATEN.sub.Tensor:
-            target, b = _ADD, _negative(b)
-        made = self._added(a, b) if target is _ADD else self._multiplied(a, b, node) if target is _MUL else None
-        if target is _ATEN.div.Tensor:
+        if target is _DIV:
             made = self._divided(a, b, node)
+        elif target is _MUL:
+            made = self._multiplied(a, b)
+        else:
+            made = self._added(a, b if target is _ADD else _negative(b))
         return None if made is None else self._filled(made, node)
 
     def _filled(self, form: _Form, node: fx.Node) -> _Form | None:
         """The form with what is not much smaller than the result in its core, and a core of the result's shape."""
-        core, scale, shift = form
-        if scale.node is not None and not _much_smaller(scale.node, node):
-            core = scale.node if core is None else self._both(_MUL, core, scale.node)
-            scale = _Small(scale.number)
-        if shift is not None and shift.node is not None and not _much_smaller(shift.node, node):
+        parts = [part for _, part in form.factors]
+        if form.core is None:
+            assert form.shift is not None
+            if form.shift.node is not None and not _much_smaller(form.shift.node, node):
+                form = _Form(form.shift.node, form.shift.number)
+        elif any(not _much_smaller(part, node) for part in parts):
+            form = _Form(self._sized(form._replace(shift=None)), shift=form.shift)
+        elif form.shift is not None and form.shift.node is not None and not _much_smaller(form.shift.node, node):
             return None
-        return _Form(core, scale, shift) if core is None or _shape(core) == _shape(node) else None
+        return form if form.core is None or shape_of(form.core) == shape_of(node) else None
 
     def _added(self, a: _Form, b: _Form) -> _Form | None:
         if a.core is not None and b.core is not None:
             return None
+        return (b if a.core is None else a)._replace(shift=self._sum_of(a.shift, b.shift))
+
+    def _multiplied(self, a: _Form, b: _Form) -> _Form:
         if a.core is None:
             a, b = b, a
         if a.core is None:
-            return _Form(scale=self._sum_of(a.scale, b.scale))
-        return a._replace(shift=b.scale if a.shift is None else self._sum_of(a.shift, b.scale))
-
-    def _multiplied(self, a: _Form, b: _Form, node: Any) -> _Form:
-        a, b = (self._without_shift(f) for f in (a, b))
-        cores = [f.core for f in (a, b) if f.core is not None]
-        core = cores[0] if len(cores) == 1 else self._call(_MUL, (*cores,), _shape(node)) if cores else None
-        return _Form(core, self._times(a.scale, b.scale))
+            assert a.shift is not None and b.shift is not None
+            return _Form(shift=self._times(b.shift, a.shift))
+        a = self._without_shift(a)
+        if b.core is None:
+            assert b.shift is not None
+            more = () if b.shift.node is None else ((_MUL, b.shift.node),)
+            return _Form(a.core, a.number * b.shift.number, (*a.factors, *more))
+        b = self._without_shift(b)
+        numbers = a.number * b.number
+        return _Form(
+            self._both(_MUL, self._sized(a._replace(number=1.0)), self._sized(b._replace(number=1.0))), numbers
+        )
 
     def _divided(self, a: _Form, b: _Form, node: Any) -> _Form | None:
         if (sigmoid := self._sigmoid(node)) is not None:  # x / (1 + exp(y)), the gradient of log(exp(a) + exp(b))
-            return self._multiplied(a, _Form(sigmoid), node)
-        a, b = (self._without_shift(f) for f in (a, b))
-        if b.scale.number == 0:
-            return None
-        one_by = _Small(1 / b.scale.number, b.scale.node and self._like(_ATEN.reciprocal.default, b.scale.node))
-        scale, core = self._times(a.scale, one_by), a.core
+            return self._multiplied(a, _Form(sigmoid))
         if b.core is not None:
-            divided = core is not None
-            target, args = (_ATEN.div.Tensor, (core, b.core)) if divided else (_ATEN.reciprocal.default, (b.core,))
-            core = self._call(target, args, _shape(node) if divided else _shape(b.core))
-        return _Form(core, scale)
+            if a.core is None and (a.shift is None or a.shift.node is None):
+                return None
+            below = self._sized(b)
+            above = self._sized(a) if a.core is not None else self._small(a.shift)
+            return _Form(self._both(_DIV, above, below))
+        assert b.shift is not None
+        if b.shift.number == 0:
+            return None
+        if a.core is not None:
+            a = self._without_shift(a)
+            more = () if b.shift.node is None else ((_DIV, b.shift.node),)
+            return _Form(a.core, a.number / b.shift.number, (*a.factors, *more))
+        assert a.shift is not None
+        if b.shift.node is None:
+            return _Form(shift=a.shift._replace(number=a.shift.number / b.shift.number))
+        if a.shift.node is None:
+            number = a.shift.number / b.shift.number
+            return _Form(shift=_Small(number, self._like(_ATEN.reciprocal.default, b.shift.node)))
+        ratio = self._both(_DIV, a.shift.node, b.shift.node)
+        return _Form(shift=_Small(a.shift.number / b.shift.number, ratio))
 
     def _sigmoid(self, node: Any) -> fx.Node | None:
         below = node.args[1]
@@ -237,66 +264,66 @@ class _Factored:
         if torch.Tag.pointwise not in node.target.tags or not inputs:
             return None
         forms = {n: self._operand(n, node) for n in inputs}
-        if any(f.core is not None or f.scale.node is None for f in forms.values()):
+        if any(f.core is not None or f.shift is None or f.shift.node is None for f in forms.values()):
             return None
-        values = {n: self._small(f.scale) for n, f in forms.items()}
+        values = {n: self._small(f.shift) for n, f in forms.items()}
         args = fx.map_arg((node.args, node.kwargs), values.__getitem__)
         made = self.new.call_function(node.target, *args)
-        shape = _broadcast(*(_shape(v) for v in values.values()))
-        made.meta.update(shape=shape, dtype=node.meta.get("dtype"))
-        return _Form(scale=_Small(1.0, made)) if _much_smaller(made, node) else None
+        made.meta.update(shape=broadcast(*(shape_of(v) for v in values.values())), dtype=node.meta.get("dtype"))
+        return _Form(shift=_Small(1.0, made)) if _much_smaller(made, node) else None
 
     def _rearranged(self, node: Any) -> _Form | None:
         x = node.args[0]
         if x not in self.forms:
             return None
-        form = self.forms[x]
-        if node.target is _ATEN.squeeze.dim and _shape(x) == _shape(node):
+        form, args = self.forms[x], node.args[1:]
+        if node.target is _ATEN.squeeze.dim and shape_of(x) == shape_of(node):
             return form
 
-        def turned(part: fx.Node | None) -> fx.Node | None:
-            args = node.args[1:]
-            return part and self._call(node.target, (part, *args), _REARRANGED[node.target](_shape(part), *args))
+        def turned(part: fx.Node) -> fx.Node:
+            return self._call(node.target, (part, *args), REARRANGED[node.target](shape_of(part), *args))
 
-        scale = form.scale._replace(node=turned(form.scale.node))
-        shift = form.shift and form.shift._replace(node=turned(form.shift.node))
-        return _Form(turned(form.core), scale, shift)
+        return _applied(turned, form)
 
     def _sum(self, node: Any) -> _Form | None:
         x, dims, keep = (*node.args, False)[:3]
         if x not in self.forms or not isinstance(dims, Sequence) or not dims or len(node.args) > 3 or node.kwargs:
             return None
-        form, shape = self.forms[x], _shape(x)
+        form, shape = self.forms[x], shape_of(x)
         count = math.prod(shape[int(d)] for d in dims)
 
-        def once(small: _Small) -> bool:
-            return small.node is None or _is_constant_along(small.node, dims)
+        parts = [part for _, part in form.factors]
+        in_shift = [] if form.shift is None or form.shift.node is None else [form.shift.node]
+        if not all(is_constant_along(part, dims) for part in (*parts, *in_shift)):
+            return None
 
-        def summed(small: _Small, times: float) -> _Small:
-            node = small.node and self._reshaped(small.node, _summed_shape(small.node, dims, keep))
-            return _Small(times * small.number, node)
+        def short(part: fx.Node) -> fx.Node:
+            return self._reshaped(part, summed_shape(part, dims, keep))
 
+        shift = form.shift and _Small(count * form.shift.number, form.shift.node and short(form.shift.node))
         if form.core is None:
-            return _Form(scale=summed(form.scale, count)) if once(form.scale) and form.scale.node is not None else None
-        if not once(form.scale) or (form.shift is not None and not (once(form.shift) and form.core in self.one_sign)):
+            return _Form(shift=shift) if in_shift else None
+        if form.shift is not None and form.core not in self.one_sign:
             return None
         # The same sum is often wanted with these dimensions and without.
-        core = self._call(_SUM, (form.core, dims), _summed_shape(form.core, dims, False))
-        core = self._reshaped(core, _shape(node))
-        return _Form(core, summed(form.scale, 1.0), form.shift and summed(form.shift, count))
+        core = self._call(_SUM, (form.core, dims), summed_shape(form.core, dims, False))
+        factors = tuple((target, short(part)) for target, part in form.factors)
+        return _Form(self._reshaped(core, shape_of(node)), form.number, factors, shift)
 
     def _product_of_matrices(self, node: Any) -> _Form | None:
-        factors, scale = [], _Small()
+        matrices: list[fx.Node] = []
+        number = 1.0
+        factors: tuple[tuple[Any, fx.Node], ...] = ()
         for matrix, contracted in zip(node.args, (-1, -2), strict=True):
-            form = self.forms.get(matrix)
-            core = None if form is None or form.shift is not None else form.core
-            node_of_scale = form and form.scale.node
-            if form is None or core is None or (node_of_scale and not _is_constant_along(node_of_scale, [contracted])):
-                factors.append(self._value(matrix))
-            else:
-                factors.append(core)
-                scale = self._times(scale, form.scale)
-        return _Form(self._call(node.target, tuple(factors), _shape(node)), scale)
+            form = self.forms.get(matrix, _Form())
+            fits = all(is_constant_along(part, [contracted]) for _, part in form.factors)
+            if form.core is None or form.shift is not None or not fits:
+                matrices.append(self._value(matrix))
+                continue
+            matrices.append(form.core)
+            number *= form.number
+            factors = (*factors, *form.factors)
+        return _Form(self._call(node.target, tuple(matrices), shape_of(node)), number, factors)
 
     # Small parts
 
@@ -305,15 +332,17 @@ class _Factored:
         node = nodes[0] if len(nodes) == 1 else self._both(_MUL, *nodes) if nodes else None
         return _Small(a.number * b.number, node)
 
-    def _sum_of(self, a: _Small, b: _Small) -> _Small:
+    def _sum_of(self, a: _Small | None, b: _Small | None) -> _Small | None:
+        if a is None or b is None:
+            return a or b
         if a.node is None and b.node is None:
             return _Small(a.number + b.number)
         if a.node is None:
             a, b = b, a
         return _Small(1.0, self._both(_ADD, self._small(a), b.number if b.node is None else self._small(b)))
 
-    def _small(self, small: _Small) -> fx.Node:
-        assert small.node is not None
+    def _small(self, small: _Small | None) -> fx.Node:
+        assert small is not None and small.node is not None
         return self._times_number(small.node, small.number)
 
     def _times_number(self, node: fx.Node, number: float) -> fx.Node:
@@ -322,7 +351,7 @@ class _Factored:
         return self._like(_ATEN.neg.default, node) if number == -1 else self._both(_MUL, node, number)
 
     def _aligned(self, node: fx.Node, rank: int) -> fx.Node:
-        shape = _shape(node)
+        shape = shape_of(node)
         return self._reshaped(node, torch.Size((1,) * (rank - len(shape)) + tuple(shape)))
 
     # New nodes
@@ -333,14 +362,14 @@ class _Factored:
         return made
 
     def _reshaped(self, node: fx.Node, shape: torch.Size) -> fx.Node:
-        same = _shape(node) == shape
+        same = shape_of(node) == shape
         return node if same else self._call(_ATEN.reshape.default, (node, list(shape)), shape)
 
     def _like(self, target: Any, node: fx.Node) -> fx.Node:
-        return self._call(target, (node,), _shape(node))
+        return self._call(target, (node,), shape_of(node))
 
     def _both(self, target: Any, a: fx.Node, b: Any) -> fx.Node:
-        shape = _broadcast(*(_shape(v) for v in (a, b) if isinstance(v, fx.Node)))
+        shape = broadcast(*(shape_of(v) for v in (a, b) if isinstance(v, fx.Node)))
         return self._call(target, (a, b), shape)
 
     def _without_shift(self, form: _Form) -> _Form:
@@ -349,11 +378,16 @@ class _Factored:
     def _sized(self, form: _Form) -> fx.Node:
         """A form that has a core as a tensor."""
         assert form.core is not None
-        value, scale, shift = form.core, form.scale, form.shift
-        if scale == _Small(-1.0) and shift is not None and shift.node is not None:
+        value, number, shift = form.core, form.number, form.shift
+        for target, part in form.factors:
+            if value is form.core and _is_large(value):  # one pass over large numbers less; a product is faster, too
+                if target is _DIV:
+                    target, part = _MUL, self._like(_ATEN.reciprocal.default, part)
+                part, number = self._times_number(part, number), 1.0
+            value = self._both(target, value, part)
+        if number == -1 and shift is not None and shift.node is not None:
             return self._both(_ATEN.sub.Tensor, self._small(shift), value)
-        value = self._times_number(value, scale.number) if scale.node is None else value
-        value = value if scale.node is None else self._both(_MUL, value, self._small(scale))
+        value = self._times_number(value, number)
         if shift is not None:
             value = self._both(_ADD, value, shift.number if shift.node is None else self._small(shift))
         return value
@@ -362,10 +396,10 @@ class _Factored:
         """A form as a tensor of the shape of a node."""
         if form.core is not None:
             return self._sized(form)
-        small = self._small(form.scale)
-        if _shape(small) == _shape(node):
+        small = self._small(form.shift)
+        if shape_of(small) == shape_of(node):
             return small
-        return self._call(_ATEN.expand.default, (small, list(_shape(node))), _shape(node))
+        return self._call(_ATEN.expand.default, (small, list(shape_of(node))), shape_of(node))
 
     def _value(self, node: fx.Node) -> fx.Node:
         if node not in self.plain:
@@ -377,7 +411,9 @@ class _Factored:
         made.meta = dict(node.meta)
         if node.target is _ATEN.view.default and node.args[0] in self.rewritten:
             made.target = _ATEN.reshape.default
-        if node.target is _ATEN.exp.default or (node.target is _POW and node.args[1] in (2, 2.0, 4, 4.0)):
+        if node.target is _ATEN.exp.default or (
+            node.target is _ATEN.pow.Tensor_Scalar and node.args[1] in (2, 2.0, 4, 4.0)
+        ):
             self.one_sign.add(made)
         self.plain[node] = made
 
@@ -389,65 +425,30 @@ class _Factored:
             return None
         values = {n: self._value(n) for n in node.all_input_nodes if n not in inputs}
         for n in inputs:
-            scale = self.forms[n].scale
-            values[n] = self._value(n) if scale.node is None else self._small(scale)
-        if _broadcast(*(_shape(v) for v in values.values())) != _shape(node):
+            small = self.forms[n].shift
+            values[n] = self._value(n) if small is None or small.node is None else self._small(small)
+        if broadcast(*(shape_of(v) for v in values.values())) != shape_of(node):
             return None
         args: Any = fx.map_arg((node.args, node.kwargs), values.__getitem__)
         return self.new.call_function(node.target, *args)
 
 
 def _negative(form: _Form) -> _Form:
-    def turned(small: _Small) -> _Small:
-        return small._replace(number=-small.number)
-
-    return _Form(form.core, turned(form.scale), form.shift and turned(form.shift))
+    shift = form.shift and form.shift._replace(number=-form.shift.number)
+    return form._replace(number=-form.number, shift=shift)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Shapes
-
-
-def _shape(node: fx.Node) -> torch.Size:
-    return node.meta.get("shape") or torch.Size()
+def _applied(function: Callable[[fx.Node], fx.Node], form: _Form) -> _Form:
+    """What is done to the dimensions of a tensor, done to its parts."""
+    factors = tuple((target, function(part)) for target, part in form.factors)
+    shift = form.shift and form.shift._replace(node=form.shift.node and function(form.shift.node))
+    return _Form(form.core and function(form.core), form.number, factors, shift)
 
 
 def _is_large(node: fx.Node) -> bool:
     dtype = node.meta.get("dtype")
-    return dtype is not None and dtype.is_floating_point and _shape(node).numel() >= LARGE
+    return dtype is not None and dtype.is_floating_point and shape_of(node).numel() >= LARGE
 
 
 def _much_smaller(node: fx.Node, other: fx.Node) -> bool:
-    return "shape" in node.meta and SMALLER * _shape(node).numel() <= _shape(other).numel()
-
-
-def _is_constant_along(node: fx.Node, dims: Any) -> bool:
-    return all(_shape(node)[int(d)] == 1 for d in dims)
-
-
-def _broadcast(*shapes: torch.Size) -> torch.Size:
-    rank = max(map(len, shapes), default=0)
-    columns = zip(*((1,) * (rank - len(s)) + tuple(s) for s in shapes), strict=True)
-    sizes = [max(column) if 0 not in column else 0 for column in columns]
-    return torch.Size(sizes)
-
-
-def _summed_shape(node: fx.Node, dims: Any, keep: Any) -> torch.Size:
-    shape = _shape(node)
-    gone = {int(d) % len(shape) for d in dims}
-    return torch.Size([1 if i in gone else n for i, n in enumerate(shape) if keep or i not in gone])
-
-
-_REARRANGED: dict[Any, Callable[..., torch.Size]] = {
-    _ATEN.permute.default: lambda s, dims: torch.Size([s[d] for d in dims]),
-    _ATEN.transpose.int: lambda s, a, b: _swapped(s, a, b),
-    _ATEN.t.default: lambda s: torch.Size(s[::-1]),
-    _ATEN.unsqueeze.default: lambda s, d: torch.Size([*s[: d % (len(s) + 1)], 1, *s[d % (len(s) + 1) :]]),
-    _ATEN.squeeze.dim: lambda s, d: torch.Size([n for i, n in enumerate(s) if i != d % len(s) or n != 1]),
-}
-
-
-def _swapped(shape: torch.Size, a: int, b: int) -> torch.Size:
-    sizes = list(shape)
-    sizes[a], sizes[b] = sizes[b], sizes[a]
-    return torch.Size(sizes)
+    return "shape" in node.meta and SMALLER * shape_of(node).numel() <= shape_of(other).numel()
