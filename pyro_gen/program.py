@@ -206,13 +206,31 @@ class Program(PyroModule):
         Arguments:
             x: Complete data of C chains, with shape :math:`(C, N, *)`.
             missing: Which entries of each datum are to be moved, with shape :math:`(N, *)`; others are left.
-            beta: The inverse temperature: the move leaves base(x) exp(-beta E(x)) invariant.
+            beta: The inverse temperature: the move leaves base(x) exp(-beta E(x)) invariant, or what
+                :meth:`tempered_factor` says.
             context: What the model conditions on.
 
         Returns:
             The data after the move, with shape :math:`(C, N, *)`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no kernel of its own.")
+
+    def tempered_factor(self, x: Tensor, beta: float, *context: Any) -> Tensor:
+        r"""The factor at an inverse temperature, for unnormalised programs whose kernel tempers more than a product.
+
+        With hidden units summed out of :math:`E`, blocked Gibbs sampling by units that are tempered themselves leaves
+        :math:`\mathrm{base}(x) \sum_h e^{-\beta E(x, h)}` invariant, and not a power of that sum.
+
+        Arguments:
+            x: Complete data, with shape :math:`(N, *)`.
+            beta: The inverse temperature: at 0 the result is 0, at 1 the factor.
+            context: What the model conditions on.
+
+        Returns:
+            :math:`\log f_\beta(x) - \log \mathrm{base}(x)` of the path along which :meth:`kernel` moves, with shape
+            :math:`(N,)`, in nats.
+        """
+        raise NotImplementedError(f"{type(self).__name__} tempers its factor by a product.")
 
     def log_sum(self, x: Tensor, *context: Any) -> Tensor | None:
         r"""Sums the density over missing entries, for unnormalised programs that know how.

@@ -51,7 +51,7 @@ from pyro_gen.models.tabular import (
     TableStudent,
 )
 from pyro_gen.models.topic import LatentDirichletAllocation, ProdLDA
-from pyro_gen.models.undirected import GaussianGraphicalModel, Ising, MarkovRandomField, Potts
+from pyro_gen.models.undirected import GaussianGraphicalModel, Ising, MarkovRandomField, Potts, RestrictedBoltzmann
 from pyro_gen.models.vae import VAE, SemiSupervisedVAE
 
 __all__ = [
@@ -91,6 +91,7 @@ __all__ = [
     "ProbabilisticPCA",
     "ProdLDA",
     "Regression",
+    "RestrictedBoltzmann",
     "SemiSupervisedVAE",
     "SparseGaussianProcess",
     "StateSpace",

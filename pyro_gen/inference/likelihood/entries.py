@@ -103,7 +103,7 @@ class EntriesPath(Entries, Path):
         prior, likelihood = self.terms_of(x)
         return prior + beta * likelihood
 
-    def slope(self, x: Tensor) -> Tensor:
+    def slope(self, x: Tensor) -> Tensor | None:
         return self.terms_of(x)[1]
 
     @abc.abstractmethod
@@ -200,14 +200,33 @@ class KernelPath(EntriesPath):
         ]
         self.tempers_factor_alone = bool(self.missing.all()) and not measured
         self.shape = latent[self.names[0]]["value"].shape[1:]
+        # Where the factor has a path of its own: what is tempered besides it, (N,).
+        self.measured: Tensor | None = None
+        if kernel is None and type(program).tempered_factor is not Program.tempered_factor:
+            start = self.start(1)
+            self.measured = (self.terms_of(start)[1] - self._factor(start, 1.0))[0]
 
     def start(self, chains: int) -> Tensor:
         return self.complete(self.drawn(chains))
 
+    def log_density(self, x: Tensor, beta: float) -> Tensor:
+        if self.measured is None:
+            return super().log_density(x, beta)
+        return beta * self.measured + self._factor(x, beta)  # the base is the same at all temperatures
+
+    def _factor(self, x: Tensor, beta: float) -> Tensor:
+        """The program's tempered factor, float64 with shape (C, N)."""
+        chains, rows = x.shape[:2]
+        index = torch.arange(rows, device=x.device).repeat(chains)
+        factor = self.program.tempered_factor(x.flatten(0, 1), beta, *rows_of(self.data[0], self.data[1:], index))
+        return factor.view(chains, rows).double()
+
     def terms_of(self, state: Tensor) -> tuple[Tensor, Tensor]:
         return self.both({self.names[0]: state.reshape(*state.shape[:2], *self.shape)})
 
-    def slope(self, x: Tensor) -> Tensor:
+    def slope(self, x: Tensor) -> Tensor | None:
+        if self.measured is not None:
+            return None
         if not self.tempers_factor_alone:
             return super().slope(x)
         # The law of what is missing is the base itself, so that what is tempered is the factor.

@@ -6,6 +6,7 @@ from pyro_gen.models.undirected.markov_random_field import MarkovRandomField
 from pyro_gen.models.undirected.parts.graph import Graph, as_graph, complete, grid, torus
 from pyro_gen.models.undirected.parts.samplers import BlockedGibbs, SwendsenWang
 from pyro_gen.models.undirected.potts import Potts
+from pyro_gen.models.undirected.restricted_boltzmann import RestrictedBoltzmann
 
 __all__ = [
     "BlockedGibbs",
@@ -14,6 +15,7 @@ __all__ = [
     "Ising",
     "MarkovRandomField",
     "Potts",
+    "RestrictedBoltzmann",
     "SwendsenWang",
     "as_graph",
     "complete",
