@@ -63,6 +63,8 @@ BARS = {
 AT_MOST = ("c:", "d:", "f: seconds")  # bars that a figure must not exceed
 ROWS, COLUMNS, MANY = 100_000, 10, 4096
 Job = dict[str, Any]
+Times = tuple[float, float]
+Run = tuple[dict[str, Any], Times]
 
 
 def load(name: str) -> ModuleType:
@@ -81,7 +83,17 @@ def load(name: str) -> ModuleType:
 # name, (chain, draw), with the seconds.
 
 
-def ours(job: Job) -> tuple[dict[str, Any], float]:
+def now() -> Times:
+    """Wall time and CPU time, in seconds."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(start: Times) -> Times:
+    wall, cpu = now()
+    return wall - start[0], cpu - start[1]
+
+
+def ours(job: Job) -> Run:
     import torch
 
     from pyro_gen.density import density
@@ -90,32 +102,35 @@ def ours(job: Job) -> tuple[dict[str, Any], float]:
     torch.set_num_threads(job["threads"])
     posterior = load("models").POSTERIORS[job["posterior"]]
     data = posterior.data()
-    start = time.perf_counter()
+    start = now()
     target = density(posterior.model, *data, compile=job.get("compile", "off"))
     options = {"chains": job["chains"], "warmup": job["warmup"], "draws": job["draws"], "seed": job["seed"]}
     values = run(target, job.get("method", "hmc"), **options).values
-    seconds = time.perf_counter() - start
+    seconds = since(start)
     return {name: x.T.numpy() for name, x in posterior.named(values).items()}, seconds
 
 
-def default(job: Job) -> tuple[dict[str, Any], float]:
-    import arviz  # noqa: F401 -- which the function imports when it is called
+def default(job: Job) -> Run:
+    import arviz  # noqa: F401 -- which the function imports when it is called, and xarray the other, where it is there
     import torch
+
+    if _have("dask"):
+        importlib.import_module("dask.array")
 
     import pyro_gen as pg
 
     torch.set_num_threads(job["threads"])
     draw, posterior = pg.posterior, load("models").POSTERIORS[job["posterior"]]
     data = posterior.data()
-    start = time.perf_counter()
+    start = now()
     options = {"log_likelihood": False, "predictive": False, "progress": False}  # the draws, as from the others
     idata = draw(posterior.model, *data, seed=job["seed"], **options)
-    seconds = time.perf_counter() - start
+    seconds = since(start)
     values = {str(name): torch.from_numpy(x.to_numpy()).movedim(1, 0) for name, x in idata.posterior.items()}
     return {name: x.T.numpy() for name, x in posterior.named(values).items()}, seconds
 
 
-def pyro_nuts(job: Job) -> tuple[dict[str, Any], float]:
+def pyro_nuts(job: Job) -> Run:
     import pyro
     import torch
     from pyro.infer import MCMC, NUTS
@@ -130,7 +145,7 @@ def pyro_nuts(job: Job) -> tuple[dict[str, Any], float]:
     model = models.FIXED_SUPPORT.get(job["posterior"], posterior.model)
     # Pyro cannot draw from a flat prior: a point of its support, at which NUTS then starts.
     values = models.some_values(model, data)
-    start = time.perf_counter()
+    start = now()
     kernel = NUTS(
         model,
         jit_compile=True,
@@ -147,7 +162,7 @@ def pyro_nuts(job: Job) -> tuple[dict[str, Any], float]:
     )
     mcmc.run(*data)
     draws = mcmc.get_samples(group_by_chain=True)
-    seconds = time.perf_counter() - start
+    seconds = since(start)
     flat = {name: x.flatten(0, 1) for name, x in draws.items()}
     with torch.no_grad():
         flat = models.with_deterministic(model, data, flat)
@@ -155,7 +170,7 @@ def pyro_nuts(job: Job) -> tuple[dict[str, Any], float]:
     return {name: x.unflatten(0, shape).numpy() for name, x in posterior.named(flat).items()}, seconds
 
 
-def numpyro_nuts(job: Job) -> tuple[dict[str, Any], float]:
+def numpyro_nuts(job: Job) -> Run:
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={job.get('devices', 1)}"
     import jax
     import numpy as np
@@ -166,7 +181,7 @@ def numpyro_nuts(job: Job) -> tuple[dict[str, Any], float]:
     models = load("numpyro_models")
     model = getattr(models, posterior.model.__name__)
     data = [part.numpy() for part in posterior.data()]
-    start = time.perf_counter()
+    start = now()
     mcmc = MCMC(
         NUTS(model),
         num_warmup=job["warmup"],
@@ -177,12 +192,12 @@ def numpyro_nuts(job: Job) -> tuple[dict[str, Any], float]:
     )
     mcmc.run(jax.random.PRNGKey(job["seed"]), *data)
     draws = jax.block_until_ready(mcmc.get_samples(group_by_chain=True))
-    seconds = time.perf_counter() - start
+    seconds = since(start)
     values = {name: torch.from_numpy(np.array(x)) for name, x in draws.items()}
     return {name: x.numpy() for name, x in posterior.named(values).items()}, seconds
 
 
-def on_jax(job: Job) -> tuple[dict[str, Any], float]:
+def on_jax(job: Job) -> Run:
     """blackjax or nutpie."""
     import torch
 
@@ -191,9 +206,9 @@ def on_jax(job: Job) -> tuple[dict[str, Any], float]:
     sampler = getattr(load("jax_samplers"), job["contender"])
     importlib.import_module(job["contender"])
     data = [part.numpy() for part in posterior.data()]
-    start = time.perf_counter()
+    start = now()
     draws = sampler(model, data, job)
-    seconds = time.perf_counter() - start
+    seconds = since(start)
     values = {name: torch.from_numpy(x) for name, x in draws.items()}
     return {name: x.numpy() for name, x in posterior.named(values).items()}, seconds
 
@@ -205,7 +220,7 @@ CONTENDERS |= {"blackjax": on_jax, "nutpie": on_jax}
 
 def sample(job: Job) -> Job:
     """One run of a contender: its time and the quality of its draws."""
-    draws, seconds = CONTENDERS[job["contender"]](job)
+    draws, (seconds, cpu) = CONTENDERS[job["contender"]](job)
     import arviz as az
     import numpy as np
 
@@ -221,6 +236,7 @@ def sample(job: Job) -> Job:
     good = max(z.values()) < 5 and r_hat < 1.05
     return {
         "seconds": seconds,
+        "cpu_seconds": cpu,
         "ess": ess[worst],
         "parameter": worst,
         "r_hat": r_hat,
@@ -405,7 +421,7 @@ def best_of(contender: str, posterior: str, settings: list[Job], repeats: int, l
             else ", ".join(
                 (
                     f"{found['ess_per_second']:9,.0f} a second",
-                    f"{found['seconds']:6.2f} s",
+                    f"{found['seconds']:6.2f} s ({found['cpu_seconds']:.2f} of CPU)",
                     f"R-hat {found['r_hat']:.3f}",
                     f"z {found['z']:.1f}",
                 )
@@ -553,7 +569,8 @@ def rival_settings(rival: str, posterior: str, quick: bool) -> list[Job]:
 
 def part_f(arguments: argparse.Namespace) -> tuple[Any, dict[str, float]]:
     stored = json.loads(RESULT.read_text())["raw"].get("f", {}) if RESULT.exists() else {}
-    found: dict[str, Any] = {} if set(arguments.contenders) >= {"default", *RIVALS} else stored
+    whole = set(arguments.contenders) >= {"default", *RIVALS} and set(arguments.posteriors) >= set(POSTERIORS)
+    found: dict[str, Any] = {} if whole else stored
     for posterior in arguments.posteriors:
         of = found.setdefault(posterior, {})
         if "default" in arguments.contenders:
@@ -646,6 +663,7 @@ def main() -> int:
             "repeats": arguments.repeats,
             "machine": processor(),
             "cores": os.cpu_count(),
+            "load": [*os.getloadavg()],
             "versions": versions("torch", "pyro-ppl", "arviz", "numpyro", "jax", "blackjax", "nutpie"),
             "raw": {**known["raw"], **raw},
         }
