@@ -119,6 +119,25 @@ def _masked_log_abs_det(transform: Any, u: Tensor, msg: Any, normal: bool) -> Te
     return torch.where(out, base.sum(events) if events else base, log_abs_det)
 
 
+def _some_point(improper: Any) -> Tensor:
+    """Some point of the support of what cannot be drawn from, to learn shapes from."""
+    transform = bijection(improper.support)
+    point: Tensor = transform(torch.zeros(transform.inverse_shape(improper.shape())).uniform_(-1, 1))
+    return point
+
+
+class ImproperAnywhere(Messenger):
+    """Effect handler: improper priors give some point of their support where nothing else gives a value.
+
+    For what reads the shapes of a model, or is given draws of its posterior: such points are no draws.
+    """
+
+    def _pyro_sample(self, msg: Any) -> None:
+        undrawn = not msg["is_observed"] and not msg["done"] and msg["value"] is None
+        if undrawn and isinstance(innermost(msg["fn"]), dist.ImproperUniform):
+            msg["value"], msg["done"] = _some_point(msg["fn"]), True
+
+
 class Constrained(Messenger):
     """Effect handler: gives the latent sites these values, or else a draw, and collects u = T^{-1}(value).
 
@@ -140,10 +159,8 @@ class Constrained(Messenger):
             msg["value"] = self.values[msg["name"]]
             msg["done"] = True
         elif isinstance(innermost(msg["fn"]), dist.ImproperUniform):
-            # It cannot be drawn from. Some point of its support, to learn shapes from.
             self.improper.append(msg["name"])
-            transform = bijection(msg["fn"].support)
-            msg["value"] = transform(torch.zeros(transform.inverse_shape(msg["fn"].shape())).uniform_(-1, 1))
+            msg["value"] = _some_point(msg["fn"])
             msg["done"] = True
 
     def _pyro_post_sample(self, msg: Any) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 from pyro_gen._random import fork
 from pyro_gen.density import as_inputs, evaluation
 from pyro_gen.density.missing import latent_missing
+from pyro_gen.density.sites import ImproperAnywhere
 from pyro_gen.evaluation.comparison_table import COLUMNS, Compared, Comparison
 from pyro_gen.evaluation.stacking import stacking_weights
 from pyro_gen.inference.global_draws import GlobalDraws
@@ -150,7 +151,7 @@ def _of_program(
     out = Compared()
     whole, x = packed_inputs(program, data[0])
     x, *context = as_inputs(whole, x, *data[1:])
-    with evaluation(whole), latent_missing(whole, x, *context):
+    with ImproperAnywhere(), evaluation(whole), latent_missing(whole, x, *context):
         kinds = structure(whole, x, *context)
         fitted = _parameters_of_model(whole, x, context)
     if fitted:

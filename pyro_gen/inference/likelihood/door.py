@@ -1,6 +1,7 @@
 """The one door to all likelihood estimates, above the estimators."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pyro
@@ -12,6 +13,7 @@ from pyro_gen.density import (
     rows_of,
 )
 from pyro_gen.density.missing import latent_missing, needs_latent
+from pyro_gen.density.sites import ImproperAnywhere
 from pyro_gen.inference.kinds import not_for
 from pyro_gen.inference.likelihood.ais import ais, is_annealed
 from pyro_gen.inference.likelihood.bdmc import ais_with_gap
@@ -104,9 +106,12 @@ def log_likelihood(
         program = with_noise(program, noise)
     x, *parts = as_inputs(program, x, *context)
     context = tuple(parts)
-    every = needs_latent(program, x, *context)
-    with evaluation(program), latent_missing(program, x, *context, every=every):
-        with pyro.validation_enabled(False):  # a factor may read what is missing
+    given = ImproperAnywhere() if posterior is not None else nullcontext()
+    given = ImproperAnywhere() if posterior is not None else nullcontext()  # else nothing says where they are
+    with ImproperAnywhere():
+        every = needs_latent(program, x, *context)
+    with given, evaluation(program), latent_missing(program, x, *context, every=every):
+        with ImproperAnywhere(), pyro.validation_enabled(False):  # a factor may read what is missing
             kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
         if kinds.kind == "implicit":
             raise not_for(program, kinds.kind, "log_likelihood")

@@ -23,6 +23,7 @@ from pyro_gen._random import seeded
 from pyro_gen.density import any_missing, entries_per_datum, row_chunks, rows_of, rows_per_chunk
 from pyro_gen.density.finite import FiniteSite, assignments, finite_sites, joint_values, present_units
 from pyro_gen.density.missing import active, missing_site
+from pyro_gen.density.sites import ImproperAnywhere
 from pyro_gen.inference.model_log_prob import ModelLogProb
 from pyro_gen.program import Program
 from pyro_gen.traces import sample_sites, trace_side
@@ -59,7 +60,7 @@ class GuideDraws(NamedTuple):
 
 def probe(program: Program, x: Tensor, *context: Any) -> Trace:
     """A trace of the model with the first row of the data."""
-    with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
+    with seeded(0), torch.no_grad(), pyro.validation_enabled(False), ImproperAnywhere():
         return trace_side(program, "model", x[:1], *rows_of(x, context, slice(1)))
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity, as_arguments, density, evaluation
 from pyro_gen.density.requirements import NoLatentError
+from pyro_gen.density.sites import ImproperAnywhere
 from pyro_gen.inference.factors import energy_of
 from pyro_gen.inference.kinds import without_latents
 from pyro_gen.inference.likelihood.ais import anneal
@@ -122,7 +123,7 @@ def log_evidence(
 
 
 def _global(program: Program, data: tuple[Any, ...]) -> bool:
-    with evaluation(program):
+    with ImproperAnywhere(), evaluation(program):
         return bool(structure(program, *data).global_)
 
 

@@ -29,6 +29,7 @@ from pyro_gen._random import seeded
 from pyro_gen.density import as_inputs, entries_per_datum, evaluation, row_chunks, rows_of, rows_per_chunk
 from pyro_gen.density.finite import finite_sites, joint_values, present_units
 from pyro_gen.density.missing import latent_missing
+from pyro_gen.density.sites import ImproperAnywhere
 from pyro_gen.inference.global_draws import Given, GlobalDraws, global_draws
 from pyro_gen.inference.kinds import not_for
 from pyro_gen.inference.likelihood.ais import ais, is_annealed
@@ -147,7 +148,7 @@ def loo(
         )
     program, x = packed_inputs(program if isinstance(program, Program) else Program.from_functions(program), x)
     x, *rest = as_inputs(program, x, *context)
-    with evaluation(program), latent_missing(program, x, *rest):
+    with ImproperAnywhere(), evaluation(program), latent_missing(program, x, *rest):
         kinds = structure(program, x, *rest)
         if kinds.kind == "implicit":
             raise not_for(program, kinds.kind, "loo")

@@ -221,3 +221,24 @@ def test_many_draws_are_thinned_over_all_chains():
     assert some.chains == 4 and some.values["w"].tolist() == [0, 9, 10, 19, 20, 29, 30, 39]
     few = draws.at_most(2)
     assert few.chains == 2 and len(few) == 2
+
+
+def test_flat_priors_have_leave_one_out_densities_and_no_evidence():
+    def flat(x):
+        mean = pyro.sample("mean", dist.ImproperUniform(dist.constraints.real, (), ()))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+    x = torch.randn(12, generator=torch.Generator().manual_seed(1))
+    others = (x.sum() - x) / 11
+    exact = dist.Normal(others, (1 + 1 / 11) ** 0.5).log_prob(x)
+    program = pg.Program.from_functions(flat)
+    draws = pg.posterior(program, x, seed=0, progress=False, predictive=False)
+    found = pg.loo(flat, x, posterior=draws)
+    assert bool(((found.value - exact).abs() < 0.03).all())
+    new = pg.log_likelihood(program, torch.tensor([0.3]), posterior=draws)
+    assert abs(float(new.value) - float(dist.Normal(x.mean(), (1 + 1 / 12) ** 0.5).log_prob(torch.tensor(0.3)))) < 0.03
+    with pytest.raises(ValueError, match="global latent variable 'mean'"):
+        pg.log_likelihood(program, x)
+    compared = pg.compare({"flat": (program, draws)}, x, progress=False)
+    assert "improper" in str(compared) and compared.entries["flat"].loo is not None
