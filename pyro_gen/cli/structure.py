@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pyro_gen.cli import communities, factors, regimes, topics
+from pyro_gen.cli import communities, factors, graph, regimes, topics
 from pyro_gen.cli.console import Shell
 from pyro_gen.cli.errors import in_options
 from pyro_gen.cli.inputs import WORDS, read_data
@@ -13,13 +13,15 @@ from pyro_gen.cli.options import DataRoot, Decimal, DropEmpty, Json, Overwrite, 
 from pyro_gen.cli.outputs import Results
 
 app = Shell(
-    help="Find structure in data: clusters, factors, regimes of series, topics of documents, communities of networks.",
+    help="Find structure in data: clusters, factors, graphs of columns, regimes of series, topics of documents, "
+    "communities of networks.",
     no_args_is_help=True,
 )
 
 
 app.command("communities")(communities.command)
 app.command("factors")(factors.command)
+app.command("graph")(graph.command)
 app.command("regimes")(regimes.command)
 app.command("topics")(topics.command)
 

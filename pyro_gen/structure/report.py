@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from pyro_gen.structure.communities import Communities
+    from pyro_gen.structure.graph import Graph
     from pyro_gen.structure.regimes import Regimes
 
-__all__ = ["clusters_page", "communities_page", "factors_page", "regimes_page", "write_page"]
+__all__ = ["clusters_page", "communities_page", "factors_page", "graph_page", "regimes_page", "write_page"]
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -189,6 +190,27 @@ def factors_page(found: Factors, table: pd.DataFrame, path: str | Path, data: st
         found.summary().splitlines(),
         [("Loadings with 90% intervals, and the number of factors", found.plot())],
         [("Loadings of standardised columns, with 90% intervals", loadings), ("Numbers of factors", evidences)],
+    )
+
+
+def graph_page(found: "Graph", path: str | Path, data: str = "the table") -> None:
+    """Writes the page of a graph of columns.
+
+    Arguments:
+        found: The fitted estimator.
+        path: The .html file.
+        data: What the data are called.
+    """
+    edges = found.table()
+    write_page(
+        path,
+        f"Graph of {data}",
+        found.summary().splitlines(),
+        [("The representative graph, edges as wide as they are probable, and all probabilities", found.plot())],
+        [
+            ("Pairs of columns by the probability of an edge", edges.map(_short)),
+            ("Probabilities of edges, from rows to columns", found.probabilities_.map("{:.2f}".format)),
+        ],
     )
 
 

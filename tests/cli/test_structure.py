@@ -53,6 +53,29 @@ def test_communities_of_an_edge_list_of_a_matrix_and_of_a_data_set(
     assert davis["number"] >= 2 and sum(davis["sizes"]) == 32
 
 
+def test_graph_of_a_file_of_words_and_of_a_data_set(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=80)
+    table = pd.DataFrame(
+        {"<b>": a, "c": a + 0.5 * rng.normal(size=80), "sex": np.where(rng.random(80) < 0.5, "m", "f")}
+    )
+    table["set"] = ["c"] * 30 + [None] * 50
+    table.loc[:29, "c"] = rng.normal(size=30)
+    table.to_csv("rows.csv", index=False)
+    words = ["structure", "graph", "rows.csv", "--draws", "10", "--targets", "set", "--forbid", "sex,c"]
+    found = run_json(capsys, *words, "--out", "g.csv", "--plot", "g.png", "--report", "g.html")
+    first = found["edges"][0]
+    assert (first["source"], first["target"], first["representative"]) == ("<b>", "c", "->")
+    assert pd.read_csv("g.csv")["probability"][0] > 0.9
+    assert Path("g.png").read_bytes().startswith(b"\x89PNG")
+    page = Path("g.html").read_text(encoding="utf-8")
+    assert "3 columns (1 of categories) in 80 rows" in page and "&lt;b&gt;" in page and "<b>" not in page
+    assert "two columns with a comma" in err_line(capsys, *words, "--require", "sex")
+    assert "no such column" in err_line(capsys, "structure", "graph", "rows.csv", "--targets", "sett")
+    code, text, _ = run(capsys, "structure", "graph", "iris", "--kind", "gaussian", "--draws", "10")
+    assert code == 0 and text.startswith("Gaussian graphical model of 4 columns in 120 rows")
+
+
 def test_bad_networks_get_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pd.DataFrame({"a": ["x", "x"], "b": ["x", "y"]}).to_csv("loop.csv", index=False)
     assert "'x' has an edge to itself" in err_line(capsys, "structure", "communities", "loop.csv")
