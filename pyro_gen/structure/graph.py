@@ -11,6 +11,7 @@ Two graphs stand for the posterior: the drawn class whose expected structural Ha
 and the graph of the highest score.
 """
 
+import itertools
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, Self
 
@@ -116,7 +117,7 @@ class Graph(StructureEstimator):
         check_edges(forbidden, required, names, directed)
         self.n_features_in_ = len(names)
         self._rows = len(columns.values)
-        counts: dict[str, int] = {"chains": self.chains, "draws": self.draws, "seed": self.random_state}
+        counts: dict[str, Any] = {"chains": self.chains, "draws": self.draws, "seed": self.random_state}
         if directed:
             self.draws_ = bayesian_network_draws(
                 columns.values,
@@ -200,7 +201,7 @@ class Graph(StructureEstimator):
         check_is_fitted(self, "draws_")
         p, names, directed = self.draws_.probabilities, self.columns_.names, self.draws_.directed
         rows = []
-        for i, j in zip(*np.triu_indices(len(names), 1), strict=True):
+        for i, j in itertools.combinations(range(len(names)), 2):
             one, other = (i, j) if p[i, j] >= p[j, i] else (j, i)
             joined = min(1.0, p[one, other] + (p[other, one] if directed else 0.0))
             if joined < 0.005:
