@@ -452,3 +452,20 @@ def test_a_long_graph_without_a_loop_stays_as_it_is(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(devices, "repays_compiling", lambda *_: True)
     result, _ = trained(vae, binary(), "auto")
     assert result.mode == "traced" and "too long" in result.mode_reason
+
+
+@pytest.mark.parametrize(
+    ("shift", "rest", "passes"), [(0.0, math.inf, True), (1.0, math.nan, False), (0.0, 2.0, False)]
+)
+def test_a_compiled_step_is_compared_also_where_a_figure_is_not_finite(shift: float, rest: float, passes: bool) -> None:
+    def step(x: Tensor) -> list[Tensor]:
+        return [torch.stack([x.sum(), torch.tensor(math.nan)])]
+
+    def compiled(x: Tensor) -> list[Tensor]:
+        return [torch.stack([x.sum() + shift, torch.tensor(rest)])]
+
+    if passes:
+        assert svi_step._checked(step, lambda: compiled, [torch.ones(3)]) is compiled
+        return
+    with pytest.raises(NotTraceableError, match="another result"):
+        svi_step._checked(step, lambda: compiled, [torch.ones(3)])
