@@ -1,12 +1,14 @@
 """The ELBO with discrete latent variables summed out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from pyro.infer import TraceEnum_ELBO, config_enumerate
+from pyro.infer import TraceEnum_ELBO, config_enumerate, traceenum_elbo
 from torch import Tensor
 
-from pyro_gen._random import seeded
+from pyro_gen._random import exclusive, seeded
 from pyro_gen.density.elimination import chains_first
 from pyro_gen.density.finite import finite_sites
 from pyro_gen.density.missing import active
@@ -31,6 +33,19 @@ def asked_to_enumerate(program: Program, x: Tensor, *context: Any) -> "EnumELBO 
     )
 
 
+@contextmanager
+def _unread() -> Iterator[None]:
+    """Pyro looks whether the loss is NaN, to warn, which no graph can record; training stops at one and says where."""
+    with exclusive():
+        module: Any = traceenum_elbo
+        warn = module.warn_if_nan
+        module.warn_if_nan = lambda *_, **__: None
+        try:
+            yield
+        finally:
+            module.warn_if_nan = warn
+
+
 class _SummedELBO(ELBO):
     everything = True
 
@@ -52,7 +67,6 @@ class EnumELBO(Objective):
         expand: Whether the values of an enumerated site have the full shape of its plates, for models that need it.
     """
 
-    traceable = False
     anneals = False
 
     def __init__(self, max_plate_nesting: int = 1, num_particles: int = 1, expand: bool = False) -> None:
@@ -70,5 +84,5 @@ class EnumELBO(Objective):
                 # Completed values go into what the model returns, which is not written for values side by side.
                 return self._by_runs.loss(program, x, *context)
         model, guide = (config_enumerate(f, expand=self.expand) for f in (program.model, program.guide))
-        with chains_first():
+        with chains_first(), _unread():
             return self._elbo.differentiable_loss(model, guide, x, *context)  # type: ignore[no-any-return]
