@@ -4,6 +4,7 @@ from pyro_gen.models import tabular
 from pyro_gen.models.adversarial import GAN
 from pyro_gen.models.bayesian_network import DiscreteBayesianNetwork, LinearGaussianBayesianNetwork
 from pyro_gen.models.energy import EnergyBased
+from pyro_gen.models.flows import IAF, MAF, ContinuousFlow, Glow, NeuralSpline, RealNVP, ResidualFlow
 from pyro_gen.models.linear import FactorAnalysis, Gaussian, ProbabilisticPCA
 from pyro_gen.models.mixture import (
     BernoulliMixture,
@@ -56,6 +57,8 @@ from pyro_gen.models.vae import VAE, SemiSupervisedVAE
 
 __all__ = [
     "GAN",
+    "IAF",
+    "MAF",
     "VAE",
     "Autoregression",
     "BayesianAutoregression",
@@ -65,6 +68,7 @@ __all__ = [
     "ChangePoints",
     "ClassConditional",
     "ConjugateRegression",
+    "ContinuousFlow",
     "DeepLatentTable",
     "DeepMarkov",
     "DegreeCorrectedBlockModel",
@@ -76,6 +80,7 @@ __all__ = [
     "GaussianGraphicalModel",
     "GaussianMixture",
     "GaussianProcess",
+    "Glow",
     "HiddenMarkov",
     "Hierarchical",
     "Horseshoe",
@@ -86,11 +91,14 @@ __all__ = [
     "MarkovRandomField",
     "MixtureOfFactorAnalysers",
     "NestedBlockModel",
+    "NeuralSpline",
     "NotMIWAE",
     "Potts",
     "ProbabilisticPCA",
     "ProdLDA",
+    "RealNVP",
     "Regression",
+    "ResidualFlow",
     "RestrictedBoltzmann",
     "SemiSupervisedVAE",
     "SparseGaussianProcess",

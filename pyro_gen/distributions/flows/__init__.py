@@ -3,6 +3,7 @@
 from pyro_gen.distributions.flows.amortised import AmortisedFlow
 from pyro_gen.distributions.flows.autoregressive import Transport
 from pyro_gen.distributions.flows.bijection import Bijection, Chain, FlowDistribution, Inverse, Rescaling
+from pyro_gen.distributions.flows.marginals import NormalMarginals
 
 __all__ = [
     "AmortisedFlow",
@@ -10,6 +11,7 @@ __all__ = [
     "Chain",
     "FlowDistribution",
     "Inverse",
+    "NormalMarginals",
     "Rescaling",
     "Transport",
 ]

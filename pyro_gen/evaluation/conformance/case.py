@@ -104,7 +104,9 @@ class Case:
 
     def scores(self, side: str, **options: Any) -> dict[str, Tensor]:
         """The log-densities by site, (N,) for local sites and scalars for global ones."""
-        return {n: score(s) for n, s in density_sites(self.run(side, **options)).items()}
+        sites = density_sites(self.run(side, **options))
+        with seeded(options.get("seed", self.seed)):  # densities may draw in training mode, as those of flows do
+            return {n: score(s) for n, s in sites.items()}
 
     def rows(self, index: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
         """Some rows of data and context."""

@@ -1,0 +1,1 @@
+"""What flows share, and nobody reads as a model."""
