@@ -139,7 +139,8 @@ def scan(
         discrete variable that is summed out cannot be stacked: observe it in the body.
 
     Raises:
-        ValueError: There is no step, or ``xs`` have different numbers of them.
+        ValueError: There is no step, ``xs`` have different numbers of them, or the names of two sites meet: of
+            ``"z"`` and ``"z_1"`` in step 1.
 
     Example:
         >>> import pyro, torch
@@ -171,7 +172,7 @@ def scan(
             raise ValueError("scan(lengths) is for data of shape (N, T, ...): give xs, and dim=1.")
         turns = steps(parts[0], lengths, history=history)
     outputs = []
-    named = _Named()
+    named = _Named(count)
     for t in turns:
         named.step = t
         with named:
@@ -200,6 +201,11 @@ class _Named(Messenger):
 
     step = 0
 
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.names: set[str] = set()
+
     def __enter__(self) -> Any:
         self.root: _Named = next((h for h in handlers() if isinstance(h, _Named)), self)
         self.done: set[str] = set()
@@ -210,12 +216,24 @@ class _Named(Messenger):
         name: str = whole or msg["name"]
         if name is None or name in self.root.done:
             return
+        if name not in self.names:
+            self._require_apart(name)
         new = name.replace("{t}", str(self.step)) if "{t}" in name else f"{name}_{self.step}"
         if self.root is self:
             self.done.add(new)
         if whole:
             msg["infer"] = {**msg["infer"], "missing_of": new}
         msg["name"] = msg["name"].replace(name, new, 1)
+
+    def _require_apart(self, name: str) -> None:
+        for short, long in [(name, other) for other in self.names] + [(other, name) for other in self.names]:
+            number = long.removeprefix(f"{short}_")
+            if number != long and number.isdecimal() and int(number) < self.count:
+                raise ValueError(
+                    f"The body of pg.scan has sites {short!r} and {long!r}, and {long!r} is what {short!r} is called in step "
+                    f"{number}: rename one of them."
+                )
+        self.names.add(name)
 
     _pyro_missing = _pyro_observed_law = _pyro_missing_law = _pyro_completion = _pyro_sample
 

@@ -274,3 +274,21 @@ def test_xs_may_have_none_inside() -> None:
     carry, outputs = pg.scan(lambda c, x: (c + x[0], c), torch.zeros(()), (torch.arange(3.0), None))
     assert carry == 3
     assert outputs.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(("names", "clash"), [(("z", "z_1"), True), (("z_2", "z"), True), (("z", "z_3"), False)])
+def test_names_that_meet_in_some_step_are_refused(names: tuple[str, str], clash: bool) -> None:
+    def body(last: Tensor, x: Tensor) -> tuple[Tensor, None]:
+        first = pyro.sample(names[0], dist.Normal(last, 1.0))
+        pyro.sample("x", dist.Normal(pyro.sample(names[1], dist.Normal(first, 1.0)), 1.0), obs=x)
+        return first, None
+
+    def model(x: Tensor) -> None:
+        pg.scan(body, torch.zeros(()), x)
+
+    trace = pyro.poutine.trace(model)
+    if not clash:  # three steps: 0, 1 and 2
+        assert {"z_2", "z_3_2"} <= set(trace.get_trace(torch.zeros(3)).nodes)
+        return
+    with pytest.raises(ValueError, match=r"sites 'z' and 'z_[12]'"):
+        trace.get_trace(torch.zeros(3))
