@@ -53,7 +53,7 @@ from pyro_gen.models.tabular import (
 )
 from pyro_gen.models.topic import LatentDirichletAllocation, ProdLDA
 from pyro_gen.models.undirected import GaussianGraphicalModel, Ising, MarkovRandomField, Potts, RestrictedBoltzmann
-from pyro_gen.models.vae import VAE, SemiSupervisedVAE
+from pyro_gen.models.vae import VAE, HierarchicalVAE, SemiSupervisedVAE
 
 __all__ = [
     "GAN",
@@ -83,6 +83,7 @@ __all__ = [
     "Glow",
     "HiddenMarkov",
     "Hierarchical",
+    "HierarchicalVAE",
     "Horseshoe",
     "Ising",
     "LatentDirichletAllocation",

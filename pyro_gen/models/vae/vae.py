@@ -13,7 +13,11 @@ approximate posterior. Both are trained together on the evidence lower bound
 
 Training starts from what is known about each entry by itself: the encoder sees data less its mean :math:`m`, and the
 decoder adds to the output of its network an offset :math:`b`, learned further, that fits the marginal of each entry,
-:math:`f_\theta(z) = \mathrm{NN}_\theta(z) + b`. Both are set from the first data seen (:meth:`VAE.initialise`).
+:math:`f_\theta(z) = \mathrm{NN}_\theta(z) + b`. Both are set from the first data seen
+(:mod:`pyro_gen.models.vae.parts.encoded`).
+
+The prior can be learned, too, and the approximate posterior be any density that can be drawn from: their mathematics is
+in :mod:`pyro_gen.models.vae.parts.priors` and :mod:`pyro_gen.models.vae.parts.posteriors`.
 
 Entries that are missing drop out of the likelihood (:func:`pyro_gen.observe`), and the encoder is told which they are,
 so :math:`q_\phi(z \mid x_o)` depends on the seen ones alone.
@@ -26,22 +30,27 @@ References:
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Self
 
 import pyro
-import pyro.distributions as dist
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_gen.data.small import binary_rows, level_rows, normal_rows
-from pyro_gen.heads import Head, make_head
+from pyro_gen.heads import Head
+from pyro_gen.models.vae.parts.encoded import EncodedProgram, positive_width
+from pyro_gen.models.vae.parts.posteriors import POSTERIORS, make_posterior
+from pyro_gen.models.vae.parts.priors import PRIORS, VampPrior, make_prior
 from pyro_gen.nets import MLP, ConvDecoder, ConvEncoder
 from pyro_gen.observation import observe
-from pyro_gen.program import Program
 from pyro_gen.registry import model
 
 __all__ = ["VAE"]
+
+
+def small_vae(**options: Any) -> tuple["VAE", Tensor]:
+    """A small instance, and data to try it on."""
+    return VAE(6, 2, (10,), **options), binary_rows(9, 6)
 
 
 @model(
@@ -54,9 +63,11 @@ __all__ = ["VAE"]
             level_rows(5, 9, 8, 8),
         ),
         "conv, normal": lambda: (VAE((8, 8), 3, (4, 6), "normal", "conv", scale="entry"), normal_rows(9, 8, 8)),
+        **{f"prior {name}": partial(small_vae, prior=name) for name in PRIORS if name != "standard"},
+        **{f"guide {name}": partial(small_vae, guide=name) for name in POSTERIORS if name != "mean field"},
     },
 )
-class VAE(Program):
+class VAE(EncodedProgram):
     r"""Creates a variational autoencoder.
 
     Arguments:
@@ -69,22 +80,24 @@ class VAE(Program):
         activation: The name of the activation in :data:`pyro_gen.nets.ACTIVATIONS`.
         dropout: The share of hidden units dropped in training.
         encoder: A module to use instead, from normalised, centred data of shape :math:`(*, event)`, NaN where missing,
-            to :math:`(*, 2 K)`: the means, then the raw scales.
+            to :math:`(*, features)` of the guide; in mean field :math:`(*, 2 K)`, the means, then the raw scales.
         decoder: A module to use instead, from :math:`(*, K)` to :math:`(*, features)` of the likelihood head.
+        prior: ``"standard"``, ``"mixture"`` (of normals), ``"vamp"`` (VampPrior), ``"flow"`` (neural spline),
+            ``"autoregressive"``, or a module of :mod:`~pyro_gen.models.vae.parts.priors` or one's own that is called
+            with the approximate posterior, a function, and returns a distribution of event shape :math:`(K)`.
+        guide: The approximate posterior: ``"mean field"``, ``"full covariance"``, ``"iaf"`` or ``"spline"`` (amortised
+            flows), or a module from an encoder's output, whose size is its attribute ``features``, to a distribution.
         head_options: Passed to the likelihood head, ``levels=17`` say.
 
     Raises:
-        ValueError: There is no likelihood, architecture or activation of that name, it does not fit the data, or a
-            width is no positive integer.
+        ValueError: There is no likelihood, architecture, activation, prior or guide of that name, it does not fit the
+            data, or a width is no positive integer.
 
     Example:
         >>> vae = VAE((8, 8), latent=4, hidden=(32,), likelihood="categorical", levels=17)
         >>> vae.model(torch.full((5, 8, 8), torch.nan)).shape  # five generated images
         torch.Size([5, 8, 8])
     """
-
-    mean: Tensor
-    initialised: Tensor
 
     def __init__(
         self,
@@ -97,20 +110,21 @@ class VAE(Program):
         dropout: float = 0.0,
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
+        prior: str | nn.Module = "standard",
+        guide: str | nn.Module = "mean field",
         **head_options: Any,
     ) -> None:
-        super().__init__()
-        self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
-        self.latent = _positive("latent", latent)
+        super().__init__(event_shape, likelihood, **head_options)
+        self.latent = positive_width(self, "latent", latent)
         if hidden is not None:
             if not isinstance(hidden, Sequence) or isinstance(hidden, str):
                 raise ValueError(f"VAE(hidden={hidden!r}): give a sequence of widths, (200, 200) say.")
-            hidden = [_positive("hidden", width) for width in hidden]
-        self.likelihood = make_head(likelihood, self.event_shape, **head_options)
-        features = self.likelihood.features
+            hidden = [positive_width(self, "hidden", width) for width in hidden]
+        self.prior, self.posterior = make_prior(prior, latent, self.event_shape), make_posterior(guide, latent)
+        features, out = self.likelihood.features, self.posterior.features
         if architecture == "dense":
             hidden = (200, 200) if hidden is None else hidden
-            sizes = (self.event_shape.numel(), *hidden, 2 * latent)
+            sizes = (self.event_shape.numel(), *hidden, out)
             mirrored = (latent, *hidden[::-1], features.numel())
             self.encoder = encoder or nn.Sequential(
                 nn.Flatten(-len(self.event_shape)), MLP(sizes, activation, dropout, missing=True)
@@ -118,45 +132,30 @@ class VAE(Program):
             self.decoder = decoder or nn.Sequential(MLP(mirrored, activation, dropout), nn.Unflatten(-1, features))
         elif architecture == "conv":
             hidden = (32, 64) if hidden is None else hidden
-            self.encoder = encoder or ConvEncoder(
-                self.event_shape, 2 * latent, hidden, activation, dropout, missing=True
-            )
+            self.encoder = encoder or ConvEncoder(self.event_shape, out, hidden, activation, dropout, missing=True)
             self.decoder = decoder or ConvDecoder(latent, features, hidden[::-1], activation, dropout)
         else:
             raise ValueError(f'VAE(architecture={architecture!r}): give "dense" or "conv".')
 
-        self.offset = nn.Parameter(torch.zeros(features))
-        self.register_buffer("mean", torch.zeros(self.event_shape))
-        self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
-
     def initialise(self, x: Tensor, *context: Any, seed: int = 0) -> Self:
-        """Sets the mean and the decoder's offset from data with shape :math:`(N, *event)`, the first time only."""
-        if not self.initialised:
-            with torch.no_grad():
-                self.mean.copy_(self.likelihood.normalise(x).nanmean(0).nan_to_num())
-                self.offset.copy_(self.likelihood.marginal_features(x))
-                self.initialised.fill_(True)
-        return super().initialise(x, *context, seed=seed)
+        """Sets mean, offset and pseudo-inputs from data with shape :math:`(N, *event)`, the first time only."""
+        first = not self.initialised
+        super().initialise(x, *context, seed=seed)
+        if first and isinstance(self.prior, VampPrior):
+            self.prior.initialise(self.centre(x), seed)
+        return self
 
-    def decode(self, z: Tensor) -> Any:
-        """The likelihood of data given latent variables with shape :math:`(*, K)`."""
-        return self.likelihood(self.decoder(z) + self.offset)
+    def encode(self, centred: Tensor) -> Any:
+        """The approximate posterior given data as the encoder sees it, with shape :math:`(*, event)`."""
+        return self.posterior(self.encoder(centred))
 
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The joint density :math:`p(x, z)` of data with shape :math:`(N, *event)`; returns it completed."""
         with self.plate(x):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(self.latent), 1.0).to_event(1))  # (N, K)
+            z = pyro.sample("z", self.prior(self.encode))  # (N, K)
             return observe("x", self.decode(z), x)
 
     def guide(self, x: Tensor, *context: Any) -> None:
         r"""The approximate posterior :math:`q(z \mid x_o)`."""
         with self.plate(x):
-            loc, raw_scale = self.encoder(self.likelihood.normalise(x) - self.mean).chunk(2, -1)  # (N, K) each
-            # The floor keeps log q finite where the posterior collapses to a point.
-            pyro.sample("z", dist.Normal(loc, 1e-4 + F.softplus(raw_scale)).to_event(1))
-
-
-def _positive(name: str, width: Any) -> int:
-    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-        raise ValueError(f"VAE({name}): a width is a positive integer, not {width!r}.")
-    return width
+            pyro.sample("z", self.encode(self.centre(x)))

@@ -1,0 +1,1 @@
+"""What variational autoencoders share, and nobody reads as a model."""
