@@ -230,8 +230,8 @@ class _Named(Messenger):
             number = long.removeprefix(f"{short}_")
             if number != long and number.isdecimal() and int(number) < self.count:
                 raise ValueError(
-                    f"The body of pg.scan has sites {short!r} and {long!r}, and {long!r} is what {short!r} is called in step "
-                    f"{number}: rename one of them."
+                    f"The body of pg.scan has sites {short!r} and {long!r}; {short!r} is {long!r} in step {number}: "
+                    "rename one of them."
                 )
         self.names.add(name)
 
