@@ -21,6 +21,7 @@ from pyro_gen._random import seeded
 from pyro_gen.density import first_line, rows_of
 from pyro_gen.density.base import MOST_COMPILED
 from pyro_gen.density.graphs import compiler_available, record
+from pyro_gen.density.lean import lean
 from pyro_gen.density.loops import roll
 from pyro_gen.density.missing import LatentMissing
 from pyro_gen.density.validation import no_validation
@@ -114,6 +115,7 @@ class GradientStep:
         self.parameters, self.others = list(module.own.values()), list(module.others.values())
         self.adam = RecordableAdam(optimizer)
         self._graphs: dict[tuple[Any, ...], StepFunction] = {}
+        self._functions: dict[tuple[Any, ...], StepFunction] = {}  # the graphs as functions, for steps that run them
         self._compiled: dict[tuple[Any, ...], StepFunction] = {}
         self.operations = 0  # of the longest recording
         self._unrecorded: set[tuple[Any, ...]] = set()  # shapes of batches, a short last one say, that have no graph
@@ -178,6 +180,7 @@ class GradientStep:
         with torch.no_grad(), seeded(0):
             kl_weight = torch.ones((), device=batch[0].device)
             self._compile(self._graph(batch, kl_weight), batch, kl_weight)
+        self._functions.clear()
         self.mode = "compiled"
 
     def _inputs(self) -> list[Tensor]:
@@ -225,8 +228,12 @@ class GradientStep:
         key = _key(batch)
         if key in self._unrecorded:
             return None
+        if key in self._functions:
+            return self._functions[key]
         try:
-            return self._graph(batch, kl_weight)
+            graph = self._graph(batch, kl_weight)
+            self._functions[key] = lean(graph) if isinstance(graph, fx.GraphModule) else graph
+            return self._functions[key]
         except NotTraceableError:
             if not self._graphs:
                 raise
