@@ -5,6 +5,7 @@ here.
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -90,7 +91,9 @@ def compile_for(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[...
     options = {"fallback_random": True, "size_asserts": False, "alignment_asserts": False}
     options["cpp_wrapper"] = all(given.device.type == "cpu" for given in inputs)
     table = {**select_decomp_table(), torch.ops.aten.log1p.default: log1p_by_log}
-    return compile_fx(graph, list(inputs), config_patches=options, decompositions=table)  # type: ignore[return-value]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch to its own compiler
+        return compile_fx(graph, list(inputs), config_patches=options, decompositions=table)  # type: ignore[return-value]
 
 
 def log1p_by_log(y: Tensor) -> Tensor:
