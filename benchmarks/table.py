@@ -59,7 +59,11 @@ def sampling(mcmc: dict[str, Any]) -> list[Row]:
     keys = {name: f"f: {name} / default, time to 1,000 effective draws" for name in RIVALS.values()}
     if len(by_default) > 1 and (ratios := {name: raw[key] for name, key in keys.items() if key in raw}):
         best = f"{number(raw['b: ours / NumPyro NUTS'])} times NumPyro's draws a second"
-        rivals = {name: f"{number(r)} times as long" for name, r in ratios.items()}
+        counts = {
+            name: sum(math.isfinite(soonest(of.get(r))) for of in by_default.values()) for r, name in RIVALS.items()
+        }
+        of_some = {n: f" ({counts[n]} of them)" if counts[n] < len(by_default) else "" for n in ratios}
+        rivals = {name: f"{number(r)} times as long{of_some[name]}" for name, r in ratios.items()}
         name = f"{len(by_default)} posteriors: time to 1,000 effective draws, geometric mean"
         rows.append((name, "1", best, listed(rivals)))
     for case, name in (("hmm", "`DiscreteHMM`, T = 400"), ("lotka", "Lotka-Volterra by RK4, 200 steps")):
