@@ -152,6 +152,15 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "grid_good": (0.55, 0.99),
         "grid_log_likelihood": (-3.0, 0.0),  # under the same noise the mixture itself has -0.26
     },
+    "graph_of_cells": {
+        "auroc_of_edges": (0.99, 1.0),
+        "distance": (0, 1),
+        "expected_distance": (0.0, 1.0),
+        "edges_of_no_direction": (16, 17),
+        "direction_of_edges_that_were_acted_on": (0.95, 1.0),
+        "the_same_without": (0.4, 0.8),
+        "edges_of_no_direction_left": (0, 1),
+    },
     "hierarchical_schools": {
         "pooled": (-1.2, -1.16),
         "partial": (-1.16, -1.12),

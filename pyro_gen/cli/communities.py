@@ -83,11 +83,18 @@ def command(
 
 
 def _read(data: str, decimal: str | None, data_root: Path | None) -> tuple[str, Any]:
-    """The name of the data, and an edge list or a matrix."""
+    """The name of the data, and a graph, an edge list or a matrix."""
+    import networkx as nx
     import pandas as pd
 
     from pyro_gen.imputation.files import read_file
 
+    if Path(data).suffix in (".gml", ".graphml"):
+        reader = nx.read_gml if Path(data).suffix == ".gml" else nx.read_graphml
+        try:
+            return data, reader(data)
+        except (nx.NetworkXError, OSError, SyntaxError, UnicodeDecodeError) as error:
+            raise ValueError(f"{data}: not read as a graph ({str(error).splitlines()[0]}).") from error
     if Path(data).suffix in ("", ".pt", ".npy"):
         read = read_data(data, Part.train, data_root, False, decimal, to_train=False)
         x = read.x.double().numpy()

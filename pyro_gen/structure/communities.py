@@ -310,6 +310,11 @@ class Communities(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         ]
         if self.method_ == "belief-propagation":
             lines.append("The number was judged by the evidence of belief propagation, which sums over partitions.")
+        if network.unused:
+            name = network.unused[0]
+            lines.append(
+                f"Each pair counts as one edge: the numbers {name!r} were not asked for, weight={name!r} does."
+            )
         if parts > 1:
             lines.append(f"The network has {parts} parts that no edge joins; they may share groups.")
         if len(self.links_):

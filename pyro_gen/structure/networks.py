@@ -22,12 +22,14 @@ class Network(NamedTuple):
         adjacency: The number of edges of each pair, symmetric, with shape (N, N); 0 where it was not observed.
         missing: Pairs that were not observed, i < j, with shape (M, 2).
         kinds: Of a bipartite network, the kind of each node, 0 or 1, with shape (N,).
+        unused: Columns or attributes that could be numbers of edges, and that nobody named as such.
     """
 
     names: list[Hashable]
     adjacency: scipy.sparse.csr_array
     missing: Labels
     kinds: Labels | None
+    unused: tuple[Hashable, ...] = ()
 
     @property
     def components(self) -> int:
@@ -110,7 +112,8 @@ def _of_graph(graph: nx.Graph, weight: str | None, bipartite: bool) -> Network:
         if any(value is None for value in given):
             raise ValueError(f"weight={weight!r}: some edge of the graph has no such attribute.")
         counts = np.array(given, dtype=np.float64)
-    return _assemble(names, ends, counts, kinds)
+    weighted = weight is None and any("weight" in attributes for *_, attributes in graph.edges(data=True))
+    return _assemble(names, ends, counts, kinds)._replace(unused=("weight",) if weighted else ())
 
 
 def _of_edges(frame: pd.DataFrame, weight: str | None, bipartite: bool) -> Network:
@@ -138,7 +141,8 @@ def _of_edges(frame: pd.DataFrame, weight: str | None, bipartite: bool) -> Netwo
     ends = np.array([first.map(number), second.map(number)], dtype=np.int64).T
     if weight is None:
         ends = np.unique(np.sort(ends, 1), axis=0)  # a pair that is listed from both ends is one edge
-        return _assemble(names, ends, np.ones(len(ends)), kinds)
+        unused = tuple(frame.columns[2:][[pd.api.types.is_numeric_dtype(t) for t in frame.dtypes[2:]]])
+        return _assemble(names, ends, np.ones(len(ends)), kinds)._replace(unused=unused)
     return _assemble(names, ends, frame[weight].to_numpy(dtype=np.float64), kinds)
 
 

@@ -49,6 +49,14 @@ def test_communities_of_an_edge_list_of_a_matrix_and_of_a_data_set(
     matrix.rename_axis("node").to_csv("matrix.csv")
     code, text, _ = run(capsys, "structure", "communities", "matrix.csv", "--draws", "4")
     assert code == 0 and text.startswith("Communities of 24 nodes and")
+    graph = nx.Graph([(f"node {u}", f"node {v}") for u, v in graph.edges])
+    nx.set_edge_attributes(graph, 1, "weight")
+    nx.write_gml(graph, "network.gml")
+    code, text, _ = run(capsys, "structure", "communities", "network.gml", "--draws", "4")
+    assert code == 0 and text.startswith("Communities of 24 nodes and") and "weight='weight' does" in text
+    Path("bad.gml").write_text("no graph", encoding="utf-8")
+    assert "bad.gml: not read as a graph" in err_line(capsys, "structure", "communities", "bad.gml")
+    assert "not read as a graph" in err_line(capsys, "structure", "communities", "none.graphml")
     davis = run_json(capsys, "structure", "communities", "davis", "--draws", "4")
     assert davis["number"] >= 2 and sum(davis["sizes"]) == 32
 

@@ -47,6 +47,8 @@ def test_numbers_of_edges_and_pairs_that_were_not_observed():
     graph = nx.Graph([("a", "b", {"w": 3}), ("b", "c", {"w": NAN})])
     network = as_network(graph, weight="w")
     assert network.adjacency.sum() == 6 and network.missing.tolist() == [[1, 2]]
+    assert as_network(frame).unused == ("times",) and as_network(frame, weight="times").unused == ()
+    assert as_network(nx.les_miserables_graph()).unused == ("weight",) and as_network(graph).unused == ()
     assert as_network(nx.MultiGraph([(0, 1), (0, 1), (1, 2)])).adjacency.toarray()[0, 1] == 2
 
 

@@ -168,11 +168,13 @@ def _exact(
         taken.append(graphs[rng.choice(len(graphs), number, p=share)])
     drawn = rng.permutation(np.concatenate(taken)).reshape(chains, draws, d, d)
     candidates = np.stack(bests)
+    best = candidates[np.logaddexp.reduce(graph_weights(families, candidates), axis=0).argmax()]
     return GraphDraws(
         probabilities=np.einsum("e,eij->ij", posterior, edges),
         graphs=drawn,
         patterns=completed(drawn, known),
-        best=candidates[np.logaddexp.reduce(graph_weights(families, candidates), axis=0).argmax()],
+        best=best,
+        best_pattern=completed(best, known),
         log_evidence=_evidence(families, log_z, prior) if modular else None,
         details={
             "method": "exact",
