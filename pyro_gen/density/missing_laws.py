@@ -87,7 +87,7 @@ def law_of_missing(
         return MissingLaw(dist.MixtureSameFamily(mixing, laws, validate_args=False))
     if bool((missing.any(event) != missing.all(event)).any()):
         if any_law:
-            return _reference_law(name, d, value, moments)
+            return _reference_law(name, d, value, masked, moments)
         raise ValueError(
             f"observe('{name}'): its completed value feeds a later density, so its missing entries are latent "
             f"variables, and the law of a part of a {type(d).__name__} given the rest is not known. Write the parts as "
@@ -173,13 +173,14 @@ class _Relative(dist.TorchDistribution):
         return self.base.log_prob(value) - self.reference(value)  # type: ignore[no-any-return]
 
 
-def _reference_law(name: str, d: Any, value: Tensor, moments: Moments | None) -> MissingLaw:
+def _reference_law(name: str, d: Any, value: Tensor, masked: bool, moments: Moments | None) -> MissingLaw:
     """A law for the missing entries, and what the completed value is scored by.
 
     Arguments:
         name: The name of the site, for errors.
         d: The distribution, without to_event and mask around it.
         value: The value, with NaN where missing.
+        masked: Whether the log-density of discrete entries is 0 where they were seen.
         moments: Those of its draws; ``None`` is a standard normal reference.
 
     Raises:
@@ -195,7 +196,7 @@ def _reference_law(name: str, d: Any, value: Tensor, moments: Moments | None) ->
         def of_values(completed: Tensor) -> Tensor:
             return each * missing.sum(tuple(range(-events, 0))).to(value.dtype)
 
-        return MissingLaw(unit.to_event(events), _Relative(d, of_values, rows))
+        return MissingLaw((unit.mask(missing) if masked else unit).to_event(events), _Relative(d, of_values, rows))
     size, shape = d.event_shape.numel(), d.event_shape
     if moments is None:
         moments = Moments(torch.zeros(size), torch.ones(size))

@@ -8,6 +8,7 @@ from pyro_gen.distributions.level_categorical import LevelCategorical
 from pyro_gen.distributions.logistic_normal import LogisticNormal
 from pyro_gen.distributions.markov_path import MarkovPath
 from pyro_gen.distributions.negative_multinomial import NegativeMultinomial
+from pyro_gen.distributions.ordered_entries import MaskedEntries, OrderAgnosticEntries, OrderedEntries
 from pyro_gen.distributions.state_space import StateSpaceSeries
 from pyro_gen.distributions.wishart import Wishart
 
@@ -18,7 +19,10 @@ __all__ = [
     "LevelCategorical",
     "LogisticNormal",
     "MarkovPath",
+    "MaskedEntries",
     "NegativeMultinomial",
+    "OrderAgnosticEntries",
+    "OrderedEntries",
     "StateSpaceSeries",
     "Wishart",
     "elements",

@@ -2,6 +2,7 @@
 
 from pyro_gen.models import tabular
 from pyro_gen.models.adversarial import GAN
+from pyro_gen.models.autoregressive import MADE, NADE
 from pyro_gen.models.bayesian_network import DiscreteBayesianNetwork, LinearGaussianBayesianNetwork
 from pyro_gen.models.energy import EnergyBased
 from pyro_gen.models.flows import IAF, MAF, ContinuousFlow, Glow, NeuralSpline, RealNVP, ResidualFlow
@@ -58,7 +59,9 @@ from pyro_gen.models.vae import VAE, HierarchicalVAE, SemiSupervisedVAE
 __all__ = [
     "GAN",
     "IAF",
+    "MADE",
     "MAF",
+    "NADE",
     "VAE",
     "Autoregression",
     "BayesianAutoregression",

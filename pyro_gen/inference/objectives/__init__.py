@@ -26,6 +26,7 @@ from pyro_gen.inference.objectives.exact_likelihood import ExactLikelihood
 from pyro_gen.inference.objectives.importance import IWAE, DReG, Renyi, local_log_weight
 from pyro_gen.inference.objectives.labels import SemiSupervisedELBO
 from pyro_gen.inference.objectives.noise_contrastive import NoiseContrastive
+from pyro_gen.inference.objectives.one_order import OneOrder
 from pyro_gen.inference.objectives.pseudo_likelihood import PseudoLikelihood
 from pyro_gen.inference.objectives.score_function import ScoreFunctionELBO
 from pyro_gen.inference.objectives.score_matching import ScoreMatching
@@ -43,6 +44,7 @@ __all__ = [
     "ExactLikelihood",
     "NoiseContrastive",
     "Objective",
+    "OneOrder",
     "Player",
     "PseudoLikelihood",
     "Renyi",

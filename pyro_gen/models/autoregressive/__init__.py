@@ -1,0 +1,6 @@
+"""Exact densities by the chain rule: each entry has a law that a network gives it from those before."""
+
+from pyro_gen.models.autoregressive.made import MADE
+from pyro_gen.models.autoregressive.nade import NADE
+
+__all__ = ["MADE", "NADE"]

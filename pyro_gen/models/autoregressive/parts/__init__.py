@@ -1,0 +1,1 @@
+"""What autoregressive models are made of, and nobody reads as a model."""

@@ -1,0 +1,85 @@
+"""Data whose entries follow each other: how a network sees them, and where it starts."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from pyro_gen.distributions import elements
+from pyro_gen.heads import CategoricalHead, Head, make_head
+from pyro_gen.program import Program
+
+__all__ = ["EntryProgram"]
+
+
+class EntryProgram(Program):
+    """A program of D entries that follow each other.
+
+    Arguments:
+        event_shape: The shape of one datum, or the number of its entries.
+        likelihood: The name of a likelihood head in :data:`pyro_gen.heads.HEADS`, of entries that are independent given
+            the output of a network.
+        context: The number C of features that the model is conditioned on.
+        head_options: Passed to the likelihood head.
+
+    Attributes:
+        entries: The number D of entries.
+        inputs: How many inputs an entry has: one of each level where it is categorical, else one.
+        offset: What the head is given where the network says nothing, with the shape of its features.
+
+    Raises:
+        ValueError: A datum has no entries, there is no such head, or the number of features is negative.
+    """
+
+    initialised: Tensor
+
+    def __init__(self, event_shape: int | Sequence[int], likelihood: str, context: int, **head_options: Any) -> None:
+        super().__init__()
+        self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
+        self.entries, self.context = self.event_shape.numel(), context
+        if not self.event_shape or self.entries < 1 or context < 0:
+            raise ValueError(
+                f"{type(self).__name__}({tuple(self.event_shape)}, context={context}): a datum has one entry or more, "
+                "in one dimension or more, and the number of features of the context is 0 or more."
+            )
+        self.likelihood: Head = make_head(likelihood, (self.entries,), **head_options)
+        self.inputs = self.likelihood.levels if isinstance(self.likelihood, CategoricalHead) else 1
+        self.offset = nn.Parameter(torch.zeros(self.likelihood.features))
+        self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
+
+    def initialise(self, x: Tensor, *context: Any, seed: int = 0) -> Self:
+        """Sets the offset from data with shape :math:`(N, *event)`, the first time only."""
+        if not self.initialised:
+            with torch.no_grad():
+                self.offset.copy_(self.likelihood.marginal_features(x.flatten(1)))
+                self.initialised.fill_(True)
+        return super().initialise(x, *context, seed=seed)
+
+    @property
+    def support(self) -> Any:
+        """The support of an entry."""
+        return elements(self.likelihood(self.offset.detach())).support
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Values as a network sees them, (*, D) to (*, D, inputs)."""
+        if self.inputs > 1:
+            levels = torch.arange(self.inputs, device=values.device)
+            return (values.unsqueeze(-1) == levels).to(values.dtype)
+        return self.likelihood.normalise(values).unsqueeze(-1)
+
+    def laws(self, h: Tensor) -> Any:
+        """The laws of entries, with batch shape (*, D), for the output of a network with shape (*, F)."""
+        return elements(self.likelihood(h.reshape(*h.shape[:-1], *self.likelihood.features) + self.offset))
+
+    def given(self, x: Tensor, context: tuple[Tensor, ...]) -> Tensor | None:
+        """The context, checked.
+
+        Raises:
+            ValueError: It is there or not there, unlike what the program is for, or has another shape.
+        """
+        if bool(context) != bool(self.context) or (context and context[0].shape != (len(x), self.context)):
+            got = [tuple(part.shape) for part in context]
+            want = f"({len(x)}, {self.context})" if self.context else "nothing"
+            raise ValueError(f"{type(self).__name__}(context={self.context}) got context of shapes {got}: give {want}.")
+        return context[0] if context else None
