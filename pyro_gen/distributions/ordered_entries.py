@@ -4,8 +4,9 @@ r"""Entries one after the other, each with the law that a network gives it from 
     p(x) = \frac1M \sum_{m=1}^M p_{o_m}(x)
 
 for an order o of the entries, or an ensemble of M orders. A network with masks has all D laws in one pass, for the
-order that its masks are of. A network that is told which entries it sees has them in D passes, for any order at all; then
-what is seen of a datum may come first, so missing entries drop out and are drawn one after the other given all others.
+order that its masks are of. A network that is told which entries it sees has them in D passes, for any order at all;
+then what is seen of a datum may come first, so missing entries drop out, and are drawn one after the other given all
+others.
 
 References:
     | MADE: Masked Autoencoder for Distribution Estimation (Germain et al., 2015)
