@@ -1,4 +1,4 @@
-"""Edges of Gaussian graphical models beside scikit-learn's GraphicalLassoCV: 11 columns, 100 and 500 rows, 20 graphs.
+"""Edges of Gaussian graphical models beside scikit-learn's GraphicalLassoCV: 11 columns, 100 and 500 rows, 10 graphs.
 
 A pair of columns has an edge with the probability .2 in half of the graphs, and .3 in the others; entries of the
 precision are between .2 and .5 in size, of either sign, and the diagonal is .1 above the sum of its row. F1 is of edges
@@ -16,7 +16,7 @@ from sklearn.covariance import GraphicalLassoCV
 from pyro_gen.structure.graphs.gaussian_edges import gaussian_edges
 from structure_parts import Bar, Result
 
-COLUMNS, SETS, DENSITIES = 11, 10, (0.2, 0.3)
+COLUMNS, SETS, DENSITIES = 11, 5, (0.2, 0.3)
 PAIRS = np.triu_indices(COLUMNS, 1)
 
 
@@ -52,10 +52,10 @@ def run() -> Result:
             for seed in range(SETS):
                 x, there = simulated(seed, density, n)
                 start = time.process_time()
-                p = gaussian_edges(x, draws=150, seed=seed).probabilities[PAIRS]
+                p = gaussian_edges(x, draws=100, seed=seed).probabilities[PAIRS]
                 seconds = time.process_time() - start
                 x_holed = np.where(np.random.default_rng(seed).random(x.shape) < 0.1, np.nan, x)
-                holed = gaussian_edges(x_holed, draws=100, chains=2, seed=seed).probabilities[PAIRS]
+                holed = gaussian_edges(x_holed, draws=50, chains=2, seed=seed).probabilities[PAIRS]
                 measured = {
                     "F1": f1(p > 0.5, there),
                     f"F1 at density {density}": f1(p > 0.5, there),

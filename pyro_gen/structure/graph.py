@@ -237,6 +237,8 @@ class Graph(StructureEstimator):
         ]
         if drawn.log_scores is None:
             lines.append("Draws are independent, from sums over all graphs.")
+        elif len(drawn.graphs) == 1:
+            lines.append("Of one chain nobody knows whether it has met the posterior: give two or more.")
         else:
             lines.append(chains_agree(self.r_hat_, "edges and log score"))
         return "\n".join(lines)

@@ -48,6 +48,7 @@ def test_directions_that_only_interventions_tell() -> None:
     seen = find_graph(pd.DataFrame({"a": a, "b": b}), draws=20)
     assert seen.probabilities_.loc["a", "b"] == pytest.approx(0.5, abs=0.05)
     assert seen.representative_.sum() == 2
+    assert seen.expected_distance_of_best_ == pytest.approx(seen.expected_distance_)  # one class has both directions
     assert "1 of them of no direction" in seen.summary()
     b[:60] = generator.normal(size=60)  # set, whatever a is
     table = pd.DataFrame({"a": a, "b": b})
@@ -83,6 +84,7 @@ def test_undirected_graphs_have_no_directions() -> None:
     assert "Gaussian graphical model of 3 columns in 150 rows" in found.summary()
     assert "R-hat of edges and log score" in found.summary()
     assert found.table().loc[0, "representative"] == "--"
+    assert "Of one chain" in Graph("gaussian", chains=1, draws=10).fit(x).summary()
     again = clone(found).fit(x)
     assert again.probabilities_.equals(found.probabilities_)
     assert pg.structure.find_graph is find_graph
