@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyro_gen.inference import (
         FitResult,
         LogLikelihood,
+        arithmetic,
         bdmc,
         check_guide,
         diagnose,
@@ -53,7 +54,8 @@ _MODULES = {
     "pyro_gen.evaluation.conformance": ("check_program",),
     "pyro_gen.imputation": ("Imputer",),
     "pyro_gen.inference": (
-        *("FitResult", "LogLikelihood", "bdmc", "check_guide", "diagnose", "fit", "impute", "interpolate", "latents"),
+        *("FitResult", "LogLikelihood", "arithmetic", "bdmc", "check_guide", "diagnose", "fit", "impute"),
+        *("interpolate", "latents"),
         *(
             "log_evidence",
             "log_likelihood",
@@ -85,6 +87,7 @@ __all__ = [
     "LogLikelihood",
     "Program",
     "__version__",
+    "arithmetic",
     "bdmc",
     "check_guide",
     "check_program",

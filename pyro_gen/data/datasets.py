@@ -22,6 +22,7 @@ from pyro_gen.data.bif import PUBLISHED, draw_rows, network_file, read_bif
 from pyro_gen.data.docstrings import docstrings
 from pyro_gen.data.mixtures import MIXTURES
 from pyro_gen.data.series import CO2, NILE
+from pyro_gen.data.shapes import draw_shapes
 from pyro_gen.data.tables import as_tensor
 from pyro_gen.data.transforms import Transform
 from pyro_gen.registry import DATA_SETS, Source
@@ -55,7 +56,7 @@ class DataSet:
         train: Training data, with shape (N, \*event).
         test: Test data, with shape (N_test, \*event). For the final figure, not for choices.
         train_target: What a classifier or a regression would predict, never part of ``train``: class labels as int64,
-            numbers as floats, with shape (N,) ((N, 3) for linnerud); None where there is none.
+            numbers as floats, with shape (N,) ((N, 3) for linnerud, (N, 4) for shapes); None where there is none.
         test_target: The same of the test data.
         columns: The D column names of a table, None for images.
         levels: Number of levels L where the data has the values 0, 1, ..., L - 1, else None.
@@ -141,6 +142,7 @@ def load(
     ring_of_gaussians 20000 / 5000  (2,)             numbers, 8 narrow modes
     sachs             4000 / 1000   (11,)            drawn from the network, values 0, 1, 2
     schools           1600 / 400    (2,)             made up: pupils by intake score and school; the target is a score
+    shapes            460 / 116     (16, 16) 2       drawn: square, disc or cross; target: its four factors
     wine              142 / 36      (13,)            numbers
     ================= ============= ======== ======= =========================================================
 
@@ -279,6 +281,12 @@ def _draw_beacon(root: str | os.PathLike[str] | None) -> DataSet:
     return DataSet("beacon", x[~test], x[test])
 
 
+def _draw_shapes(root: str | os.PathLike[str] | None) -> DataSet:
+    images, factors = draw_shapes()
+    test = torch.arange(len(images)) % 5 == 0
+    return DataSet("shapes", images[~test], images[test], factors[~test], factors[test], levels=2)
+
+
 def _load_co2(root: str | os.PathLike[str] | None) -> DataSet:
     values = torch.tensor([CO2], dtype=torch.get_default_dtype())
     months = tuple(f"{1958 + month // 12}-{month % 12 + 1:02d}" for month in range(2, 2 + len(CO2)))
@@ -318,6 +326,7 @@ DATA_SETS.add("beacon", Source(_draw_beacon, from_folder=False))
 DATA_SETS.add("co2", Source(_load_co2, from_folder=False))
 DATA_SETS.add("docstrings", Source(_load_docstrings, from_folder=False))
 DATA_SETS.add("nile", Source(_load_nile, from_folder=False))
+DATA_SETS.add("shapes", Source(_draw_shapes, from_folder=False))
 DATA_SETS.add("schools", Source(_draw_schools, from_folder=False))
 for _path in sorted(PUBLISHED.glob("*.bif")):
     DATA_SETS.add(_path.stem, Source(partial(_draw_network, _path.stem), from_folder=False))

@@ -12,6 +12,7 @@ import torch
 from pyro_gen._random import seeded
 from pyro_gen.data.prepared import Prepared
 from pyro_gen.evaluation.completion import completion_perplexity, halves
+from pyro_gen.evaluation.disentanglement import mutual_information_gap_of
 from pyro_gen.evaluation.samples import good_samples, modes_covered
 from pyro_gen.inference.likelihood.door import log_likelihood
 from pyro_gen.inference.likelihood.result import LogLikelihood
@@ -28,6 +29,7 @@ __all__ = [
     "log_likelihood_per_datum",
     "log_predictive",
     "modes_covered",
+    "mutual_information_gap_of",
     "perplexity",
 ]
 

@@ -1,6 +1,7 @@
 """Inference for any program: training, likelihoods and evidence, posteriors, calibration, generation."""
 
 from pyro_gen.inference import guides, mcmc
+from pyro_gen.inference.arithmetic import arithmetic
 from pyro_gen.inference.calibration import Calibration, sbc
 from pyro_gen.inference.diagnose import Diagnosis, diagnose, summary
 from pyro_gen.inference.guides import GuideReport, check_guide, with_guide
@@ -17,22 +18,28 @@ from pyro_gen.inference.objectives import (
     ELBO,
     IWAE,
     MMD,
+    VIMCO,
     Adversarial,
+    BetaTCVAE,
     ContrastiveDivergence,
     DReG,
     EnumELBO,
     ExactLikelihood,
+    FactorVAE,
+    InfoVAE,
     NoiseContrastive,
     Objective,
     OneOrder,
     Player,
     PseudoLikelihood,
+    RelaxedELBO,
     Renyi,
     ReweightedWakeSleep,
     ScoreFunctionELBO,
     ScoreMatching,
     SemiSupervisedELBO,
     WakeSleep,
+    WassersteinAutoencoder,
 )
 from pyro_gen.inference.posterior import posterior
 from pyro_gen.inference.predict import predict
@@ -43,15 +50,19 @@ __all__ = [
     "ELBO",
     "IWAE",
     "MMD",
+    "VIMCO",
     "Adversarial",
+    "BetaTCVAE",
     "Calibration",
     "ContrastiveDivergence",
     "DReG",
     "Diagnosis",
     "EnumELBO",
     "ExactLikelihood",
+    "FactorVAE",
     "FitResult",
     "GuideReport",
+    "InfoVAE",
     "Latents",
     "LogLikelihood",
     "NoiseContrastive",
@@ -60,12 +71,15 @@ __all__ = [
     "OneOrder",
     "Player",
     "PseudoLikelihood",
+    "RelaxedELBO",
     "Renyi",
     "ReweightedWakeSleep",
     "ScoreFunctionELBO",
     "ScoreMatching",
     "SemiSupervisedELBO",
     "WakeSleep",
+    "WassersteinAutoencoder",
+    "arithmetic",
     "bdmc",
     "check_guide",
     "diagnose",

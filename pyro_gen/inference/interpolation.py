@@ -17,23 +17,14 @@ References:
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
-import pyro
 import torch
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import MultivariateNormal, Normal, biject_to
 
-from pyro_gen._random import seeded
-from pyro_gen.density import as_inputs, evaluation
-from pyro_gen.distributions.innermost import innermost
-from pyro_gen.inference.likelihood_means import mean_of
-from pyro_gen.inference.proposals import require_encoder
-from pyro_gen.observation import assume_missing
-from pyro_gen.program import Program, fixed
-from pyro_gen.traces import data_dim, is_local, is_subsample, latent_sites, structure, trace_side
+from pyro_gen.density import as_inputs
+from pyro_gen.inference.latent_space import latent_space, nothing_of
+from pyro_gen.program import Program
 
 __all__ = ["interpolate"]
 
@@ -62,6 +53,7 @@ def interpolate(
             mean; the shape of a datum is not known.
 
     Example:
+        >>> import pyro
         >>> import pyro.distributions as dist
         >>> import pyro_gen as pg
         >>> def double(x):
@@ -80,113 +72,24 @@ def interpolate(
     data = [end for end in ends if isinstance(end, Tensor)]
     if len({end.shape for end in data}) > 1:
         raise ValueError(f"interpolate: the ends have shapes {', '.join(str(tuple(e.shape)) for e in data)}.")
-    x = torch.full_like(data[0], math.nan) if data else _nothing(program, n)
-    _, *context_ = as_inputs(program, x, *context)
-    with seeded(seed), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
-        kinds = structure(program, x, *context_)
-        if kinds.kind == "unnormalised" or not kinds.local:
-            what = "has a factor" if kinds.kind == "unnormalised" else "has no local latent variable"
-            raise ValueError(
-                f"interpolate moves the latent variables of each datum, and {type(program).__name__} {what}."
-            )
-        guide = latent_sites(trace_side(program, "guide", x, *context_)) if kinds.global_ else {}
-        shared = {name: site["value"] for name, site in guide.items() if name in kinds.global_}
-        coordinates = []
-        for end in ends:
-            values = {}
-            if isinstance(end, Tensor):
-                values = _encoded(program, end, context_, kinds.local)
-            with seeded(end if isinstance(end, int) else seed), fixed({**values, **shared}):
-                sites = latent_sites(trace_side(program, "model", x, *context_))
-            coordinates.append({n: _chart(s["fn"])[0](s["value"]) for n, s in sites.items() if is_local(s)})
-        dims = {name: data_dim(sites[name]) for name in kinds.local}
+    x = torch.full_like(data[0], math.nan) if data else nothing_of(program, n)
+    _, *rest = as_inputs(program, x, *context)
+    with latent_space(program, x, tuple(rest), seed, "interpolate") as space:
+        first, last = (space.coordinates(end) for end in ends)
         path = []
         for t in torch.linspace(0, 1, steps).tolist():
-            handler = _Along(coordinates[0], coordinates[1], dims, t)
-            with pyro.poutine.trace() as tape, fixed(shared), handler, assume_missing(False):
-                program.model(x, *context_)
-            path.append(mean_of(program, tape.trace, x))
-    out = torch.stack(path)
-    if bool(out.isnan().any()):
-        raise ValueError(
-            f"The mean of a datum of {type(program).__name__} given its latent variables depends on entries of the "
-            "datum itself, so latent variables alone do not decode: use pg.sample or pg.impute."
-        )
-    return out
+            moved = {n: _between(first[n], last[n], t, space.ways[n], space.dims[n]) for n in first}
+            path.append(space.decode(moved))
+    return torch.stack(path)
 
 
-def _nothing(program: Program, n: int) -> Tensor:
-    """Data of which nothing was seen."""
-    if program.event_shape is None:
-        raise ValueError(
-            f"{type(program).__name__} does not know the shape of one datum: set program.event_shape (pyro_gen.fit "
-            "does)."
-        )
-    like = next((p for p in program.parameters() if p.is_floating_point()), torch.empty(0))
-    return torch.full((n, *program.event_shape), math.nan, dtype=like.dtype, device=like.device)
-
-
-def _encoded(program: Program, x: Tensor, context: Any, local: tuple[str, ...]) -> dict[str, Tensor]:
-    """The values that the guide gives the local latent variables of data."""
-    with _Means():
-        sites = latent_sites(trace_side(program, "guide", x, *context))
-    require_encoder(program, sites, local)
-    return {name: sites[name]["value"] for name in local}
-
-
-class _Means(Messenger):
-    """Effect handler: latent variables that are not discrete take their means, where these are known."""
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if is_subsample(msg) or msg["is_observed"] or msg["fn"].support.is_discrete:
-            return
-        try:
-            mean = msg["fn"].mean
-        except NotImplementedError:
-            return
-        if bool(mean.isfinite().all()):
-            msg["value"] = mean.expand(msg["fn"].shape())
-
-
-Map = Callable[[Tensor], Tensor]
-
-
-def _chart(distribution: Any) -> tuple[Map, Map, str]:
-    """From values to the coordinates that they move in, back, and how they move there."""
-    law = innermost(distribution)
-    if isinstance(law, Normal):
-        return lambda z: (z - law.loc) / law.scale, lambda e: law.loc + law.scale * e, "circle"
-    if isinstance(law, MultivariateNormal):
-        loc, factor = law.loc, law.scale_tril
-        return (
-            lambda z: torch.linalg.solve_triangular(factor, (z - loc).unsqueeze(-1), upper=False).squeeze(-1),
-            lambda e: loc + (factor @ e.unsqueeze(-1)).squeeze(-1),
-            "circle",
-        )
-    if distribution.support.is_discrete:
-        return lambda z: z, lambda e: e, "step"
-    transform = biject_to(distribution.support)
-    return transform.inv, transform, "line"
-
-
-class _Along(Messenger):
-    """Effect handler: local latent variables take the values at time t of their paths."""
-
-    def __init__(self, a: dict[str, Tensor], b: dict[str, Tensor], dims: dict[str, int], t: float) -> None:
-        super().__init__()
-        self.a, self.b, self.dims, self.t = a, b, dims, t
-
-    def _pyro_sample(self, msg: Any) -> None:
-        name = msg["name"]
-        if msg["is_observed"] or name not in self.a or name not in self.b:
-            return
-        _, back, way = _chart(msg["fn"])
-        a, b = self.a[name], self.b[name]
-        if way == "circle":
-            moved = _on_circle(a, b, self.dims[name], self.t)
-        else:
-            moved = (a if self.t < 0.5 else b) if way == "step" else torch.lerp(a, b, self.t)
-        msg["value"] = back(moved)
+def _between(a: Tensor, b: Tensor, t: float, way: str, data_dim: int) -> Tensor:
+    """The coordinates at time t of a path."""
+    if way == "circle":
+        return _on_circle(a, b, data_dim, t)
+    if way == "step":
+        return a if t < 0.5 else b
+    return torch.lerp(a, b, t)
 
 
 def _on_circle(a: Tensor, b: Tensor, data_dim: int, t: float) -> Tensor:

@@ -248,9 +248,11 @@ def draws_for(target: ProgramDensity, num_particles: int) -> tuple[dict[str, Ten
 def _point_site(program: Program, guide: Trace, x: Tensor, context: tuple[Any, ...]) -> str | None:
     """The name of a site at which the guide always takes the same values: MAP estimates and the like.
 
-    An autoguide's Delta is no such point, since it holds the transformed value of an auxiliary site.
+    An autoguide's Delta is no such point, since it holds the transformed value of an auxiliary site; nor is one of
+    finitely many values, which has a probability there.
     """
-    deltas = {n: s["value"] for n, s in latent_sites(guide).items() if isinstance(innermost(s["fn"]), dist.Delta)}
+    sites = {n: s for n, s in latent_sites(guide).items() if isinstance(innermost(s["fn"]), dist.Delta)}
+    deltas = {n: s["value"] for n, s in sites.items() if not s["fn"].support.is_discrete}
     if not deltas:
         return None
     again = latent_sites(trace_side(program, "guide", x, *context))

@@ -17,6 +17,7 @@ program's guide, then its model with the guide's latent variables. On a minibatc
 """
 
 from pyro_gen.inference.objectives.adversarial import Adversarial
+from pyro_gen.inference.objectives.aggregate import InfoVAE, WassersteinAutoencoder
 from pyro_gen.inference.objectives.base import Objective, Player, missing_refused
 from pyro_gen.inference.objectives.contrastive_divergence import ContrastiveDivergence
 from pyro_gen.inference.objectives.discrepancy import MMD
@@ -28,31 +29,39 @@ from pyro_gen.inference.objectives.labels import SemiSupervisedELBO
 from pyro_gen.inference.objectives.noise_contrastive import NoiseContrastive
 from pyro_gen.inference.objectives.one_order import OneOrder
 from pyro_gen.inference.objectives.pseudo_likelihood import PseudoLikelihood
-from pyro_gen.inference.objectives.score_function import ScoreFunctionELBO
+from pyro_gen.inference.objectives.relaxation import RelaxedELBO
+from pyro_gen.inference.objectives.score_function import VIMCO, ScoreFunctionELBO
 from pyro_gen.inference.objectives.score_matching import ScoreMatching
 from pyro_gen.inference.objectives.suitability import require_suitable, suitable
+from pyro_gen.inference.objectives.total_correlation import BetaTCVAE, FactorVAE
 from pyro_gen.inference.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep
 
 __all__ = [
     "ELBO",
     "IWAE",
     "MMD",
+    "VIMCO",
     "Adversarial",
+    "BetaTCVAE",
     "ContrastiveDivergence",
     "DReG",
     "EnumELBO",
     "ExactLikelihood",
+    "FactorVAE",
+    "InfoVAE",
     "NoiseContrastive",
     "Objective",
     "OneOrder",
     "Player",
     "PseudoLikelihood",
+    "RelaxedELBO",
     "Renyi",
     "ReweightedWakeSleep",
     "ScoreFunctionELBO",
     "ScoreMatching",
     "SemiSupervisedELBO",
     "WakeSleep",
+    "WassersteinAutoencoder",
     "asked_to_enumerate",
     "local_log_weight",
     "missing_refused",

@@ -26,7 +26,7 @@ from pyro_gen.inference.objectives.generation import features, generate, rehears
 from pyro_gen.program import Program, data_scale
 from pyro_gen.registry import objective
 
-__all__ = ["MMD"]
+__all__ = ["MMD", "squared_mmd"]
 
 MEDIAN_OF = 512  # rows, for the widths
 
@@ -79,17 +79,32 @@ class MMD(Objective):
             self.widths = torch.tensor([0.25, 0.5, 1.0, 2.0, 4.0], dtype=torch.float64, device=x.device) * median
 
     def loss(self, program: Program, x: Tensor, *context: Any, **options: Any) -> Tensor:
-        n = len(x)
-        both = torch.cat([features(x, *context), features(generate(program, x, *context), *context)])
-        k = self._kernel(torch.cdist(both, both, compute_mode="donot_use_mm_for_euclid_dist"))
-        k = k[:n, :n] + k[n:, n:] - k[:n, n:] - k[n:, :n]
-        pairs = (k.sum() - k.diagonal().sum()) / max(n - 1, 1)  # a row that is left over alone has none
-        return data_scale(x) * pairs
-
-    def _kernel(self, distance: Tensor) -> Tensor:
-        if self.kernel == "energy":
-            return -distance
-        if self.widths is None:
+        if self.widths is None and self.kernel != "energy":
             raise ValueError("MMD: give widths=, or call prepare(program, x) first, as pg.fit does.")
-        scaled = distance.square() / (2 * self.widths.to(distance).square()).reshape(-1, 1, 1)
-        return ((-scaled).exp() if self.kernel == "gaussian" else 1 / (1 + scaled)).mean(0)
+        drawn = features(generate(program, x, *context), *context)
+        pairs = squared_mmd(features(x, *context), drawn, self.kernel, self.widths)
+        return data_scale(x) * len(x) * pairs
+
+
+def squared_mmd(x: Tensor, y: Tensor, kernel: str, widths: Tensor | Sequence[float] | None) -> Tensor:
+    r"""The U-statistic of pairs of rows, which is unbiased.
+
+    Arguments:
+        x: Draws with shape :math:`(n, D)`.
+        y: As many others.
+        kernel: As of :class:`MMD`.
+        widths: Those of the kernel, none for the energy distance.
+
+    Example:
+        >>> squared_mmd(torch.zeros(2, 1), torch.ones(2, 1), "energy", None)  # 2 E |x - y|, and no spread
+        tensor(2.)
+    """
+    n, both = len(x), torch.cat([x, y])
+    distance = torch.cdist(both, both, compute_mode="donot_use_mm_for_euclid_dist")
+    if kernel == "energy":
+        k = -distance
+    else:
+        scaled = distance.square() / (2 * torch.as_tensor(widths).to(distance).square()).reshape(-1, 1, 1)
+        k = ((-scaled).exp() if kernel == "gaussian" else 1 / (1 + scaled)).mean(0)
+    k = k[:n, :n] + k[n:, n:] - k[:n, n:] - k[n:, :n]
+    return (k.sum() - k.diagonal().sum()) / (n * max(n - 1, 1))  # a row that is left over alone has no pairs

@@ -48,6 +48,8 @@ class ELBO(Objective):
         | https://arxiv.org/abs/1312.6114
         | Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016), free bits
         | https://arxiv.org/abs/1606.04934
+        | beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework (Higgins et al., 2017), beta
+        | https://openreview.net/forum?id=Sy2fzU9gl
 
     Arguments:
         num_particles: Draws per datum; more of them lower the variance of the gradient.
@@ -55,12 +57,18 @@ class ELBO(Objective):
         free_bits: Nats per latent dimension below which the divergence, averaged over the minibatch, is not pushed in
             training; in evaluation mode the loss is the bound. Where the divergence is not known per dimension, the
             dimensions of a site share their nats.
+        beta: The weight of the divergence in training; in evaluation mode the loss is the bound.
     """
 
     everything = False  # whether all discrete latent variables that the guide does not sample are summed out
 
-    def __init__(self, num_particles: int = 1, analytic_kl: bool = True, free_bits: float = 0.0) -> None:
+    def __init__(
+        self, num_particles: int = 1, analytic_kl: bool = True, free_bits: float = 0.0, beta: float = 1.0
+    ) -> None:
         super().__init__()
+        if beta < 0:
+            raise ValueError(f"ELBO(beta={beta!r}): the weight of the divergence is 0 or more.")
+        self.beta = beta
         self.num_particles, self.analytic_kl, self.free_bits = positive(num_particles), analytic_kl, free_bits
 
     def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:
@@ -72,7 +80,7 @@ class ELBO(Objective):
             log_likelihood = torch.stack([site_log_prob(s).sum() for s in observed_sites(model_trace)]).sum()
             # A factor of the guide is a loss of its own, of a classifier say (Kingma et al., 2014, equation 9).
             more = [site_log_prob(s).sum() for s in observed_sites(guide_trace)]
-            return kl_weight * divergence - log_likelihood + sum(more)
+            return (self.beta if self.training else 1.0) * kl_weight * divergence - log_likelihood + sum(more)
 
         return over_particles(particle, self.num_particles).mean()
 
