@@ -54,15 +54,27 @@ from pyro_gen.models.tabular import (
 )
 from pyro_gen.models.topic import LatentDirichletAllocation, ProdLDA
 from pyro_gen.models.undirected import GaussianGraphicalModel, Ising, MarkovRandomField, Potts, RestrictedBoltzmann
-from pyro_gen.models.vae import VAE, HierarchicalVAE, SemiSupervisedVAE
+from pyro_gen.models.vae import (
+    CCVAE,
+    VAE,
+    VQVAE,
+    Autoencoder,
+    ConditionalVAE,
+    DiscreteVAE,
+    HierarchicalVAE,
+    SemiSupervisedVAE,
+)
 
 __all__ = [
+    "CCVAE",
     "GAN",
     "IAF",
     "MADE",
     "MAF",
     "NADE",
     "VAE",
+    "VQVAE",
+    "Autoencoder",
     "Autoregression",
     "BayesianAutoregression",
     "BernoulliMixture",
@@ -70,6 +82,7 @@ __all__ = [
     "CategoricalMixture",
     "ChangePoints",
     "ClassConditional",
+    "ConditionalVAE",
     "ConjugateRegression",
     "ContinuousFlow",
     "DeepLatentTable",
@@ -77,6 +90,7 @@ __all__ = [
     "DegreeCorrectedBlockModel",
     "DirichletProcessMixture",
     "DiscreteBayesianNetwork",
+    "DiscreteVAE",
     "EnergyBased",
     "FactorAnalysis",
     "Gaussian",

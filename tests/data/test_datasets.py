@@ -155,6 +155,7 @@ def test_unknown_name_lists_the_names() -> None:
         "davis_pairs",
         "docstrings",
         "asia",
+        "beacon",
         "fashion_mnist",
         "grid_of_gaussians",
         "insurance",
@@ -168,6 +169,7 @@ def test_unknown_name_lists_the_names() -> None:
         "ring_of_gaussians",
         "sachs",
         "schools",
+        "shapes",
     }
 
 

@@ -165,7 +165,7 @@ class VIMCO(Objective):
         own = torch.eye(k, dtype=torch.bool, device=x.device).unsqueeze(-1)  # (K, K, 1)
         without = torch.where(own, others.unsqueeze(0), log_w.unsqueeze(0)).logsumexp(1) - math.log(k)  # (K, N)
         surrogate = ((bound - without).detach() * log_q).sum(0)
-        return -data_scale(x) * (bound + surrogate - surrogate.detach()).sum()
+        return -data_scale(x) * (bound + surrogate - surrogate.detach()).sum()  # type: ignore[no-any-return]
 
 
 def _less_the_others(signal: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Where the training of an encoder and a decoder starts: at what is known about each entry by itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -36,14 +36,20 @@ class EncodedProgram(Program):
         self.register_buffer("mean", torch.zeros(self.event_shape))
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
 
-    def initialise(self, x: Tensor, *context: Any, seed: int = 0) -> Self:
-        """Sets the mean and the decoder's offset from data with shape :math:`(N, *event)`, the first time only."""
+    def initialise(self, x: Any, *context: Any, seed: int = 0) -> Self:
+        """Sets the mean and the decoder's offset from data with shape :math:`(N, *event)`, the first time only.
+
+        Of a mapping, of data and their labels say, from its ``x``.
+        """
+        self._start(x["x"] if isinstance(x, Mapping) else x)
+        return super().initialise(x, *context, seed=seed)
+
+    def _start(self, x: Tensor) -> None:
         if not self.initialised:
             with torch.no_grad():
                 self.mean.copy_(self.likelihood.normalise(x).nanmean(0).nan_to_num())
                 self.offset.copy_(self.likelihood.marginal_features(x))
                 self.initialised.fill_(True)
-        return super().initialise(x, *context, seed=seed)
 
     def centre(self, x: Tensor) -> Tensor:
         """Data as the encoder sees it: normalised, less its mean, NaN where missing; same shape."""

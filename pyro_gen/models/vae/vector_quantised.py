@@ -1,0 +1,142 @@
+r"""The vector-quantised variational autoencoder (VQ-VAE): an image is a short text in an alphabet of vectors.
+
+.. math::
+    k_n \sim p_\psi(k) = \prod_{p=1}^P p_\psi(k_p \mid k_{<p}), \qquad
+    x_n \mid k_n \sim p\big(x \mid f_\theta(e_{k_1}, \dots, e_{k_P})\big), \\
+    q(k_p \mid x) = 1 \text{ at } \arg\min_k \lVert u_{\phi p}(x) - e_k \rVert
+
+The latent variable ``z`` is the P vectors :math:`e_{k_p}` of the book. It has finitely many values, and its posterior
+is a point, so the ELBO is the description length of the image: its code by the prior, then the image by the decoder,
+
+.. math:: \log p(x) \ge \log p_\psi(k(x)) + \log p_\theta(x \mid k(x)) .
+
+No gradient goes through the choice of the nearest vector: that of the decoder goes straight to the encoder's output
+:math:`u`, and a loss of their own brings vectors and outputs together,
+
+.. math:: \lVert \operatorname{sg}(u) - e \rVert^2 + \beta \lVert u - \operatorname{sg}(e) \rVert^2 , \qquad
+    \operatorname{sg} = \text{stop gradient} .
+
+The encoder hears nothing of the prior. So there are two steps: after training, the codes are fixed
+(:meth:`VQVAE.freeze_codes`), and training again is that of the autoregressive prior on them.
+
+References:
+    | Neural Discrete Representation Learning (van den Oord, Vinyals & Kavukcuoglu, 2017)
+    | https://arxiv.org/abs/1711.00937
+"""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyro_gen._random import seeded
+from pyro_gen.data.small import binary_rows, level_rows
+from pyro_gen.heads import Head
+from pyro_gen.models.vae.parts.codebook import Codewords, MaskedPredictor, NearestCodeword, nearest
+from pyro_gen.models.vae.parts.encoded import EncodedProgram
+from pyro_gen.nets import MLP
+from pyro_gen.observation import observe
+from pyro_gen.registry import model
+
+__all__ = ["VQVAE"]
+
+
+@model(
+    "vector-quantised variational autoencoder",
+    paper="van den Oord, Vinyals & Kavukcuoglu (2017)",
+    small={
+        "bernoulli": lambda: (VQVAE(6, 2, 3, 2, hidden=(5,), prior_hidden=4), binary_rows(9, 6)),
+        "categorical": lambda: (
+            VQVAE((2, 3), 2, 3, 2, hidden=(5,), prior_hidden=4, likelihood="categorical", levels=4),
+            level_rows(4, 9, 2, 3),
+        ),
+    },
+)
+class VQVAE(EncodedProgram):
+    r"""Creates a vector-quantised variational autoencoder.
+
+    Arguments:
+        event_shape: The shape of one datum, or the number of its entries.
+        places: The number P of vectors that a datum is coded by.
+        words: The number C of vectors in the book.
+        size: The number d of entries of a vector.
+        hidden: The widths of the encoder's hidden layers; the decoder has them in reverse.
+        prior_hidden: The hidden units of the autoregressive prior.
+        commitment: The weight :math:`\beta` of the encoder's staying with its vectors.
+        likelihood: The name of a likelihood head in :data:`pyro_gen.heads.HEADS`, or a head.
+        activation: The name of the activation in :data:`pyro_gen.nets.ACTIVATIONS`.
+        dropout: The share of the decoder's hidden units dropped in training.
+        head_options: Passed to the likelihood head, ``levels=17`` say.
+
+    Example:
+        >>> vq = VQVAE((8, 8), places=4, words=16)
+        >>> vq.codes(torch.zeros(5, 8, 8)).shape
+        torch.Size([5, 4])
+    """
+
+    def __init__(
+        self,
+        event_shape: int | Sequence[int],
+        places: int = 8,
+        words: int = 16,
+        size: int = 8,
+        hidden: Sequence[int] = (200, 200),
+        prior_hidden: int = 200,
+        commitment: float = 0.25,
+        likelihood: str | Head = "bernoulli",
+        activation: str = "relu",
+        dropout: float = 0.0,
+        **head_options: Any,
+    ) -> None:
+        super().__init__(event_shape, likelihood, **head_options)
+        self.places, self.commitment = places, commitment
+        features = self.likelihood.features
+        self.book = nn.Parameter(torch.randn(words, size))
+        self.prior = MaskedPredictor(places, words, prior_hidden)
+        self.encoder = nn.Sequential(
+            nn.Flatten(-len(self.event_shape)),
+            MLP((self.event_shape.numel(), *hidden, places * size), activation, missing=True),
+            nn.Unflatten(-1, (places, size)),
+        )
+        self.decoder = nn.Sequential(
+            nn.Flatten(-2),
+            MLP((places * size, *hidden[::-1], features.numel()), activation, dropout),
+            nn.Unflatten(-1, features),
+        )
+
+    def initialise(self, x: Tensor, *context: Any, seed: int = 0) -> Self:
+        """Sets mean and offset from data :math:`(N, *event)`, and the book to codes of theirs, the first time only."""
+        if not self.initialised:
+            super().initialise(x, *context, seed=seed)
+            with seeded(seed), torch.no_grad():
+                u = self.encoder(self.centre(x)).flatten(0, -2)  # (N P, d)
+                self.book.copy_(u[torch.randint(len(u), (len(self.book),))])
+        return super().initialise(x, *context, seed=seed)
+
+    def freeze_codes(self) -> Self:
+        """Fixes all parameters but those of the prior, for the second step of training; returns the program."""
+        self.requires_grad_(False)
+        self.prior.requires_grad_(True)
+        return self
+
+    def codes(self, x: Tensor) -> Tensor:
+        """The numbers of the vectors that data :math:`(N, *event)` are coded by, with shape (N, P)."""
+        with torch.no_grad():
+            return nearest(self.encoder(self.centre(x)), self.book)
+
+    def model(self, x: Tensor, *context: Any) -> Tensor:
+        r"""The joint density :math:`p(x, z)` of data with shape :math:`(N, *event)`; returns it completed."""
+        with self.plate(x):
+            z = pyro.sample("z", Codewords(self.book, self.prior, self.places))  # (N, P, d)
+            return observe("x", self.decode(z), x)
+
+    def guide(self, x: Tensor, *context: Any) -> None:
+        r"""The point :math:`q(z \mid x_o)`, and the loss of the book."""
+        with self.plate(x):
+            u = self.encoder(self.centre(x))  # (N, P, d)
+            pyro.sample("z", NearestCodeword(u, self.book))
+            e = self.book[nearest(u, self.book)]
+            apart = (u.detach() - e).square() + self.commitment * (u - e.detach()).square()
+            pyro.factor("apart", apart.sum((-1, -2)), has_rsample=True)

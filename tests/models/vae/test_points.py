@@ -1,0 +1,126 @@
+"""Posteriors that are points: of codewords the bound is a description length, of a continuous code there is none."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+import pyro_gen as pg
+from pyro_gen._random import seeded
+from pyro_gen.inference import ELBO, WassersteinAutoencoder
+from pyro_gen.models import VQVAE, Autoencoder
+from pyro_gen.models.vae.parts.codebook import Codewords, MaskedPredictor, NearestCodeword
+
+
+def shaken(program):
+    with seeded(5), torch.no_grad():
+        for p in program.parameters():
+            p.add_(0.4 * torch.randn_like(p))
+    return program
+
+
+def quantised():
+    return shaken(VQVAE(4, places=3, words=3, size=2, hidden=(5,), prior_hidden=6)).eval()
+
+
+def texts(program):
+    """All codes, (27, 3), and their probabilities, by going through the places."""
+    codes = torch.tensor(list(itertools.product(range(3), repeat=3)))
+    z = torch.nn.functional.one_hot(codes, 3).float()
+    log_p = torch.zeros(27)
+    for place in range(3):
+        before = z.clone()
+        before[:, place:] = 7.0  # what comes at a place and after is not to be looked at
+        log_p += program.prior(before).log_softmax(-1)[torch.arange(27), place, codes[:, place]]
+    return codes, log_p
+
+
+def test_the_prior_is_autoregressive_and_sums_to_one():
+    program = quantised()
+    codes, log_p = texts(program)
+    assert abs(log_p.logsumexp(0)) < 1e-5
+    law = Codewords(program.book, program.prior, 3)
+    torch.testing.assert_close(law.log_prob(program.book[codes]), log_p)
+    with seeded(0):
+        drawn = law.sample((3000,))
+    which = (drawn[:, None] - program.book[codes]).abs().sum((2, 3)).argmin(1)
+    share, p = torch.bincount(which, minlength=27) / 3000, log_p.exp()
+    assert ((share - p).abs() < 4.5 * (p * (1 - p) / 3000).sqrt() + 1e-3).all()  # 27 shares: a false alarm in 5000
+    assert ((share - 1 / 27).abs() > 4.5 * (p * (1 - p) / 3000).sqrt() + 1e-3).any()
+
+
+def test_the_bound_is_the_length_of_code_and_data_and_below_the_likelihood():
+    program, x = quantised(), torch.rand(5, 4).round()
+    codes, log_p = texts(program)
+    logits = program.decoder(program.book[codes]) + program.offset
+    log_x = (x[:, None] * logits - torch.nn.functional.softplus(logits)).sum(-1)  # (5, 27)
+    own = (program.codes(x)[:, None] == codes).all(-1)  # (5, 27)
+    found = pg.log_likelihood(program, x, method="elbo", num_particles=2)
+    expected = (log_x + log_p)[own]
+    torch.testing.assert_close(found.value.float(), expected.detach(), rtol=1e-5, atol=1e-5)
+    assert (found.value < (log_x + log_p).logsumexp(1)).all()
+    x[0, 1:] = math.nan  # what is missing is coded as such and not scored
+    assert pg.log_likelihood(program, x, method="elbo").value[0] > -8
+
+
+def test_gradients_go_straight_through_and_the_book_has_its_loss():
+    u, book = torch.randn(4, 3, 2).requires_grad_(), torch.randn(3, 2)
+    z = NearestCodeword(u, book).rsample()
+    weights = torch.randn_like(z)
+    (slope,) = torch.autograd.grad((z * weights).sum(), u)
+    assert torch.equal(slope, weights) and torch.allclose(z, NearestCodeword(u, book).mean)
+    program, x = quantised(), torch.rand(6, 4).round()
+    bound = pg.log_likelihood(program, x, method="elbo").value.sum().float()
+    apart = (program.encoder(program.centre(x)) - program.book[program.codes(x)]).square().sum()
+    torch.testing.assert_close(ELBO().loss(program, x) + bound, 1.25 * apart, rtol=1e-4, atol=1e-4)
+
+
+def test_the_second_step_trains_the_prior_alone():
+    program, x = VQVAE(6, 3, 4, hidden=(8,), prior_hidden=6), torch.rand(60, 6).round()
+    first = pg.fit(program, x, epochs=3, batch_size=20, progress=False)
+    before = {n: p.clone() for n, p in program.named_parameters()}
+    second = pg.fit(program.freeze_codes(), x, epochs=10, batch_size=20, lr=1e-2, progress=False)
+    moved = {n for n, p in program.named_parameters() if not torch.equal(p, before[n])}
+    assert moved and all(n.startswith("prior.") for n in moved)
+    assert second.history[-1]["train_loss"] < second.history[0]["train_loss"]
+    assert first.mode == second.mode == "traced"
+
+
+def test_of_a_continuous_point_there_is_no_density_and_errors_say_what_applies():
+    program, x = Autoencoder(4, 2, (5,)).eval(), torch.rand(6, 4).round()
+    for refused in (
+        lambda: pg.log_likelihood(program, x, method="elbo"),
+        lambda: pg.log_likelihood(program, x, method="iwae"),
+        lambda: pg.impute(program, x.masked_fill(x == 1, math.nan), method="guide"),
+    ):
+        with pytest.raises(ValueError, match=r'is a point at \'z\'.*method="ais", start="prior"'):
+            refused()
+    assert pg.reconstruct(program, x).shape == x.shape and pg.interpolate(program, x, x.flip(0), steps=3).shape[0] == 3
+    found = pg.log_likelihood(program, x[:2], method="ais", start="prior", chains=64)
+    z = torch.cartesian_prod(torch.linspace(-6, 6, 121), torch.linspace(-6, 6, 121))
+    with torch.no_grad():
+        logits = program.decoder(z) + program.offset
+        terms = (x[:2, None] * logits - torch.nn.functional.softplus(logits)).sum(-1) - z.square().sum(1) / 2
+        exact = terms.logsumexp(1) - math.log(2 * math.pi) + 2 * math.log(0.1)
+    assert ((found.value - exact).abs() < 4.5 * found.standard_error + 0.02).all()
+
+
+def test_noise_is_for_training_and_is_undone():
+    x = torch.rand(8, 1).round().expand(8, 6).repeat(30, 1)  # six entries that are all alike
+    program = Autoencoder(6, 2, (16,), hide=0.5)
+    pg.fit(program, x, epochs=20, batch_size=40, lr=1e-2, progress=False)
+    program.eval()
+    holed = x[:8].clone()
+    holed[:, 1:] = math.nan
+    assert (pg.reconstruct(program, holed).round() == x[:8]).all()
+    assert torch.equal(pg.reconstruct(program, x[:8]), pg.reconstruct(program, x[:8]))
+    result = pg.fit(program, x, objective=WassersteinAutoencoder(1.0), epochs=1, progress=False)
+    assert math.isfinite(result.history[0]["train_loss"])
+    with pytest.raises(ValueError, match=r"in \[0, 1\)"):
+        Autoencoder(4, hide=1.0)
+
+
+def test_masked_predictor_of_one_place_is_a_categorical():
+    net = MaskedPredictor(1, 3, 4)
+    assert torch.equal(net(torch.eye(3).unsqueeze(1))[0], net(torch.eye(3).unsqueeze(1))[2])
