@@ -16,13 +16,10 @@ from graphlib import CycleError, TopologicalSorter
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pyro_gen.structure.graphs.base import GraphDraws
-from pyro_gen.structure.graphs.cpdag import completed
-from pyro_gen.structure.graphs.exact import OrderSums, order_weights
-from pyro_gen.structure.graphs.modular import modular_sums
-from pyro_gen.structure.graphs.scores import Families, SetScores, family_scores, graph_weights, parent_sets, set_prior
+from pyro_gen.structure.graphs.missing import missing_draws
+from pyro_gen.structure.graphs.search import EXACT_NODES, Search, exact_draws, order_draws
 
 __all__ = ["EQUIVALENT_SAMPLE_SIZES", "bayesian_network_draws"]
 
@@ -30,11 +27,7 @@ Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 EQUIVALENT_SAMPLE_SIZES = (1.0, 2.0, 5.0, 10.0, 20.0)
-EXACT_NODES = 20
-MODULAR_NODES = 13  # up to which the sums count each graph once themselves
 PRIORS = ("sizes", "uniform")
-HOPELESS = 30.0  # nats below the best equivalent sample size
-POOL = 5  # draws among which one is chosen
 
 
 def bayesian_network_draws(
@@ -83,13 +76,13 @@ def bayesian_network_draws(
     if acted is not None and acted.shape != x.shape:
         raise ValueError(f"targets has shape {acted.shape}: expected that of the values, {x.shape}.")
     x = _standardised(x, kinds, acted)
-    known = must | must.T | ~(allowed | allowed.T) | (allowed ^ allowed.T)
-    if acted is not None:
-        known |= np.logical_or.reduce(acted[:, :, None] ^ acted[:, None, :], axis=0)
-
-    sets = [parent_sets(i, np.flatnonzero(allowed[:, i]), must[:, i], most) for i in range(len(kinds))]
-    families = family_scores(SetScores(x, kinds, equivalent_sample_sizes), sets, acted, prior)
-    return _exact(families, equivalent_sample_sizes, known, prior, chains, draws, torch.Generator().manual_seed(seed))
+    search = Search(kinds, allowed, must, acted, most, tuple(map(float, equivalent_sample_sizes)), prior)
+    generator = np.random.default_rng(seed)
+    if np.isnan(x).any():
+        return missing_draws(search, x, chains, draws, generator)
+    if len(kinds) <= EXACT_NODES:
+        return exact_draws(search.families(x), search, chains, draws, generator)
+    return order_draws(search, x, chains, draws, generator)[0]
 
 
 def _edges(name: str, given: npt.ArrayLike | None, d: int) -> Bools:
@@ -131,59 +124,3 @@ def _standardised(x: Array, levels: npt.NDArray[np.int64], targets: Bools | None
     scaled[:, numbers] -= np.nanmean(free[:, numbers], axis=0)
     scaled[:, numbers] /= np.nanstd(free[:, numbers], axis=0)
     return scaled
-
-
-def _exact(
-    families: Families,
-    sizes: Sequence[float],
-    known: Bools,
-    prior: str,
-    chains: int,
-    draws: int,
-    generator: torch.Generator,
-) -> GraphDraws:
-    d, n = len(families.sets), chains * draws
-    modular = d <= MODULAR_NODES
-    sums = [OrderSums(families, e) for e in range(len(sizes))]
-    log_z = np.array([s.log_z for s in sums])
-    pools, edges, bests = {}, np.zeros((len(sizes), d, d)), []
-    for e in np.flatnonzero(log_z > log_z.max() - HOPELESS).tolist():
-        graphs, orders = sums[e].draw(POOL * n, generator)
-        log_weights = order_weights(graphs, orders)
-        share = np.exp(log_weights - log_weights.max())
-        pools[e] = graphs, share / share.sum()
-        if modular:
-            log_z[e], edges[e] = modular_sums(families, e)
-        else:
-            log_z[e] += np.log(np.exp(log_weights).mean())
-            edges[e] = np.einsum("n,nij->ij", pools[e][1], graphs)
-        bests.append(sums[e].best()[0])
-    posterior = np.exp(log_z - np.logaddexp.reduce(log_z))
-    posterior[[e not in pools for e in range(len(sizes))]] = 0.0
-    posterior /= posterior.sum()
-    rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
-    taken = []
-    for e, number in zip(pools, rng.multinomial(n, posterior[list(pools)]), strict=True):
-        graphs, share = pools[e]
-        taken.append(graphs[rng.choice(len(graphs), number, p=share)])
-    drawn = rng.permutation(np.concatenate(taken)).reshape(chains, draws, d, d)
-    candidates = np.stack(bests)
-    best = candidates[np.logaddexp.reduce(graph_weights(families, candidates), axis=0).argmax()]
-    return GraphDraws(
-        probabilities=np.einsum("e,eij->ij", posterior, edges),
-        graphs=drawn,
-        patterns=completed(drawn, known),
-        best=best,
-        best_pattern=completed(best, known),
-        log_evidence=_evidence(families, log_z, prior) if modular else None,
-        details={
-            "method": "exact",
-            "equivalent sample sizes": dict(zip(map(float, sizes), posterior.tolist(), strict=True)),
-        },
-    )
-
-
-def _evidence(families: Families, log_z: Array, prior: str) -> float:
-    d = len(families.sets)
-    flat = Families(families.sets, [set_prior(sets.sum(1), d, prior)[None] for sets in families.sets])
-    return float(np.logaddexp.reduce(log_z) - np.log(len(log_z)) - modular_sums(flat, 0)[0])

@@ -90,7 +90,7 @@ def test_more_than_thirteen_nodes_by_weighted_draws_agree_with_the_sums(monkeypa
     levels = np.full(6, 2)
     x = category_rows(80, levels, 8)
     exact = bayesian_network_draws(x, levels, max_parents=2)
-    monkeypatch.setattr("pyro_gen.structure.graphs.bayesian_network.MODULAR_NODES", 5)
+    monkeypatch.setattr("pyro_gen.structure.graphs.search.MODULAR_NODES", 5)
     drawn = bayesian_network_draws(x, levels, max_parents=2)
     assert drawn.log_evidence is None
     np.testing.assert_allclose(drawn.probabilities, exact.probabilities, atol=0.04)
