@@ -5,7 +5,16 @@ from pyro_gen.models.adversarial import GAN
 from pyro_gen.models.autoregressive import MADE, NADE
 from pyro_gen.models.bayesian_network import DiscreteBayesianNetwork, LinearGaussianBayesianNetwork
 from pyro_gen.models.energy import EnergyBased
-from pyro_gen.models.flows import IAF, MAF, ContinuousFlow, Glow, NeuralSpline, RealNVP, ResidualFlow
+from pyro_gen.models.flows import (
+    IAF,
+    MAF,
+    ContinuousFlow,
+    Glow,
+    NeuralSpline,
+    RealNVP,
+    ResidualFlow,
+    VariationalDequantization,
+)
 from pyro_gen.models.linear import FactorAnalysis, Gaussian, ProbabilisticPCA
 from pyro_gen.models.mixture import (
     BernoulliMixture,
@@ -130,6 +139,7 @@ __all__ = [
     "TableMixture",
     "TableSelection",
     "TableStudent",
+    "VariationalDequantization",
     "VariationalRNN",
     "WeightedBlockModel",
     "tabular",

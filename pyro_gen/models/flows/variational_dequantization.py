@@ -1,0 +1,180 @@
+r"""Variational dequantisation: the real number behind each level is a latent variable of a flow.
+
+.. math::
+    v \sim p_{\text{flow}}(v), \qquad x_d = \lfloor v_d \rfloor \text{ in } 0, \dots, L - 1, \qquad
+    P(x) = \int_{[x, x + 1)} p_{\text{flow}}(v) \, dv
+
+The flow is of continuous numbers and the data are levels: a pixel's grey value, a count. With uniform noise,
+:math:`v = x + u`, a flow has to model the edges of little boxes. Here a network chooses the noise,
+
+.. math:: q(v \mid x): \quad v_d = x_d + \sigma\big(\mu_d(x) + s_d(x) \, \epsilon_d\big), \quad \epsilon_d \sim
+    \mathcal{N}(0, 1) ,
+
+and the ELBO bounds :math:`\log P(x)`; it is tight where q is the flow's own law within the box. It starts near uniform
+noise. (The lowest and the highest level reach to infinity, so that every v has a level.)
+
+A level that is missing puts no bound on v: there q is normal, with the mean and the standard deviation of the data.
+
+References:
+    | Flow++: Improving Flow-Based Generative Models with Variational Dequantization and Architecture Design (Ho et al.,
+      2019)
+    | https://arxiv.org/abs/1902.00275
+    | A note on the evaluation of generative models (Theis et al., 2016), for uniform noise
+    | https://arxiv.org/abs/1511.01844
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.transforms import Transform
+
+from pyro_gen.data.small import level_rows
+from pyro_gen.distributions.flows import FlowDistribution
+from pyro_gen.models.flows.parts.program import event_of
+from pyro_gen.nets import MLP
+from pyro_gen.observation import observe
+from pyro_gen.program import Program
+from pyro_gen.registry import MODELS, model
+
+__all__ = ["VariationalDequantization"]
+
+MARGIN = 1e-5  # between noise and the edges of a box, which rounding would carry it over
+LOGISTIC = math.pi / math.sqrt(3)  # the standard deviation of the logit of uniform noise
+
+
+class _LevelOf(dist.TorchDistribution):
+    """The level of a real number: a law of one value."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, v: Tensor, levels: int) -> None:
+        self.v, self.levels = v, levels
+        super().__init__(v.shape, torch.Size(), validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        return constraints.integer_interval(0, self.levels - 1)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "_LevelOf":
+        return _LevelOf(self.v.expand(batch_shape), self.levels)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+        level = self.v.detach().floor().clamp(0, self.levels - 1)
+        return level.expand(*sample_shape, *self.batch_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        same = self.v.floor().clamp(0, self.levels - 1) == value
+        return torch.where(same, 0.0, -math.inf).to(self.v)
+
+
+class _IntoBox(Transform):
+    """Real numbers into the boxes [x, x + 1) of what is seen; where x is missing they stay."""
+
+    domain, codomain, bijective = constraints.real, constraints.real, True
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.seen, self.level = ~torch.isnan(x), x.nan_to_num()
+
+    def _call(self, x: Tensor) -> Tensor:
+        inside = self.level + MARGIN + (1 - 2 * MARGIN) * torch.sigmoid(x)
+        return torch.where(self.seen, inside, x)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        share = ((y - self.level - MARGIN) / (1 - 2 * MARGIN)).clamp(MARGIN, 1 - MARGIN)
+        return torch.where(self.seen, torch.logit(share), y)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        inside = F.logsigmoid(x) + F.logsigmoid(-x) + math.log1p(-2 * MARGIN)
+        return torch.where(self.seen, inside, 0.0)
+
+
+@model(
+    "flow of levels by variational dequantisation",
+    paper="Ho et al. (2019)",
+    small={"": lambda: (VariationalDequantization(3, 5, "RealNVP", (8,), layers=2), level_rows(5, 9, 3))},
+)
+class VariationalDequantization(Program):
+    r"""Creates a density of levels from a flow.
+
+    Arguments:
+        event_shape: The shape of one datum, or the number of its entries.
+        levels: The number L of levels, 0, ..., L - 1.
+        flow: The name of a flow of this family, which has these options too.
+        hidden: Units in each hidden layer of the network of the noise.
+        options: Passed to the flow; by default its marginals are splines.
+
+    Raises:
+        ValueError: There is no such flow.
+
+    Example:
+        >>> flow = VariationalDequantization((4, 4), 17, "Glow", steps=2)
+        >>> x = flow.model(torch.full((2, 4, 4), torch.nan))  # two draws
+        >>> bool(((x >= 0) & (x <= 16) & (x == x.floor())).all())
+        True
+    """
+
+    loc: Tensor
+    scale: Tensor
+    initialised: Tensor
+
+    def __init__(
+        self,
+        event_shape: int | Sequence[int],
+        levels: int,
+        flow: str = "Glow",
+        hidden: Sequence[int] = (128,),
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        made = MODELS.find(flow)
+        if made.family != "flows" or made.cls is VariationalDequantization:
+            raise ValueError(f"VariationalDequantization(flow={flow!r}): give the name of a flow, Glow say.")
+        self.event_shape, self.levels = event_of(event_shape), levels
+        make: Any = made.cls
+        self.bijection = make(event_shape, **({"marginals": "spline"} | options)).bijection
+        entries = self.event_shape.numel()
+        self.noise = MLP((entries, *hidden, 2 * entries), "silu", missing=True)
+        nn.init.zeros_(next(self.noise[-1].parameters()))
+        self.register_buffer("loc", torch.zeros(self.event_shape))
+        self.register_buffer("scale", torch.ones(self.event_shape))
+        self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
+
+    def initialise(self, x: Tensor, *context: Any, seed: int = 0) -> Self:
+        """Starts the flow at levels with uniform noise, from data with shape :math:`(N, *event)`, the first time."""
+        if not self.initialised:
+            generator = torch.Generator(x.device).manual_seed(seed)
+            with torch.no_grad():
+                v = x + torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+                mean = v.nanmean(0).nan_to_num(self.levels / 2)
+                deviation = (v - mean).square().nanmean(0).sqrt().nan_to_num()
+                self.loc.copy_(mean)
+                self.scale.copy_(deviation.clamp(min=0.5))
+                self.bijection.start(torch.where(torch.isnan(v), mean, v))
+                self.initialised.fill_(True)
+        return super().initialise(x, *context, seed=seed)
+
+    def model(self, x: Tensor) -> Tensor:
+        r"""The joint density :math:`p(v) \, P(x \mid v)` of data with shape :math:`(N, *event)`."""
+        with self.plate(x):
+            v = pyro.sample("v", FlowDistribution(self.bijection, None, x.shape[:1]))  # (N, *event)
+            level: Any = _LevelOf(v, self.levels)
+            return observe("x", level.to_event(len(self.event_shape)), x)
+
+    def guide(self, x: Tensor) -> None:
+        r"""The noise :math:`q(v \mid x)`."""
+        with self.plate(x):
+            mu, raw = self.noise((2 * x / (self.levels - 1) - 1).flatten(1)).chunk(2, -1)  # (N, D) each
+            scale = LOGISTIC * raw.clamp(-5, 5).exp()
+            missing = torch.isnan(x)
+            loc = torch.where(missing, self.loc, mu.reshape(x.shape))
+            scale = torch.where(missing, self.scale, scale.reshape(x.shape))
+            noise: Any = dist.TransformedDistribution(dist.Normal(loc, scale), [_IntoBox(x)])
+            pyro.sample("v", noise.to_event(len(self.event_shape)))
