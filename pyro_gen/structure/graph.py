@@ -34,6 +34,7 @@ Pairs = Iterable[Sequence[Hashable]]
 
 KINDS = ("bayesian network", "gaussian", "ising")
 NAMES = {"bayesian network": "Bayesian network", "gaussian": "Gaussian graphical model", "ising": "Ising model"}
+EXACT = 1e-12  # the share of a column's variance below which others determine it
 SURE = 0.95  # from which probability on an edge is called sure
 
 
@@ -266,7 +267,15 @@ def _numbers(columns: Columns) -> npt.NDArray[np.float64]:
                 f'kind="gaussian" is of numbers, and column {name!r} has categories, {levels[0]!r} for one: take '
                 '"bayesian network", or leave the column out.'
             )
-    return columns.values
+    values = columns.values
+    seen = values[~np.isnan(values).any(1)]
+    varies = np.ptp(seen, 0) > 0 if len(seen) else np.zeros(values.shape[1], dtype=bool)
+    r = np.linalg.qr((seen - seen.mean(0))[:, varies] if varies.any() else np.zeros((1, 0)))[1]
+    left = np.diag(r) ** 2 / (r**2).sum(0)[: len(r)]  # of the variance, given the columns before
+    if (follows := np.flatnonzero(left[: max(0, len(seen) - 1)] < EXACT)).size:
+        name = columns.names[int(np.flatnonzero(varies)[follows[0]])]
+        raise ValueError(f"Column {name!r} is a linear function of columns before it: leave it out, or one of these.")
+    return values
 
 
 def _binary(columns: Columns) -> npt.NDArray[np.float64]:

@@ -45,6 +45,7 @@ Places = npt.NDArray[np.int64]
 SHARE = 0.5  # of the product of scores, which sees each edge twice
 BURN_IN = 100
 FRESH = 25  # sweeps after which swept matrices are made anew
+MOST_COLUMNS = 200  # whose swept matrices, D^3 numbers a chain, have room
 PRIOR_ROWS = 3.0  # degrees of freedom of the G-Wishart prior by which missing values are drawn
 
 
@@ -68,7 +69,8 @@ def gaussian_edges(
         seed: Seeds all that is random.
 
     Raises:
-        ValueError: There are fewer than four rows, or a column has as many required edges as there are.
+        ValueError: There are fewer than four rows, or more than 200 columns, or a column has as many required edges as
+            there are rows.
 
     Example:
         >>> a = np.random.default_rng(0).normal(size=(100, 3))
@@ -78,8 +80,10 @@ def gaussian_edges(
     """
     if len(values) < 4:
         raise ValueError(f"gaussian_edges: got {len(values)} rows: a graph of numbers is found in four or more.")
-    generator = np.random.default_rng(seed)
     d = values.shape[1]
+    if d > MOST_COLUMNS:
+        raise ValueError(f"gaussian_edges: got {d} columns: there is room for {MOST_COLUMNS}, choose among them.")
+    generator = np.random.default_rng(seed)
     x = (values - np.nanmean(values, 0)) / np.nanstd(values, 0)
     holes = bool(np.isnan(x).any())
     prior = EdgePrior(d, chains, forbidden, required)
