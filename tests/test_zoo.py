@@ -242,6 +242,14 @@ def test_series_are_given_their_steps_and_rows_their_labels() -> None:
     )
     with pytest.raises(ValueError, match="nile has no target"):
         zoo.prepare(dataclasses.replace(zoo.load("gaussian-process-nile"), form="labelled"))
+    few = zoo.prepare(dataclasses.replace(zoo.load("class-conditional-digits"), labels_per_class=3))
+    known = ~few.train["y"].isnan()
+    assert (
+        torch.equal(few.train["y"][known].long().bincount(), torch.full((10,), 3)) and not few.test["y"].isnan().any()
+    )
+    assert torch.equal(few.train["y"][known], digits.train["y"][known])
+    with pytest.raises(ValueError, match=r'labels_per_class goes with form = "labelled"'):
+        zoo.Entry.parse("x", RECIPE.replace('"digits"', '"digits"\nlabels_per_class = 3', 1))
 
 
 def test_accuracy_is_the_share_of_labels_that_are_right() -> None:

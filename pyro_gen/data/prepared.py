@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from pyro_gen.data.transforms import Transform
 
-__all__ = ["FORMS", "Prepared", "rows_of", "with_context"]
+__all__ = ["FORMS", "Prepared", "few_labels", "rows_of", "with_context"]
 
 #: What of a data set is modelled: its rows; rows and labels, ``x`` and ``y``; the outcome given the rows; the rows as
 #: series given their steps.
@@ -56,6 +57,26 @@ class Prepared(NamedTuple):
 def with_context(x: Any, context: tuple[Tensor, ...]) -> Any:
     """Data with their context behind, as :func:`pyro_gen.fit` takes them."""
     return (x, *context) if context else x
+
+
+def few_labels(labels: Tensor, per_class: int, seed: int = 0) -> Tensor:
+    """As many labels of each class, chosen at random; the others are NaN: not known.
+
+    Arguments:
+        labels: Whole numbers, with shape (N,).
+        per_class: How many of each are kept.
+        seed: Chooses them.
+
+    Example:
+        >>> few_labels(torch.tensor([0, 0, 1, 1, 1]), 2).isnan().sum().item()
+        1
+    """
+    generator = torch.Generator().manual_seed(seed)
+    kept = torch.full(labels.shape, torch.nan)
+    for k in labels.unique().tolist():
+        rows = (labels == k).nonzero()[:, 0]
+        kept[rows[torch.randperm(len(rows), generator=generator)[:per_class]]] = float(k)
+    return kept
 
 
 def rows_of(x: Any, rows: Tensor) -> Any:

@@ -13,6 +13,7 @@ An entry is a TOML file in ``pyro_gen/recipes/``::
     transform = ["binarize=8"]        # a transform that draws gives training fresh draws, and test data one draw
     form = "rows"                     # or "labelled": {"x": rows, "y": labels}; "outcome": what is predicted, given the
                                       # rows; "steps": the rows as series, given their steps
+    labels_per_class = 10             # of "labelled" training data so many labels of each class are known
     outcome = ["standardize"]         # what the outcome goes through
     group = "school"                  # the column that numbers groups, which then are a context of their own
 
@@ -131,6 +132,7 @@ class Entry:
         minutes: About how long it takes on two CPU cores, or on a GPU where it is meant for one.
         gpu: Whether it is meant for a GPU.
         text: The file.
+        labels_per_class: How many labels of each class training data keep, 0 for all.
     """
 
     name: str
@@ -147,6 +149,7 @@ class Entry:
     form: str = "rows"
     outcome: tuple[str, ...] = ()
     group: str = ""
+    labels_per_class: int = 0
 
     @staticmethod
     def parse(name: str, text: str) -> "Entry":
@@ -164,12 +167,16 @@ class Entry:
             model = program.pop("model", None)
             MODELS.find(model)
             check_options(model, program)
-            source = _Section(top["data"], "data", "name", transform=[], form="rows", outcome=[], group="")
+            source = _Section(
+                top["data"], "data", "name", transform=[], form="rows", outcome=[], group="", labels_per_class=0
+            )
             DATA_SETS.find(source["name"])
             if source["form"] not in FORMS:
                 raise ValueError(f"data has no form {source['form']!r}: choose one of {', '.join(FORMS)}.")
             if (source["outcome"] or source["group"]) and source["form"] != "outcome":
                 raise ValueError('outcome and group go with form = "outcome".')
+            if source["labels_per_class"] and source["form"] != "labelled":
+                raise ValueError('labels_per_class goes with form = "labelled".')
             training = dict(top["training"])
             if unknown := [key for key in training if key not in _TRAINING]:
                 raise ValueError(f"training has no key {unknown[0]!r}: choose from {', '.join(sorted(_TRAINING))}.")
@@ -187,7 +194,7 @@ class Entry:
         return Entry(
             name, top["title"], model, program, source["name"], tuple(source["transform"]), training, figure,
             float(top["minutes"]), bool(top["gpu"]), text,
-            source["form"], tuple(source["outcome"]), source["group"],
+            source["form"], tuple(source["outcome"]), source["group"], source["labels_per_class"],
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_gen.data import DataSet
 from pyro_gen.data import load as load_data
-from pyro_gen.data.prepared import Prepared, rows_of, with_context
+from pyro_gen.data.prepared import Prepared, few_labels, rows_of, with_context
 from pyro_gen.data.transforms import Transform
 from pyro_gen.inference.svi import FitResult, fit
 from pyro_gen.registry import DATA_SETS
@@ -39,6 +39,8 @@ def prepare(entry: Entry, data_root: str | Path | None = None) -> Prepared:
         )
     data = load_data(entry.data, root=root)
     train, context, transform = _formed(entry, data, data.train, data.train_target)
+    if entry.labels_per_class:
+        train = {**train, "y": few_labels(train["y"], entry.labels_per_class).to(train["y"])}
     test, test_context, _ = _formed(entry, data, data.test, data.test_target)
     test, jacobian = _transformed(transform, test)
     fit_transform = transform
@@ -119,7 +121,10 @@ def train(
         return _in_closed_form(program, data, device)
     arguments = {k: v for k, v in entry.training.items() if k not in ("validation", "transform", "objective")}
     arguments["objective"] = make_objective(entry.training.get("objective"))
-    arguments |= {"validation": data.validation, "transform": data.fit_transform, "seed": seed, "progress": progress}
+    transform: Any = data.fit_transform
+    if transform is not None and isinstance(data.train, Mapping):
+        transform = {"x": transform}  # labels stay what they are
+    arguments |= {"validation": data.validation, "transform": transform, "seed": seed, "progress": progress}
     return fit(program, with_context(data.train, data.context), **(arguments | overrides))
 
 
