@@ -37,6 +37,7 @@ SLOW = (
     "bipartite-block-davis",
     "class-conditional-digits",
     "class-conditional-digits-half",
+    "deep-exponential-family-digits",
     "deep-markov-beacon",
     "degree-corrected-les-miserables",
     "dirichlet-process-iris",

@@ -5,6 +5,7 @@ from pyro_gen.models.adversarial import GAN
 from pyro_gen.models.autoregressive import MADE, NADE
 from pyro_gen.models.bayesian_network import DiscreteBayesianNetwork, LinearGaussianBayesianNetwork
 from pyro_gen.models.energy import EnergyBased
+from pyro_gen.models.exponential_family import DeepExponentialFamily
 from pyro_gen.models.flows import (
     IAF,
     MAF,
@@ -94,6 +95,7 @@ __all__ = [
     "ConditionalVAE",
     "ConjugateRegression",
     "ContinuousFlow",
+    "DeepExponentialFamily",
     "DeepLatentTable",
     "DeepMarkov",
     "DegreeCorrectedBlockModel",
