@@ -72,6 +72,7 @@ from pyro_gen.models.vae import (
     ConditionalVAE,
     DiscreteVAE,
     HierarchicalVAE,
+    PixelVAE,
     SemiSupervisedVAE,
 )
 
@@ -122,6 +123,7 @@ __all__ = [
     "NestedBlockModel",
     "NeuralSpline",
     "NotMIWAE",
+    "PixelVAE",
     "Potts",
     "ProbabilisticPCA",
     "ProdLDA",

@@ -19,8 +19,8 @@ product of that and its prior,
     \frac{1}{\sigma_{q,l}^2} = \frac{1}{\hat\sigma_l^2} + \frac{1}{\sigma_l^2}, \quad
     \mu_{q,l} = \sigma_{q,l}^2 \Big( \frac{\hat\mu_l}{\hat\sigma_l^2} + \frac{\mu_l}{\sigma_l^2} \Big) .
 
-Where the data say nothing, :math:`\hat\sigma_l \to \infty`, the layer is drawn from its prior. Upper layers tend to end
-there, unused; ``ELBO(free_bits=...)`` and importance-weighted objectives such as ``DReG(5)`` keep them in use.
+Where the data say nothing, :math:`\hat\sigma_l \to \infty`, the layer is drawn from its prior. Layers tend to end
+there, unused, the upper ones first; ``ELBO(free_bits=...)`` keeps them in use (``examples/hierarchical_vae.py``).
 
 References:
     | Importance Weighted Autoencoders (Burda, Grosse & Salakhutdinov, 2016)
