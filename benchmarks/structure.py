@@ -18,7 +18,21 @@ import torch
 from machine import processor, versions
 from structure_parts import Result
 
-PARTS = ("clusters", "communities", "compare", "factors", "ggm", "gp", "hierarchical", "hmm", "regimes", "topics")
+PARTS = (
+    "clusters",
+    "communities",
+    "compare",
+    "factors",
+    "ggm",
+    "gp",
+    "graph_exact",
+    "graph_orders",
+    "graphs",
+    "hierarchical",
+    "hmm",
+    "regimes",
+    "topics",
+)
 RESULT = Path(__file__).parent / "results" / "structure.json"
 
 

@@ -61,7 +61,7 @@ def bayesian_network_draws(
 
     Raises:
         ValueError: Edges that are required make a circle, are forbidden, or are more than ``max_parents``, or there are
-            fewer than two rows or columns.
+            fewer than two rows or columns; or a column has values that are no categories, or numbers that do not vary.
     """
     x = np.asarray(values, dtype=np.float64)
     kinds = np.asarray(levels, dtype=np.int64)
@@ -120,6 +120,16 @@ def _standardised(x: Array, levels: npt.NDArray[np.int64], targets: Bools | None
     """The same with numbers of mean 0 and variance 1 in the rows in which they were not set."""
     free = x if targets is None else np.where(targets, np.nan, x)
     numbers = levels == 0
+    codes = x[:, ~numbers]
+    wrong = ~(np.isnan(codes) | ((codes >= 0) & (codes < levels[~numbers]) & (codes == np.floor(codes))))
+    if wrong.any():
+        column = np.flatnonzero(~numbers)[wrong.any(0).argmax()]
+        raise ValueError(f"Column {column} has {levels[column]} categories: expected 0 to {levels[column] - 1} or NaN.")
+    seen = ~np.isnan(free)
+    varies = np.nanmax(np.where(seen, free, -np.inf), axis=0) > np.nanmin(np.where(seen, free, np.inf), axis=0)
+    if (numbers & ~varies).any():
+        column = int((numbers & ~varies).argmax())
+        raise ValueError(f"Column {column} does not vary and tells nothing: leave it out.")
     scaled = x.copy()
     scaled[:, numbers] -= np.nanmean(free[:, numbers], axis=0)
     scaled[:, numbers] /= np.nanstd(free[:, numbers], axis=0)

@@ -1,10 +1,13 @@
 """Posteriors over networks beside all graphs of a few nodes, of categories, numbers and both, with what is known."""
 
+from graphlib import TopologicalSorter
+
 import numpy as np
 import pytest
 
 from pyro_gen.structure.graphs.bayesian_network import EQUIVALENT_SAMPLE_SIZES, bayesian_network_draws
-from pyro_gen.structure.graphs.scores import Families, SetScores, family_scores, parent_sets
+from pyro_gen.structure.graphs.cpdag import completed, distance
+from pyro_gen.structure.graphs.scores import Families, SetScores, family_scores, parent_sets, set_prior
 from tests.structure.graphs.enumerated import all_graphs, averaged, category_rows, edge_probabilities, mixed_rows
 
 
@@ -132,3 +135,42 @@ def test_what_cannot_be_is_said(options: dict, message: str) -> None:
         bayesian_network_draws(x, [2, 3, 0], **options)
     with pytest.raises(ValueError, match="2 or more rows"):
         bayesian_network_draws(x[:1], [2, 3, 0])
+
+
+def test_the_stated_distance_is_the_real_one_where_networks_come_from_the_prior() -> None:
+    generator = np.random.default_rng(10)
+    graphs, _ = all_graphs(4)
+    patterns, levels, size = completed(graphs), np.full(4, 2), 8.0
+    sizes = graphs.sum(1)  # of the sets of parents, (G, d)
+    weights = np.exp(set_prior(sizes, 4, "sizes").sum(1))
+    real, stated, variances = [], [], []
+    for _ in range(60):
+        k = generator.choice(len(graphs), p=weights / weights.sum())
+        x = rows_of(graphs[k], size, 40, generator)
+        found = bayesian_network_draws(x, levels, equivalent_sample_sizes=[size], chains=1, draws=200)
+        pattern, distance_stated = found.representative()
+        real.append(int(distance(pattern, patterns[k])))
+        stated.append(distance_stated)
+        variances.append(distance(found.patterns, pattern).var())
+    error = 4 * np.sqrt(np.sum(variances)) / 60  # false alarm at .0001
+    assert abs(np.mean(real) - np.mean(stated)) < error
+    assert np.mean(real) > error  # of a single graph that is taken for certain this bound can tell
+
+
+def rows_of(graph: np.ndarray, size: float, n: int, generator: np.random.Generator) -> np.ndarray:
+    """Rows of a network of binary nodes whose tables are drawn from the prior."""
+    x = np.zeros((n, len(graph)))
+    for i in TopologicalSorter({j: np.flatnonzero(graph[:, j]).tolist() for j in range(len(graph))}).static_order():
+        parents = np.flatnonzero(graph[:, i])
+        q = 2 ** len(parents)
+        p = generator.beta(size / (2 * q), size / (2 * q), q)
+        x[:, i] = generator.random(n) < p[x[:, parents].astype(int) @ (2 ** np.arange(len(parents)))]
+    return x
+
+
+def test_values_that_cannot_be_are_said() -> None:
+    x = np.stack([np.arange(10) % 2, np.arange(10) % 3, np.arange(10.0)], 1)
+    with pytest.raises(ValueError, match="Column 1 has 2 categories: expected 0 to 1 or NaN"):
+        bayesian_network_draws(x, [2, 2, 0])
+    with pytest.raises(ValueError, match="Column 2 does not vary"):
+        bayesian_network_draws(x * [1, 1, 0], [2, 3, 0])
