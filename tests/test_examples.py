@@ -216,6 +216,11 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "crps_linear": (0.403, 0.405),
         "coverage_90": (0.82, 0.97),
     },
+    "latent_arithmetic": {
+        "before": (1.4, 2.4),  # distances of the mean threes to the mean eight
+        "half_way": (0.9, 1.9),
+        "after": (0.5, 1.3),
+    },
     "mnar": {
         "rmse_mean": (1.796, 1.797),
         "rmse_random": (0.85, 1.1),
@@ -294,6 +299,8 @@ def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert numbers["half_spread"] < numbers["lower_spread"]
     if name == "impute_table":
         assert (tmp_path / "outputs/impute_table.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    if name == "latent_arithmetic":
+        assert numbers["after"] < 0.75 * numbers["before"]
     if name == "topics_docstrings":
         assert numbers["perplexity"] < 0.95 * numbers["perplexity_of_rival"]
     if name == "vae_digits":
