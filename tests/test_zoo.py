@@ -35,6 +35,7 @@ WITHOUT_GRADIENTS = ("conjugate-diabetes", "factor-analysers-wine", "gaussian-mi
 SLOW = (
     "bernoulli-mixture-digits",
     "bipartite-block-davis",
+    "ccvae-digits-100",
     "class-conditional-digits",
     "class-conditional-digits-half",
     "deep-exponential-family-digits",
