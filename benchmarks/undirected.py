@@ -7,6 +7,11 @@ spins are slow, more steps. (c): the mean energy at the critical point by Swends
 against the derivative of Kaufman's formula. (d): spins that blocked Gibbs sampling draws a second, a checkerboard of
 64 chains of 32 x 32: the median of rounds.
 
+boltzmann (a): a move of blocked Gibbs sampling of a restricted Boltzmann machine with 784 and 500 units, 1,000 chains,
+against the pair of matrix products in it alone; one thread, and its own time, so that the load of the machine does not
+count: the ratio of medians over rounds that take turns. (b): binary digits, test log-likelihood by the recipes, and of
+scikit-learn's BernoulliRBM with 16 units, learning rate by validation, exactly: its weights are put into this machine.
+
     python benchmarks/undirected.py [PART ...] [--threads 2] [--rounds 9] [--store]
 """
 
@@ -24,7 +29,7 @@ import torch
 from machine import processor, versions
 
 import pyro_gen as pg
-from pyro_gen.models import Ising
+from pyro_gen.models import Ising, RestrictedBoltzmann
 from pyro_gen.models.undirected import SwendsenWang
 from pyro_gen.models.undirected.parts.kaufman import CRITICAL, log_partition_of_torus
 
@@ -119,7 +124,71 @@ def ising(rounds: int) -> tuple[dict[str, Any], Figures]:
     return result, figures
 
 
-PARTS: dict[str, Callable[[int], tuple[dict[str, Any], Figures]]] = {"ising": ising}
+def gibbs_share(rounds: int) -> dict[str, float]:
+    """Milliseconds of a move, and of its pair of matrix products alone."""
+    machine = RestrictedBoltzmann(784, 500)
+    x = torch.bernoulli(torch.full((1000, 1, 784), 0.5))
+    missing = torch.ones(1, 784, dtype=torch.bool)
+    v, h, w = x[:, 0].clone(), torch.bernoulli(torch.full((1000, 500), 0.5)), machine.weights.detach()
+    bare, whole = [], []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        for _ in range(8 * rounds):
+            start = time.thread_time()
+            v @ w, h @ w.T
+            between = time.thread_time()
+            x = machine.kernel(x, missing, 1.0)
+            whole.append(1e3 * (time.thread_time() - between))
+            bare.append(1e3 * (between - start))
+    torch.set_num_threads(threads)
+    result = {"products_ms": statistics.median(bare[rounds:]), "move_ms": statistics.median(whole[rounds:])}
+    return result | {"share": result["products_ms"] / result["move_ms"]}
+
+
+def rival(train: torch.Tensor, validation: torch.Tensor, test: torch.Tensor) -> float:
+    """The test log-likelihood of scikit-learn's machine with 16 units."""
+    from sklearn.neural_network import BernoulliRBM
+
+    best, chosen = -float("inf"), 0.0
+    for rate in (0.01, 0.03, 0.1):
+        theirs = BernoulliRBM(16, learning_rate=rate, n_iter=60, random_state=0).fit(train.flatten(1).numpy())
+        ours = RestrictedBoltzmann(64, 16)
+        ours.initialise(train.flatten(1))
+        # Their units are 0 and 1: v' W h + a' v + b' h, with v = phi + mu and h + 1/2 in place of h.
+        w, a, b = (torch.from_numpy(t).float() for t in (theirs.components_.T, *_biases(theirs)))
+        ours.weights.data.copy_(w)
+        ours.hidden_biases.data.copy_(b + ours.visible.mean @ w)
+        ours.visible_biases.data.copy_(a + 0.5 * w.sum(1) - ours.visible.logits)
+        score = pg.log_likelihood(ours, validation.flatten(1)).mean()
+        if score > best:
+            best, chosen = score, pg.log_likelihood(ours, test.flatten(1)).mean()
+    return chosen
+
+
+def _biases(theirs: Any) -> tuple[Any, Any]:
+    return theirs.intercept_visible_, theirs.intercept_hidden_
+
+
+def boltzmann(rounds: int) -> tuple[dict[str, Any], Figures]:
+    result: dict[str, Any] = {"gibbs": gibbs_share(rounds)}
+    figures: Figures = [("Gibbs: share of the products", result["gibbs"]["share"], lambda v: v >= 0.9, ">= 0.9")]
+    for name, bar in (("rbm-digits", -18.6), ("rbm-digits-128", -17.7)):
+        found = pg.zoo.reproduce(name, progress=False)
+        result[name] = {"nats": found.value, "standard_error": found.standard_error}
+        figures.append((f"{name}: nats", found.value, lambda v, bar=bar: v >= bar, f">= {bar}"))
+    data = pg.data.load("digits")
+    train, test = (data.train >= 8).float(), (data.test >= 8).float()
+    place = torch.arange(len(data.train) + len(data.test))
+    held_out = place[place % 5 != 0] % 10 == 3
+    theirs = rival(train[~held_out], train[held_out], test)
+    result["scikit-learn"] = {"nats": theirs}
+    gain = result["rbm-digits"]["nats"] - theirs
+    figures.append(("16 units, above scikit-learn's: nats", gain, lambda v: v > 0, "> 0"))
+    return result, figures
+
+
+PARTS: dict[str, Callable[[int], tuple[dict[str, Any], Figures]]] = {"ising": ising, "boltzmann": boltzmann}
 
 
 def main() -> int:

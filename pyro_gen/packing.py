@@ -46,6 +46,9 @@ class PackedProgram(Program):
         members: dict[str, Any] = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
         if kind.marginal is not Program.marginal:  # there is one in closed form
             members["marginal"] = lambda self: PackedProgram(self.inner.marginal(), self.variables)
+        for name in ("kernel", "log_sum", "draw_missing", "tempered_factor"):  # they are given packed rows
+            if getattr(kind, name) is not getattr(Program, name):
+                members[name] = _of_inner(name)
         named = type(kind.__name__, (cls,), members)
         made: PackedProgram = object.__new__(named)
         return made
@@ -108,6 +111,10 @@ class PackedProgram(Program):
     def initialise(self, x: Tensor, *context: Any, seed: int = 0) -> Self:
         self.inner.initialise(self.variables.unpack(x), *context, seed=seed)
         return self
+
+
+def _of_inner(name: str) -> Callable[..., Any]:
+    return lambda self, *args: getattr(self.inner, name)(*args)
 
 
 def unpacked_program(program: Program) -> Program:
@@ -175,7 +182,12 @@ def packed_inputs(program: Program, x: Any) -> tuple[Program, Any]:
     variables = _variables(program, x)
     if variables is None:
         return program, x
-    return PackedProgram(program, variables), variables.pack(x) if has_several(x) else x
+    return PackedProgram(program, variables), variables.pack(x) if _is_data(x, variables) else x
+
+
+def _is_data(x: Any, variables: Variables) -> bool:
+    """Whether x are data of such variables, and no number of what is to be generated."""
+    return has_several(x) or (variables.seen is not None and x is not None and not isinstance(x, Integral))
 
 
 def packs(door: Callable[P, R]) -> Callable[P, R]:
@@ -256,7 +268,7 @@ def _variables(program: Program, x: Any) -> Variables | None:
     """The variables of data, or of what is generated, where x is none; ``None`` where they are one tensor."""
     known = known_shapes(program)
     who = type(program).__name__
-    if not has_several(x):
+    if not has_several(x) and not (known is not None and _is_data(x, known)):
         if known is not None and x is not None and not isinstance(x, Integral):
             raise ValueError(
                 f"{who} has several variables, {', '.join(map(repr, known.names))}: give a "
@@ -321,7 +333,9 @@ class _OfVariables:
 
     def __call__(self, x: Tensor) -> Tensor:
         parts = self.variables.unpack(x)
-        if not isinstance(self.transform, Mapping):
+        if (seen := self.variables.seen) is not None and not isinstance(self.transform, Mapping):
+            changed = {**parts, seen: self.transform(parts[seen])}
+        elif not isinstance(self.transform, Mapping):
             changed = self.transform(parts)
         else:
             if unknown := [name for name in self.transform if name not in self.variables.names]:

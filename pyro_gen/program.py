@@ -100,6 +100,8 @@ class Program(PyroModule):
         fill_missing: What the guide sees in the place of missing entries; ``None`` for NaN. The model sees NaN.
         event_shape: The shape of one datum, for generation; a mapping or a tuple of shapes where the data are several
             variables. :func:`pyro_gen.fit` sets it when the class does not.
+        hidden_variables: Of several variables the names of those that data may lack, the upper layers of a Boltzmann
+            machine: nothing of them is ever observed.
 
     Example:
         >>> import pyro, torch
@@ -118,6 +120,7 @@ class Program(PyroModule):
 
     objective: "Objective"  # no default here: a class attribute would hide the submodule that an assignment makes
     event_shape: Any = None
+    hidden_variables: tuple[str, ...] = ()
     fill_missing: float | None = None
 
     def __init__(self) -> None:

@@ -54,7 +54,8 @@ def known_shapes(program: Any) -> "Variables | None":
     """The variables of a program, where its ``event_shape`` is a mapping or a tuple of shapes."""
     shapes = program.event_shape
     if isinstance(shapes, Mapping):
-        return Variables(tuple(shapes), tuple(map(torch.Size, shapes.values())), named=True)
+        hidden = tuple(program.hidden_variables)
+        return Variables(tuple(shapes), tuple(map(torch.Size, shapes.values())), named=True, hidden=hidden)
     if isinstance(shapes, tuple) and any(not isinstance(size, int) for size in shapes):
         return Variables(tuple(range(len(shapes))), tuple(map(torch.Size, shapes)), named=False)
     return None
@@ -68,6 +69,8 @@ class Variables:
         names: Their names, or their numbers in a tuple.
         shapes: The shape of one datum of each.
         named: Whether data are a mapping.
+        hidden: The names of those that data may lack, as they are never seen: they are NaN then. What is left may be a
+            plain tensor, where it is one variable.
 
     Example:
         >>> data = {"image": torch.zeros(5, 2, 2), "label": torch.tensor([0, 1, 0, 1, 1])}
@@ -80,6 +83,24 @@ class Variables:
     names: tuple[Hashable, ...]
     shapes: tuple[torch.Size, ...]
     named: bool
+    hidden: tuple[str, ...] = ()
+
+    @property
+    def seen(self) -> str | None:
+        """The name of the variable that a plain tensor is, where all others are hidden."""
+        left = [str(name) for name in self.names if name not in self.hidden]
+        return left[0] if self.hidden and len(left) == 1 else None
+
+    def with_hidden(self, data: Any) -> Any:
+        """Data as a mapping or tuple of all variables, with NaN for hidden ones that they lack."""
+        if not has_several(data) and self.seen is not None:
+            data = {self.seen: as_tensor(data, f"variable {self.seen!r}")}
+        lacking = [name for name in self.hidden if name not in data]
+        if not lacking:
+            return data
+        like = next(_as_tensor(name, part) for name, part in items(data))
+        shapes = dict(zip(self.names, self.shapes, strict=True))
+        return {**data, **{name: like.new_full((len(like), *shapes[name]), torch.nan) for name in lacking}}
 
     @staticmethod
     def of(data: Any) -> "Variables":
@@ -119,6 +140,7 @@ class Variables:
             ValueError: A variable lacks, is not known, or has another shape; they differ in their number of data; or
                 whole numbers are too large for the precision.
         """
+        data = self.with_hidden(data)
         if isinstance(data, Mapping) != self.named:
             what = "a mapping" if self.named else "a tuple"
             raise ValueError(f"{who} has several variables, {_quoted(self.names)}: give {what} of tensors of them.")
@@ -158,6 +180,7 @@ class Variables:
         Raises:
             ValueError: A whole number is too large for double precision.
         """
+        data = self.with_hidden(data)
         parts = [_as_tensor(name, data[name]) for name in self.names]
         dtype = parts[0].dtype
         for part in parts[1:]:

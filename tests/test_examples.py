@@ -50,6 +50,14 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "ess": (32, 128),
         "filled_right": (0.85, 1.0),
     },
+    "rbm_digits": {
+        "log_likelihood": (-19.0, -18.2),
+        "independent_pixels": (-25.6, -25.0),
+        "log_z_off": (-0.1, 0.1),
+        "gap": (-0.15, 0.15),
+        "pixels_right": (0.75, 0.9),
+        "pixels_right_by_chance": (0.6, 0.75),
+    },
     "regimes_nile": {
         "year": (1899, 1899),
         "probability": (0.73, 0.77),

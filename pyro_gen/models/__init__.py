@@ -63,7 +63,15 @@ from pyro_gen.models.tabular import (
     TableStudent,
 )
 from pyro_gen.models.topic import LatentDirichletAllocation, ProdLDA
-from pyro_gen.models.undirected import GaussianGraphicalModel, Ising, MarkovRandomField, Potts, RestrictedBoltzmann
+from pyro_gen.models.undirected import (
+    DeepBelief,
+    DeepBoltzmann,
+    GaussianGraphicalModel,
+    Ising,
+    MarkovRandomField,
+    Potts,
+    RestrictedBoltzmann,
+)
 from pyro_gen.models.vae import (
     CCVAE,
     VAE,
@@ -96,6 +104,8 @@ __all__ = [
     "ConditionalVAE",
     "ConjugateRegression",
     "ContinuousFlow",
+    "DeepBelief",
+    "DeepBoltzmann",
     "DeepExponentialFamily",
     "DeepLatentTable",
     "DeepMarkov",

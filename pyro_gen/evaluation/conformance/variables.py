@@ -31,7 +31,8 @@ def variables(case: Case) -> str | None:
                 f"Variable '{name}' is never observed: no observed site has its values.",
                 "Observe it as it is, by pg.observe, or give it as context where it is conditioned on.",
             )
-        if sum(here[n].numel() for n in followed) > view.numel():
+        # A site may be of several variables together: what counts are the entries that followed this one.
+        if sum(_changed(here[n], there[n]) for n in followed) > _changed(view, moved[name]):
             raise Failed(
                 f"Variable '{name}' is scored more than once, at the sites {quoted(followed)}: its density counts "
                 "twice.",
@@ -43,6 +44,11 @@ def variables(case: Case) -> str | None:
 def _values(case: Case, x: Tensor) -> dict[str, Tensor]:
     """The values at the observed sites."""
     return {n: s["value"] for n, s in density_sites(case.run("model", x=x)).items() if s["is_observed"]}
+
+
+def _changed(a: Tensor, b: Tensor) -> int:
+    """How many entries differ; all of them where the shapes do."""
+    return a.numel() if a.shape != b.shape else int(((a != b) & ~(a.isnan() & b.isnan())).sum())
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -54,6 +54,8 @@ class ContrastiveDivergence(Objective):
             program's own :meth:`~pyro_gen.Program.kernel` where it has one, else
             :class:`~pyro_gen.inference.mcmc.langevin.Langevin` for real numbers, and
             :class:`~pyro_gen.inference.mcmc.single_site.SingleSiteGibbs` for entries of a few values each.
+        sums: Whether missing entries of the data are summed out, by the program's
+            :meth:`~pyro_gen.Program.log_sum`, in place of chains: of a deep Boltzmann machine with few units on top.
 
     Raises:
         ValueError: A number is not positive.
@@ -63,12 +65,14 @@ class ContrastiveDivergence(Objective):
     kinds = ("unnormalised",)
     chains: Tensor | None
 
-    def __init__(self, steps: int = 10, persistent: bool | int = False, kernel: Kernel | None = None) -> None:
+    def __init__(
+        self, steps: int = 10, persistent: bool | int = False, kernel: Kernel | None = None, sums: bool = False
+    ) -> None:
         super().__init__()
         for name, number in (("steps", steps), ("persistent", int(persistent))):
             if number < (name == "steps"):
                 raise ValueError(f"{name}={number}: give a positive number.")
-        self.steps, self.kernel = steps, kernel
+        self.steps, self.kernel, self.sums = steps, kernel, sums
         self.reservoir = CHAINS if persistent is True else int(persistent)
         self.register_buffer("chains", None)  # (M, *event), once they are there
 
@@ -101,12 +105,12 @@ class ContrastiveDivergence(Objective):
     def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:
         if self.reservoir and self.chains is None:
             self.prepare(program, x, *context)
-        data = x
+        data, holes = x, may_be_missing(x)
         with torch.no_grad():
-            if may_be_missing(x):
-                missing = x.isnan()
-                start = sample_base(program, x, *context)
-                data = self._moved(program, start, context, missing)
+            if holes:
+                data = sample_base(program, x, *context)
+                if not self.sums:
+                    data = self._moved(program, data, context, x.isnan())
             if self.chains is not None:
                 chosen = torch.randperm(self.reservoir, device=x.device)[: len(x)]
                 drawn = self._moved(program, self.chains[chosen], context)
@@ -116,7 +120,13 @@ class ContrastiveDivergence(Objective):
                 drawn = self._moved(program, data, context)
         index = torch.arange(len(x), device=x.device).repeat(2)[: len(x) + len(drawn)]
         log_p = unnormalised_log_prob(program, torch.cat([data, drawn]), *rows_of(x, context, index))
-        return data_scale(x) * (len(x) * log_p[len(x) :].mean() - log_p[: len(x)].sum())
+        seen = program.log_sum(x, *context) if holes and self.sums else log_p[: len(x)]
+        if seen is None:
+            raise ValueError(
+                f"ContrastiveDivergence(sums=True): this {type(program).__name__} does not know the sum over what is "
+                "missing of these data, or it is too large: use sums=False, chains move it then."
+            )
+        return data_scale(x) * (len(x) * log_p[len(x) :].mean() - seen.sum())
 
     def _moved(self, program: Program, x: Tensor, context: tuple[Any, ...], moving: Tensor | None = None) -> Tensor:
         """Data after some transitions, of the entries that may move."""

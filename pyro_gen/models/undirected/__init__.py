@@ -1,5 +1,7 @@
 """Undirected models: factors on graphs, known up to a constant."""
 
+from pyro_gen.models.undirected.deep_belief import DeepBelief
+from pyro_gen.models.undirected.deep_boltzmann import DeepBoltzmann
 from pyro_gen.models.undirected.gaussian_graphical import GaussianGraphicalModel
 from pyro_gen.models.undirected.ising import Ising
 from pyro_gen.models.undirected.markov_random_field import MarkovRandomField
@@ -10,6 +12,8 @@ from pyro_gen.models.undirected.restricted_boltzmann import RestrictedBoltzmann
 
 __all__ = [
     "BlockedGibbs",
+    "DeepBelief",
+    "DeepBoltzmann",
     "GaussianGraphicalModel",
     "Graph",
     "Ising",

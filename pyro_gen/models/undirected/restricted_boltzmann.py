@@ -85,6 +85,7 @@ class RestrictedBoltzmann(Program):
     """
 
     initialised: Tensor
+    visible: Any
 
     def __init__(
         self,
@@ -114,14 +115,14 @@ class RestrictedBoltzmann(Program):
     def model(self, x: Tensor, *context: Any) -> Tensor:
         """The density of data with shape :math:`(N, *event)`; returns them completed by the base."""
         with self.plate(x):
-            base = self.visible.base(self.event_shape)
-            x = observe("x", base.to_event(len(self.event_shape)), x)
+            shape = x.shape[1:]
+            x = observe("x", self.visible.base(shape).to_event(len(shape)), x)
             pyro.factor("energy", self.tempered_factor(x, 1.0))  # (N,)
             return x
 
     def field(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r""":math:`a^\top \phi` and :math:`u = b + W^\top \phi` of data with shape (N, *event): (N,) and (N, K)."""
-        phi = self.visible.features(x.reshape(*x.shape[: x.dim() - len(self.event_shape)], -1))
+        phi = self.visible.features(x.flatten(1))
         return phi @ self.visible_biases, phi @ self.weights + self.hidden_biases
 
     def tempered_factor(self, x: Tensor, beta: float, *context: Any) -> Tensor:
@@ -135,7 +136,7 @@ class RestrictedBoltzmann(Program):
 
     def kernel(self, x: Tensor, missing: Tensor, beta: float, *context: Any) -> Tensor:
         """Draws the hidden units given the visible ones, then the missing ones of these given the hidden ones."""
-        phi = self.visible.features(x.reshape(-1, self.event_shape.numel()))
+        phi = self.visible.features(x.flatten(0, 1).flatten(1))
         h = draw_binary(torch.addmm(self.hidden_biases, phi, self.weights, beta=beta, alpha=beta))
         biases = self.visible_biases - 0.5 * self.weights.sum(1)  # h are 0 and 1 here
         drawn = self.visible.draw(torch.addmm(biases, h, self.weights.T, beta=beta, alpha=beta))
