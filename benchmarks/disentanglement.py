@@ -62,7 +62,9 @@ def main() -> int:
     print(f"beta-TCVAE over ELBO: {statistics.mean(more):.3f}, {z:.1f} standard errors; {seconds:.0f} s of CPU")
     if options.store:
         result = {"gaps": found, "z": z, "epochs": options.epochs, "cpu_seconds": seconds}
-        RESULT.write_text(json.dumps(result | {"processor": processor(), "versions": versions("torch", "pyro-ppl")}, indent=1) + "\n")
+        RESULT.write_text(
+            json.dumps(result | {"processor": processor(), "versions": versions("torch", "pyro-ppl")}, indent=1) + "\n"
+        )
     return 0 if z > 2 else 1
 
 
