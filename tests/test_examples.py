@@ -224,6 +224,10 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "crps_linear": (0.403, 0.405),
         "coverage_90": (0.82, 0.97),
     },
+    "label_latents": {
+        "accuracy": (0.78, 0.88),
+        "relabelled": (0.95, 1.0),
+    },
     "latent_arithmetic": {
         "before": (1.4, 2.4),  # distances of the mean threes to the mean eight
         "half_way": (0.9, 1.9),
@@ -280,6 +284,11 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "bdmc_gap": (-0.02, 0.2),
         "mixture_of_bernoullis": (-18.5, -17.9),
     },
+    "vq_digits": {
+        "words_used": (12, 16),
+        "bits_after_step_1": (2.05, 2.25),
+        "bits_after_step_2": (2.05, 2.2),
+    },
 }
 
 
@@ -307,6 +316,8 @@ def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert numbers["half_spread"] < numbers["lower_spread"]
     if name == "impute_table":
         assert (tmp_path / "outputs/impute_table.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    if name == "vq_digits":
+        assert numbers["bits_after_step_2"] < numbers["bits_after_step_1"]
     if name == "latent_arithmetic":
         assert numbers["after"] < 0.75 * numbers["before"]
     if name == "topics_docstrings":

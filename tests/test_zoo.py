@@ -42,6 +42,7 @@ SLOW = (
     "deep-markov-beacon",
     "degree-corrected-les-miserables",
     "dirichlet-process-iris",
+    "discrete-digits",
     "energy-moons",
     "fa-breast-cancer",
     "gan-grid",
@@ -73,6 +74,7 @@ SLOW = (
     "vae-digits-conv",
     "vae-digits-levels",
     "variational-rnn-beacon",
+    "vq-digits",
 )
 ELSEWHERE = ("iwae-mnist", "vae-mnist", "vae-mnist-short")  # minutes to hours, and data that may not be there
 
