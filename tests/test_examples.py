@@ -224,6 +224,11 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "crps_linear": (0.403, 0.405),
         "coverage_90": (0.82, 0.97),
     },
+    "conditional_inpainting": {
+        "conditional_vae": (-15.0, -13.4),
+        "plain_network": (-17.0, -15.3),
+        "vae": (-15.3, -13.6),
+    },
     "label_latents": {
         "accuracy": (0.78, 0.88),
         "relabelled": (0.95, 1.0),
@@ -316,6 +321,8 @@ def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert numbers["half_spread"] < numbers["lower_spread"]
     if name == "impute_table":
         assert (tmp_path / "outputs/impute_table.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    if name == "conditional_inpainting":
+        assert numbers["conditional_vae"] > numbers["plain_network"] + 1
     if name == "vq_digits":
         assert numbers["bits_after_step_2"] < numbers["bits_after_step_1"]
     if name == "latent_arithmetic":
