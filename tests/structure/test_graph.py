@@ -41,6 +41,15 @@ def test_a_network_of_words_and_numbers() -> None:
     assert len(found.plot().axes) == 3
 
 
+def test_a_network_with_holes_of_words_and_numbers() -> None:
+    table = collider(200)
+    found = find_graph(table.mask(np.random.default_rng(0).random(table.shape) < 0.1), draws=10, chains=2)
+    p = found.probabilities_
+    assert p.loc["wet", "feet"] > 0.9
+    assert (p + p.T).loc["rain", "wet"] > 0.9
+    assert "R-hat of edges and log score" in found.summary()
+
+
 def test_directions_that_only_interventions_tell() -> None:
     generator = np.random.default_rng(1)
     a = generator.normal(size=200)
