@@ -9,8 +9,9 @@ The equivalent sample size is drawn with the order. Chains are tempered: copies 
 
 So far a graph counts once for each of its orders. The state at power 1 is therefore an order with a graph, and its law
 is the weight of the graph times :func:`q <pyro_gen.structure.graphs.exact.order_weights>`, the probability of the order
-among those of the graph, in which each graph counts once. A sweep in random order of nodes, with a new graph given the
-order, is a proposal that is reversible without q; it is accepted with probability :math:`\min(1, q' / q)`.
+among those of the graph, in which each graph counts once. Moves of some nodes in random order, with new parents of
+those before which other candidates are now, are a proposal that is reversible without q; it is accepted with
+probability :math:`\min(1, q' / q)`.
 
 References:
     | Being Bayesian about network structure (Friedman & Koller, 2003)
@@ -35,6 +36,7 @@ Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
 LEVELS, COLDEST = 14, 0.08
+PARTS = 4  # of a sweep
 IMPOSSIBLE = -1e7  # the log of 0, of which there are differences
 
 
@@ -89,7 +91,7 @@ class OrderDraws(NamedTuple):
     Attributes:
         graphs: With shape (C, S, d, d).
         sizes: Which equivalent sample size, with shape (C, S).
-        acceptance: The share of sweeps that were accepted.
+        acceptance: The share of proposals that were accepted.
         swap_rate: The share of exchanges that happened.
     """
 
@@ -153,7 +155,8 @@ class OrderChains:
         self._mask = (before * self._bits).sum(2)
         self._cold = np.arange(0, copies, LEVELS)
         self._graph = np.zeros((chains, d, d), dtype=bool)
-        self._graph, self._log_q = self._propose(self._cold)
+        self._graph = self._propose(self._cold)
+        self._log_q = order_weights(self._graph, self.orders[self._cold])
 
     def _table(self) -> Array:
         """The sum over parents among each set of candidates, (E, d, 2^K)."""
@@ -180,28 +183,28 @@ class OrderChains:
         values: Array = self._flat[(size * d + node) * entries + mask]
         return values
 
-    def _sweep(self) -> None:
-        """Moves each node once and draws the equivalent sample size, all in random order."""
-        e, d = self._alpha.shape[:2]
-        for v in self._rng.permutation(d + 1).tolist():
-            if v < d:
-                self._move(v)
-            else:
-                every = self._entries(np.arange(e)[:, None, None], np.arange(d), self._mask[None]).sum(2).T
-                self._size = (self._beta[:, None] * every + self._rng.gumbel(size=every.shape)).argmax(1)
-
     def _step(self) -> Array:
-        """A sweep of all copies, which those at power 1 accept or not; whether they did."""
-        cold = self._cold
-        before = [x[cold] for x in (self.orders, self._size, self._place, self._mask)]
-        self._sweep()
-        graph, log_q = self._propose(cold)
-        refused = np.log(self._rng.random(len(cold))) >= log_q - self._log_q
-        for x, was in zip((self.orders, self._size, self._place, self._mask), before, strict=True):
-            x[cold[refused]] = was[refused]
-        self._graph[~refused], self._log_q[~refused] = graph[~refused], log_q[~refused]
-        accepted: Array = (~refused).astype(float)
-        return accepted
+        """A sweep of all copies in parts, each of which those at power 1 accept or not; whether they did."""
+        e, d = self._alpha.shape[:2]
+        cold, accepted = self._cold, []
+        for part in np.array_split(self._rng.permutation(d + 1), PARTS):
+            before = [x[cold] for x in (self.orders, self._size, self._place, self._mask)]
+            for v in part.tolist():
+                if v < d:
+                    self._move(v)
+                else:
+                    every = self._entries(np.arange(e)[:, None, None], np.arange(d), self._mask[None]).sum(2).T
+                    self._size = (self._beta[:, None] * every + self._rng.gumbel(size=every.shape)).argmax(1)
+            same = (before[3] == self._mask[cold]) & (before[1] == self._size[cold])[:, None]
+            graph = np.where(same[:, None, :], self._graph, self._propose(cold))
+            log_q = order_weights(graph, self.orders[cold])
+            refused = np.log(self._rng.random(len(cold))) >= log_q - self._log_q
+            for x, was in zip((self.orders, self._size, self._place, self._mask), before, strict=True):
+                x[cold[refused]] = was[refused]
+            self._graph[~refused], self._log_q[~refused] = graph[~refused], log_q[~refused]
+            accepted.append(~refused)
+        share: Array = np.concatenate(accepted).astype(float)
+        return share
 
     def _move(self, v: int) -> None:
         r, d = self.orders.shape
@@ -236,7 +239,8 @@ class OrderChains:
         lower = np.arange(len(self._beta)).reshape(self._chains, LEVELS)[:, odd : LEVELS - 1 : 2]
         log_ratio = (self._beta[lower] - self._beta[lower + 1]) * (scores[lower + 1] - scores[lower])
         if not odd:
-            graph, log_q = self._propose(self._cold + 1)
+            graph = self._propose(self._cold + 1)
+            log_q = order_weights(graph, self.orders[self._cold + 1])
             log_ratio[:, 0] += log_q - self._log_q
         swapped = np.log(self._rng.random(lower.shape)) < log_ratio
         if not odd:
@@ -261,12 +265,12 @@ class OrderChains:
         graphs, sizes = (np.stack(x, 1) for x in zip(*kept, strict=True))
         return OrderDraws(graphs, sizes, float(np.mean(accepted)), float(np.concatenate(swapped).mean()))
 
-    def _propose(self, copies: Ints) -> tuple[Bools, Array]:
-        """A graph drawn given the order of each copy, and the log-probability of its order among those of the graph."""
+    def _propose(self, copies: Ints) -> Bools:
+        """A graph drawn given the order of each copy."""
         sizes, masks = self._size[copies], self._mask[copies]
         nodes = np.arange(masks.shape[1])
         possible = np.where((self._padded_codes & ~masks[:, :, None]) == 0, self._padded_weights[sizes], -np.inf)
         steps = np.exp(possible - possible.max(2, keepdims=True)).cumsum(2)
         level = self._rng.random(masks.shape)[:, :, None] * steps[:, :, -1:]
-        graphs = self._padded_sets[nodes, (steps <= level).sum(2)].swapaxes(1, 2)
-        return graphs, order_weights(graphs, self.orders[copies])
+        graphs: Bools = self._padded_sets[nodes, (steps <= level).sum(2)].swapaxes(1, 2)
+        return graphs

@@ -13,7 +13,7 @@ from tests.structure.graphs.enumerated import category_rows
 def both(monkeypatch: pytest.MonkeyPatch, **options: object) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
     """Edges by sums, edges by chains, and R-hat."""
     levels = np.array([2, 3, 2, 2, 3])
-    x = category_rows(60, levels, 8)
+    x = category_rows(60, levels, 9)
     exact = bayesian_network_draws(x, levels, max_parents=2, draws=10, **options)
     monkeypatch.setattr("pyro_gen.structure.graphs.bayesian_network.EXACT_NODES", 3)
     monkeypatch.setattr(search, "BURN_IN", 50)
