@@ -202,14 +202,12 @@ def order_weights(graphs: Bools, orders: npt.NDArray[np.int64]) -> Array:
     reach = torch.as_tensor(graphs).float() + torch.eye(d)
     for _ in range((d - 1).bit_length()):
         reach = (reach @ reach).clamp_(max=1)
-    below = reach.sum(2).double()
-    waiting = torch.as_tensor(graphs.sum(1))
-    edges = torch.as_tensor(graphs)
-    placed = torch.zeros(n, d, dtype=torch.bool)
-    rows, log_weight = torch.arange(n), torch.zeros(n, dtype=torch.float64)
-    for node in torch.as_tensor(orders).T:
-        share = below * ((waiting == 0) & ~placed)
-        log_weight += (share[rows, node] / share.sum(1)).log()
-        placed[rows, node] = True
-        waiting = waiting - edges[rows, node].long()
-    return log_weight.numpy()
+    below = reach.sum(2).double().numpy()
+    waiting = graphs.sum(1)  # parents that are not placed; -1 of a node that is
+    rows, log_weight = np.arange(n), np.zeros(n)
+    for node in orders.T:
+        share = np.where(waiting == 0, below, 0.0)
+        log_weight += np.log(share[rows, node] / share.sum(1))
+        waiting[rows, node] = -1
+        waiting -= graphs[rows, node]
+    return log_weight
