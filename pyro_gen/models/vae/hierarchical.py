@@ -84,6 +84,7 @@ class HierarchicalVAE(EncodedProgram):
         ValueError: There is no likelihood, activation or inference of that name, or the numbers do not fit.
 
     Example:
+        >>> import torch
         >>> vae = HierarchicalVAE((8, 8), latent=(10, 5), hidden=(64, 32))
         >>> vae.model(torch.full((5, 8, 8), torch.nan)).shape  # five generated images
         torch.Size([5, 8, 8])

@@ -94,6 +94,7 @@ class VAE(EncodedProgram):
             data, or a width is no positive integer.
 
     Example:
+        >>> import torch
         >>> vae = VAE((8, 8), latent=4, hidden=(32,), likelihood="categorical", levels=17)
         >>> vae.model(torch.full((5, 8, 8), torch.nan)).shape  # five generated images
         torch.Size([5, 8, 8])
