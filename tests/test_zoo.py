@@ -43,6 +43,7 @@ SLOW = (
     "degree-corrected-les-miserables",
     "dirichlet-process-iris",
     "discrete-digits",
+    "discrete-digits-relaxed",
     "energy-moons",
     "fa-breast-cancer",
     "gan-grid",
