@@ -19,13 +19,13 @@ is Poisson factor analysis; layers above say which parts go together. Normal lay
     \operatorname{Cov} z_l = W_l^\top (\operatorname{Cov} z_{l+1}) W_l + \operatorname{diag} \sigma_l^2, \qquad
     x = z_0 .
 
-**The guide** is a network of the data, unit by unit in the family. Given the weights, the first gamma layer has the
-posterior that comes of sharing out each count among its causes. From a guess :math:`g` of the layer by a network three
-sweeps of mean field go there, each with :math:`g = \exp \mathbb{E}_q \log z_1` of the one before,
+**The guide** is a network of the data, unit by unit in the family. Given the weights and the layer above, the first
+gamma layer has the posterior that comes of sharing out each count among its causes. From a guess :math:`g` of the layer
+by a network three sweeps of mean field go there, each with :math:`g = \exp \mathbb{E}_q \log z_1` of the one before,
 
 .. math::
-    q(z_{1k} \mid x) = \operatorname{Gamma}\Big(\alpha_1 + \sum_v x_v \frac{g_k W_{kv}}{\sum_j g_j W_{jv}}, \;
-    \beta_k(x) + \sum_v W_{kv} \Big), \quad v \text{ seen}.
+    q(z_{1k} \mid z_2, x) = \operatorname{Gamma}\Big(\alpha_1 + \sum_v x_v \frac{g_k W_{kv}}{\sum_j g_j W_{jv}}, \;
+    \frac{\alpha_1}{(z_2 W_1)_k} + \sum_v W_{kv} \Big), \quad v \text{ seen}.
 
 Poisson layers have no derivative with respect to their draws: their objective is the score-function ELBO.
 
@@ -125,8 +125,9 @@ class DeepExponentialFamily(Program):
         if family != "poisson":
             start_at = torch.tensor(shape).log() if family == "gamma" else torch.zeros(())
             self.log_shape = nn.Parameter(start_at.repeat(len(layers)))
-        outputs = sum(layers) * (1 if family == "poisson" else 2)
-        self.encoder = MLP((features, *hidden, outputs), "relu", missing=True)
+        alone = {"gamma": 1, "poisson": len(layers), "normal": 0}[family]  # layers whose units have one output, not two
+        self.outputs = [(1 if i < alone else 2) * k for i, k in enumerate(layers)]
+        self.encoder = MLP((features, *hidden, sum(self.outputs)), "relu", missing=True)
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
         if family == "poisson":
             self.objective = ScoreFunctionELBO()
@@ -179,24 +180,27 @@ class DeepExponentialFamily(Program):
     def guide(self, x: Tensor, *context: Any) -> None:
         r"""The approximate posterior :math:`\prod_l q(z_l \mid x)`."""
         seen = x if self.family == "normal" else x.log1p()
-        each = 1 if self.family == "poisson" else 2  # outputs of a unit
-        parts = self.encoder(seen).split([each * k for k in self.sizes[1:]], -1)
+        parts = self.encoder(seen).split(self.outputs, -1)
         with self.plate(x):
+            z: Tensor | None = None
             for depth in range(len(self.sizes) - 1, 0, -1):
-                pyro.sample(f"z_{depth}", self.approximate(depth, parts[depth - 1], x).to_event(1))
+                law = self.approximate(depth, parts[depth - 1], x, z)
+                z = pyro.sample(f"z_{depth}", law.to_event(1))
 
-    def approximate(self, depth: int, features: Tensor, x: Tensor) -> Any:
+    def approximate(self, depth: int, features: Tensor, x: Tensor, above: Tensor | None) -> Any:
         r"""The law :math:`q(z_l \mid x)` of units by themselves, of the network's output with shape :math:`(N, F)`."""
         if self.family == "poisson":
             return dist.Poisson(LEAST + F.softplus(features))
-        a, b = features.chunk(2, -1)
-        if self.family == "normal":
-            return dist.Normal(a, 1e-4 + F.softplus(b))
-        first, second = 1e-2 + F.softplus(a), 1e-3 + F.softplus(b)
-        if depth > 1:
-            return dist.Gamma(first, first / second)  # of mean `second`
+        if self.family == "normal" or depth > 1:
+            a, b = features.chunk(2, -1)
+            if self.family == "normal":
+                return dist.Normal(a, 1e-4 + F.softplus(b))
+            shape = 1e-2 + F.softplus(a)
+            return dist.Gamma(shape, shape / (1e-3 + F.softplus(b)))
+        prior: Any = self.layer(1, above)
         w, there = self.weight(0), (~torch.isnan(x)).to(x.dtype)
-        shape, rate, guess = self.log_shape[0].exp(), second + there @ w.mT, first
+        shape, guess = self.log_shape[0].exp(), 1e-2 + F.softplus(features)
+        rate = prior.base_dist.rate + there @ w.mT
         for _ in range(SWEEPS):
             a = shape + guess * ((x.nan_to_num() / (guess @ w + LEAST)) @ w.mT)  # (N, K): what each unit caused
             guess = torch.exp(torch.digamma(a)) / rate

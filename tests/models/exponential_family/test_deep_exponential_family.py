@@ -52,7 +52,7 @@ def test_one_gamma_layer_of_one_unit_has_the_conjugate_posterior_and_likelihood(
     x = torch.tensor([[3.0, 0.0, 5.0], [1.0, NAN, 2.0]])
     w, shape = program.weight(0)[0].detach(), program.log_shape.exp().item()
     seen = ~x.isnan()
-    law = program.approximate(1, program.encoder(x.log1p()), x)
+    law = program.approximate(1, program.encoder(x.log1p()), x, None)
     assert torch.allclose(law.concentration[:, 0], shape + x.nansum(1), rtol=1e-3)  # one cause has all of each count
     # A negative multinomial: z ~ Gamma(a, a) and counts Poisson(z w).
     total, rate = x.nansum(1), (w * seen).sum(1)
