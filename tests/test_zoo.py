@@ -52,8 +52,6 @@ SLOW = (
     "gaussian-graphical-wine",
     "glow-digits-levels",
     "glow-digits-variational",
-    "hierarchical-mnist",
-    "hierarchical-mnist-short",
     "hierarchical-schools",
     "hierarchical-vae-digits",
     "horseshoe-breast-cancer",
@@ -93,12 +91,18 @@ SLOW = (
     "vae-digits-mixture",
     "vae-digits-spline",
     "vae-digits-vamp",
-    "vae-mnist-iaf",
-    "vae-mnist-iaf-short",
     "variational-rnn-beacon",
     "vq-digits",
 )
-ELSEWHERE = ("iwae-mnist", "vae-mnist", "vae-mnist-short")  # minutes to hours, and data that may not be there
+ELSEWHERE = (  # minutes to hours, and data that may not be there
+    "hierarchical-mnist",
+    "hierarchical-mnist-short",
+    "iwae-mnist",
+    "vae-mnist",
+    "vae-mnist-iaf",
+    "vae-mnist-iaf-short",
+    "vae-mnist-short",
+)
 
 RECIPE = """
 title = "a"
