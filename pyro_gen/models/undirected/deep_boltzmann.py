@@ -108,12 +108,11 @@ class DeepBoltzmann(RestrictedBoltzmann):
         return {n: p.unflatten(-1, s) for (n, s), p in zip(self.event_shape.items(), parts, strict=True)}
 
     def log_sum(self, x: Tensor, *context: Any) -> Tensor | None:
-        """Over the states of h, as of any such machine; else over those of g, where that alone is missing."""
+        """Over the states of g, where that alone is missing and is the smaller layer; else over those of h."""
         size, units = (shape.numel() for shape in self.event_shape.values())
-        known = super().log_sum(x)
         alone = not bool(x[:, :size].isnan().any()) and bool(x[:, size:].isnan().all())
-        if known is not None or units > MAX_TOP or not alone:
-            return known
+        if not alone or units > min(MAX_TOP, len(self.hidden_biases)):
+            return super().log_sum(x)
         g = torch.cartesian_prod(*[torch.tensor([-0.5, 0.5], device=x.device)] * units).view(-1, units).to(x)
         phi = self.visible.features(x)[:, :size]
         own = g @ self.visible_biases[size:]  # (2^K_2,)

@@ -136,11 +136,10 @@ class RestrictedBoltzmann(Program):
 
     def kernel(self, x: Tensor, missing: Tensor, beta: float, *context: Any) -> Tensor:
         """Draws the hidden units given the visible ones, then the missing ones of these given the hidden ones."""
-        phi = self.visible.features(x.flatten(0, 1).flatten(1))
-        h = draw_binary(torch.addmm(self.hidden_biases, phi, self.weights, beta=beta, alpha=beta))
+        h = draw_binary(self.visible.to_hidden(x.flatten(0, 1).flatten(1), self.weights, self.hidden_biases, beta))
         biases = self.visible_biases - 0.5 * self.weights.sum(1)  # h are 0 and 1 here
-        drawn = self.visible.draw(torch.addmm(biases, h, self.weights.T, beta=beta, alpha=beta))
-        return torch.where(missing, drawn.view_as(x), x)
+        drawn = self.visible.draw_given(h, self.weights, biases, beta).view_as(x)
+        return drawn if bool(missing.all()) else torch.where(missing, drawn, x)
 
     def log_sum(self, x: Tensor, *context: Any) -> Tensor | None:
         if len(self.hidden_biases) > MAX_SUMMED:

@@ -59,6 +59,14 @@ class Visible(nn.Module, abc.ABC):
     def draw(self, field: Tensor) -> Tensor:
         """Draws units given fields with shape :math:`(B, D W)`, by the global generator: shape :math:`(B, D)`."""
 
+    def to_hidden(self, x: Tensor, weights: Tensor, biases: Tensor, beta: float) -> Tensor:
+        r""":math:`\beta (b + \phi(x) W)` of complete data with shape :math:`(B, D)`: shape :math:`(B, K)`."""
+        return torch.addmm(biases, self.features(x), weights, beta=beta, alpha=beta)
+
+    def draw_given(self, h: Tensor, weights: Tensor, biases: Tensor, beta: float) -> Tensor:
+        r"""Draws units with the fields :math:`\beta (a + h W^\top)` of h with shape :math:`(B, K)`."""
+        return self.draw(torch.addmm(biases, h, weights.T, beta=beta, alpha=beta))
+
 
 class Binary(Visible):
     """Units 0 or 1 with the features v less its mean."""
@@ -88,6 +96,13 @@ class Binary(Visible):
 
     def draw(self, field: Tensor) -> Tensor:
         return draw_binary(field + self.logits)
+
+    # What is the same for all data goes to the biases: at the size of data each pass is a fiftieth of the products.
+    def to_hidden(self, x: Tensor, weights: Tensor, biases: Tensor, beta: float) -> Tensor:
+        return torch.addmm(biases - self.mean @ weights, x, weights, beta=beta, alpha=beta)
+
+    def draw_given(self, h: Tensor, weights: Tensor, biases: Tensor, beta: float) -> Tensor:
+        return draw_binary(torch.addmm(beta * biases + self.logits, h, weights.T, alpha=beta))
 
 
 class Gaussian(Visible):
@@ -176,17 +191,17 @@ def draw_binary(logits: Tensor) -> Tensor:
     r"""Draws 0.0 or 1.0 with log-odds, by the global generator.
 
     Random numbers cost as much as the rest here, so that four come from one of the generator's: whole numbers
-    :math:`r < 2^{15}`, and one :math:`0 \le u < 1` for all entries, as :math:`(r + u) / 2^{15}`. Each of them is
-    uniform in [0, 1), and what one tells of another by the common u is less than :math:`2^{-15}`.
+    :math:`-2^{15} \le r < 2^{15}`, and one :math:`0 \le u < 1` for all entries, as :math:`(r + u) / 2^{16} + 1/2`. Each
+    of them is uniform in [0, 1), and what one tells of another by the common u is less than :math:`2^{-16}`.
 
     Arguments:
-        logits: The log-odds, contiguous floats; they are used up.
+        logits: The log-odds, contiguous floats; the values are written in their place.
 
     Returns:
         The values, with the shape of ``logits``.
     """
     count = logits.numel()
-    words = torch.empty((count + 3) // 4, dtype=torch.int64, device=logits.device).random_()  # of 63 bits
-    r = words.bitwise_and_(0x7FFF7FFF7FFF7FFF).view(torch.int16)[:count].view_as(logits)
+    words = torch.empty((count + 3) // 4, dtype=torch.int64, device=logits.device).random_(-(2**63), None)
+    r = words.view(torch.int16)[:count].view_as(logits)
     u = torch.rand((), dtype=logits.dtype, device=logits.device)
-    return logits.sigmoid_().sub_(r, alpha=2.0**-15).gt(u * 2.0**-15).to(logits.dtype)
+    return logits.sigmoid_().sub_(r, alpha=2.0**-16).gt_(0.5 + u * 2.0**-16)
