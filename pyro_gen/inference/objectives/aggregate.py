@@ -25,6 +25,7 @@ from pyro_gen.inference.objectives.pairs import (
     log_ratio_of,
     observed_sites,
     paired_latents,
+    require_no_own_loss,
     require_proposals,
     require_reparameterised,
     trace_pair_with_missing,
@@ -77,6 +78,7 @@ class InfoVAE(Objective):
         with data_size(n):
             model_trace, guide_trace = trace_pair_with_missing(program, x, *context)
             prior_trace = trace_side(program, "model", x, *context)
+        require_no_own_loss(guide_trace)
         require_proposals(guide_trace)
         require_reparameterised(guide_trace)
         site = one_code(self, guide_trace)

@@ -20,6 +20,7 @@ from pyro_gen.inference.objectives.pairs import (
     log_ratio_of,
     observed_sites,
     paired_latents,
+    require_no_own_loss,
     require_proposals,
     require_reparameterised,
     trace_model_with_missing,
@@ -171,7 +172,8 @@ def local_log_weight(model_trace: Trace, guide_trace: Trace) -> tuple[Tensor, Te
         log p(x_n | z_n) and log p(z_n) - log q(z_n | x_n), each with shape :math:`(N,)`, in nats.
 
     Raises:
-        ValueError: The program has a global latent variable, whose weight does not split over the data.
+        ValueError: The program has a global latent variable, whose weight does not split over the data, or its guide a
+            loss of its own.
     """
     log_ratio: Tensor | float = 0.0
     for p, q in _local_latents(model_trace, guide_trace):
@@ -189,7 +191,8 @@ def local_log_densities(model_trace: Trace, guide_trace: Trace) -> tuple[Tensor,
         log p(x_n, z_n) and log q(z_n | x_n), each with shape :math:`(N,)`, in nats.
 
     Raises:
-        ValueError: The program has a global latent variable, whose density does not split over the data.
+        ValueError: The program has a global latent variable, whose density does not split over the data, or its guide
+            a loss of its own.
     """
     log_p = torch.stack([per_datum_log_prob(s) for s in observed_sites(model_trace)]).sum(0)
     log_q = torch.zeros_like(log_p)
@@ -201,6 +204,7 @@ def local_log_densities(model_trace: Trace, guide_trace: Trace) -> tuple[Tensor,
 
 
 def _local_latents(model_trace: Trace, guide_trace: Trace) -> list[tuple[Any | None, Any]]:
+    require_no_own_loss(guide_trace)
     pairs = paired_latents(model_trace, guide_trace)
     for name, (_, q) in pairs.items():
         if not is_local(q):

@@ -25,6 +25,7 @@ __all__ = [
     "observed_sites",
     "paired_latents",
     "proposed_by_model",
+    "require_no_own_loss",
     "require_proposals",
     "require_reparameterised",
     "trace_model_with_missing",
@@ -185,9 +186,9 @@ def log_ratio_of(p: Any | None, q: Any, log_prob: Callable[[Any], Tensor]) -> Te
     return -log_prob(q) if p is None else log_prob(p) - log_prob(q)
 
 
-def observed_sites(model_trace: Trace) -> list[Any]:
-    """The sites of data of a trace of the model, deterministic ones left out."""
-    sites = sample_sites(model_trace).values()
+def observed_sites(trace: Trace) -> list[Any]:
+    """The observed sites of a trace, deterministic ones left out: of the model the data, of the guide its own loss."""
+    sites = sample_sites(trace).values()
     return [s for s in sites if s["is_observed"] and not s["infer"].get("_deterministic")]
 
 
@@ -199,6 +200,15 @@ def require_proposals(guide_trace: Trace) -> None:
             f"variables, which the guide has to sample: sample '{name}.missing' in the guide, inside the data plate, "
             "with the shape of the value; or use IWAE(50), for which many draws of the model itself do; or leave out "
             f"rows without '{name}'."
+        )
+
+
+def require_no_own_loss(guide_trace: Trace) -> None:
+    """Refuses a guide with a loss of its own, a ``pyro.factor`` statement, for objectives that have no place for it."""
+    if own := observed_sites(guide_trace):
+        raise ValueError(
+            f"The guide's site '{own[0]['name']}' is a loss of its own (pyro.factor), which this objective would leave "
+            "out: use ELBO, ScoreFunctionELBO or RelaxedELBO, which add it to the bound."
         )
 
 
