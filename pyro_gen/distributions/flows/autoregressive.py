@@ -171,6 +171,8 @@ class Transport(Bijection):
     ) -> None:
         super().__init__()
         check_options(kind, layers, hidden, bins)
+        if features < 0:
+            raise ValueError(f"A flow of context={features}: give the size of the context, 0 for none.")
         self.dim, self.features, self.event_shape = dim, features, torch.Size((dim,))
         order = torch.arange(dim) % 2 if kind.endswith("coupling") else torch.arange(dim)
         orders = [order, order.max() - order]
@@ -211,8 +213,8 @@ def check_options(kind: str, layers: int, hidden: Sequence[int], bins: int) -> N
     """Raises what is wrong with the options of a flow."""
     if kind not in KINDS:
         raise ValueError(f"A flow of kind={kind!r}: choose one of {', '.join(KINDS)}.")
-    if layers < 1 or bins < 2 or any(units < 1 for units in hidden):
+    if layers < 1 or bins < 2 or not isinstance(hidden, Sequence) or any(units < 1 for units in hidden):
         raise ValueError(
-            f"A flow with layers={layers}, hidden={tuple(hidden)} and bins={bins}: give at least one layer, one unit "
-            "and two bins."
+            f"A flow with layers={layers}, hidden={hidden!r} and bins={bins}: give at least one layer, one unit "
+            "in each of a sequence of hidden layers, and two bins."
         )

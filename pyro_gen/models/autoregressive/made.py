@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_gen._sizes import check_widths
 from pyro_gen.data.small import binary_rows, level_rows, normal_rows
 from pyro_gen.distributions import MaskedEntries
 from pyro_gen.inference.objectives import OneOrder
@@ -85,6 +86,7 @@ class MADE(EntryProgram):
         **head_options: Any,
     ) -> None:
         super().__init__(event_shape, likelihood, context, **head_options)
+        check_widths(self, hidden=hidden)
         d = self.entries
         if masks < 1 or (order is not None and (masks > 1 or sorted(order) != list(range(d)))):
             raise ValueError(

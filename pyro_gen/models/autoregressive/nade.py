@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_gen._sizes import check_sizes
 from pyro_gen.data.small import binary_rows, level_rows, normal_rows
 from pyro_gen.distributions import OrderAgnosticEntries
 from pyro_gen.inference.objectives import OneOrder
@@ -86,11 +87,8 @@ class NADE(EntryProgram):
         **head_options: Any,
     ) -> None:
         super().__init__(event_shape, likelihood, context, **head_options)
-        if min(width, orders) < 1 or depth < 0:
-            raise ValueError(
-                f"NADE(width={width}, depth={depth}, orders={orders}): give a width and a number of orders of 1 or "
-                "more, and a depth of 0 or more."
-            )
+        check_sizes(self, width=width, orders=orders)
+        check_sizes(self, 0, depth=depth)
         generator = torch.Generator().manual_seed(seed)
         drawn = [torch.randperm(self.entries, generator=generator) for _ in range(orders)]
         self.register_buffer("orders", torch.stack(drawn))

@@ -45,6 +45,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_gen._sizes import check_sizes, check_widths
 from pyro_gen.data.small import count_rows, normal_rows
 from pyro_gen.inference.objectives import ScoreFunctionELBO
 from pyro_gen.nets import MLP
@@ -107,10 +108,11 @@ class DeepExponentialFamily(Program):
         super().__init__()
         if family not in FAMILIES:
             raise ValueError(f"DeepExponentialFamily(family={family!r}): choose one of {', '.join(FAMILIES)}.")
-        if not layers or min(features, *layers) < 1 or not shape > 0:
+        check_sizes(self, features=features)
+        check_widths(self, layers=layers, hidden=hidden)
+        if not layers or not shape > 0:
             raise ValueError(
-                f"DeepExponentialFamily({features}, layers={tuple(layers)}, shape={shape}): give one entry, one layer "
-                "and one unit in each, or more, and a positive shape."
+                f"DeepExponentialFamily(layers={tuple(layers)}, shape={shape}): give a layer or more, a positive shape."
             )
         self.event_shape, self.family, self.sizes = torch.Size((features,)), family, (features, *layers)
         pairs = list(zip(self.sizes[1:], self.sizes[:-1], strict=True))

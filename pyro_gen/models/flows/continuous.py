@@ -30,9 +30,10 @@ from torch import Tensor, nn
 from torchdiffeq import odeint
 
 from pyro_gen._internals import is_transformed
+from pyro_gen._sizes import check_sizes, event_of
 from pyro_gen.data.small import normal_rows
 from pyro_gen.distributions.flows import Bijection
-from pyro_gen.models.flows.parts.program import FlowProgram, event_of
+from pyro_gen.models.flows.parts.program import FlowProgram
 from pyro_gen.registry import model
 
 __all__ = ["ContinuousFlow"]
@@ -126,6 +127,9 @@ class ContinuousFlow(FlowProgram):
         marginals: What the layer next to the data gives each entry, ``"normal"`` or ``"spline"``, see
             :class:`~pyro_gen.models.flows.parts.program.FlowProgram`.
 
+    Raises:
+        ValueError: Sizes are out of range, or there are no marginals of that name.
+
     Example:
         >>> ContinuousFlow(3).model(torch.full((5, 3), torch.nan)).shape  # five draws
         torch.Size([5, 3])
@@ -140,5 +144,7 @@ class ContinuousFlow(FlowProgram):
         dropout: float = 0.0,
         marginals: str = "normal",
     ) -> None:
-        dim = event_of(event_shape).numel()
+        dim = event_of(self, event_shape).numel()
+        check_sizes(self, hidden=hidden, steps=steps)
+        check_sizes(self, 0, context=context)
         super().__init__(event_shape, _Flow(dim, hidden, steps, context, dropout), marginals)

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_gen._sizes import check_sizes, event_of
 from pyro_gen.data.small import normal_rows
 from pyro_gen.distributions.flows import Bijection
 from pyro_gen.models.flows.parts.convolutional import Coupling, Step
@@ -154,7 +155,8 @@ class Glow(FlowProgram):
             :class:`~pyro_gen.models.flows.parts.program.FlowProgram`.
 
     Raises:
-        ValueError: The shape is not one of an image, or the image has too few pixels for so many scales.
+        ValueError: The shape is not one of an image, the image has too few pixels for so many scales, or sizes are
+            out of range.
 
     Example:
         >>> Glow((8, 8), scales=2, steps=2).model(torch.full((5, 8, 8), torch.nan)).shape  # five draws
@@ -171,7 +173,9 @@ class Glow(FlowProgram):
         dropout: float = 0.0,
         marginals: str = "normal",
     ) -> None:
-        shape = torch.Size(event_shape)
+        shape = event_of(self, event_shape)
+        check_sizes(self, scales=scales, steps=steps, hidden=hidden)
+        check_sizes(self, 0, context=context)
         if len(shape) not in (2, 3):
             raise ValueError(f"Glow: images have shape (H, W) or (C, H, W), not {tuple(shape)}.")
         super().__init__(shape, _Scales(shape, scales, steps, hidden, context, dropout), marginals)

@@ -18,9 +18,10 @@ References:
 
 from collections.abc import Sequence
 
+from pyro_gen._sizes import event_of
 from pyro_gen.data.small import normal_rows
 from pyro_gen.distributions.flows import Inverse, Transport
-from pyro_gen.models.flows.parts.program import FlowProgram, event_of
+from pyro_gen.models.flows.parts.program import FlowProgram
 from pyro_gen.registry import model
 
 __all__ = ["MAF"]
@@ -49,6 +50,9 @@ class MAF(FlowProgram):
         marginals: What the layer next to the data gives each entry, ``"normal"`` or ``"spline"``, see
             :class:`~pyro_gen.models.flows.parts.program.FlowProgram`.
 
+    Raises:
+        ValueError: Sizes are out of range, or there are no marginals of that name.
+
     Example:
         >>> import torch
         >>> flow = MAF(3, layers=2)
@@ -64,5 +68,5 @@ class MAF(FlowProgram):
         context: int = 0,
         marginals: str = "normal",
     ) -> None:
-        dim = event_of(event_shape).numel()
+        dim = event_of(self, event_shape).numel()
         super().__init__(event_shape, Inverse(Transport(dim, context, "affine", layers, hidden)), marginals)

@@ -17,9 +17,10 @@ References:
 
 from collections.abc import Sequence
 
+from pyro_gen._sizes import event_of
 from pyro_gen.data.small import normal_rows
 from pyro_gen.distributions.flows import Inverse, Transport
-from pyro_gen.models.flows.parts.program import FlowProgram, event_of
+from pyro_gen.models.flows.parts.program import FlowProgram
 from pyro_gen.registry import model
 
 __all__ = ["NeuralSpline"]
@@ -54,7 +55,7 @@ class NeuralSpline(FlowProgram):
             :class:`~pyro_gen.models.flows.parts.program.FlowProgram`.
 
     Raises:
-        ValueError: There is no dependence of that name.
+        ValueError: There is no dependence or marginals of that name, or sizes are out of range.
 
     Example:
         >>> import torch
@@ -75,5 +76,6 @@ class NeuralSpline(FlowProgram):
     ) -> None:
         if dependence not in DEPENDENCE:
             raise ValueError(f"NeuralSpline(dependence={dependence!r}): choose one of {', '.join(DEPENDENCE)}.")
-        transport = Transport(event_of(event_shape).numel(), context, DEPENDENCE[dependence], layers, hidden, bins)
+        dim = event_of(self, event_shape).numel()
+        transport = Transport(dim, context, DEPENDENCE[dependence], layers, hidden, bins)
         super().__init__(event_shape, Inverse(transport), marginals)

@@ -15,9 +15,10 @@ References:
 
 from collections.abc import Sequence
 
+from pyro_gen._sizes import event_of
 from pyro_gen.data.small import normal_rows
 from pyro_gen.distributions.flows import Inverse, Transport
-from pyro_gen.models.flows.parts.program import FlowProgram, event_of
+from pyro_gen.models.flows.parts.program import FlowProgram
 from pyro_gen.registry import model
 
 __all__ = ["RealNVP"]
@@ -42,8 +43,11 @@ class RealNVP(FlowProgram):
         marginals: What the layer next to the data gives each entry, ``"normal"`` or ``"spline"``, see
             :class:`~pyro_gen.models.flows.parts.program.FlowProgram`.
 
+    Raises:
+        ValueError: Sizes are out of range, or there are no marginals of that name.
+
     Example:
-        >>> import torch
+        >>> import pyro, torch
         >>> flow = RealNVP(2)
         >>> trace = pyro.poutine.trace(flow.model).get_trace(torch.zeros(1, 2))
         >>> round(trace.log_prob_sum().item(), 4)  # a new flow is a standard normal
@@ -58,6 +62,6 @@ class RealNVP(FlowProgram):
         context: int = 0,
         marginals: str = "normal",
     ) -> None:
-        dim = event_of(event_shape).numel()
+        dim = event_of(self, event_shape).numel()
         coupling = Transport(dim, context, "affine-coupling", layers, hidden)
         super().__init__(event_shape, Inverse(coupling), marginals)

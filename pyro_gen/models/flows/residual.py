@@ -15,7 +15,7 @@ random place (Russian roulette),
 
 .. math::
     \mathbb{E}_{n, v} \left[ \sum_{k=1}^{n} \frac{(-1)^{k+1}}{k} \, \frac{v^\top J_g^k v}{P(N \ge k)} \right],
-    \qquad N = 2 + \operatorname{Geometric}(1/2) .
+    \qquad N = 2 + \operatorname{Geometric}(1/2) \ge 3 .
 
 The weights :math:`1 / P` grow as :math:`2^k`, and the squares of the terms fall as :math:`c^{2k} / k^2`: where layers
 contract by less than :math:`1 / \sqrt 2` the variance is finite. (That is J at the data, not the bound c of it.)
@@ -35,16 +35,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_gen._internals import is_transformed
+from pyro_gen._sizes import check_sizes, check_widths, event_of
 from pyro_gen.data.small import normal_rows
 from pyro_gen.distributions.flows import Bijection
 from pyro_gen.models.flows.parts.lipschitz import Contraction, jacobian, transposed_product
-from pyro_gen.models.flows.parts.program import FlowProgram, event_of
+from pyro_gen.models.flows.parts.program import FlowProgram
 from pyro_gen.registry import model
 
 __all__ = ["ResidualFlow", "Roulette"]
 
 EXACT = 128  # entries up to which log-determinants are exact in evaluation
-SURE = 2  # terms of the series that are always there
+SURE = 2  # terms of the series that are there besides the random number of them, 1 or more
 STEPS, TOLERANCE = 200, 1e-7  # of the fixed-point iteration
 
 
@@ -134,7 +135,7 @@ class ResidualFlow(FlowProgram):
             :class:`~pyro_gen.models.flows.parts.program.FlowProgram`.
 
     Raises:
-        ValueError: The constant is not between 0 and 1, or there is no hidden layer.
+        ValueError: The constant is not between 0 and 1, there is no hidden layer, or sizes are out of range.
 
     Example:
         >>> ResidualFlow(3, layers=2).model(torch.full((5, 3), torch.nan)).shape  # five draws
@@ -150,10 +151,13 @@ class ResidualFlow(FlowProgram):
         context: int = 0,
         marginals: str = "normal",
     ) -> None:
+        check_widths(self, hidden=hidden)
         if not 0 < constant < 1 or not hidden:
             raise ValueError(
                 f"ResidualFlow(constant={constant}, hidden={tuple(hidden)}): give a constant between 0 and 1, which "
                 "makes the layers invertible, and at least one hidden layer."
             )
-        dim = event_of(event_shape).numel()
+        dim = event_of(self, event_shape).numel()
+        check_sizes(self, layers=layers)
+        check_sizes(self, 0, context=context)
         super().__init__(event_shape, _Residual(dim, layers, hidden, context, constant), marginals)

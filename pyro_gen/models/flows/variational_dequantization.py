@@ -35,9 +35,9 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.transforms import Transform
 
+from pyro_gen._sizes import check_sizes, check_widths, event_of
 from pyro_gen.data.small import level_rows
 from pyro_gen.distributions.flows import FlowDistribution
-from pyro_gen.models.flows.parts.program import event_of
 from pyro_gen.nets import MLP
 from pyro_gen.observation import observe
 from pyro_gen.program import Program
@@ -112,7 +112,7 @@ class VariationalDequantization(Program):
         options: Passed to the flow; by default its marginals are splines.
 
     Raises:
-        ValueError: There is no such flow.
+        ValueError: There is no such flow, it is given a context, or sizes are out of range.
 
     Example:
         >>> flow = VariationalDequantization((4, 4), 17, "Glow", steps=2)
@@ -137,9 +137,13 @@ class VariationalDequantization(Program):
         made = MODELS.find(flow)
         if made.family != "flows" or made.cls is VariationalDequantization:
             raise ValueError(f"VariationalDequantization(flow={flow!r}): give the name of a flow, Glow say.")
-        self.event_shape, self.levels = event_of(event_shape), levels
+        check_sizes(self, 2, levels=levels)
+        check_widths(self, hidden=hidden)
+        self.event_shape, self.levels = event_of(self, event_shape), levels
         make: Any = made.cls
         self.bijection = make(event_shape, **({"marginals": "spline"} | options)).bijection
+        if self.bijection.features:
+            raise ValueError("VariationalDequantization has no context: leave out context.")
         entries = self.event_shape.numel()
         self.noise = MLP((entries, *hidden, 2 * entries), "silu", missing=True)
         nn.init.zeros_(next(self.noise[-1].parameters()))

@@ -40,6 +40,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_gen._sizes import check_sizes, check_widths
 from pyro_gen.data.small import binary_rows, normal_rows
 from pyro_gen.distributions import MarkovPath
 from pyro_gen.heads import Head
@@ -108,6 +109,8 @@ class DeepMarkov(DeepSequence):
         **head_options: Any,
     ) -> None:
         super().__init__(event_shape, latent, likelihood, **head_options)
+        check_sizes(self, recurrent=recurrent)
+        check_widths(self, hidden=hidden)
         if transition not in ("gated", "linear"):
             raise ValueError(f'DeepMarkov(transition={transition!r}): give "gated" or "linear".')
         if direction not in DIRECTIONS:

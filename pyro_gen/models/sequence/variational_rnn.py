@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyro_gen._sizes import check_sizes, check_widths
 from pyro_gen.data.small import binary_rows, normal_rows
 from pyro_gen.heads import Head
 from pyro_gen.models.sequence.parts.steps import DeepSequence
@@ -77,6 +78,8 @@ class VariationalRNN(DeepSequence):
         **head_options: Any,
     ) -> None:
         super().__init__(event_shape, latent, likelihood, **head_options)
+        check_sizes(self, recurrent=recurrent)
+        check_widths(self, hidden=hidden)
         entries, features = self.event_shape[1:].numel(), self.likelihood.features.numel()
         self.prior = MLP((recurrent, *hidden, 2 * latent))
         self.decoder = MLP((latent + recurrent, *hidden, features))

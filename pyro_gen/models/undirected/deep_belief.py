@@ -30,6 +30,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_gen._sizes import check_widths, event_of
 from pyro_gen.data.small import binary_rows
 from pyro_gen.inference.likelihood.partition import log_partition
 from pyro_gen.inference.objectives import Objective, ReweightedWakeSleep
@@ -79,9 +80,10 @@ class DeepBelief(Program):
         self, event_shape: int | Sequence[int], hidden: Sequence[int], objective: Objective | None = None
     ) -> None:
         super().__init__()
+        check_widths(self, hidden=hidden)
         if len(hidden) != 2:
-            raise ValueError(f"hidden={list(hidden)}: give the numbers of units of two layers.")
-        self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
+            raise ValueError(f"DeepBelief(hidden={hidden!r}): give the numbers of units of two layers.")
+        self.event_shape = event_of(self, event_shape)
         size, units = self.event_shape.numel(), hidden[0]
         self.visible = Binary(size)
         self.top = RestrictedBoltzmann(units, hidden[1])

@@ -36,6 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyro_gen._sizes import check_widths, event_of
 from pyro_gen.data.small import binary_rows
 from pyro_gen.inference.objectives import ContrastiveDivergence, Objective
 from pyro_gen.models.undirected.restricted_boltzmann import RestrictedBoltzmann
@@ -69,7 +70,7 @@ class DeepBoltzmann(RestrictedBoltzmann):
         hidden_biases: b, with shape :math:`(K_1,)`.
 
     Raises:
-        ValueError: There are not two hidden layers.
+        ValueError: There are not two hidden layers, or sizes are out of range.
 
     Example:
         >>> import pyro_gen as pg
@@ -85,9 +86,10 @@ class DeepBoltzmann(RestrictedBoltzmann):
     def __init__(
         self, event_shape: int | Sequence[int], hidden: Sequence[int], objective: Objective | None = None
     ) -> None:
+        check_widths(self, hidden=hidden)
         if len(hidden) != 2:
-            raise ValueError(f"hidden={list(hidden)}: give the numbers of units of two layers.")
-        shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
+            raise ValueError(f"DeepBoltzmann(hidden={hidden!r}): give the numbers of units of two layers.")
+        shape = event_of(self, event_shape)
         super().__init__(
             shape.numel() + hidden[1], hidden[0], objective=objective or ContrastiveDivergence(5, persistent=500)
         )

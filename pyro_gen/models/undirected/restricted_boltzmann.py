@@ -35,6 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_gen._sizes import check_sizes, event_of
 from pyro_gen.data.small import binary_rows, level_rows, normal_rows
 from pyro_gen.inference.objectives import ContrastiveDivergence, Objective
 from pyro_gen.models.undirected.parts.hidden_states import draw_given_seen, log_sum_over_hidden
@@ -73,7 +74,7 @@ class RestrictedBoltzmann(Program):
         hidden_biases: b, with shape :math:`(K,)`.
 
     Raises:
-        ValueError: There are no such visible units.
+        ValueError: There are no such visible units, or sizes are out of range.
 
     Example:
         >>> import pyro_gen as pg
@@ -95,7 +96,8 @@ class RestrictedBoltzmann(Program):
         objective: Objective | None = None,
     ) -> None:
         super().__init__()
-        self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
+        self.event_shape = event_of(self, event_shape)
+        check_sizes(self, hidden=hidden)
         self.visible = make_visible(visible, self.event_shape.numel())
         features = self.event_shape.numel() * self.visible.width
         self.weights = nn.Parameter(torch.randn(features, hidden) / math.sqrt(features + hidden))

@@ -29,6 +29,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_gen._sizes import check_sizes, check_widths
 from pyro_gen.data.small import binary_rows, normal_rows
 from pyro_gen.heads import Head
 from pyro_gen.models.vae.parts.encoded import EncodedProgram
@@ -63,7 +64,8 @@ class Autoencoder(EncodedProgram):
         head_options: Passed to the likelihood head, ``levels=17`` say.
 
     Raises:
-        ValueError: The share is not in [0, 1).
+        ValueError: The share is not in [0, 1), sizes are out of range, or there is no likelihood or activation of
+            that name.
 
     Example:
         >>> import pyro_gen as pg
@@ -85,6 +87,8 @@ class Autoencoder(EncodedProgram):
         super().__init__(event_shape, likelihood, **head_options)
         if not 0 <= hide < 1:
             raise ValueError(f"Autoencoder(hide={hide!r}): a share of the entries is in [0, 1).")
+        check_sizes(self, latent=latent)
+        check_widths(self, hidden=hidden)
         self.latent, self.hide = latent, Hide(hide)
         features = self.likelihood.features
         self.encoder = nn.Sequential(

@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_gen._sizes import check_sizes, check_widths
 from pyro_gen.data.small import binary_rows, level_rows
 from pyro_gen.heads import Head, label
 from pyro_gen.models.vae.parts.encoded import EncodedProgram
@@ -64,6 +65,9 @@ class CCVAE(EncodedProgram):
         alpha: The weight :math:`\alpha` of telling the labels that are known.
         head_options: Passed to the likelihood head, ``levels=17`` say.
 
+    Raises:
+        ValueError: Sizes or the weight are out of range, or there is no likelihood or activation of that name.
+
     Example:
         >>> import pyro_gen as pg
         >>> ccvae = CCVAE((8, 8), classes=10, hidden=(32,))
@@ -87,6 +91,8 @@ class CCVAE(EncodedProgram):
         super().__init__(shape, likelihood, **head_options)
         if alpha < 0:
             raise ValueError(f"CCVAE(alpha={alpha!r}): the weight of telling the labels is 0 or more.")
+        check_sizes(self, characteristics=characteristics, style=style)
+        check_widths(self, hidden=hidden)
         one = self.event_shape
         self.event_shape = {"x": one, "y": torch.Size()}
         self.sizes, self.alpha = (characteristics, style), alpha

@@ -29,6 +29,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyro_gen._sizes import check_sizes, check_widths, event_of
 from pyro_gen.data.small import binary_rows, level_rows, normal_rows
 from pyro_gen.heads import Head, label
 from pyro_gen.models.vae.parts.encoded import EncodedProgram
@@ -62,6 +63,9 @@ class ConditionalVAE(EncodedProgram):
         dropout: The share of hidden units dropped in training.
         head_options: Passed to the likelihood head, ``levels=17`` say.
 
+    Raises:
+        ValueError: Sizes are out of range, or there is no likelihood or activation of that name.
+
     Example:
         >>> import pyro_gen as pg
         >>> cvae = ConditionalVAE((8, 8), given=10, hidden=(32,))
@@ -84,9 +88,11 @@ class ConditionalVAE(EncodedProgram):
         **head_options: Any,
     ) -> None:
         super().__init__(event_shape, likelihood, **head_options)
+        check_sizes(self, latent=latent)
+        check_widths(self, hidden=hidden)
         self.latent = latent
         self.classes = label(given) if isinstance(given, int) else None
-        self.given_shape = torch.Size(() if isinstance(given, int) else given)
+        self.given_shape = torch.Size() if isinstance(given, int) else event_of(self, given, "given")
         condition = given if isinstance(given, int) else self.given_shape.numel()
         features = self.likelihood.features
         self.prior = MLP((condition, *hidden, 2 * latent), activation, dropout, missing=True)
@@ -114,7 +120,7 @@ class ConditionalVAE(EncodedProgram):
         """The context as the networks see it, with shape (N, C)."""
         if self.classes is not None:
             return self.classes.one_hot(c)
-        return ((c - self.given_mean) / self.given_scale).flatten(-max(1, len(self.given_shape)))
+        return ((c - self.given_mean) / self.given_scale).flatten(-len(self.given_shape))
 
     def model(self, x: Tensor, c: Tensor) -> Tensor:
         r"""The density :math:`p(x, z \mid c)` of data with shape :math:`(N, *event)`; returns it completed."""

@@ -31,6 +31,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_gen._sizes import check_sizes, check_widths
 from pyro_gen.data.small import binary_rows
 from pyro_gen.heads import Head
 from pyro_gen.inference.objectives import ScoreFunctionELBO
@@ -64,7 +65,8 @@ class DiscreteVAE(EncodedProgram):
         head_options: Passed to the likelihood head, ``levels=17`` say.
 
     Raises:
-        ValueError: There are fewer than two categories.
+        ValueError: There are fewer than two categories, sizes are out of range, or there is no likelihood or activation
+            of that name.
 
     Example:
         >>> import pyro_gen as pg
@@ -87,6 +89,8 @@ class DiscreteVAE(EncodedProgram):
         super().__init__(event_shape, likelihood, **head_options)
         if categories < 2:
             raise ValueError(f"DiscreteVAE(categories={categories!r}): a unit has two values or more.")
+        check_sizes(self, units=units)
+        check_widths(self, hidden=hidden)
         self.units = (units,) if categories == 2 else (units, categories)  # the logits of a datum
         width, features = torch.Size(self.units).numel(), self.likelihood.features
         self.prior = nn.Parameter(torch.zeros(self.units).unsqueeze(1))  # (K, 1), or (K, 1, C)

@@ -38,9 +38,10 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from pyro_gen._sizes import check_sizes, check_widths
 from pyro_gen.data.small import binary_rows
 from pyro_gen.heads import Head
-from pyro_gen.models.vae.parts.encoded import EncodedProgram, positive_width
+from pyro_gen.models.vae.parts.encoded import EncodedProgram
 from pyro_gen.models.vae.parts.posteriors import normal
 from pyro_gen.nets import ACTIVATIONS, MLP
 from pyro_gen.observation import observe
@@ -105,13 +106,14 @@ class HierarchicalVAE(EncodedProgram):
         super().__init__(event_shape, likelihood, **head_options)
         if inference not in INFERENCE:
             raise ValueError(f'HierarchicalVAE(inference={inference!r}): give "bottom up" or "top down".')
+        check_widths(self, latent=latent, hidden=hidden)
+        check_sizes(self, 0, depth=depth)
         if len(latent) == 0 or len(latent) != len(hidden):
             raise ValueError(
                 f"HierarchicalVAE(latent={tuple(latent)}, hidden={tuple(hidden)}): give one number of dimensions and "
                 "one width for each stochastic layer."
             )
-        self.latent = tuple(positive_width(self, "latent", k) for k in latent)
-        widths = [positive_width(self, "hidden", width) for width in hidden]
+        self.latent, widths = tuple(latent), list(hidden)
         self.inference, self.layers = inference, len(self.latent)
 
         def network(before: int, width: int, after: int, missing: bool = False) -> MLP:

@@ -34,6 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_gen._sizes import check_sizes, check_widths
 from pyro_gen.data.small import binary_rows, level_rows
 from pyro_gen.distributions import MaskedEntries
 from pyro_gen.models.autoregressive.parts.entries import EntryProgram
@@ -70,7 +71,7 @@ class PixelVAE(EntryProgram):
         head_options: Passed to the likelihood head, ``levels=17`` say.
 
     Raises:
-        ValueError: The data are no images, or the kernel is even.
+        ValueError: The data are no images, the kernel is even, sizes are out of range, or there is no such likelihood.
 
     Example:
         >>> vae = PixelVAE((2, 2), latent=1, hidden=(8,), channels=4, layers=1)
@@ -99,6 +100,9 @@ class PixelVAE(EntryProgram):
                 f"PixelVAE({tuple(self.event_shape)}, kernel={kernel}): give the height and width of an image, and an "
                 "odd kernel."
             )
+        check_sizes(self, latent=latent, channels=channels, kernel=kernel)
+        check_sizes(self, 0, layers=layers)
+        check_widths(self, hidden=hidden)
         self.latent = latent
         self.encoder = MLP((self.entries, *hidden, 2 * latent), "relu", missing=True)
         self.spread = MLP((latent, *hidden[::-1], channels * self.entries), "relu")

@@ -26,20 +26,21 @@ References:
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_gen._sizes import check_sizes, check_widths
 from pyro_gen.data.small import binary_rows, level_rows
-from pyro_gen.heads import Head, label, make_head
+from pyro_gen.heads import Head, label
 from pyro_gen.inference.objectives import SemiSupervisedELBO
+from pyro_gen.models.vae.parts.encoded import EncodedProgram
+from pyro_gen.models.vae.parts.posteriors import normal
 from pyro_gen.nets import MLP
 from pyro_gen.observation import observe
-from pyro_gen.program import Program
 from pyro_gen.registry import model
 
 __all__ = ["SemiSupervisedVAE"]
@@ -52,7 +53,7 @@ __all__ = ["SemiSupervisedVAE"]
         "bernoulli": lambda: (SemiSupervisedVAE((2, 3), 3, latent=2, hidden=(5,)), small_data()),
     },
 )
-class SemiSupervisedVAE(Program):
+class SemiSupervisedVAE(EncodedProgram):
     r"""Creates a variational autoencoder of data and labels: a mapping of ``x`` and ``y``.
 
     Arguments:
@@ -66,6 +67,9 @@ class SemiSupervisedVAE(Program):
             :class:`~pyro_gen.inference.objectives.SemiSupervisedELBO`.
         head_options: Passed to the likelihood head, ``levels=17`` say.
 
+    Raises:
+        ValueError: Sizes are out of range, or there is no likelihood or activation of that name.
+
     Example:
         >>> import pyro_gen as pg
         >>> vae = SemiSupervisedVAE((8, 8), classes=10, hidden=(32,))
@@ -73,9 +77,6 @@ class SemiSupervisedVAE(Program):
         >>> pg.impute(vae, sevens, draws=1)["x"].shape
         torch.Size([1, 5, 8, 8])
     """
-
-    mean: Tensor
-    initialised: Tensor
 
     def __init__(
         self,
@@ -88,11 +89,12 @@ class SemiSupervisedVAE(Program):
         alpha: float = 20.0,
         **head_options: Any,
     ) -> None:
-        super().__init__()
-        one = torch.Size((shape,) if isinstance(shape, int) else shape)
+        super().__init__(shape, likelihood, **head_options)
+        check_sizes(self, latent=latent)
+        check_widths(self, hidden=hidden)
+        one = self.event_shape
         self.event_shape = {"x": one, "y": torch.Size()}
-        self.latent = latent
-        self.label, self.likelihood = label(classes), make_head(likelihood, one, **head_options)
+        self.latent, self.label = latent, label(classes)
         features = self.likelihood.features
         self.logits = nn.Parameter(torch.zeros(classes))
         self.encoder = nn.Sequential(
@@ -101,19 +103,7 @@ class SemiSupervisedVAE(Program):
         self.decoder = nn.Sequential(
             MLP((classes + latent, *hidden[::-1], features.numel()), activation), nn.Unflatten(-1, features)
         )
-        self.offset = nn.Parameter(torch.zeros(features))
-        self.register_buffer("mean", torch.zeros(one))
-        self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
         self.objective = SemiSupervisedELBO("y", classes, alpha)
-
-    def initialise(self, data: Mapping[str, Tensor], *context: Any, seed: int = 0) -> Self:
-        """Sets mean and offset from data ``x`` with shape :math:`(N, *shape)`, the first time only."""
-        if not self.initialised:
-            with torch.no_grad():
-                self.mean.copy_(self.likelihood.normalise(data["x"]).nanmean(0).nan_to_num())
-                self.offset.copy_(self.likelihood.marginal_features(data["x"]))
-                self.initialised.fill_(True)
-        return super().initialise(data, *context, seed=seed)
 
     def model(self, data: Mapping[str, Tensor], *context: Any) -> None:
         r"""The joint density :math:`p(y, z, x)` of labels ``y``, (N,), and data ``x``, :math:`(N, *shape)`."""
@@ -121,14 +111,12 @@ class SemiSupervisedVAE(Program):
             y = observe("y", self.label(self.logits), data["y"])  # (N,)
             z = pyro.sample("z", dist.Normal(data["x"].new_zeros(self.latent), 1.0).to_event(1))  # (N, K)
             classes = self.label.one_hot(y).expand(*z.shape[:-1], -1)  # (N, classes)
-            observe("x", self.likelihood(self.decoder(torch.cat([classes, z], -1)) + self.offset), data["x"])
+            observe("x", self.decode(torch.cat([classes, z], -1)), data["x"])
 
     def guide(self, data: Mapping[str, Tensor], *context: Any) -> None:
         r"""The approximate posterior :math:`q(z \mid x_o)`."""
         with self.plate(data):
-            centred = self.likelihood.normalise(data["x"]) - self.mean
-            loc, raw_scale = self.encoder(centred).chunk(2, -1)  # (N, K) each
-            pyro.sample("z", dist.Normal(loc, 1e-4 + F.softplus(raw_scale)).to_event(1))
+            pyro.sample("z", normal(self.encoder(self.centre(data["x"]))))  # (N, K)
 
 
 def small_data() -> dict[str, Tensor]:

@@ -36,9 +36,10 @@ from typing import Any, Self
 import pyro
 from torch import Tensor, nn
 
+from pyro_gen._sizes import check_sizes, check_widths
 from pyro_gen.data.small import binary_rows, level_rows, normal_rows
 from pyro_gen.heads import Head
-from pyro_gen.models.vae.parts.encoded import EncodedProgram, positive_width
+from pyro_gen.models.vae.parts.encoded import EncodedProgram
 from pyro_gen.models.vae.parts.posteriors import POSTERIORS, make_posterior
 from pyro_gen.models.vae.parts.priors import PRIORS, VampPrior, make_prior
 from pyro_gen.nets import MLP, ConvDecoder, ConvEncoder
@@ -116,11 +117,9 @@ class VAE(EncodedProgram):
         **head_options: Any,
     ) -> None:
         super().__init__(event_shape, likelihood, **head_options)
-        self.latent = positive_width(self, "latent", latent)
-        if hidden is not None:
-            if not isinstance(hidden, Sequence) or isinstance(hidden, str):
-                raise ValueError(f"VAE(hidden={hidden!r}): give a sequence of widths, (200, 200) say.")
-            hidden = [positive_width(self, "hidden", width) for width in hidden]
+        check_sizes(self, latent=latent)
+        check_widths(self, hidden=() if hidden is None else hidden)
+        self.latent = latent
         self.prior, self.posterior = make_prior(prior, latent, self.event_shape), make_posterior(guide, latent)
         features, out = self.likelihood.features, self.posterior.features
         if architecture == "dense":

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_gen._random import seeded
+from pyro_gen._sizes import check_sizes, check_widths
 from pyro_gen.data.small import binary_rows, level_rows
 from pyro_gen.heads import Head
 from pyro_gen.models.vae.parts.codebook import Codewords, MaskedPredictor, NearestCodeword, nearest
@@ -70,6 +71,9 @@ class VQVAE(EncodedProgram):
         dropout: The share of the decoder's hidden units dropped in training.
         head_options: Passed to the likelihood head, ``levels=17`` say.
 
+    Raises:
+        ValueError: Sizes are out of range, or there is no likelihood or activation of that name.
+
     Example:
         >>> vq = VQVAE((8, 8), places=4, words=16)
         >>> vq.codes(torch.zeros(5, 8, 8)).shape
@@ -91,6 +95,10 @@ class VQVAE(EncodedProgram):
         **head_options: Any,
     ) -> None:
         super().__init__(event_shape, likelihood, **head_options)
+        check_sizes(self, places=places, words=words, size=size, prior_hidden=prior_hidden)
+        check_widths(self, hidden=hidden)
+        if commitment < 0:
+            raise ValueError(f"VQVAE(commitment={commitment!r}): a weight is 0 or more.")
         self.places, self.commitment = places, commitment
         features = self.likelihood.features
         self.book = nn.Parameter(torch.randn(words, size))

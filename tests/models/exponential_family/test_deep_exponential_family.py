@@ -86,7 +86,7 @@ def test_poisson_layers_are_trained_by_the_score_function() -> None:
     ("make", "said"),
     [
         (lambda: DeepExponentialFamily(4, family="beta"), "gamma, poisson, normal"),
-        (lambda: DeepExponentialFamily(4, ()), "one layer and one unit"),
+        (lambda: DeepExponentialFamily(4, ()), "a layer or more"),
         (lambda: DeepExponentialFamily(4, shape=0.0), "a positive shape"),
         (lambda: DeepExponentialFamily(2).initialise(torch.tensor([[0.5, 1.0]])), "integers from 0 on"),
     ],

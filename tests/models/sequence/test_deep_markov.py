@@ -111,11 +111,11 @@ def test_lengths_say_whether_it_is_an_end_or_a_forecast() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"event_shape": (4, 2, 2)}, "a datum has shape"),
+        ({"event_shape": (4, 2, 2)}, "a datum is a sequence"),
         ({"transition": "square"}, '"gated" or "linear"'),
         ({"direction": "sideways"}, "backward, forward, both"),
         ({"hidden": ()}, "hidden units"),
-        ({"latent": 0}, "latent dimension or more"),
+        ({"latent": 0}, "latent=0.: give a positive integer"),
     ],
 )
 def test_errors_name_what_is_wrong(options, said) -> None:

@@ -122,7 +122,7 @@ def test_learning_raises_the_exact_likelihood() -> None:
 
 
 def test_wrong_arguments() -> None:
-    with pytest.raises(ValueError, match=r"hidden=\[3\]: give the numbers of units of two layers"):
+    with pytest.raises(ValueError, match=r"hidden=\[3\]\): give the numbers of units of two layers"):
         DeepBelief(4, [3])
     with pytest.raises(ValueError, match=r"The lower machine has 4 hidden units and the upper one data of"):
         DeepBelief.from_machines(RestrictedBoltzmann(3, 4), RestrictedBoltzmann(5, 2))

@@ -137,7 +137,7 @@ def test_sums_that_are_not_known() -> None:
 
 
 def test_wrong_arguments() -> None:
-    with pytest.raises(ValueError, match=r"hidden=\[3\]: give the numbers of units of two layers"):
+    with pytest.raises(ValueError, match=r"hidden=\[3\]\): give the numbers of units of two layers"):
         DeepBoltzmann(4, [3])
     with pytest.raises(ValueError, match=r"Variable 'x' of DeepBoltzmann has shape \(4,\) per datum"):
         pg.log_likelihood(DeepBoltzmann(4, [3, 2]), torch.zeros(2, 5))

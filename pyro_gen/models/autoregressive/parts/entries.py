@@ -6,6 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from pyro_gen._sizes import check_sizes, event_of
 from pyro_gen.distributions import elements
 from pyro_gen.heads import CategoricalHead, Head, make_head
 from pyro_gen.program import Program
@@ -36,13 +37,9 @@ class EntryProgram(Program):
 
     def __init__(self, event_shape: int | Sequence[int], likelihood: str, context: int, **head_options: Any) -> None:
         super().__init__()
-        self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
+        self.event_shape = event_of(self, event_shape)
+        check_sizes(self, 0, context=context)
         self.entries, self.context = self.event_shape.numel(), context
-        if not self.event_shape or self.entries < 1 or context < 0:
-            raise ValueError(
-                f"{type(self).__name__}({tuple(self.event_shape)}, context={context}): a datum has one entry or more, "
-                "in one dimension or more, and the number of features of the context is 0 or more."
-            )
         self.likelihood: Head = make_head(likelihood, (self.entries,), **head_options)
         self.inputs = self.likelihood.levels if isinstance(self.likelihood, CategoricalHead) else 1
         self.offset = nn.Parameter(torch.zeros(self.likelihood.features))
@@ -65,7 +62,8 @@ class EntryProgram(Program):
         """Values as a network sees them, (*, D) to (*, D, inputs)."""
         if self.inputs > 1:
             levels = torch.arange(self.inputs, device=values.device)
-            return (values.unsqueeze(-1) == levels).to(values.dtype)
+            dtype = values.dtype if values.is_floating_point() else self.offset.dtype  # summed out, they are integers
+            return (values.unsqueeze(-1) == levels).to(dtype)
         return self.likelihood.normalise(values).unsqueeze(-1)
 
     def laws(self, h: Tensor) -> Any:

@@ -19,18 +19,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from pyro_gen._sizes import event_of
 from pyro_gen.distributions.flows import Bijection, Chain, FlowDistribution, NormalMarginals, Rescaling
 from pyro_gen.observation import observe
 from pyro_gen.program import Program
 
-__all__ = ["FlowProgram", "event_of"]
+__all__ = ["FlowProgram"]
 
 MARGINALS = {"normal": Rescaling, "spline": NormalMarginals}
-
-
-def event_of(event_shape: int | Sequence[int]) -> torch.Size:
-    """The shape of one datum, given as such or as the number of its entries."""
-    return torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
 
 
 class FlowProgram(Program):
@@ -43,7 +39,7 @@ class FlowProgram(Program):
             ``"spline"``, its whole marginal distribution, which suits levels with noise and heavy tails.
 
     Raises:
-        ValueError: There are no marginals of that name.
+        ValueError: There are no marginals of that name, or the shape is none.
     """
 
     initialised: Tensor
@@ -52,7 +48,7 @@ class FlowProgram(Program):
         super().__init__()
         if marginals not in MARGINALS:
             raise ValueError(f"marginals={marginals!r}: choose one of {', '.join(MARGINALS)}.")
-        self.event_shape = event_of(event_shape)
+        self.event_shape = event_of(self, event_shape)
         self.bijection = Chain(bijection, MARGINALS[marginals](self.event_shape))
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
 

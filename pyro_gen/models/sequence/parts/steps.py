@@ -6,6 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from pyro_gen._sizes import check_sizes, event_of
 from pyro_gen.heads import Head, make_head
 from pyro_gen.program import Program
 
@@ -36,12 +37,12 @@ class DeepSequence(Program):
         self, event_shape: int | Sequence[int], latent: int, likelihood: str | Head, **head_options: Any
     ) -> None:
         super().__init__()
-        name = type(self).__name__
-        self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
-        if len(self.event_shape) not in (1, 2) or latent < 1:
+        self.event_shape = event_of(self, event_shape)
+        check_sizes(self, latent=latent)
+        if len(self.event_shape) not in (1, 2):
             raise ValueError(
-                f"{name}({tuple(self.event_shape)}, latent={latent}): a datum has shape (T) or (T, D), and a step "
-                "has a latent dimension or more."
+                f"{type(self).__name__}(event_shape={event_shape!r}): a datum is a sequence of T numbers or vectors, "
+                "give (T) or (T, D)."
             )
         self.latent, step = latent, self.event_shape[1:]
         self.likelihood = make_head(likelihood, step, **head_options)

@@ -6,10 +6,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from pyro_gen._sizes import event_of
 from pyro_gen.heads import Head, make_head
 from pyro_gen.program import Program
 
-__all__ = ["EncodedProgram", "positive_width"]
+__all__ = ["EncodedProgram"]
 
 
 class EncodedProgram(Program):
@@ -30,7 +31,7 @@ class EncodedProgram(Program):
 
     def __init__(self, event_shape: int | Sequence[int], likelihood: str | Head, **head_options: Any) -> None:
         super().__init__()
-        self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
+        self.event_shape = event_of(self, event_shape)
         self.likelihood = make_head(likelihood, self.event_shape, **head_options)
         self.offset = nn.Parameter(torch.zeros(self.likelihood.features))
         self.register_buffer("mean", torch.zeros(self.event_shape))
@@ -58,10 +59,3 @@ class EncodedProgram(Program):
     def decode(self, z: Tensor) -> Any:
         """The likelihood of data given latent variables with shape :math:`(*, K)`."""
         return self.likelihood(self.decoder(z) + self.offset)
-
-
-def positive_width(program: Program, name: str, width: Any) -> int:
-    """Refuses what is no width of a layer."""
-    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-        raise ValueError(f"{type(program).__name__}({name}): a width is a positive integer, not {width!r}.")
-    return width

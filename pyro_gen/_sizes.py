@@ -1,0 +1,56 @@
+"""The sizes that models are made with, checked: shapes of data, numbers of units, widths of layers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+__all__ = ["check_sizes", "check_widths", "event_of"]
+
+
+def _is_size(value: Any, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(_is_size(size) for size in value)
+
+
+def event_of(model: object, event_shape: int | Sequence[int], name: str = "event_shape") -> torch.Size:
+    """The shape of one datum, given as such or as the number of its entries; ``name`` is what the argument is called.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    shape = (event_shape,) if isinstance(event_shape, int) else event_shape
+    if not _are_sizes(shape) or len(shape) == 0:
+        raise ValueError(
+            f"{type(model).__name__}({name}={event_shape!r}): give a positive integer, or a sequence of them, (8, 8) "
+            "say."
+        )
+    return torch.Size(shape)
+
+
+def check_sizes(model: object, least: int = 1, **sizes: Any) -> None:
+    """Refuses arguments that are no integers, or smaller than the least.
+
+    Raises:
+        ValueError: One is; the message names it.
+    """
+    for name, size in sizes.items():
+        if not _is_size(size, least):
+            wanted = "a positive integer" if least == 1 else f"an integer of {least} or more"
+            raise ValueError(f"{type(model).__name__}({name}={size!r}): give {wanted}.")
+
+
+def check_widths(model: object, **widths: Any) -> None:
+    """Refuses arguments that are no sequences of positive integers, the widths of layers.
+
+    Raises:
+        ValueError: One is none; the message names it.
+    """
+    for name, given in widths.items():
+        if not _are_sizes(given):
+            raise ValueError(
+                f"{type(model).__name__}({name}={given!r}): give a sequence of positive integers, (200, 200) say."
+            )
