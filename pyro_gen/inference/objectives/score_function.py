@@ -67,28 +67,31 @@ class ScoreFunctionELBO(Objective):
             parts = tuple(part.unsqueeze(0) for part in particle())
         else:
             parts = vmapped(particle, self.num_particles)
-        local, global_, own, log_q, log_q_global = parts  # (K, N), (K,), (K,), (K, N), (K,)
+        local, global_, shared, log_q, log_q_global = parts  # (K, N), (K,), (K,), (K, N), (K,)
         scale = data_scale(x)
-        elbo = scale * local.sum(1) + global_ - own  # (K,)
+        elbo = scale * local.sum(1) + global_ + shared  # (K,)
+        terms = local + shared.unsqueeze(1) / scale
         if self.baseline == "leave_one_out":
-            signal, whole = _less_the_others(local), _less_the_others(elbo)
+            signal, whole = _less_the_others(terms), _less_the_others(elbo)
         else:
             baseline = self._baseline(x)  # () or (N,)
-            signal, whole = local - baseline, elbo - scale * baseline.expand(len(x)).sum()
+            signal, whole = terms - baseline, elbo - scale * baseline.expand(len(x)).sum()
         surrogate = scale * (signal.detach() * log_q).sum(1) + whole.detach() * log_q_global
         if isinstance(self.baseline, nn.Module):
-            surrogate = surrogate - (local.detach() - baseline).square().sum(1)
+            surrogate = surrogate - (terms.detach() - baseline).square().sum(1)
         elif self.baseline == "decaying_average" and self.training:
-            self._update_average(local.detach().mean())
+            self._update_average(terms.detach().mean())
         return -(elbo + surrogate - surrogate.detach()).mean()
 
     def _particle(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float) -> tuple[Tensor, ...]:
-        """Of one draw: the terms of each datum, (N,), and of all; the guide's own loss; its log-densities, as both."""
+        """Of one draw: the terms of each datum, (N,), of global variables, and of what may depend on all variables;
+        the guide's log-densities, of each datum and of global variables.
+        """
         with data_size(len(x)):
             model_trace, guide_trace = trace_pair_with_missing(program, x, *context)
         require_proposals(guide_trace)
         local, log_q = x.new_zeros(len(x)), x.new_zeros(len(x))
-        global_, own, log_q_global = x.new_zeros(()), x.new_zeros(()), x.new_zeros(())
+        global_, shared, log_q_global = x.new_zeros(()), x.new_zeros(()), x.new_zeros(())
         for p, q in paired_latents(model_trace, guide_trace).values():
             scored = not q["fn"].has_rsample
             if is_local(q):
@@ -101,10 +104,13 @@ class ScoreFunctionELBO(Objective):
             if is_local(site):
                 local = local + per_datum_log_prob(site)
             else:
-                global_ = global_ + site_log_prob(site).sum()
+                shared = shared + site_log_prob(site).sum()
         for site in observed_sites(guide_trace):  # a loss of its own, see ELBO
-            own = own + (data_scale(x) if is_local(site) else 1.0) * site_log_prob(site).sum()
-        return local, global_, own, log_q, log_q_global
+            if is_local(site):
+                local = local - per_datum_log_prob(site)
+            else:
+                shared = shared - site_log_prob(site).sum()
+        return local, global_, shared, log_q, log_q_global
 
     def _baseline(self, x: Tensor) -> Tensor:
         if isinstance(self.baseline, nn.Module):
@@ -161,9 +167,10 @@ class VIMCO(Objective):
         k = self.num_particles
         log_w, log_q = vmapped(particle, k)  # (K, N) each
         bound = log_w.logsumexp(0) - math.log(k)
-        others = (log_w.sum(0) - log_w) / (k - 1)
         own = torch.eye(k, dtype=torch.bool, device=x.device).unsqueeze(-1)  # (K, K, 1)
-        without = torch.where(own, others.unsqueeze(0), log_w.unsqueeze(0)).logsumexp(1) - math.log(k)  # (K, N)
+        # Not the sum less the own one: of a draw of weight zero that would be a difference of infinities.
+        others = torch.where(own, 0.0, log_w).sum(1, keepdim=True) / (k - 1)  # (K, 1, N)
+        without = torch.where(own, others, log_w).logsumexp(1) - math.log(k)  # (K, N)
         surrogate = ((bound - without).detach() * log_q).sum(0)
         return -data_scale(x) * (bound + surrogate - surrogate.detach()).sum()  # type: ignore[no-any-return]
 
