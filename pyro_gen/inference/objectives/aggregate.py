@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen.inference.objectives.base import Objective
-from pyro_gen.inference.objectives.discrepancy import squared_mmd
+from pyro_gen.inference.objectives.discrepancy import check_kernel, squared_mmd
 from pyro_gen.inference.objectives.pairs import (
     log_ratio_of,
     observed_sites,
@@ -56,6 +56,9 @@ class InfoVAE(Objective):
         kernel: As of :class:`~pyro_gen.inference.MMD`.
         widths: The widths of the kernel; by default 1/4, 1/2, 1, 2 and 4 times :math:`\sqrt{2 K}`, the distance of two
             standard normal draws in K dimensions.
+
+    Raises:
+        ValueError: A weight is out of its range, there is no kernel of that name, or a width is not positive.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class InfoVAE(Objective):
             raise ValueError(
                 f"{type(self).__name__}(alpha={alpha}, scale={scale}): alpha is in [0, 1] and alpha + scale at least 1."
             )
+        check_kernel(type(self).__name__, kernel, widths)
         self.alpha, self.scale, self.kernel = alpha, scale, kernel
         self.widths = None if widths is None else tuple(widths)
 

@@ -26,7 +26,7 @@ from pyro_gen.inference.objectives.generation import features, generate, rehears
 from pyro_gen.program import Program, data_scale
 from pyro_gen.registry import objective
 
-__all__ = ["MMD", "squared_mmd"]
+__all__ = ["MMD", "check_kernel", "squared_mmd"]
 
 MEDIAN_OF = 512  # rows, for the widths
 
@@ -60,10 +60,7 @@ class MMD(Objective):
 
     def __init__(self, widths: Sequence[float] | None = None, kernel: str = "gaussian") -> None:
         super().__init__()
-        if kernel not in ("gaussian", "rational_quadratic", "energy"):
-            raise ValueError(f'MMD(kernel={kernel!r}): choose "gaussian", "rational_quadratic" or "energy".')
-        if widths is not None and (kernel == "energy" or not widths or min(widths) <= 0):
-            raise ValueError(f"MMD(widths={widths!r}): give positive widths, and none for the energy distance.")
+        check_kernel("MMD", kernel, widths)
         self.kernel = kernel
         self.register_buffer("widths", None if widths is None else torch.tensor(widths, dtype=torch.float64))
 
@@ -84,6 +81,14 @@ class MMD(Objective):
         drawn = features(generate(program, x, *context), *context)
         pairs = squared_mmd(features(x, *context), drawn, self.kernel, self.widths)
         return data_scale(x) * len(x) * pairs
+
+
+def check_kernel(who: str, kernel: str, widths: Sequence[float] | None) -> None:
+    """Refuses a kernel that there is not, or widths that are none, in the name of who was given them."""
+    if kernel not in ("gaussian", "rational_quadratic", "energy"):
+        raise ValueError(f'{who}(kernel={kernel!r}): choose "gaussian", "rational_quadratic" or "energy".')
+    if widths is not None and (kernel == "energy" or not widths or min(widths) <= 0):
+        raise ValueError(f"{who}(widths={widths!r}): give positive widths, and none for the energy distance.")
 
 
 def squared_mmd(x: Tensor, y: Tensor, kernel: str, widths: Tensor | Sequence[float] | None) -> Tensor:

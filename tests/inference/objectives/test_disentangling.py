@@ -213,3 +213,12 @@ def test_what_does_not_fit_is_said():
     with pytest.raises(ValueError, match="0 or more"):
         ELBO(beta=-1.0)
     assert isinstance(WassersteinAutoencoder(), InfoVAE) and MMD().kernel == "gaussian"
+
+
+def test_a_kernel_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match=r"InfoVAE\(kernel='guassian'\): choose"):
+        InfoVAE(kernel="guassian")
+    with pytest.raises(ValueError, match=r"WassersteinAutoencoder\(widths=\(-1.0,\)\): give positive widths"):
+        WassersteinAutoencoder(widths=(-1.0,))
+    with pytest.raises(ValueError, match="none for the energy distance"):
+        InfoVAE(kernel="energy", widths=(1.0,))
