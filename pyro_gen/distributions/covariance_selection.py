@@ -44,6 +44,7 @@ def select_covariance(covariance: Tensor, adjacency: Tensor, tolerance: float = 
         >>> round(select_covariance(sigma, a)[0, 2].item(), 4)
         0.3
     """
+    dtype, covariance = covariance.dtype, covariance.double()  # by single precision sweeps never settle
     shape = torch.broadcast_shapes(covariance.shape, adjacency.shape)
     scale = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
     outer = scale.unsqueeze(-1) * scale.unsqueeze(-2)
@@ -63,5 +64,5 @@ def select_covariance(covariance: Tensor, adjacency: Tensor, tolerance: float = 
             w[..., j] = column
             w[..., j, :] = column
         if float((w - before).abs().max()) <= tolerance:
-            return w * outer
+            return (w * outer).to(dtype)
     raise ValueError("select_covariance: a thousand sweeps do not suffice: the covariance is nearly singular.")

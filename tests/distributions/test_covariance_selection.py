@@ -28,3 +28,11 @@ def test_all_edges_leave_it_and_none_keeps_the_diagonal() -> None:
     sigma = random_covariances(1, 4)[0]
     assert torch.allclose(select_covariance(sigma, torch.ones(4, 4).bool()), sigma)
     assert torch.allclose(select_covariance(sigma, torch.zeros(4, 4).bool()), sigma.diagonal().diag())
+
+
+def test_single_precision_settles_too() -> None:
+    sigma = random_covariances(1, 12)[0]
+    upper = (torch.rand(12, 12, generator=torch.Generator().manual_seed(1)) < 0.4).triu(1)
+    found = select_covariance(sigma.float(), upper | upper.mT)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.double(), select_covariance(sigma, upper | upper.mT), atol=1e-4)
