@@ -60,6 +60,7 @@ class MarkovPath(TorchDistribution):
         return torch.stack(path, -2)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        value = value.expand(*torch.broadcast_shapes(self.batch_shape, value.shape[:-2]), *value.shape[-2:])
         start = self.start.unsqueeze(-2).expand(*value.shape[:-2], 1, value.shape[-1])
         before = torch.cat([start, value[..., :-1, :]], -2)
         return self.law(before, *self.inputs).log_prob(value).sum(-1)  # type: ignore[no-any-return]

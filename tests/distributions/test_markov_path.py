@@ -31,3 +31,9 @@ def test_draws_follow_their_inputs_and_carry_gradients() -> None:
     assert torch.allclose(path[0, :, 0], torch.tensor([1.0, 2.0, 3.0]), atol=1e-4)
     path[0, -1, 0].backward()
     assert start.grad.item() == 1.0
+
+
+def test_a_value_broadcasts_against_the_batch() -> None:
+    start, z = torch.randn(3, 2), torch.randn(4, 2)
+    law = MarkovPath(lambda z: dist.Normal(z, 1.0).to_event(1), start, 4)
+    assert torch.allclose(law.log_prob(z), law.log_prob(z.expand(3, 4, 2)))

@@ -166,7 +166,7 @@ class FlowDistribution(TorchDistribution):
     """The distribution of T(u) for standard normal u, given a context.
 
     The log-density of its own last draw is known from the drawing. It is kept with the draw, and forgotten when a
-    parameter has changed since.
+    parameter or a buffer has changed since.
 
     Arguments:
         transport: The bijection T.
@@ -192,7 +192,7 @@ class FlowDistribution(TorchDistribution):
         return FlowDistribution(self.transport, h, torch.Size(batch_shape))
 
     def _versions(self) -> tuple[int, ...]:
-        return tuple(version_of(p) for p in self.transport.parameters())
+        return tuple(map(version_of, itertools.chain(self.transport.parameters(), self.transport.buffers())))
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
         like = next(itertools.chain(self.transport.parameters(), self.transport.buffers()))

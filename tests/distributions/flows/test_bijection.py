@@ -47,3 +47,11 @@ def test_a_start_gives_noise_the_moments_of_the_data() -> None:
 def test_what_chains_refuse() -> None:
     with pytest.raises(ValueError, match="the same number of entries"):
         Chain(Rescaling((3,)), Rescaling((4,)))
+
+
+def test_a_draw_of_a_flow_whose_buffers_have_changed_is_scored_anew() -> None:
+    flow = Rescaling((2,))
+    law = FlowDistribution(flow, None, torch.Size([3]))
+    z = law.rsample()
+    flow.start(5 * torch.randn(20, 2) + 1)
+    assert torch.equal(law.log_prob(z), law.log_prob(z.clone()))
