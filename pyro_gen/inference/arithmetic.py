@@ -54,7 +54,7 @@ def arithmetic(
 
     Raises:
         ValueError: The program has no local latent variable, a discrete one, or the guide does not sample it; the
-            likelihood has no mean.
+            likelihood has no mean; or ``plus`` or ``minus`` come without their context.
 
     Example:
         >>> import pyro_gen as pg
@@ -80,5 +80,10 @@ def arithmetic(
 def _mean_code(space: LatentSpace, program: Program, side: Any) -> dict[str, Tensor]:
     """The mean of the coordinates of data, with size 1 at the data dimension."""
     data, *context = as_inputs(program, *(side if isinstance(side, tuple) else (side,)))
+    if len(context) != len(space.context):
+        raise ValueError(
+            f"arithmetic: {type(program).__name__} has {len(space.context)} tensors of context with x, and plus or "
+            f"minus came with {len(context)}: give each as a tuple (data, *context)."
+        )
     found = space.coordinates(data, *context)
     return {name: value.mean(space.dims[name], keepdim=True) for name, value in found.items()}

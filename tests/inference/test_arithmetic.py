@@ -58,3 +58,9 @@ def test_discrete_variables_are_refused():
     with pytest.raises(ValueError, match="no local latent variable"):
         pg.arithmetic(pg.models.Gaussian(3), torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3))
     assert pg.arithmetic(ProbabilisticPCA(4, 2), torch.zeros(2, 4), torch.zeros(2, 4), torch.zeros(2, 4)).shape[0] == 3
+
+
+def test_sides_without_their_context_are_refused():
+    program, x, c = ConditionalVAE(4, 3, latent=2, hidden=(5,)), torch.rand(2, 4).round(), torch.tensor([0.0, 1.0])
+    with pytest.raises(ValueError, match=r"came with 0: give each as a tuple"):
+        pg.arithmetic(program, x, torch.ones(2, 4), torch.zeros(2, 4), c)  # as many rows as x has
