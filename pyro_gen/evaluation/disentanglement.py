@@ -64,9 +64,15 @@ def mutual_information_gap(codes: Tensor, factors: Tensor, bins: int = 20) -> fl
         1.0
         >>> round(mutual_information_gap(factors.float()[:, [0, 0, 1, 1]], factors), 3)  # two each
         0.0
+
+    Raises:
+        ValueError: A factor has one value only.
     """
     information, entropy = mutual_information(codes, factors, bins)
-    best = information.topk(2, 0).values  # (2, F)
+    if constant := (entropy == 0).nonzero().flatten().tolist():
+        raise ValueError(f"the mutual information gap: factor {constant[0]} has one value, so nothing can tell it.")
+    none = information.new_zeros(1, information.shape[1])  # a single dimension has no next
+    best = torch.cat([information, none]).topk(2, 0).values  # (2, F)
     return float(((best[0] - best[1]) / entropy).mean())
 
 

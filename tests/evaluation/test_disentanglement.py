@@ -36,3 +36,9 @@ def test_every_shape_is_drawn_once_and_lies_where_its_factors_say():
     torch.testing.assert_close(rows, factors[:, 2] + 4.0)
     data = pg.data.load("shapes")
     assert len(data.train) == 460 and data.train_target.shape == (460, 4) and data.levels == 2
+
+
+def test_one_dimension_has_no_next_and_a_constant_factor_is_refused():
+    assert mutual_information_gap(FACTOR[:, :1].double(), FACTOR[:, :1]) == pytest.approx(1)
+    with pytest.raises(ValueError, match="factor 1 has one value"):
+        mutual_information_gap(FACTOR.double(), FACTOR * torch.tensor([1, 0]))
