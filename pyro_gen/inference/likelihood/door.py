@@ -106,7 +106,6 @@ def log_likelihood(
         program = with_noise(program, noise)
     x, *parts = as_inputs(program, x, *context)
     context = tuple(parts)
-    given = ImproperAnywhere() if posterior is not None else nullcontext()
     given = ImproperAnywhere() if posterior is not None else nullcontext()  # else nothing says where they are
     with ImproperAnywhere():
         every = needs_latent(program, x, *context)
