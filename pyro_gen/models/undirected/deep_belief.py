@@ -1,12 +1,13 @@
 r"""The deep belief network: a sigmoid belief network whose prior is a restricted Boltzmann machine.
 
 .. math::
-    p(x, h, g) = p(x \mid h) \, p(h, g) , \qquad p(x = 1 \mid h) = \sigma \big( c + W (h - \tfrac{1}{2}) \big) ,
+    p(x, h, g) = p(x \mid h) \, p(h, g) , \qquad p(x = 1 \mid h)
+        = \sigma \big( \operatorname{logit} \mu + c + W (h - \tfrac{1}{2}) \big) ,
 
-with :math:`p(h, g)` the top pair of layers, undirected, and from there down a directed network. What the machine says
-of h, with g summed out, is a prior that is known up to log Z: exact for up to 20 units in g, else estimated once by
-:meth:`DeepBelief.normalise`. The guide is the recognition network, :math:`q(h = 1 \mid x) = \sigma(b + R^\top \phi(x))`
-with :math:`\phi(x) = x - \mu`, and 0 for what was not seen.
+with :math:`\mu` the means of the data and :math:`p(h, g)` the top pair of layers, undirected, and from there down a
+directed network. What the machine says of h, with g summed out, is a prior that is known up to log Z: exact for up to
+20 units in g, else estimated once by :meth:`DeepBelief.normalise`. The guide is the recognition network,
+:math:`q(h = 1 \mid x) = \sigma(b + R^\top \phi(x))` with :math:`\phi(x) = x - \mu`, and 0 for what was not seen.
 
 Hinton, Osindero & Teh train layer by layer: a machine on the data, whose weights are W and R, and another one on draws
 of its hidden units; :meth:`DeepBelief.from_machines` puts both together, which is their starting point. All at once,

@@ -12,8 +12,8 @@ Given one side the units of the other are independent, so that a whole side is d
 .. math:: p(v) = \frac{1}{Z} \, p_0(v) \, e^{a^\top \phi(v)} \prod_j 2 \cosh (u_j / 2) .
 
 Units 0 and 1 on both sides, as most papers have them, are the same family with other biases; around their means
-gradients behave better (the centring trick). The base are the margins of the data. Annealing scales a, b and W with
-:math:`\beta` and sums the hidden units out at each temperature (Salakhutdinov & Murray, 2008).
+gradients behave better (the centring trick). The base is the product of the margins of the data. Annealing scales a, b
+and W with :math:`\beta` and sums the hidden units out at each temperature (Salakhutdinov & Murray, 2008).
 
 Up to 20 hidden units everything is exact, by the sum over their states: Z, likelihoods of rows with missing values,
 draws. Training is by persistent contrastive divergence.

@@ -6,7 +6,8 @@ r"""The autoencoder, and the denoising one: a code that is a point.
 
 The guide is a point, the code :math:`g_\phi(\tilde{x})`, and training by the ELBO then maximises
 :math:`\log p(x \mid z) + \log p(z)` at the code: reconstruction, with the codes held near 0. In training a share of the
-entries of :math:`\tilde{x}` may be hidden from the encoder, and all of x must be told: the code cannot be a copy.
+entries of :math:`\tilde{x}` may be hidden from the encoder, and all of x is to be reconstructed: no code that copies
+the input does that.
 
 The model is a density like that of any VAE, only that its training has not looked for a likelihood. What needs the
 density of the guide does not apply, and says so: the ELBO as a number, importance sampling, imputation by the guide.

@@ -5,9 +5,9 @@ r"""The characteristic-capturing variational autoencoder (CCVAE): latent variabl
     c_n \mid y_n \sim \mathcal{N}\big(\mu_{y_n}, \operatorname{diag} \sigma_{y_n}^2\big), \qquad
     s_n \sim \mathcal{N}(0, I), \qquad x_n \mid c_n, s_n \sim p\big(x \mid f_\theta(c_n, s_n)\big)
 
-The characteristics :math:`c` are a continuous variable, one cloud for each class: how much of a 7 an image is, and
-which kind of 7. The style :math:`s` knows nothing of the label. A label that is not known is NaN and summed out; the
-classifier is Bayes' rule on the characteristics alone,
+The characteristics :math:`c` are a continuous variable with a normal distribution for each class: how much of a 7 an
+image is, and which kind of 7. The style :math:`s` knows nothing of the label. A label that is not known is NaN and
+summed out; the classifier is Bayes' rule on the characteristics alone,
 
 .. math::
     p(y \mid c) \propto \pi_y \, \mathcal{N}(c \mid \mu_y, \sigma_y^2) , \qquad
@@ -62,7 +62,7 @@ class CCVAE(EncodedProgram):
         likelihood: The name of a likelihood head of ``x`` in :data:`pyro_gen.heads.HEADS`, or a head.
         activation: The name of the activation in :data:`pyro_gen.nets.ACTIVATIONS`.
         dropout: The share of hidden units dropped in training.
-        alpha: The weight :math:`\alpha` of telling the labels that are known.
+        alpha: The weight :math:`\alpha` of the classifier's log-probability of the labels that are known.
         head_options: Passed to the likelihood head, ``levels=17`` say.
 
     Raises:
@@ -90,7 +90,7 @@ class CCVAE(EncodedProgram):
     ) -> None:
         super().__init__(shape, likelihood, **head_options)
         if alpha < 0:
-            raise ValueError(f"CCVAE(alpha={alpha!r}): the weight of telling the labels is 0 or more.")
+            raise ValueError(f"CCVAE(alpha={alpha!r}): a weight is 0 or more.")
         check_sizes(self, characteristics=characteristics, style=style)
         check_widths(self, hidden=hidden)
         one = self.event_shape
@@ -99,7 +99,7 @@ class CCVAE(EncodedProgram):
         self.label = label(classes)
         latent, features = characteristics + style, self.likelihood.features
         self.logits = nn.Parameter(torch.zeros(classes))
-        # Far enough apart to be told, and each as wide as the prior of the style.
+        # Far enough apart to be distinguished, and each about as wide as the prior of the style.
         self.means = nn.Parameter(torch.randn(classes, characteristics))
         self.raw_scales = nn.Parameter(torch.zeros(classes, characteristics))
         self.encoder = nn.Sequential(
@@ -109,21 +109,21 @@ class CCVAE(EncodedProgram):
             MLP((latent, *hidden[::-1], features.numel()), activation, dropout), nn.Unflatten(-1, features)
         )
 
-    def clouds(self, weights: Tensor) -> Any:
-        r"""The law of the characteristics given indicators of the class, :math:`(*, classes)`."""
+    def class_prior(self, weights: Tensor) -> Any:
+        r"""The prior :math:`p(c \mid y)` of indicators :math:`(*, classes)`; standard normal where all are 0."""
         scales = 1e-2 + F.softplus(self.raw_scales)
         return dist.Normal(weights @ self.means, weights @ scales + (1 - weights.sum(-1, keepdim=True))).to_event(1)
 
     def label_given(self, c: Tensor) -> Tensor:
         r"""The log-probabilities :math:`\log p(y \mid c)`, with shape :math:`(*, classes)`."""
-        each = self.clouds(torch.eye(self.label.levels, dtype=c.dtype, device=c.device))
+        each = self.class_prior(torch.eye(self.label.levels, dtype=c.dtype, device=c.device))
         return (each.log_prob(c.unsqueeze(-2)) + self.logits.log_softmax(-1)).log_softmax(-1)  # type: ignore[no-any-return]
 
     def model(self, data: Mapping[str, Tensor], *context: Any) -> None:
         r"""The joint density :math:`p(y, c, s, x)` of labels ``y``, (N,), and data ``x``, :math:`(N, *shape)`."""
         with self.plate(data):
             y = observe("y", self.label(self.logits), data["y"])  # (N,)
-            c = pyro.sample("c", self.clouds(self.label.one_hot(y)))  # (N, characteristics)
+            c = pyro.sample("c", self.class_prior(self.label.one_hot(y)))  # (N, characteristics)
             s = pyro.sample("s", dist.Normal(c.new_zeros(self.sizes[1]), 1.0).to_event(1))  # (N, style)
             observe("x", self.decode(torch.cat([c, s], -1)), data["x"])
 
@@ -134,8 +134,8 @@ class CCVAE(EncodedProgram):
             of_c, of_s = (part for part in raw.split([2 * k for k in self.sizes], -1))
             c = pyro.sample("c", normal(of_c))
             pyro.sample("s", normal(of_s))
-            told = (self.label_given(c) * self.label.one_hot(data["y"])).sum(-1)  # 0 where the label is not known
-            pyro.factor("told", -self.alpha * told, has_rsample=True)
+            log_p = (self.label_given(c) * self.label.one_hot(data["y"])).sum(-1)  # 0 where the label is not known
+            pyro.factor("label", -self.alpha * log_p, has_rsample=True)
 
     def relabel(self, x: Tensor, y: Tensor, seed: int | None = None) -> Tensor:
         r"""The means of images with other labels and their own style.
@@ -148,10 +148,10 @@ class CCVAE(EncodedProgram):
         with torch.no_grad():
             raw = self.encoder(self.centre(x))
             s = normal(raw[..., 2 * self.sizes[0] :]).mean
-            cloud = self.clouds(self.label.one_hot(y))
+            law = self.class_prior(self.label.one_hot(y))
             if seed is None:
-                c = cloud.mean
+                c = law.mean
             else:
-                noise = torch.randn(cloud.mean.shape, generator=torch.Generator().manual_seed(seed))
-                c = cloud.mean + cloud.stddev * noise.to(cloud.mean)
+                noise = torch.randn(law.mean.shape, generator=torch.Generator().manual_seed(seed))
+                c = law.mean + law.stddev * noise.to(law.mean)
             return self.decode(torch.cat([c, s], -1)).mean  # type: ignore[no-any-return]

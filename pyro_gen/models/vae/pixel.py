@@ -7,16 +7,19 @@ r"""PixelVAE: a variational autoencoder whose decoder sees, besides the latent v
 
 with the pixels in reading order. The decoder is a stack of masked convolutions (van den Oord et al., 2016): the first
 sees the pixels above and those to the left, the others their own place, too, and the latent variable is added to what
-the first one says,
+the first one says.
 
 .. math:: h_0 = A * x + \mathrm{NN}(z), \qquad h_{l} = h_{l-1} + B_l * \mathrm{relu}(h_{l-1}) .
+
+(Such a stack has a blind spot: no path leads from pixels above and far to the right.)
 
 The convolutions see detail, a few pixels far; what an image is as a whole is left to :math:`z`. A stack that sees the
 whole image needs no latent variable, and the bound then leaves it unused: few layers, or
 ``ELBO(free_bits=...)``, keep it in use.
 
-Entries that are missing below and to the right of all that was seen are integrated out exactly; others are latent
-variables, which :func:`pyro_gen.log_likelihood` and :func:`pyro_gen.impute` sample.
+Entries that are missing after all that was seen, in reading order, are integrated out exactly. Others, of a likelihood
+of real numbers, are latent variables, which :func:`pyro_gen.log_likelihood` and :func:`pyro_gen.impute` sample; of
+binary pixels and of levels both refuse.
 
 References:
     | PixelVAE: A Latent Variable Model for Natural Images (Gulrajani et al., 2017)

@@ -1,12 +1,13 @@
-r"""The vector-quantised variational autoencoder (VQ-VAE): an image is a short text in an alphabet of vectors.
+r"""The vector-quantised variational autoencoder (VQ-VAE): an image is coded by a few vectors of a codebook.
 
 .. math::
     k_n \sim p_\psi(k) = \prod_{p=1}^P p_\psi(k_p \mid k_{<p}), \qquad
     x_n \mid k_n \sim p\big(x \mid f_\theta(e_{k_1}, \dots, e_{k_P})\big), \\
     q(k_p \mid x) = 1 \text{ at } \arg\min_k \lVert u_{\phi p}(x) - e_k \rVert
 
-The latent variable ``z`` is the P vectors :math:`e_{k_p}` of the book. It has finitely many values, and its posterior
-is a point, so the ELBO is the description length of the image: its code by the prior, then the image by the decoder,
+The latent variable ``z`` is the P vectors :math:`e_{k_p}` of the codebook. It has finitely many values, and its
+posterior is a point, so the ELBO is the description length of the image: its code by the prior, then the image by the
+decoder,
 
 .. math:: \log p(x) \ge \log p_\psi(k(x)) + \log p_\theta(x \mid k(x)) .
 
@@ -16,8 +17,8 @@ No gradient goes through the choice of the nearest vector: that of the decoder g
 .. math:: \lVert \operatorname{sg}(u) - e \rVert^2 + \beta \lVert u - \operatorname{sg}(e) \rVert^2 , \qquad
     \operatorname{sg} = \text{stop gradient} .
 
-The encoder hears nothing of the prior. So there are two steps: after training, the codes are fixed
-(:meth:`VQVAE.freeze_codes`), and training again is that of the autoregressive prior on them.
+No gradient of the prior reaches the encoder. So there are two steps: after training, the codes are fixed
+(:meth:`VQVAE.freeze_codes`), and training again fits the autoregressive prior to them.
 
 References:
     | Neural Discrete Representation Learning (van den Oord, Vinyals & Kavukcuoglu, 2017)
@@ -61,11 +62,11 @@ class VQVAE(EncodedProgram):
     Arguments:
         event_shape: The shape of one datum, or the number of its entries.
         places: The number P of vectors that a datum is coded by.
-        words: The number C of vectors in the book.
+        words: The number C of vectors in the codebook.
         size: The number d of entries of a vector.
         hidden: The widths of the encoder's hidden layers; the decoder has them in reverse.
         prior_hidden: The hidden units of the autoregressive prior.
-        commitment: The weight :math:`\beta` of the encoder's staying with its vectors.
+        commitment: The weight :math:`\beta` of the commitment loss: it keeps the encoder's outputs near their vectors.
         likelihood: The name of a likelihood head in :data:`pyro_gen.heads.HEADS`, or a head.
         activation: The name of the activation in :data:`pyro_gen.nets.ACTIVATIONS`.
         dropout: The share of the decoder's hidden units dropped in training.
@@ -101,7 +102,7 @@ class VQVAE(EncodedProgram):
             raise ValueError(f"VQVAE(commitment={commitment!r}): a weight is 0 or more.")
         self.places, self.commitment = places, commitment
         features = self.likelihood.features
-        self.book = nn.Parameter(torch.randn(words, size))
+        self.codebook = nn.Parameter(torch.randn(words, size))
         self.prior = MaskedPredictor(places, words, prior_hidden)
         self.encoder = nn.Sequential(
             nn.Flatten(-len(self.event_shape)),
@@ -115,12 +116,12 @@ class VQVAE(EncodedProgram):
         )
 
     def initialise(self, x: Tensor, *context: Any, seed: int = 0) -> Self:
-        """Sets mean and offset from data :math:`(N, *event)`, and the book to codes of theirs, the first time only."""
+        """Sets mean and offset from data :math:`(N, *event)`, and the codebook to codes of theirs, the first time."""
         if not self.initialised:
             super().initialise(x, *context, seed=seed)
             with seeded(seed), torch.no_grad():
                 u = self.encoder(self.centre(x)).flatten(0, -2)  # (N P, d)
-                self.book.copy_(u[torch.randint(len(u), (len(self.book),))])
+                self.codebook.copy_(u[torch.randint(len(u), (len(self.codebook),))])
         return super().initialise(x, *context, seed=seed)
 
     def freeze_codes(self) -> Self:
@@ -132,19 +133,19 @@ class VQVAE(EncodedProgram):
     def codes(self, x: Tensor) -> Tensor:
         """The numbers of the vectors that data :math:`(N, *event)` are coded by, with shape (N, P)."""
         with torch.no_grad():
-            return nearest(self.encoder(self.centre(x)), self.book)
+            return nearest(self.encoder(self.centre(x)), self.codebook)
 
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The joint density :math:`p(x, z)` of data with shape :math:`(N, *event)`; returns it completed."""
         with self.plate(x):
-            z = pyro.sample("z", Codewords(self.book, self.prior, self.places))  # (N, P, d)
+            z = pyro.sample("z", Codewords(self.codebook, self.prior, self.places))  # (N, P, d)
             return observe("x", self.decode(z), x)
 
     def guide(self, x: Tensor, *context: Any) -> None:
-        r"""The point :math:`q(z \mid x_o)`, and the loss of the book."""
+        r"""The point :math:`q(z \mid x_o)`, and the loss of the codebook."""
         with self.plate(x):
             u = self.encoder(self.centre(x))  # (N, P, d)
-            pyro.sample("z", NearestCodeword(u, self.book))
-            e = self.book[nearest(u, self.book)]
+            pyro.sample("z", NearestCodeword(u, self.codebook))
+            e = self.codebook[nearest(u, self.codebook)]
             apart = (u.detach() - e).square() + self.commitment * (u - e.detach()).square()
             pyro.factor("apart", apart.sum((-1, -2)), has_rsample=True)

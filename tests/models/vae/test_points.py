@@ -40,11 +40,11 @@ def test_the_prior_is_autoregressive_and_sums_to_one():
     program = quantised()
     codes, log_p = texts(program)
     assert abs(log_p.logsumexp(0)) < 1e-5
-    law = Codewords(program.book, program.prior, 3)
-    torch.testing.assert_close(law.log_prob(program.book[codes]), log_p)
+    law = Codewords(program.codebook, program.prior, 3)
+    torch.testing.assert_close(law.log_prob(program.codebook[codes]), log_p)
     with seeded(0):
         drawn = law.sample((3000,))
-    which = (drawn[:, None] - program.book[codes]).abs().sum((2, 3)).argmin(1)
+    which = (drawn[:, None] - program.codebook[codes]).abs().sum((2, 3)).argmin(1)
     share, p = torch.bincount(which, minlength=27) / 3000, log_p.exp()
     assert ((share - p).abs() < 4.5 * (p * (1 - p) / 3000).sqrt() + 1e-3).all()  # 27 shares: a false alarm in 5000
     assert ((share - 1 / 27).abs() > 4.5 * (p * (1 - p) / 3000).sqrt() + 1e-3).any()
@@ -53,7 +53,7 @@ def test_the_prior_is_autoregressive_and_sums_to_one():
 def test_the_bound_is_the_length_of_code_and_data_and_below_the_likelihood():
     program, x = quantised(), torch.rand(5, 4).round()
     codes, log_p = texts(program)
-    logits = program.decoder(program.book[codes]) + program.offset
+    logits = program.decoder(program.codebook[codes]) + program.offset
     log_x = (x[:, None] * logits - torch.nn.functional.softplus(logits)).sum(-1)  # (5, 27)
     own = (program.codes(x)[:, None] == codes).all(-1)  # (5, 27)
     found = pg.log_likelihood(program, x, method="elbo", num_particles=2)
@@ -72,7 +72,7 @@ def test_gradients_go_straight_through_and_the_book_has_its_loss():
     assert torch.equal(slope, weights) and torch.allclose(z, NearestCodeword(u, book).mean)
     program, x = quantised(), torch.rand(6, 4).round()
     bound = pg.log_likelihood(program, x, method="elbo").value.sum().float()
-    apart = (program.encoder(program.centre(x)) - program.book[program.codes(x)]).square().sum()
+    apart = (program.encoder(program.centre(x)) - program.codebook[program.codes(x)]).square().sum()
     torch.testing.assert_close(ELBO().loss(program, x) + bound, 1.25 * apart, rtol=1e-4, atol=1e-4)
 
 
