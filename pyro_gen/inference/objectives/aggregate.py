@@ -44,7 +44,8 @@ WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # in units of the prior's typical distance,
 class InfoVAE(Objective):
     r"""The ELBO with less weight on the single posteriors and more on their aggregate (InfoVAE, MMD-VAE).
 
-    The discrepancy is estimated without bias, from the codes of a minibatch and as many draws of the prior.
+    The discrepancy is estimated without bias, from the codes of a minibatch and as many draws of the prior. A prior
+    that is learned goes towards the codes, as far as its draws can be reparameterised.
 
     References:
         | InfoVAE: Balancing Learning and Inference in Variational Autoencoders (Zhao, Song & Ermon, 2019)
@@ -86,7 +87,7 @@ class InfoVAE(Objective):
         require_proposals(guide_trace)
         require_reparameterised(guide_trace)
         site = one_code(self, guide_trace)
-        z, drawn = site["value"], latent_sites(prior_trace)[site["name"]]["value"].detach()
+        z, drawn = site["value"], latent_sites(prior_trace)[site["name"]]["value"]
         loss = -torch.stack([per_datum_log_prob(s) for s in observed_sites(model_trace)]).sum(0)  # (N,)
         if self.alpha < 1:
             for p, q in paired_latents(model_trace, guide_trace).values():

@@ -222,3 +222,20 @@ def test_a_kernel_that_there_is_not_is_refused():
         WassersteinAutoencoder(widths=(-1.0,))
     with pytest.raises(ValueError, match="none for the energy distance"):
         InfoVAE(kernel="energy", widths=(1.0,))
+
+
+def test_a_learned_prior_goes_towards_the_codes():
+    class Learned(Linear):
+        def __init__(self):
+            super().__init__(point=True)
+            self.loc = nn.Parameter(torch.full((3,), 2.0))
+
+        def model(self, x):
+            with self.plate(x):
+                z = pyro.sample("z", dist.Normal(self.loc, 1.0).to_event(1))
+                return pg.observe("x", dist.Normal(z, 1.0).to_event(1), x)
+
+    program = Learned()
+    with seeded(0):
+        WassersteinAutoencoder().loss(program, rows(200)).backward()  # codes around 0
+    assert (program.loc.grad > 0).all()  # it had none
