@@ -110,7 +110,7 @@ def test_every_tool_takes_it(inference: str, objective: Any) -> None:
         ({"inference": "sideways"}, "bottom up"),
         ({"latent": (3, 2), "hidden": (5,)}, "one width for each"),
         ({"latent": (), "hidden": ()}, "one number of dimensions"),
-        ({"latent": (0,), "hidden": (5,)}, "not 0"),
+        ({"latent": (0,), "hidden": (5,)}, r"latent=\(0,\)\): give a sequence of positive integers"),
     ],
 )
 def test_misfits_are_explained(options: dict[str, Any], words: str) -> None:
