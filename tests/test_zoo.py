@@ -39,6 +39,7 @@ SLOW = (
     "class-conditional-digits",
     "class-conditional-digits-half",
     "continuous-flow-digits-levels",
+    "deep-belief-digits",
     "deep-exponential-family-digits",
     "deep-markov-beacon",
     "degree-corrected-les-miserables",
