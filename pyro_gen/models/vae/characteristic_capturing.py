@@ -134,8 +134,9 @@ class CCVAE(EncodedProgram):
             of_c, of_s = (part for part in raw.split([2 * k for k in self.sizes], -1))
             c = pyro.sample("c", normal(of_c))
             pyro.sample("s", normal(of_s))
-            log_p = (self.label_given(c) * self.label.one_hot(data["y"])).sum(-1)  # 0 where the label is not known
-            pyro.factor("label", -self.alpha * log_p, has_rsample=True)
+            if self.alpha > 0:
+                log_p = (self.label_given(c) * self.label.one_hot(data["y"])).sum(-1)  # 0 where the label is not known
+                pyro.factor("label", -self.alpha * log_p, has_rsample=True)
 
     def relabel(self, x: Tensor, y: Tensor, seed: int | None = None) -> Tensor:
         r"""The means of images with other labels and their own style.

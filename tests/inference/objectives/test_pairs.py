@@ -104,10 +104,10 @@ def test_programs_of_the_zoo_with_such_a_loss_are_refused():
     x = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     y = torch.tensor([0.0, 1.0, torch.nan])
     ccvae = pg.models.CCVAE(2, 2, characteristics=2, style=1, hidden=(4,))
-    with pytest.raises(ValueError, match="'told' is a loss of its own"):
+    with pytest.raises(ValueError, match="is a loss of its own"):
         pg.fit(ccvae, {"x": x, "y": y}, objective=IWAE(3), epochs=1, progress=False)
-    with pytest.raises(ValueError, match="'told' is a loss of its own"):
+    with pytest.raises(ValueError, match="is a loss of its own"):
         pg.fit(ccvae, {"x": x, "y": y}, objective=SemiSupervisedELBO("y", 2), epochs=1, progress=False)
     vqvae = pg.models.VQVAE(2, places=1, words=2, size=1, hidden=(4,), prior_hidden=4)
-    with pytest.raises(ValueError, match="'apart' is a loss of its own"):
+    with pytest.raises(ValueError, match="is a loss of its own"):
         pg.fit(vqvae, x, objective=IWAE(3), epochs=1, progress=False)
