@@ -40,6 +40,25 @@ def test_an_intervention_tells_the_direction_of_a_pair_and_of_what_follows() -> 
     np.testing.assert_array_equal(completed(chain, known), chain | chain.T & ~known)
 
 
+def test_edges_that_must_or_cannot_be_leave_the_union_of_what_is_left_of_the_class() -> None:
+    graphs, _ = all_graphs(4)
+    keys = np.array([adjacencies_and_colliders(graph) for graph in graphs])
+    ends = np.argwhere(~np.eye(4, dtype=bool))
+    for required in ends:
+        for forbidden in ends:
+            if set(required) == set(forbidden):
+                continue
+            left = graphs[:, required[0], required[1]] & ~graphs[:, forbidden[0], forbidden[1]]
+            known = np.zeros((4, 4), dtype=bool)
+            for i, j in (required, forbidden):
+                known[i, j] = known[j, i] = True
+            found = completed(graphs[left], known)
+            _, of_class = np.unique(keys[left], return_inverse=True)
+            for k in range(of_class.max() + 1):
+                union = graphs[left][of_class == k].any(0)
+                assert (found[of_class == k] == union).all()
+
+
 def test_the_distance_counts_pairs() -> None:
     graphs = completed(all_graphs(3)[0])
     for first in graphs:
