@@ -39,7 +39,7 @@ def command(
         str | None, typer.Option(help="The column that names what was set by intervention in a row, empty if nothing.")
     ] = None,
     max_parents: Annotated[
-        int | None, typer.Option(min=1, help="The most parents of a column in a Bayesian network.")
+        int | None, typer.Option(min=1, help="The most parents of a column in a Bayesian network, four by default.")
     ] = None,
     draws: Annotated[int, typer.Option(min=4, help="Graphs that each of four chains draws.")] = 500,
     out: Annotated[Path | None, typer.Option(help="A .csv file: pairs of columns by the probability of an edge.")] = (

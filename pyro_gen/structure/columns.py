@@ -93,10 +93,10 @@ def _check_levels(name: Hashable, found: list[Any], rows: int) -> None:
         )
 
 
-def _known(given: Iterable[Hashable], names: Sequence[Hashable]) -> None:
+def _known(given: Iterable[Hashable], names: Sequence[Hashable], what: str = "") -> None:
     if unknown := [name for name in given if name not in names]:
         shown = ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
-        raise ValueError(f"There is no column {unknown[0]!r}: they are {shown}.")
+        raise ValueError(f"{what}There is no column {unknown[0]!r}: they are {shown}.")
 
 
 def as_edges(what: str, pairs: Iterable[Sequence[Hashable]], names: Sequence[Hashable]) -> Bools:
@@ -157,7 +157,7 @@ def as_targets(targets: Any, columns: Columns) -> Bools | None:
     n, d = columns.values.shape
     if given.shape == (n,):
         each = [None if pd.isna(name) or name == "" else name for name in given]
-        _known({name for name in each if name is not None}, columns.names)
+        _known({name for name in each if name is not None}, columns.names, "targets: ")
         mask = np.array([[name == column for column in columns.names] for name in each])
     elif given.shape == (n, d):
         mask = given.astype(bool)

@@ -48,7 +48,7 @@ class Graph(StructureEstimator):
         required: Pairs that have one.
         categories: Columns of numbers that are categories in a Bayesian network; by default those with at most ten
             different values, all of them whole.
-        max_parents: The most parents of a column in a Bayesian network, by default what its engine takes.
+        max_parents: The most parents of a column in a Bayesian network, four by default.
         chains: The number of chains.
         draws: Graphs that each draws.
         random_state: An integer that seeds all that is random.
@@ -127,6 +127,7 @@ class Graph(StructureEstimator):
                 forbidden=forbidden,
                 required=required,
                 targets=as_targets(targets, columns),
+                names=names,
                 **counts,
             )
         elif targets is not None:
@@ -314,7 +315,7 @@ def find_graph(
         required: Pairs with one.
         targets: What was set by intervention in each row: a name or none (N,), or booleans (N, D).
         categories: Columns of numbers that are categories, or ``"auto"``.
-        max_parents: The most parents of a column.
+        max_parents: The most parents of a column, four by default.
         chains: The number of chains.
         draws: Graphs that each draws.
         seed: Seeds all that is random.

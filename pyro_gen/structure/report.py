@@ -202,6 +202,7 @@ def graph_page(found: "Graph", path: str | Path, data: str = "the table") -> Non
         data: What the data are called.
     """
     edges = found.table()
+    direction = ", from rows to columns" if found.draws_.directed else ""
     write_page(
         path,
         f"Graph of {data}",
@@ -209,7 +210,7 @@ def graph_page(found: "Graph", path: str | Path, data: str = "the table") -> Non
         [("The representative graph, edges as wide as they are probable, and all probabilities", found.plot())],
         [
             ("Pairs of columns by the probability of an edge", edges.map(_short)),
-            ("Probabilities of edges, from rows to columns", found.probabilities_.map("{:.2f}".format)),
+            (f"Probabilities of edges{direction}", found.probabilities_.map("{:.2f}".format)),
         ],
     )
 

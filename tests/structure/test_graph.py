@@ -119,9 +119,15 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"required": [("wet", "wet")]}, "'wet' has no edge to itself"),
     ({"required": [("rain", "wet")], "forbidden": [("rain", "wet")]}, "'rain' and 'wet' is forbidden and required"),
     ({"required": [("rain", "wet"), ("wet", "rain")]}, "circle, 'rain' -> 'wet' -> 'rain'|circle, 'wet' ->"),
+    ({"required": [("feet", "rain")]}, "from column 'feet' to 'rain' is from numbers to categories"),
+    ({"required": [("rain", "feet"), ("wet", "feet")], "max_parents": 1}, "2 parents of column 'feet' are required"),
+    (
+        {"table": collider().assign(feet=[0.5] * 299 + [1.0]), "targets": [None] * 299 + ["feet"]},
+        "'feet' does not vary where it was not set",
+    ),
     ({"targets": ["rain"]}, "targets has shape"),
     ({"targets": ["rain"] * 300}, "'rain' was set in all rows"),
-    ({"targets": ["fog"] * 300}, "no column 'fog'"),
+    ({"targets": ["fog"] * 300}, "targets: There is no column 'fog'"),
     ({"categories": ["foot"]}, "no column 'foot'"),
 ]
 

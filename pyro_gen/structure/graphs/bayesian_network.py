@@ -11,7 +11,7 @@ References:
     | https://doi.org/10.1023/A:1020249912095
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 import numpy as np
@@ -40,6 +40,7 @@ def bayesian_network_draws(
     forbidden: npt.ArrayLike | None = None,
     required: npt.ArrayLike | None = None,
     targets: npt.ArrayLike | None = None,
+    names: Sequence[Hashable] | None = None,
     chains: int = 4,
     draws: int = 500,
     seed: int = 0,
@@ -55,6 +56,7 @@ def bayesian_network_draws(
         forbidden: Edges from i to j that cannot be, with shape (d, d). Numbers are never parents of categories.
         required: Edges from i to j that must be, with shape (d, d).
         targets: Whether a column was set by intervention in a row, with shape (N, d).
+        names: What errors call the columns; their places by default.
         chains: The number of chains.
         draws: Graphs of each.
         seed: Seeds all that is random.
@@ -71,11 +73,12 @@ def bayesian_network_draws(
         raise ValueError(f"Expected 2 or more rows and columns, and levels for each; got {x.shape} and {len(kinds)}.")
     most = min(4, x.shape[1] - 1) if max_parents is None else max_parents
     must = _edges("required", required, x.shape[1])
-    allowed = _allowed(kinds, _edges("forbidden", forbidden, x.shape[1]), must, most)
+    called = list(map(repr, range(x.shape[1]) if names is None else names))
+    allowed = _allowed(kinds, _edges("forbidden", forbidden, x.shape[1]), must, most, called)
     acted = None if targets is None else np.asarray(targets, dtype=bool)
     if acted is not None and acted.shape != x.shape:
         raise ValueError(f"targets has shape {acted.shape}: expected that of the values, {x.shape}.")
-    x = _standardised(x, kinds, acted)
+    x = _standardised(x, kinds, acted, called)
     search = Search(kinds, allowed, must, acted, most, tuple(map(float, equivalent_sample_sizes)), prior)
     generator = np.random.default_rng(seed)
     if np.isnan(x).any():
@@ -92,31 +95,34 @@ def _edges(name: str, given: npt.ArrayLike | None, d: int) -> Bools:
     return edges
 
 
-def _allowed(levels: npt.NDArray[np.int64], forbidden: Bools, required: Bools, most: int) -> Bools:
+def _allowed(levels: npt.NDArray[np.int64], forbidden: Bools, required: Bools, most: int, names: list[str]) -> Bools:
     """Which edges may be, (d, d)."""
     d = len(levels)
     unsuited = (levels[:, None] == 0) & (levels > 0)
     for edges, why in (
         (forbidden, "is forbidden too"),
-        (unsuited, "is from numbers to categories, which cannot be"),
+        (unsuited, "is from numbers to categories, which cannot be: require the other direction, or none"),
         (np.eye(d, dtype=bool), "is from a node to itself"),
     ):
         if (required & edges).any():
             i, j = np.argwhere(required & edges)[0]
-            raise ValueError(f"The required edge from column {i} to {j} {why}.")
+            raise ValueError(f"The required edge from column {names[i]} to {names[j]} {why}.")
     if (required.sum(0) > most).any():
         node = int(required.sum(0).argmax())
-        raise ValueError(f"{required[:, node].sum()} parents of column {node} are required: max_parents is {most}.")
+        raise ValueError(
+            f"{required[:, node].sum()} parents of column {names[node]} are required, and max_parents is {most}: raise "
+            "it, or require fewer."
+        )
     try:
         TopologicalSorter({j: np.flatnonzero(required[:, j]).tolist() for j in range(d)}).prepare()
     except CycleError as error:
-        circle = " -> ".join(map(str, reversed(error.args[1])))
+        circle = " -> ".join(names[i] for i in reversed(error.args[1]))
         raise ValueError(f"The required edges go in a circle: columns {circle}.") from None
     allowed: Bools = ~(forbidden | unsuited | np.eye(d, dtype=bool))
     return allowed
 
 
-def _standardised(x: Array, levels: npt.NDArray[np.int64], targets: Bools | None) -> Array:
+def _standardised(x: Array, levels: npt.NDArray[np.int64], targets: Bools | None, names: list[str]) -> Array:
     """The same with numbers of mean 0 and variance 1 in the rows in which they were not set."""
     free = x if targets is None else np.where(targets, np.nan, x)
     numbers = levels == 0
@@ -124,12 +130,14 @@ def _standardised(x: Array, levels: npt.NDArray[np.int64], targets: Bools | None
     wrong = ~(np.isnan(codes) | ((codes >= 0) & (codes < levels[~numbers]) & (codes == np.floor(codes))))
     if wrong.any():
         column = np.flatnonzero(~numbers)[wrong.any(0).argmax()]
-        raise ValueError(f"Column {column} has {levels[column]} categories: expected 0 to {levels[column] - 1} or NaN.")
+        count = levels[column]
+        raise ValueError(f"Column {names[column]} has {count} categories: expected 0 to {count - 1} or NaN.")
     seen = ~np.isnan(free)
     varies = np.nanmax(np.where(seen, free, -np.inf), axis=0) > np.nanmin(np.where(seen, free, np.inf), axis=0)
     if (numbers & ~varies).any():
         column = int((numbers & ~varies).argmax())
-        raise ValueError(f"Column {column} does not vary and tells nothing: leave it out.")
+        where = "" if targets is None else " where it was not set"
+        raise ValueError(f"Column {names[column]} does not vary{where} and tells nothing: leave it out.")
     scaled = x.copy()
     scaled[:, numbers] -= np.nanmean(free[:, numbers], axis=0)
     scaled[:, numbers] /= np.nanstd(free[:, numbers], axis=0)

@@ -31,6 +31,7 @@ Ints = npt.NDArray[np.int64]
 
 SUMMED_NODES = 12  # up to which graphs are drawn exactly in each round
 BURN_IN, ROUNDS, SWEEPS = 10, 15, 3
+EACH = 34  # graphs given one completion, above which there are more rounds
 
 
 class Table(NamedTuple):
@@ -57,12 +58,13 @@ def missing_draws(search: Search, values: Array, chains: int, draws: int, genera
         draws: Graphs of each chain.
         generator: Draws all that is random.
     """
-    each = -(-draws // ROUNDS)
+    count = max(ROUNDS, -(-draws // EACH))
+    each = -(-draws // count)
     visited, bests, completions = [], [], []
     for _ in range(chains):
         x = _filled(values, generator)
         orders, rounds = None, []
-        for t in range(BURN_IN + ROUNDS):
+        for t in range(BURN_IN + count):
             if len(search.levels) <= SUMMED_NODES:
                 found = exact_draws(search.families(x), search, 1, each, generator)
             else:
@@ -78,13 +80,13 @@ def missing_draws(search: Search, values: Array, chains: int, draws: int, genera
     scores = np.stack(
         [
             np.concatenate([search.weights_of(x, r.graphs[0]) for x, r in zip(xs, rounds, strict=True)])[-draws:]
-            for xs, rounds in zip(np.array(completions).reshape(chains, ROUNDS, *values.shape), visited, strict=True)
+            for xs, rounds in zip(np.array(completions).reshape(chains, count, *values.shape), visited, strict=True)
         ]
     )
     together = [found for rounds in visited for found in rounds]
     # The best graph: of those of all rounds, the one of the highest mean weight over the last entries of each chain.
     candidates = np.unique(np.stack(bests), axis=0)
-    k = np.mean([search.weights_of(x, candidates) for x in completions[ROUNDS - 1 :: ROUNDS]], axis=0).argmax()
+    k = np.mean([search.weights_of(x, candidates) for x in completions[count - 1 :: count]], axis=0).argmax()
     return GraphDraws(
         probabilities=np.mean([found.probabilities for found in together], axis=0),
         graphs=graphs,

@@ -70,7 +70,7 @@ def candidate_parents(
             if not better.any():
                 break
             grown[np.flatnonzero(better), gain.argmax(1)[better]] = True
-        rank = np.where(grown, np.inf, gain)
+        rank = np.where(required[:, nodes].T, np.inf, np.where(grown, np.finfo(np.float64).max, gain))
         for node, row, chosen in zip(nodes, rank, np.argsort(-rank, axis=1)[:, :number], strict=True):
             chosen = chosen[row[chosen] > -np.inf]
             candidates[node, : len(chosen)] = chosen

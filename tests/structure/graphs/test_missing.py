@@ -84,3 +84,18 @@ def test_a_tenth_missing_leaves_the_posterior_where_it_was(kind: str, monkeypatc
     sure = np.abs(complete.probabilities + complete.probabilities.T - 0.5) > 0.45
     adjacent = found.probabilities + found.probabilities.T
     np.testing.assert_allclose(adjacent[sure], (complete.probabilities + complete.probabilities.T)[sure], atol=0.3)
+
+
+def test_more_draws_are_of_more_completions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(missing, "ROUNDS", 3)
+    monkeypatch.setattr(missing, "BURN_IN", 1)
+    monkeypatch.setattr(missing, "EACH", 2)
+    completions = []
+    monkeypatch.setattr(missing, "_impute", lambda *given: completions.append(given))
+    x = category_rows(20, np.array([2, 2]), 0)
+    x[0, 0] = np.nan
+    for draws, rounds in ((4, 3), (6, 3), (20, 10)):
+        completions.clear()
+        found = bayesian_network_draws(x, [2, 2], draws=draws, chains=1)
+        assert len(completions) == 1 + rounds
+        assert found.graphs.shape == (1, draws, 2, 2)

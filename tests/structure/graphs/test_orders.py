@@ -55,3 +55,14 @@ def test_candidates_are_those_that_help_most_and_all_that_are_required() -> None
     candidates = candidate_parents(SetScores(x, levels, [1.0]), ~np.eye(6, dtype=bool), required, None, 2, 3)
     assert set(candidates[5]) == {0, 1}
     assert {0, 2} <= set(candidates[1]) or 5 in candidates[1]
+
+
+def test_required_parents_are_candidates_before_those_that_growth_finds() -> None:
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(200, 6))
+    x[:, 5] = x[:, :4].sum(1) + 0.1 * generator.normal(size=200)
+    levels, required = np.zeros(6, dtype=np.int64), np.zeros((6, 6), dtype=bool)
+    required[4, 5] = True
+    allowed = ~np.eye(6, dtype=bool)
+    candidates = candidate_parents(SetScores(x, levels, [1.0]), allowed, required, None, 2, 5)
+    assert 4 in candidates[5]
