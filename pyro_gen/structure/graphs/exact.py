@@ -31,10 +31,11 @@ from torch import Tensor
 
 from pyro_gen.structure.graphs.scores import Families
 
-__all__ = ["OrderSums", "order_weights", "set_codes", "zeta"]
+__all__ = ["OrderSums", "draw_orders", "numbers_below", "order_weights", "set_codes", "zeta"]
 
 Bools = npt.NDArray[np.bool_]
 Array = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 NEGLIGIBLE = 35.0  # nats below a subset of it: such a set of parents is left out of draws
 
@@ -196,18 +197,46 @@ def _choose(logits: Tensor, generator: torch.Generator) -> Tensor:
     return (steps <= level).sum(1)
 
 
-def order_weights(graphs: Bools, orders: npt.NDArray[np.int64]) -> Array:
-    """Log weights, (n,), by which draws of orders and graphs have the law in which each graph counts once."""
-    n, d = orders.shape
+def numbers_below(graphs: Bools) -> Array:
+    """How many descendants each node has, itself included: (n, d)."""
+    d = graphs.shape[-1]
     reach = torch.as_tensor(graphs).float() + torch.eye(d)
-    for _ in range((d - 1).bit_length()):
+    total, before = reach.sum(2), torch.zeros(())
+    while not torch.equal(total, before):
         reach = (reach @ reach).clamp_(max=1)
-    below = reach.sum(2).double().numpy()
-    waiting = graphs.sum(1)  # parents that are not placed; -1 of a node that is
-    rows, log_weight = np.arange(n), np.zeros(n)
-    for node in orders.T:
-        share = np.where(waiting == 0, below, 0.0)
-        log_weight += np.log(share[rows, node] / share.sum(1))
-        waiting[rows, node] = -1
-        waiting -= graphs[rows, node]
+        total, before = reach.sum(2), total
+    below: Array = total.double().numpy()
+    return below
+
+
+def order_weights(graphs: Bools, orders: Ints, below: Array | None = None) -> Array:
+    """Log weights, (n,), by which draws of orders and graphs have the law in which each graph counts once."""
+    below = numbers_below(graphs) if below is None else below
+    n, d = orders.shape
+    rows, place = np.arange(n)[:, None], np.argsort(orders, axis=1)
+    first = np.where(graphs, place[:, :, None] + 1, 0).max(1)  # from the place after its last parent on, a node waits
+    waiting = np.zeros((n, d + 1))
+    np.add.at(waiting, (rows, first), below)
+    waiting[rows, place + 1] -= below
+    log_weight: Array = np.log(below / waiting[:, :-1].cumsum(1)[rows, place]).sum(1)
     return log_weight
+
+
+def draw_orders(graphs: Bools, below: Array, generator: np.random.Generator) -> Ints:
+    """A random choice among the orders of each graph, (n, d), of which ``order_weights`` tells the probability.
+
+    A node waits for a time of which the rate is the number of its descendants and itself, from the last of its parents
+    on: as waiting has no memory, the next of those that wait is chosen in proportion to these rates.
+    """
+    waited = generator.exponential(1 / below)
+    of, child, parent = np.nonzero(graphs.swapaxes(1, 2))
+    family, start = np.unique(of * graphs.shape[1] + child, return_index=True)
+    time = waited
+    while len(family):
+        later = waited.copy()
+        later.reshape(-1)[family] += np.maximum.reduceat(time[of, parent], start)
+        if (later == time).all():
+            break
+        time = later
+    orders: Ints = np.argsort(time, axis=1)
+    return orders

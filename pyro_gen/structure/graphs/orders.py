@@ -11,7 +11,9 @@ So far a graph counts once for each of its orders. The state at power 1 is there
 is the weight of the graph times :func:`q <pyro_gen.structure.graphs.exact.order_weights>`, the probability of the order
 among those of the graph, in which each graph counts once. Moves of some nodes in random order, with new parents of
 those before which other candidates are now, are a proposal that is reversible without q; it is accepted with
-probability :math:`\min(1, q' / q)`.
+probability :math:`\min(1, q' / q)`. An order with a great q would stay for long; so before each proposal the order is
+drawn given the graph, by q itself. And few graphs of the one law are probable in the other: between them are copies at
+powers :math:`q^\gamma` of it, :math:`0 < \gamma < 1`, with :math:`\gamma = 0` for orders alone.
 
 References:
     | Being Bayesian about network structure (Friedman & Koller, 2003)
@@ -26,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pyro_gen.structure.graphs.exact import order_weights, zeta
+from pyro_gen.structure.graphs.exact import draw_orders, numbers_below, order_weights, zeta
 from pyro_gen.structure.graphs.scores import Families, SetScores
 
 __all__ = ["OrderChains", "OrderDraws", "candidate_parents"]
@@ -35,8 +37,10 @@ Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
-LEVELS, COLDEST = 14, 0.08
-PARTS = 4  # of a sweep
+GAMMA = np.linspace(1, 0, 3)  # powers of the probability of the order among those of its graph
+BETA = np.geomspace(1, 0.08, 10)[1:]  # powers of the weight of the order
+LEVELS = len(GAMMA) + len(BETA)
+PARTS = 5  # of a sweep
 IMPOSSIBLE = -1e7  # the log of 0, of which there are differences
 
 
@@ -91,7 +95,7 @@ class OrderDraws(NamedTuple):
     Attributes:
         graphs: With shape (C, S, d, d).
         sizes: Which equivalent sample size, with shape (C, S).
-        acceptance: The share of proposals that were accepted.
+        acceptance: The share of proposals that were accepted where each graph counts once.
         swap_rate: The share of exchanges that happened.
     """
 
@@ -110,9 +114,6 @@ class OrderChains:
         chains: The number of chains.
         generator: Draws all that is random.
         start: Orders of all copies, (R, d), those of a chain one after the other; random ones by default.
-
-    Attributes:
-        orders: Those of all copies now.
     """
 
     def __init__(
@@ -143,20 +144,32 @@ class OrderChains:
             self._padded_codes[i, : len(sets)] = codes
             self._padded_weights[:, i, : len(sets)] = weights
         self._flat = self._alpha.ravel()
-        self._beta = np.tile(np.geomspace(1, COLDEST, LEVELS), chains)  # (R,), copies of a chain one after the other
+        # Powers of all copies, (R,), those of a chain one after the other.
+        self._beta = np.tile(np.concatenate([np.ones(len(GAMMA)), BETA]), chains)
         copies = len(self._beta)
-        self.orders = self._random_orders(copies) if start is None else start
         self._size = self._rng.integers(0, len(self._alpha), copies)
         # Children: the nodes of which a node is a candidate, and its bit there.
         where = [np.nonzero(candidates == v) for v in range(d)]
         self._children = [(child, self._bits[child, column]) for child, column in where]
-        self._place = np.argsort(self.orders, axis=1)
-        before = self._place[:, np.maximum(candidates, 0)] < self._place[:, :, None]
-        self._mask = (before * self._bits).sum(2)
-        self._cold = np.arange(0, copies, LEVELS)
-        self._graph = np.zeros((chains, d, d), dtype=bool)
-        self._graph = self._propose(self._cold)
-        self._log_q = order_weights(self._graph, self.orders[self._cold])
+        self._place, self._mask = self._places(self._random_orders(copies) if start is None else start)
+        # Copies at power 1 have a graph.
+        self._held = np.flatnonzero(self._beta == 1)
+        self._gamma = np.tile(GAMMA, chains)
+        self._graph = np.zeros((len(self._held), d, d), dtype=bool)
+        self._below, self._log_q = np.zeros((len(self._held), d)), np.zeros(len(self._held))
+        self._draw_graphs(np.arange(len(self._held)))
+
+    @property
+    def orders(self) -> Ints:
+        """Those of all copies now, (R, d)."""
+        orders: Ints = np.argsort(self._place, axis=1)
+        return orders
+
+    def _places(self, orders: Ints) -> tuple[Ints, Ints]:
+        """The place of each node, (n, d), and which candidates are before it, as a number, (n, d)."""
+        place = np.argsort(orders, axis=1)
+        before = place[:, np.maximum(self._candidates, 0)] < place[:, :, None]
+        return place, (before * self._bits).sum(2)
 
     def _table(self) -> Array:
         """The sum over parents among each set of candidates, (E, d, 2^K)."""
@@ -183,33 +196,51 @@ class OrderChains:
         values: Array = self._flat[(size * d + node) * entries + mask]
         return values
 
+    def _choose(self, log_weights: Array) -> Ints:
+        """An index for each row of (n, k), (n,)."""
+        steps = np.exp(log_weights - log_weights.max(1, keepdims=True)).cumsum(1)
+        chosen: Ints = (steps <= self._rng.random((len(steps), 1)) * steps[:, -1:]).sum(1)
+        return chosen
+
     def _step(self) -> Array:
-        """A sweep of all copies in parts, each of which those at power 1 accept or not; whether they did."""
+        """A sweep of all copies in parts, accepted or not at power 1; whether they were where a graph counts once."""
         e, d = self._alpha.shape[:2]
-        cold, accepted = self._cold, []
+        held, accepted = self._held, []
         for part in np.array_split(self._rng.permutation(d + 1), PARTS):
-            before = [x[cold] for x in (self.orders, self._size, self._place, self._mask)]
+            self._reorder()
+            before = [x[held] for x in (self._size, self._place, self._mask)]
             for v in part.tolist():
                 if v < d:
                     self._move(v)
                 else:
                     every = self._entries(np.arange(e)[:, None, None], np.arange(d), self._mask[None]).sum(2).T
-                    self._size = (self._beta[:, None] * every + self._rng.gumbel(size=every.shape)).argmax(1)
-            same = (before[3] == self._mask[cold]) & (before[1] == self._size[cold])[:, None]
-            graph = np.where(same[:, None, :], self._graph, self._propose(cold))
-            log_q = order_weights(graph, self.orders[cold])
-            refused = np.log(self._rng.random(len(cold))) >= log_q - self._log_q
-            for x, was in zip((self.orders, self._size, self._place, self._mask), before, strict=True):
-                x[cold[refused]] = was[refused]
-            self._graph[~refused], self._log_q[~refused] = graph[~refused], log_q[~refused]
-            accepted.append(~refused)
+                    self._size = self._choose(self._beta[:, None] * every)
+            changed, node = np.nonzero((before[2] != self._mask[held]) | (before[0] != self._size[held])[:, None])
+            graph = self._graph.copy()
+            graph[changed, :, node] = self._parents(held[changed], node)
+            below = numbers_below(graph)
+            log_q = order_weights(graph, np.argsort(self._place[held], axis=1), below)
+            refused = np.log(self._rng.random(len(held))) >= self._gamma * (log_q - self._log_q)
+            for x, was in zip((self._size, self._place, self._mask), before, strict=True):
+                x[held[refused]] = was[refused]
+            for x, new in zip((self._graph, self._below, self._log_q), (graph, below, log_q), strict=True):
+                x[~refused] = new[~refused]
+            accepted.append(~refused[self._gamma == 1])
         share: Array = np.concatenate(accepted).astype(float)
         return share
 
+    def _reorder(self) -> None:
+        """Draws orders given graphs, which are always accepted where each graph counts once."""
+        orders = draw_orders(self._graph, self._below, self._rng)
+        log_q = order_weights(self._graph, orders, self._below)
+        taken = np.log(self._rng.random(len(log_q))) < (1 - self._gamma) * (self._log_q - log_q)
+        copies = self._held[taken]
+        self._log_q[taken] = log_q[taken]
+        self._place[copies], self._mask[copies] = self._places(orders[taken])
+
     def _move(self, v: int) -> None:
-        r, d = self.orders.shape
+        r, d = self._place.shape
         rows = np.arange(r)[:, None]
-        rest = self.orders[self.orders != v].reshape(r, d - 1)
         place = self._place - (self._place > self._place[:, v : v + 1])  # among the rest
         # Children gain if v comes before them, summed from the last place on; v gains from its candidates before it.
         children, bit = self._children[v]
@@ -224,10 +255,7 @@ class OrderChains:
         bits[rows, place[:, self._candidates[v, known]] + 1] = self._bits[v, known]
         masks = bits.cumsum(1)
         total += self._entries(size, np.array(v), masks)
-        chosen = (self._beta[:, None] * total + self._rng.gumbel(size=(r, d))).argmax(1)[:, None]
-        index = np.arange(d)
-        source = np.minimum(index - (index > chosen), d - 2)
-        self.orders = np.where(index == chosen, v, np.take_along_axis(rest, source, 1))
+        chosen = self._choose(self._beta[:, None] * total)[:, None]
         self._place = place + (place >= chosen)
         self._place[:, v] = chosen[:, 0]
         self._mask[:, children] = mask | np.where(place[:, children] >= chosen, bit, 0)
@@ -235,22 +263,21 @@ class OrderChains:
 
     def _exchange(self, odd: int) -> Array:
         """Exchanges the states of neighbouring powers; whether each pair did."""
-        scores = self._entries(self._size[:, None], np.arange(self.orders.shape[1]), self._mask).sum(1)
+        scores = self._entries(self._size[:, None], np.arange(self._place.shape[1]), self._mask).sum(1)
         lower = np.arange(len(self._beta)).reshape(self._chains, LEVELS)[:, odd : LEVELS - 1 : 2]
         log_ratio = (self._beta[lower] - self._beta[lower + 1]) * (scores[lower + 1] - scores[lower])
-        if not odd:
-            graph = self._propose(self._cold + 1)
-            log_q = order_weights(graph, self.orders[self._cold + 1])
-            log_ratio[:, 0] += log_q - self._log_q
+        log_q = self._log_q.reshape(self._chains, len(GAMMA))
+        pairs = np.arange(odd, len(GAMMA) - 1, 2)
+        log_ratio[:, : len(pairs)] += (GAMMA[pairs] - GAMMA[pairs + 1]) * (log_q[:, pairs + 1] - log_q[:, pairs])
         swapped = np.log(self._rng.random(lower.shape)) < log_ratio
-        if not odd:
-            taken = swapped[:, 0]
-            self._graph[taken], self._log_q[taken] = graph[taken], log_q[taken]
         index = np.arange(len(self._beta))
         index[lower[swapped]], index[lower[swapped] + 1] = lower[swapped] + 1, lower[swapped]
-        self.orders, self._size, self._place, self._mask = (
-            x[index] for x in (self.orders, self._size, self._place, self._mask)
-        )
+        self._size, self._place, self._mask = (x[index] for x in (self._size, self._place, self._mask))
+        where = np.full(len(self._beta), -1)
+        where[self._held] = np.arange(len(self._held))
+        source = where[index[self._held]]
+        self._graph, self._below, self._log_q = (x[source] for x in (self._graph, self._below, self._log_q))
+        self._draw_graphs(np.flatnonzero(source < 0))  # of orders that come from a lower power
         exchanged: Array = swapped.ravel().astype(float)
         return exchanged
 
@@ -261,16 +288,24 @@ class OrderChains:
             accepted.append(self._step())
             swapped.append(self._exchange(t % 2))
             if t >= burn_in and (t - burn_in) % thin == thin - 1:
-                kept.append((self._graph.copy(), self._size[self._cold]))
+                kept.append((self._graph[self._gamma == 1], self._size[self._held[self._gamma == 1]]))
         graphs, sizes = (np.stack(x, 1) for x in zip(*kept, strict=True))
         return OrderDraws(graphs, sizes, float(np.mean(accepted)), float(np.concatenate(swapped).mean()))
 
-    def _propose(self, copies: Ints) -> Bools:
-        """A graph drawn given the order of each copy."""
-        sizes, masks = self._size[copies], self._mask[copies]
-        nodes = np.arange(masks.shape[1])
-        possible = np.where((self._padded_codes & ~masks[:, :, None]) == 0, self._padded_weights[sizes], -np.inf)
-        steps = np.exp(possible - possible.max(2, keepdims=True)).cumsum(2)
-        level = self._rng.random(masks.shape)[:, :, None] * steps[:, :, -1:]
-        graphs: Bools = self._padded_sets[nodes, (steps <= level).sum(2)].swapaxes(1, 2)
-        return graphs
+    def _parents(self, copies: Ints, nodes: Ints) -> Bools:
+        """Parents drawn given the order, of one node of a copy each, (n, d)."""
+        sizes, masks = self._size[copies], self._mask[copies, nodes]
+        inside = (self._padded_codes[nodes] & ~masks[:, None]) == 0
+        possible = np.where(inside, self._padded_weights[sizes, nodes], -np.inf)
+        parents: Bools = self._padded_sets[nodes, self._choose(possible)]
+        return parents
+
+    def _draw_graphs(self, which: Ints) -> None:
+        """New graphs, given the order, of some copies among those at power 1."""
+        d, copies = self._place.shape[1], self._held[which]
+        parents = self._parents(np.repeat(copies, d), np.tile(np.arange(d), len(copies)))
+        self._graph[which] = parents.reshape(len(copies), d, d).swapaxes(1, 2)
+        self._below[which] = numbers_below(self._graph[which])
+        self._log_q[which] = order_weights(
+            self._graph[which], np.argsort(self._place[copies], axis=1), self._below[which]
+        )

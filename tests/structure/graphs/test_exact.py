@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_gen.structure.graphs.exact import OrderSums, order_weights, zeta
+from pyro_gen.structure.graphs.exact import OrderSums, draw_orders, numbers_below, order_weights, zeta
 from pyro_gen.structure.graphs.modular import modular_sums
 from pyro_gen.structure.graphs.scores import Families, SetScores, family_scores, graph_weights, parent_sets
 from tests.structure.graphs.enumerated import all_graphs, category_rows, edge_probabilities
@@ -71,6 +71,24 @@ def test_weighted_draws_have_the_law_in_which_each_graph_counts_once(
     number = orders[[where[g.tobytes()] for g in drawn]]
     ratio = np.exp(order_weights(drawn, order)) * number
     assert ratio.mean() == pytest.approx(1, abs=5 * ratio.std() / np.sqrt(n) + 1e-9)
+
+
+def test_orders_drawn_given_a_graph_have_the_probabilities_of_their_weights() -> None:
+    graph = np.zeros((1, 5, 5), dtype=bool)
+    graph[0, [0, 1, 0, 3], [2, 2, 3, 4]] = True  # 0 and 1 to 2, 0 to 3 to 4
+    n = 20_000
+    graphs, below = np.repeat(graph, n, 0), np.repeat(numbers_below(graph), n, 0)
+    assert below[0].tolist() == [4, 2, 1, 2, 1]
+
+    def error(rates: np.ndarray) -> float:
+        """The greatest error of a frequency, in standard errors."""
+        drawn, counts = np.unique(draw_orders(graphs, rates, np.random.default_rng(3)), axis=0, return_counts=True)
+        p = np.exp(order_weights(np.repeat(graph, len(drawn), 0), drawn))
+        assert p.sum() == pytest.approx(1)
+        return float((np.abs(counts / n - p) / np.sqrt(p * (1 - p) / n)).max())
+
+    assert error(below) < 4.5  # false alarm at .0001 of fewer than 20 orders
+    assert error(np.ones_like(below)) > 4.5  # all that wait as probable
 
 
 def test_sums_over_subsets_and_supersets() -> None:
