@@ -33,7 +33,7 @@ def main() -> dict[str, float]:
         print(f"topic {k}, coherence {coherence[k]:.2f}:", *words[first[k]])
         axis.barh(words[first[k]][::-1], beta[k, first[k]][::-1])
         axis.set_title(f"topic {k}")
-    figure.supxlabel("log-odds that the topic gives a word, against the mean topic")
+    figure.supxlabel("log-ratio of a word's probability in the topic to that in the mean topic")
     print(f"saved {write(figure, 'outputs/topics_deep.png')}")
 
     seen, held = halves(data.test)
