@@ -19,6 +19,9 @@ product of that and its prior,
     \frac{1}{\sigma_{q,l}^2} = \frac{1}{\hat\sigma_l^2} + \frac{1}{\sigma_l^2}, \quad
     \mu_{q,l} = \sigma_{q,l}^2 \Big( \frac{\hat\mu_l}{\hat\sigma_l^2} + \frac{\mu_l}{\sigma_l^2} \Big) .
 
+All scales have a floor of 0.05: a prior and the product made of it otherwise narrow each other without end where a
+dimension is not used. It costs little, since the networks that read :math:`z_l` choose its unit.
+
 Where the data say nothing, :math:`\hat\sigma_l \to \infty`, the layer is drawn from its prior. Layers tend to end
 there, unused, the upper ones first; ``ELBO(free_bits=...)`` keeps them in use (``examples/hierarchical_vae.py``).
 
@@ -50,6 +53,7 @@ from pyro_gen.registry import model
 __all__ = ["HierarchicalVAE"]
 
 INFERENCE = ("bottom up", "top down")
+SCALE_FLOOR = 0.05  # of a layer given the one above, and of what the data say of it
 
 
 def small_hierarchy(inference: str, latent: Sequence[int] = (3, 2)) -> tuple["HierarchicalVAE", Tensor]:
@@ -142,7 +146,7 @@ class HierarchicalVAE(EncodedProgram):
         """The law of layer ``l``, counted from 0, given the layer above, with shape (N, K)."""
         if above is None:
             return dist.Normal(x.new_zeros(self.latent[l]), 1.0).to_event(1)
-        return normal(self.priors[l](above))
+        return normal(self.priors[l](above), SCALE_FLOOR)
 
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The joint density of data, with shape :math:`(N, *event)`, and all layers; returns the data completed."""
@@ -159,12 +163,12 @@ class HierarchicalVAE(EncodedProgram):
             d = self.centre(x).flatten(-len(self.event_shape))
             if self.inference == "bottom up":
                 for l, network in enumerate(self.upwards):  # noqa: E741
-                    d = pyro.sample(f"z{l + 1}", normal(network(d)))
+                    d = pyro.sample(f"z{l + 1}", normal(network(d), SCALE_FLOOR))
                 return
             said = []  # of each layer by the data
             for network, reading in zip(self.upwards, self.readings, strict=True):
                 d = network(d)  # (N, width)
-                said.append(normal(reading(d)).base_dist)
+                said.append(normal(reading(d), SCALE_FLOOR).base_dist)
             z = None
             for l in reversed(range(self.layers)):  # noqa: E741
                 z = pyro.sample(f"z{l + 1}", product(said[l], self.prior(l, z, x).base_dist))

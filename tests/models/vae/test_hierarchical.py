@@ -20,7 +20,7 @@ W, A, S, NOISE = 1.3, 0.7, 0.6, 0.5  # z1 = A z2 + S noise, x = W z1 + NOISE noi
 
 def raw(scale: float) -> float:
     """What becomes this scale."""
-    return math.log(math.expm1(scale - 1e-4))
+    return math.log(math.expm1(scale - hierarchical.SCALE_FLOOR))
 
 
 def line(slope: float, scale: float) -> nn.Linear:

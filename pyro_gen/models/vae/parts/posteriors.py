@@ -34,11 +34,15 @@ __all__ = ["POSTERIORS", "FullCovariance", "MeanField", "make_posterior", "norma
 FLOW_FEATURES = 64  # what an encoder hands to a flow
 
 
-def normal(h: Tensor) -> Any:
-    """The normal distribution whose means, then raw scales, are the last dimension of ``h``, independent entries."""
+def normal(h: Tensor, floor: float = 1e-4) -> Any:
+    """The normal distribution whose means, then raw scales, are the last dimension of ``h``, independent entries.
+
+    Arguments:
+        h: Features with shape (*, 2 K).
+        floor: The least scale. It keeps log q finite where the posterior collapses to a point.
+    """
     loc, raw_scale = h.chunk(2, -1)
-    # The floor keeps log q finite where the posterior collapses to a point.
-    return dist.Normal(loc, 1e-4 + F.softplus(raw_scale)).to_event(1)
+    return dist.Normal(loc, floor + F.softplus(raw_scale)).to_event(1)
 
 
 class MeanField(nn.Module):
