@@ -73,20 +73,20 @@ def missing_draws(search: Search, values: Array, chains: int, draws: int, genera
                 rounds.append(found)
                 completions.append(x.copy())
                 bests.append(found.best)
-            _impute(search, x, np.isnan(values), found.graphs[0, -1], _size(found, generator), generator)
+            _impute(search, x, np.isnan(values), found.graphs[0, -1], generator)
         visited.append(rounds)
     graphs = np.stack([np.concatenate([r.graphs[0] for r in rounds])[-draws:] for rounds in visited])
     patterns = np.stack([np.concatenate([r.patterns[0] for r in rounds])[-draws:] for rounds in visited])
     scores = np.stack(
         [
-            np.concatenate([search.weights_of(x, r.graphs[0]) for x, r in zip(xs, rounds, strict=True)])[-draws:]
+            np.concatenate([_weights(search, x, r.graphs[0]) for x, r in zip(xs, rounds, strict=True)])[-draws:]
             for xs, rounds in zip(np.array(completions).reshape(chains, count, *values.shape), visited, strict=True)
         ]
     )
     together = [found for rounds in visited for found in rounds]
     # The best graph: of those of all rounds, the one of the highest mean weight over the last entries of each chain.
     candidates = np.unique(np.stack(bests), axis=0)
-    k = np.mean([search.weights_of(x, candidates) for x in completions[count - 1 :: count]], axis=0).argmax()
+    k = np.mean([_weights(search, x, candidates) for x in completions[count - 1 :: count]], axis=0).argmax()
     return GraphDraws(
         probabilities=np.mean([found.probabilities for found in together], axis=0),
         graphs=graphs,
@@ -105,9 +105,10 @@ def missing_draws(search: Search, values: Array, chains: int, draws: int, genera
     )
 
 
-def _size(found: GraphDraws, generator: np.random.Generator) -> float:
-    sizes = found.details["equivalent sample sizes"]
-    return float(generator.choice(list(sizes), p=list(sizes.values())))
+def _weights(search: Search, x: Array, graphs: Bools) -> Array:
+    """The log weight of each graph (G, d, d), summed over equivalent sample sizes, (G,)."""
+    total: Array = np.logaddexp.reduce(search.weights_of(x, graphs), axis=0)
+    return total
 
 
 def _filled(values: Array, generator: np.random.Generator) -> Array:
@@ -119,8 +120,10 @@ def _filled(values: Array, generator: np.random.Generator) -> Array:
     return x
 
 
-def _impute(search: Search, x: Array, holes: Bools, graph: Bools, size: float, generator: np.random.Generator) -> None:
-    """Draws parameters, and then missing entries a few times over, in place."""
+def _impute(search: Search, x: Array, holes: Bools, graph: Bools, generator: np.random.Generator) -> None:
+    """Draws the equivalent sample size, parameters, and then missing entries a few times over, in place."""
+    weights = search.weights_of(x, graph[None])[:, 0]
+    size = float(generator.choice(search.sizes, p=np.exp(weights - np.logaddexp.reduce(weights))))
     laws = Laws(search, x, graph, size, generator)
     for _ in range(SWEEPS):
         for j in generator.permutation(np.flatnonzero(holes.any(0))).tolist():

@@ -78,9 +78,9 @@ class Search:
         return family_scores(self.scores(x), sets, self.targets, self.prior)
 
     def weights_of(self, x: Array, graphs: Bools) -> Array:
-        """The log weight of each graph (G, d, d), summed over equivalent sample sizes, (G,), nats."""
+        """The log weight of each graph (G, d, d) by each equivalent sample size, (E, G), nats."""
         sets = [np.unique(graphs[:, :, i], axis=0) for i in range(len(self.levels))]
-        return mixture_weights(family_scores(self.scores(x), sets, self.targets, self.prior), graphs)
+        return graph_weights(family_scores(self.scores(x), sets, self.targets, self.prior), graphs)
 
 
 def mixture_weights(families: Families, graphs: Bools) -> Array:
