@@ -40,6 +40,7 @@ SLOW = (
     "class-conditional-digits-half",
     "continuous-flow-digits-levels",
     "deep-belief-digits",
+    "deep-boltzmann-digits",
     "deep-exponential-family-digits",
     "deep-markov-beacon",
     "degree-corrected-les-miserables",
