@@ -61,7 +61,7 @@ def simulated() -> dict[str, float]:
         ("25 steps", "12 steps seen, 13 drawn"),
         strict=True,
     ):
-        axis.imshow(shown.T, aspect="auto", vmin=0, vmax=1)
+        axis.imshow(shown.T.numpy(), aspect="auto", vmin=0, vmax=1)
         axis.set_title(title)
     print(f"saved {write(figure, 'outputs/deep_markov_music.png')}")
     return {

@@ -33,7 +33,7 @@ def main(chains: int = 64) -> dict[str, float]:
     numbers, runs = {}, {}
     for model in (centred, non_centred):
         name = model.__name__
-        idata = pg.posterior(model, EFFECT, ERROR, chains=chains)
+        idata = pg.posterior(model, EFFECT, ERROR, chains=chains, draws=500)
         diagnosis = pg.diagnose(idata)
         evidence = pg.log_evidence(model, EFFECT, ERROR)
         print(f"{name}\n{diagnosis}\nmu {mean_of(idata, 'mu')}, tau {mean_of(idata, 'tau')}\n{evidence}\n")

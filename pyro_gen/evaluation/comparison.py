@@ -151,7 +151,7 @@ def _of_program(
     out = Compared()
     whole, x = packed_inputs(program, data[0])
     x, *context = as_inputs(whole, x, *data[1:])
-    with ImproperAnywhere(), evaluation(whole), latent_missing(whole, x, *context):
+    with evaluation(whole), ImproperAnywhere(), latent_missing(whole, x, *context):
         kinds = structure(whole, x, *context)
         fitted = _parameters_of_model(whole, x, context)
     if fitted:

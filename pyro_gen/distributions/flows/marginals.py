@@ -30,7 +30,7 @@ class NormalMarginals(Bijection):
         event_shape: The shape of one datum.
 
     Example:
-        >>> x = torch.rand(2000, 1, generator=torch.Generator().manual_seed(0)) ** 3
+        >>> x = torch.rand(2000, 1, generator=torch.Generator().manual_seed(0)) ** 2
         >>> u = NormalMarginals((1,)).start(x)
         >>> abs(u.mean().item()) < 0.05, abs(u.std().item() - 1) < 0.05
         (True, True)

@@ -107,9 +107,9 @@ def log_likelihood(
     x, *parts = as_inputs(program, x, *context)
     context = tuple(parts)
     given = ImproperAnywhere() if posterior is not None else nullcontext()  # else nothing says where they are
-    with ImproperAnywhere():
+    with evaluation(program), ImproperAnywhere():
         every = needs_latent(program, x, *context)
-    with given, evaluation(program), latent_missing(program, x, *context, every=every):
+    with evaluation(program), given, latent_missing(program, x, *context, every=every):
         with ImproperAnywhere(), pyro.validation_enabled(False):  # a factor may read what is missing
             kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
         if kinds.kind == "implicit":

@@ -123,7 +123,7 @@ def log_evidence(
 
 
 def _global(program: Program, data: tuple[Any, ...]) -> bool:
-    with ImproperAnywhere(), evaluation(program):
+    with evaluation(program), ImproperAnywhere():
         return bool(structure(program, *data).global_)
 
 

@@ -148,7 +148,7 @@ def loo(
         )
     program, x = packed_inputs(program if isinstance(program, Program) else Program.from_functions(program), x)
     x, *rest = as_inputs(program, x, *context)
-    with ImproperAnywhere(), evaluation(program), latent_missing(program, x, *rest):
+    with evaluation(program), ImproperAnywhere(), latent_missing(program, x, *rest):
         kinds = structure(program, x, *rest)
         if kinds.kind == "implicit":
             raise not_for(program, kinds.kind, "loo")

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 import pyro_gen as pg
 from pyro_gen.inference import MMD, Adversarial
+from pyro_gen.inference.objectives.discrepancy import squared_mmd
+from pyro_gen.inference.objectives.generation import generate
 from pyro_gen.program import data_size
 
 Z = 4.5
@@ -220,10 +222,11 @@ def test_energy_distance_of_two_points() -> None:
 class Gathered(MMD):
     """The twin: draws do not repel each other."""
 
-    def _kernel(self, distance: Tensor) -> Tensor:
-        n = len(distance) // 2
-        k = super()._kernel(distance)
-        return torch.cat([k[:, :n], torch.cat([k[:n, n:], 0 * k[n:, n:]])], 1)
+    def loss(self, program: pg.Program, x: Tensor, *context: Any, **options: Any) -> Tensor:
+        n, drawn = len(x), generate(program, x)
+        k = (-torch.cdist(drawn, drawn).square() / (2 * W**2)).exp()
+        among_draws = (k.sum() - k.diagonal().sum()) / (n * (n - 1))
+        return n * (squared_mmd(x, drawn, "gaussian", self.widths) - among_draws)
 
 
 @pytest.mark.parametrize("twin", [False, True])
