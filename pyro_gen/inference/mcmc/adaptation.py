@@ -372,7 +372,7 @@ class Tuning:
         restarted: How many chains were restarted that had come to a standstill.
     """
 
-    RENEW = (0.03, 0.06, 0.1, 0.12, 0.15, 0.2, 0.3, 0.45, 0.7)  # shares of the warm-up
+    RENEW = (0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7)  # shares of the warm-up
     RESCUE = (0.1, 0.45)  # the renewals between which lost chains are restarted
     FREEZE = 0.9
 

@@ -136,10 +136,9 @@ class HMC(Sampler):
         ValueError: There is no such criterion or metric, or a number does not make sense.
     """
 
-    # Up to each share of the warm-up trajectories have so many steps at most, one at first; where the metric is not
-    # known yet, long ones would take most of the time. Then it learns how many they should have.
-    MOST_STEPS = ((0.1, 1), (0.2, 16), (0.45, 32))
-    MALA, SHORT = MOST_STEPS[0][0], MOST_STEPS[-1][0]
+    # Until these shares of the warm-up trajectories have one step, and few; then it learns how many they should have.
+    MALA, SHORT = 0.1, 0.45
+    MAX_WARMUP_STEPS = 32
     JITTER = 0.5
 
     def __init__(
@@ -212,8 +211,10 @@ class HMC(Sampler):
             return self.num_steps
         self.transitions += 1
         jitter = 1 + self.JITTER * (2 * halton(self.transitions) - 1)
-        early = () if progress is None else (steps for share, steps in self.MOST_STEPS if progress < share)
-        return max(1, min(self.max_steps, round(self._mean_steps() * jitter), *early))
+        most = self.max_steps
+        if progress is not None and progress < self.SHORT:
+            most = min(most, 1 if progress < self.MALA else self.MAX_WARMUP_STEPS)
+        return max(1, min(most, round(self._mean_steps() * jitter)))
 
     def _mean_steps(self) -> float:
         # Of many targets, with steps of their own, most go at least the whole length.
