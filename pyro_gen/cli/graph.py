@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyro_gen.cli.errors import in_options
-from pyro_gen.cli.inputs import WORDS, read_data
+from pyro_gen.cli.inputs import read_mixed
 from pyro_gen.cli.options import DataRoot, Decimal, DropEmpty, Json, Overwrite, Part, Report, Seed
 from pyro_gen.cli.outputs import Results
 
@@ -60,19 +59,10 @@ def command(
     results = Results(out, plot, report)
     results.check((data,), overwrite)
 
-    import pandas as pd
-
-    from pyro_gen.imputation.files import read_mixed_table, with_observed_columns
     from pyro_gen.structure.graph import find_graph
     from pyro_gen.structure.report import graph_page
 
-    if Path(data).is_file() and Path(data).suffix not in (".npy", ".pt"):  # words are categories
-        with in_options(WORDS, f"{data}: "):
-            name, table = data, with_observed_columns(read_mixed_table(data, decimal=decimal), drop_empty=drop_empty)
-    else:
-        read = read_data(data, part, data_root, drop_empty, decimal, to_train=False)
-        values = read.x.flatten(1).double().numpy()
-        name, table = read.name, pd.DataFrame(values, columns=list(read.columns or map(str, range(values.shape[1]))))
+    name, table = read_mixed(data, part, data_root, drop_empty, decimal)
     table, acted = _without(table, targets)
     found = find_graph(
         table,

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from pyro_gen.program import Program
 from pyro_gen.registry import DATA_SETS
 from pyro_gen.saving import SavedProgram, context_of, load_program
 from pyro_gen.targets import build, make_transform
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # What the commands that read a table of numbers say of arguments of read_table.
 WORDS: Words = {"drop_all_missing": lambda _: "--drop-empty", "missing": lambda _: "by an empty cell"}
@@ -56,6 +59,22 @@ def read_data(
     for note in table.notes:
         print(f"note: {note}", file=sys.stderr)
     return Data(str(path), table.values, table.columns, None)
+
+
+def read_mixed(
+    data: str, part: Part, data_root: Path | None, drop_empty: bool, decimal: str | None
+) -> "tuple[str, pd.DataFrame]":
+    """Reads a table of numbers and categories, which words in a file are, or a data set; its name, and the table."""
+    import pandas as pd
+
+    from pyro_gen.imputation.files import read_mixed_table, with_observed_columns
+
+    if Path(data).is_file() and Path(data).suffix not in (".npy", ".pt"):
+        with in_options(WORDS, f"{data}: "):
+            return data, with_observed_columns(read_mixed_table(data, decimal=decimal), drop_empty=drop_empty)
+    read = read_data(data, part, data_root, drop_empty, decimal, to_train=False)
+    values = read.x.flatten(1).double().numpy()
+    return read.name, pd.DataFrame(values, columns=list(read.columns or map(str, range(values.shape[1]))))
 
 
 def _read_array(path: Path, drop_empty: bool, to_train: bool) -> Tensor:

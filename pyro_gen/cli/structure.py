@@ -7,8 +7,7 @@ import typer
 
 from pyro_gen.cli import communities, factors, graph, regimes, topics
 from pyro_gen.cli.console import Shell
-from pyro_gen.cli.errors import in_options
-from pyro_gen.cli.inputs import WORDS, read_data
+from pyro_gen.cli.inputs import read_mixed
 from pyro_gen.cli.options import DataRoot, Decimal, DropEmpty, Json, Overwrite, Part, Report, Seed
 from pyro_gen.cli.outputs import Results
 
@@ -48,17 +47,10 @@ def clusters(
 
     import pandas as pd
 
-    from pyro_gen.imputation.files import read_mixed_table, with_observed_columns
     from pyro_gen.structure.clusters import find_clusters
     from pyro_gen.structure.report import clusters_page
 
-    if Path(data).is_file() and Path(data).suffix not in (".npy", ".pt"):  # words are categories
-        with in_options(WORDS, f"{data}: "):
-            name, table = data, with_observed_columns(read_mixed_table(data, decimal=decimal), drop_empty=drop_empty)
-    else:
-        read = read_data(data, part, data_root, drop_empty, decimal, to_train=False)
-        values = read.x.flatten(1).double().numpy()
-        name, table = read.name, pd.DataFrame(values, columns=list(read.columns or map(str, range(values.shape[1]))))
+    name, table = read_mixed(data, part, data_root, drop_empty, decimal)
     found = find_clusters(table, max_clusters=max_clusters, draws=draws, seed=seed)
 
     def labels() -> pd.DataFrame:
