@@ -14,7 +14,18 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pyro_gen"
 
 # From the ground up. A module or a package belongs to the floor that names it, with all that it contains.
 FLOORS = [
-    {"_archives", "_errors", "_files", "_identity", "_internals", "_random", "_sizes", "_version", "registry"},
+    {
+        "_archives",
+        "_errors",
+        "_files",
+        "_identity",
+        "_internals",
+        "_progress",
+        "_random",
+        "_sizes",
+        "_version",
+        "registry",
+    },
     {
         "program",
         "parameters",

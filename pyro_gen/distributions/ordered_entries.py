@@ -15,9 +15,10 @@ References:
     | https://arxiv.org/abs/1310.1757
 """
 
+import copy
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
@@ -25,10 +26,26 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_gen._errors import CannotMarginaliseError
+from pyro_gen._progress import told
+from pyro_gen.distributions.innermost import of_entry
 
-__all__ = ["MaskedEntries", "OrderAgnosticEntries", "OrderedEntries"]
+__all__ = ["MaskedEntries", "OrderAgnosticEntries", "OrderedEntries", "Steps"]
 
 ROWS = 16384  # that a network is given at once
+
+
+class Steps(Protocol):
+    """The laws of entries one after the other, by a network that keeps what it computed from the entries before.
+
+    One is made for so many rows that are completed together; it is called once for each entry in its order.
+    """
+
+    def law(self, previous: Tensor | None) -> Any:
+        """The law of the next entry, with batch shape (rows,), given the one before.
+
+        Arguments:
+            previous: The value of the entry before, with shape (rows,), drawn or seen; ``None`` at the first entry.
+        """
 
 
 class OrderedEntries(TorchDistribution):
@@ -41,11 +58,11 @@ class OrderedEntries(TorchDistribution):
         support: The support of a single entry.
         batch_shape: The batch shape.
         context: What the network is given besides, with shape :math:`(*, C)`.
-        one: Whether the log-density is that of one order, drawn anew at each call: see :meth:`of_one_order`.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     has_rsample = False
+    seen: Tensor | None
 
     def __init__(
         self,
@@ -55,30 +72,33 @@ class OrderedEntries(TorchDistribution):
         support: Any,
         batch_shape: torch.Size = torch.Size(),  # noqa: B008, it is constant
         context: Tensor | None = None,
-        one: bool = False,
     ) -> None:
-        self.network, self.orders, self.of_entry, self.context, self.one = network, orders, support, context, one
+        self.network, self.orders, self.support_of_entry, self.context, self.one = (
+            network,
+            orders,
+            support,
+            context,
+            False,
+        )
         self.seen: Tensor | None = None
         super().__init__(torch.Size(batch_shape), torch.Size(event_shape), validate_args=False)
 
     @property
     def support(self) -> Any:
-        return constraints.independent(self.of_entry, len(self.event_shape))
+        return constraints.independent(self.support_of_entry, len(self.event_shape))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "OrderedEntries":
-        return self._with(batch_shape=torch.Size(batch_shape))
+        new = copy.copy(self)
+        new._batch_shape = torch.Size(batch_shape)  # noqa: SLF001 -- as expand does it everywhere
+        return new
 
     def of_one_order(self) -> "OrderedEntries":
         """The same whose log-density is that of one random order: in expectation the mean, at most that of the mixture.
 
         It is what training follows, see :class:`pyro_gen.inference.OneOrder`.
         """
-        return self._with(one=True)
-
-    def _with(self, **changed: Any) -> "OrderedEntries":
-        options = {"batch_shape": self.batch_shape, "context": self.context, "one": self.one} | changed
-        new = type(self)(self.network, self.orders, self.event_shape, self.of_entry, **options)
-        new.seen = self.seen
+        new = copy.copy(self)
+        new.one = True
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -101,6 +121,10 @@ class OrderedEntries(TorchDistribution):
         """The laws of entries given those known, in the m-th order."""
         raise NotImplementedError
 
+    def start(self, rows: int, m: int, context: Tensor | None) -> Steps | None:
+        """What has the laws of so many rows one entry after the other; ``None`` where all laws are computed anew."""
+        return None
+
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape + self.event_shape
         return self._complete(torch.full(shape, math.nan, device=self.orders.device))
@@ -111,7 +135,7 @@ class OrderedEntries(TorchDistribution):
         Raises:
             CannotMarginaliseError: Something is missing before something that is seen, in an order that is fixed.
         """
-        scored = self._with()
+        scored = copy.copy(self)
         scored.seen = ~torch.isnan(value)
         self.check_seen(self._flat(scored.seen))
         return scored, value.nan_to_num(), lambda: self._complete(value)
@@ -136,14 +160,20 @@ class OrderedEntries(TorchDistribution):
                 columns = [self.log_density(x, ~missing, m, context) for m in range(len(self.orders))]
                 weights = torch.stack(columns, -1)
             chosen = torch.distributions.Categorical(logits=weights).sample()
-            for m in chosen.unique().tolist():
+            for m in told(chosen.unique().tolist()):
                 at = chosen == m
                 own, v, known = (None if context is None else context[at]), x[at], ~missing[at]
-                for entry in self.orders[m].tolist():
-                    if bool(known[:, entry].all()):
+                steps = self.start(len(v), m, own)
+                to_draw = ~known[:, self.orders[m]].all(0)
+                until = int(to_draw.nonzero().max()) + 1 if bool(to_draw.any()) else 0
+                for t in told(range(until)):
+                    entry = int(self.orders[m, t])
+                    law = None if steps is None else steps.law(v[:, self.orders[m, t - 1]] if t else None)
+                    if not bool(to_draw[t]):
                         continue
-                    drawn = self.law(v, known, m, own).sample()[:, entry].to(v.dtype)
-                    v[:, entry] = torch.where(known[:, entry], v[:, entry], drawn)
+                    if law is None:
+                        law = of_entry(self.law(v, known, m, own), entry)
+                    v[:, entry] = torch.where(known[:, entry], v[:, entry], law.sample().to(v.dtype))
                     known[:, entry] = True
                 x[at] = v
         return x.reshape(*rows, *self.event_shape)
@@ -155,6 +185,10 @@ class MaskedEntries(OrderedEntries):
     The network maps values with shape (*, D) to a distribution with batch shape (*, D). Entries may be missing behind
     all that was seen, in each of the orders, and nowhere else.
 
+    Arguments:
+        steps: ``steps(rows, m, context)`` makes a :class:`Steps` of the m-th order, whose laws are those of the network
+            and cost less than to run it on all entries once more for each that is drawn.
+
     Example:
         >>> import pyro.distributions as dist
         >>> def after_a_one(x, m, context):  # a one is likely after a one
@@ -163,7 +197,28 @@ class MaskedEntries(OrderedEntries):
         >>> d = MaskedEntries(after_a_one, torch.arange(3)[None], torch.Size((3,)), constraints.boolean)
         >>> round(d.log_prob(torch.tensor([1.0, 1.0, 0.0])).exp().item(), 4)  # .5 of a one, .9 of another, .1 of none
         0.045
+        >>> class AfterAOne:
+        ...     def __init__(self, rows, m, context):
+        ...         self.rows = rows
+        ...     def law(self, previous):
+        ...         return dist.Bernoulli(0.5 + 0.4 * (torch.zeros(self.rows) if previous is None else previous))
+        >>> d = MaskedEntries(after_a_one, torch.arange(3)[None], d.event_shape, constraints.boolean, steps=AfterAOne)
+        >>> d.sample((2,)).shape
+        torch.Size([2, 3])
     """
+
+    def __init__(
+        self,
+        network: Callable[..., Any],
+        orders: Tensor,
+        event_shape: torch.Size,
+        support: Any,
+        batch_shape: torch.Size = torch.Size(),  # noqa: B008, it is constant
+        context: Tensor | None = None,
+        steps: Callable[[int, int, Tensor | None], Steps] | None = None,
+    ) -> None:
+        super().__init__(network, orders, event_shape, support, batch_shape, context)
+        self.steps = steps
 
     def log_density(self, flat: Tensor, seen: Tensor, m: int, context: Tensor | None) -> Tensor:
         log_p = self.network(flat, m, context).log_prob(flat)
@@ -174,6 +229,9 @@ class MaskedEntries(OrderedEntries):
 
     def law(self, flat: Tensor, known: Tensor, m: int, context: Tensor | None) -> Any:
         return self.network(flat, m, context)
+
+    def start(self, rows: int, m: int, context: Tensor | None) -> Steps | None:
+        return None if self.steps is None else self.steps(rows, m, context)
 
     def check_seen(self, seen: Tensor) -> None:
         for order in self.orders:

@@ -14,6 +14,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_gen._progress import listening, told
 from pyro_gen._random import seeded
 from pyro_gen.data import as_tensor
 from pyro_gen.density import as_inputs, evaluation, row_chunks, rows_of
@@ -68,7 +69,7 @@ def sample(
         context: What the model conditions on, each with shape :math:`(n, *)`.
         options: Of these chains, as ``{"chains": 4000, "temperatures": 500}``.
         seed: Seeds the draws; the caller's generators are left alone.
-        progress: Whether chains show a progress bar on standard error once 2 seconds have passed; or a function to be
+        progress: Whether to show a progress bar on standard error once 2 seconds have passed; or a function to be
             called with the fraction done.
 
     Returns:
@@ -97,7 +98,8 @@ def sample(
                 return generate(program, x, context, options or {}, report)
         if options:
             raise ValueError("sample(options=...) is for the chains of unnormalised programs, which this one is not.")
-        return simulate(program, n, context, kinds)[0]
+        with progress_bar("sample", progress) as report, listening(report):
+            return simulate(program, n, context, kinds)[0]
 
 
 @packs
@@ -220,7 +222,7 @@ def impute(
             S are chosen. Left out, there are 64 chains of 100 draws, or more where S needs them. Of the annealing,
             where missing entries are latent variables: ``{"chains": 256, "temperatures": 500}``.
         seed: Seeds the draws; the caller's generators are left alone.
-        progress: Whether chains show a progress bar on standard error once 2 seconds have passed; or a function to be
+        progress: Whether to show a progress bar on standard error once 2 seconds have passed; or a function to be
             called with the fraction done.
 
     Returns:
@@ -299,7 +301,8 @@ def impute(
         y, context = x[holes], rows_of(x, context, holes)
         start = "guide" if obstacle is None else "prior"
         if generates or kinds.kind == "exact":
-            completed = _by_rows(program, y, context, draws)
+            with progress_bar("impute", progress) as report, listening(report):
+                completed = _by_rows(program, y, context, draws)
         elif kinds.global_ and method != "ais":
             if obstacle == "other rows":
                 raise not_amortised(program, len(x))
@@ -337,7 +340,8 @@ def _by_density_alone(program: Program, kinds: Structure) -> bool:
 
 def _by_rows(program: Program, x: Tensor, context: tuple[Any, ...], draws: int) -> Tensor:
     chunks = [(x[r], rows_of(x, context, r)) for r in row_chunks(len(x), ROWS)]
-    return torch.stack([torch.cat([complete(program, *chunk) for chunk in chunks]) for _ in range(draws)])
+    completed = torch.cat([complete(program, *chunk) for chunk in told(chunks * draws)])
+    return completed.reshape(draws, *x.shape)
 
 
 def _leaves_out(program: Program, kinds: Structure, x: Tensor, context: tuple[Any, ...]) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen._internals import without_handlers
+from pyro_gen._progress import listening
 from pyro_gen._random import seeded
 from pyro_gen.density import rows_of
 from pyro_gen.observation import completions
@@ -124,7 +125,7 @@ def require_completed(program: Program, x: Tensor, context: tuple[Any, ...]) -> 
     latent: dict[str, Tensor] = {}
     for seed in range(10):  # few discrete draws may be the same by chance
         calm, seen = (seeded(seed), torch.no_grad(), pyro.validation_enabled(False)), completions()
-        with calm[0], calm[1], calm[2], pyro.poutine.trace() as tape, seen as completed, fixed(latent):
+        with calm[0], calm[1], calm[2], listening(None), pyro.poutine.trace() as tape, seen as completed, fixed(latent):
             out = program.model(x, *context)
         if seen.of(x) is not None:
             return

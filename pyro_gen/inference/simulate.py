@@ -6,6 +6,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_gen._progress import told
 from pyro_gen.density import row_chunks, rows_of
 from pyro_gen.inference.factors import refuse_data_factors
 from pyro_gen.inference.proposals import guide_obstacle
@@ -48,7 +49,7 @@ def simulate(
             sites = sample_sites(trace_side(program, "guide", *few))
             shared = {name: s["value"] for name, s in sites.items() if not is_local(s)}
         data, values, dims = [], [], {}
-        for rows in row_chunks(n, ROWS):
+        for rows in told(list(row_chunks(n, ROWS))):
             with pyro.poutine.trace() as tape, fixed(shared):
                 data.append(complete(program, x[rows], rows_of(x, context, rows)))
             latent = {m: s for m, s in sample_sites(tape.trace).items() if not s["is_observed"] and is_local(s)}
