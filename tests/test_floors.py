@@ -34,6 +34,7 @@ FLOORS = [
         "variables",
         "packing",
         "sequences",
+        "noising",
         "heads",
         "traces",
         "distributions",

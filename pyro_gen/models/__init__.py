@@ -4,6 +4,7 @@ from pyro_gen.models import tabular
 from pyro_gen.models.adversarial import GAN
 from pyro_gen.models.autoregressive import MADE, NADE
 from pyro_gen.models.bayesian_network import DiscreteBayesianNetwork, LinearGaussianBayesianNetwork
+from pyro_gen.models.diffusion import DDPM
 from pyro_gen.models.energy import EnergyBased
 from pyro_gen.models.exponential_family import DeepExponentialFamily
 from pyro_gen.models.flows import (
@@ -86,6 +87,7 @@ from pyro_gen.models.vae import (
 
 __all__ = [
     "CCVAE",
+    "DDPM",
     "GAN",
     "IAF",
     "MADE",

@@ -7,16 +7,13 @@ from typing import Any
 import pyro
 
 from pyro_gen._errors import AdviceError, InPython
-from pyro_gen.density import (
-    as_inputs,
-    evaluation,
-    rows_of,
-)
+from pyro_gen.density import any_missing, as_inputs, evaluation, rows_of
 from pyro_gen.density.missing import latent_missing, needs_latent
 from pyro_gen.density.sites import ImproperAnywhere
 from pyro_gen.inference.kinds import not_for
 from pyro_gen.inference.likelihood.ais import ais, is_annealed
 from pyro_gen.inference.likelihood.bdmc import ais_with_gap
+from pyro_gen.inference.likelihood.chain_bound import chain_bound
 from pyro_gen.inference.likelihood.enumeration import is_enumerable
 from pyro_gen.inference.likelihood.exact import enumerated_likelihood, exact_likelihood
 from pyro_gen.inference.likelihood.guide_bounds import guide_bound
@@ -25,6 +22,7 @@ from pyro_gen.inference.likelihood.partition import normalised_likelihood
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.likelihood.smc import likelihoods
 from pyro_gen.inference.noise import with_noise
+from pyro_gen.noising import NoisingChain
 from pyro_gen.packing import packs_functions
 from pyro_gen.program import Program
 from pyro_gen.traces import structure
@@ -59,15 +57,18 @@ def log_likelihood(
             ``"iwae"`` by importance sampling from the guide; ``"ais"`` by annealed importance sampling and ``"bdmc"``
             by the same with an upper bound on simulated data in the diagnostics, see
             :mod:`pyro_gen.inference.likelihood.bdmc`; ``"smc"`` by sequential Monte Carlo,
-            :mod:`pyro_gen.inference.likelihood.smc`. ``"auto"`` takes ``"exact"`` where it applies, else ``"ais"``.
-            Missing entries that a distribution cannot marginalise, of a flow say, are latent variables. Of an
-            unnormalised program it is log base(x) - E(x) - log Z, with log Z as by :func:`pyro_gen.log_partition`.
+            :mod:`pyro_gen.inference.likelihood.smc`. ``"auto"`` takes ``"exact"`` where it applies, else ``"ais"``;
+            of a chain of noise (:class:`~pyro_gen.noising.NoisingChain`) ``"elbo"``, the bound of all of its steps by
+            K random ones of each datum. Missing entries that a distribution cannot marginalise, of a flow say, are
+            latent variables. Of an unnormalised program it is log base(x) - E(x) - log Z, with log Z as by
+            :func:`pyro_gen.log_partition`.
         posterior: For programs with global latent variables: the ``InferenceData`` that :func:`pyro_gen.posterior`
             found for other data, draws of these variables by name, each with shape :math:`(S, *)`, or ``"guide"``, the
             trained guide's. The estimates are then log predictive densities, the logarithms of mean likelihoods, see
             :mod:`pyro_gen.inference.likelihood.held_out`; ``method`` says how local latent variables are integrated
             out of each (``"exact"``, ``"iwae"`` or ``"ais"``).
-        num_particles: The number K of draws of the guide per datum, by default 64 for the ELBO and 1000 for IWAE.
+        num_particles: The number K of draws of the guide per datum, or of random steps of a chain, by default 64 for
+            the ELBO and 1000 for IWAE.
         noise: The standard deviation of a Gaussian observation noise that takes the place of the program's likelihood,
             see :func:`pyro_gen.with_noise`: the likelihood of an implicit program (Wu et al., 2017), and of another one
             measured like it. It is part of the figure, which is always an estimate by ``"ais"`` or with its sandwich by
@@ -127,6 +128,11 @@ def log_likelihood(
         discrete = is_enumerable(program, x, *context)
         if discrete and method in ("auto", "exact"):
             return enumerated_likelihood(program, x, context, progress)
+        chain = program if isinstance(program, NoisingChain) else None
+        if chain is not None and method == "auto":
+            method = "elbo"  # annealing would be over all steps
+        if chain is not None and method == "elbo" and not any_missing(x):
+            return chain_bound(chain, x, context, num_particles or 64, seed, progress)
         if method == "auto":
             method = "ais" if is_annealed(program, x, *context) else "iwae"
         if kinds.global_:

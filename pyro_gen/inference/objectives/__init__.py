@@ -20,6 +20,7 @@ from pyro_gen.inference.objectives.adversarial import Adversarial
 from pyro_gen.inference.objectives.aggregate import InfoVAE, WassersteinAutoencoder
 from pyro_gen.inference.objectives.base import Objective, Player, missing_refused
 from pyro_gen.inference.objectives.contrastive_divergence import ContrastiveDivergence
+from pyro_gen.inference.objectives.diffusion import DiffusionELBO
 from pyro_gen.inference.objectives.discrepancy import MMD
 from pyro_gen.inference.objectives.elbo import ELBO, resolve_objective
 from pyro_gen.inference.objectives.enumeration import EnumELBO, asked_to_enumerate
@@ -45,6 +46,7 @@ __all__ = [
     "BetaTCVAE",
     "ContrastiveDivergence",
     "DReG",
+    "DiffusionELBO",
     "EnumELBO",
     "ExactLikelihood",
     "FactorVAE",

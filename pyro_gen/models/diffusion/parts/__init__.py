@@ -1,0 +1,1 @@
+"""What diffusion models share, and nobody reads as a model."""
