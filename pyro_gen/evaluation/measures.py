@@ -13,7 +13,7 @@ from pyro_gen._random import seeded
 from pyro_gen.data.prepared import Prepared
 from pyro_gen.evaluation.completion import completion_perplexity, halves
 from pyro_gen.evaluation.disentanglement import mutual_information_gap_of
-from pyro_gen.evaluation.samples import good_samples, modes_covered
+from pyro_gen.evaluation.samples.modes import good_samples, modes_covered
 from pyro_gen.inference.likelihood.door import log_likelihood
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.posterior import posterior
