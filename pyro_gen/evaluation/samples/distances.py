@@ -55,12 +55,14 @@ def frechet(s: Tensor, r: Tensor) -> Tensor:
     # tr (S R)^(1/2) with S = s' s and R = r' r is the sum of the singular values of s r', which are those of the
     # product of the triangles of their QR decompositions: no square root of a matrix that rounding made indefinite.
     root = torch.linalg.svdvals(torch.linalg.qr(s, mode="r").R @ torch.linalg.qr(r, mode="r").R.T).sum()
-    return means + s.square().sum() + r.square().sum() - 2 * root
+    distance: Tensor = means + s.square().sum() + r.square().sum() - 2 * root
+    return distance
 
 
 def _centred(x: Tensor) -> Tensor:
     """Rows whose sum of outer products is the covariance of ``x``."""
-    return (x - x.mean(0)) / (len(x) - 1) ** 0.5
+    rows: Tensor = (x - x.mean(0)) / (len(x) - 1) ** 0.5
+    return rows
 
 
 def kernel_distance(samples: Tensor, real: Tensor, other: Tensor | None = None) -> SampleFigure:
