@@ -39,6 +39,7 @@ from pyro_gen.inference.objectives import (
     ScoreFunctionELBO,
     ScoreMatching,
     SemiSupervisedELBO,
+    Sinkhorn,
     WakeSleep,
     WassersteinAutoencoder,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "ScoreFunctionELBO",
     "ScoreMatching",
     "SemiSupervisedELBO",
+    "Sinkhorn",
     "WakeSleep",
     "WassersteinAutoencoder",
     "arithmetic",

@@ -21,7 +21,7 @@ from pyro_gen.inference.objectives.aggregate import InfoVAE, WassersteinAutoenco
 from pyro_gen.inference.objectives.base import Objective, Player, missing_refused
 from pyro_gen.inference.objectives.contrastive_divergence import ContrastiveDivergence
 from pyro_gen.inference.objectives.diffusion import DiffusionELBO
-from pyro_gen.inference.objectives.discrepancy import MMD
+from pyro_gen.inference.objectives.discrepancy import MMD, Sinkhorn
 from pyro_gen.inference.objectives.elbo import ELBO, resolve_objective
 from pyro_gen.inference.objectives.enumeration import EnumELBO, asked_to_enumerate
 from pyro_gen.inference.objectives.exact_likelihood import ExactLikelihood
@@ -62,6 +62,7 @@ __all__ = [
     "ScoreFunctionELBO",
     "ScoreMatching",
     "SemiSupervisedELBO",
+    "Sinkhorn",
     "WakeSleep",
     "WassersteinAutoencoder",
     "asked_to_enumerate",

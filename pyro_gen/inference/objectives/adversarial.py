@@ -12,15 +12,34 @@ loss               a(D), of data                b(D), of draws               c(D
 non_saturating     :math:`\log(1 + e^{-D})`     :math:`\log(1 + e^D)`        :math:`\log(1 + e^{-D})`
 wasserstein        :math:`-D`                   :math:`D`                    :math:`-D`
 hinge              :math:`\max(0, 1 - D)`       :math:`\max(0, 1 + D)`       :math:`-D`
+minimax            :math:`\log(1 + e^{-D})`     :math:`\log(1 + e^D)`        :math:`-b(D)`
+kl                 :math:`-D`                   :math:`e^{D - 1}`            :math:`-b(D)`
+reverse_kl         :math:`e^{-D}`               :math:`D - 1`                :math:`-b(D)`
+pearson            :math:`-D`                   :math:`D^2 / 4 + D`          :math:`-b(D)`
+squared_hellinger  :math:`e^{-D} - 1`           :math:`e^D - 1`              :math:`-b(D)`
 ================== ============================ ============================ ==============================
 
-Neither loss tells how good the program is: judge its draws (:mod:`pyro_gen.evaluation.samples`).
+The last five are f-divergences of the data's law :math:`p` from the program's :math:`q`,
+
+.. math::
+    D_f(p \Vert q) = \int q(x) \, f\Big(\frac{p(x)}{q(x)}\Big) \, dx
+    = \max_D \; - \mathbb{E}_p \, a(D(x)) - \mathbb{E}_q \, b(D(x)) ,
+
+with :math:`f(u) = u \log u`, :math:`-\log u`, :math:`(u - 1)^2` and :math:`(\sqrt u - 1)^2`. That of ``minimax`` is
+:math:`2 \, \text{JS}(p, q) - \log 4`. At the best critic the gradient of the program's loss is that of the divergence;
+far from it ``minimax`` saturates: where draws are told from data for sure, it is flat.
+
+No loss tells how good the program is: judge its draws (:mod:`pyro_gen.evaluation.samples`).
 
 References:
     | Generative Adversarial Networks (Goodfellow et al., 2014)
     | https://arxiv.org/abs/1406.2661
     | Which Training Methods for GANs do actually Converge? (Mescheder, Geiger & Nowozin, 2018), R1
     | https://arxiv.org/abs/1801.04406
+    | f-GAN: Training Generative Neural Samplers using Variational Divergence Minimization (Nowozin et al., 2016)
+    | https://arxiv.org/abs/1606.00709
+    | Wasserstein Generative Adversarial Networks (Arjovsky, Chintala & Bottou, 2017), clipped weights
+    | https://arxiv.org/abs/1701.07875
     | Improved Training of Wasserstein GANs (Gulrajani et al., 2017), the gradient penalty
     | https://arxiv.org/abs/1704.00028
 """
@@ -33,8 +52,8 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
 from pyro_gen.inference.objectives.base import Objective, Player
-from pyro_gen.inference.objectives.generation import features, generate, rehearse
-from pyro_gen.nets import MLP
+from pyro_gen.inference.objectives.critics import Critic, non_orthogonality, normalise_spectrum
+from pyro_gen.inference.objectives.generation import generate, rehearse
 from pyro_gen.program import Program, data_scale
 from pyro_gen.registry import objective
 
@@ -46,6 +65,11 @@ LOSSES: dict[str, tuple[Score, Score, Score]] = {
     "non_saturating": (lambda d: softplus(-d), softplus, lambda d: softplus(-d)),
     "wasserstein": (lambda d: -d, lambda d: d, lambda d: -d),
     "hinge": (lambda d: relu(1 - d), lambda d: relu(1 + d), lambda d: -d),
+    "minimax": (lambda d: softplus(-d), softplus, lambda d: -softplus(d)),
+    "kl": (lambda d: -d, lambda d: (d - 1).exp(), lambda d: -(d - 1).exp()),
+    "reverse_kl": (lambda d: (-d).exp(), lambda d: d - 1, lambda d: 1 - d),
+    "pearson": (lambda d: -d, lambda d: d.square() / 4 + d, lambda d: -d.square() / 4 - d),
+    "squared_hellinger": (lambda d: (-d).exp() - 1, lambda d: d.exp() - 1, lambda d: 1 - d.exp()),
 }
 
 
@@ -55,13 +79,20 @@ class Adversarial(Objective):
 
     Arguments:
         critic: A network that maps data of shape :math:`(N, *)`, and the context after it, to scores of shape
-            :math:`(N,)` or :math:`(N, 1)`; or the widths of the hidden layers of a multilayer perceptron, which is then
-            made for the data. Spectral normalisation belongs to the network.
+            :math:`(N,)` or :math:`(N, 1)`; or the widths of the hidden layers of a
+            :class:`~pyro_gen.inference.objectives.critics.Critic`, which is then made for the data.
         loss: A name of the table above.
+        channels: Of images, the channels of the convolutions before these layers.
+        classes: The number of classes, where the context is a label: the critic that is made projects on it.
         r1: The weight :math:`\gamma` of :math:`\frac{\gamma}{2} \mathbb{E} \lVert \nabla D(x) \rVert^2` at the data, by
             which the game converges; 0 for none. In units of the data: data twice as wide need four times as much.
         gradient_penalty: The weight :math:`\lambda` of :math:`\lambda \, \mathbb{E} (\lVert \nabla D(u) \rVert - 1)^2`,
             :math:`u` uniform between datum and draw, for ``loss="wasserstein"``.
+        spectral: The largest singular value that the matrix of each of the critic's layers is scaled to; ``None`` for
+            matrices as they are.
+        orthogonal: The weight of :math:`\sum_W \lVert W W^\top \odot (1 - I) \rVert_F^2` of the critic's matrices.
+        clip: The bound :math:`c` on the critic's weights, clipped to :math:`[-c, c]` after each of its steps; ``None``
+            for none.
         critic_steps: Steps of the critic in a round.
         critic_lr: Its learning rate, by default that of :func:`pyro_gen.fit`.
         betas: The decay rates of Adam, of both players.
@@ -70,7 +101,7 @@ class Adversarial(Objective):
         critic: The critic; of widths, ``None`` until :meth:`prepare`.
 
     Raises:
-        ValueError: There is no loss of that name, or a weight is negative.
+        ValueError: There is no loss of that name, a weight is negative, or a bound is not positive.
     """
 
     anneals = False
@@ -83,6 +114,11 @@ class Adversarial(Objective):
         loss: str = "non_saturating",
         r1: float = 0.1,
         gradient_penalty: float = 0.0,
+        channels: Sequence[int] = (),
+        classes: int = 0,
+        spectral: float | None = None,
+        orthogonal: float = 0.0,
+        clip: float | None = None,
         critic_steps: int = 1,
         critic_lr: float | None = None,
         betas: tuple[float, float] = (0.5, 0.99),
@@ -90,19 +126,33 @@ class Adversarial(Objective):
         super().__init__()
         if loss not in LOSSES:
             raise ValueError(f"Adversarial(loss={loss!r}): choose one of {', '.join(LOSSES)}.")
-        if r1 < 0 or gradient_penalty < 0:
-            raise ValueError(f"Adversarial(r1={r1}, gradient_penalty={gradient_penalty}): weights are 0 or more.")
+        if min(r1, gradient_penalty, orthogonal) < 0:
+            weights = f"r1={r1}, gradient_penalty={gradient_penalty}, orthogonal={orthogonal}"
+            raise ValueError(f"Adversarial({weights}): weights are 0 or more.")
+        if not all(bound is None or bound > 0 for bound in (spectral, clip)):
+            raise ValueError(f"Adversarial(spectral={spectral}, clip={clip}): bounds are positive.")
+        if isinstance(critic, nn.Module) and (channels or classes):
+            raise ValueError("Adversarial(channels=, classes=): they are of a critic that is made, not of one's own.")
         self.hidden = () if isinstance(critic, nn.Module) else tuple(critic)
-        self.critic = critic if isinstance(critic, nn.Module) else None
+        self.channels, self.classes = tuple(channels), classes
+        self.spectral, self.orthogonal, self.clip = spectral, orthogonal, clip
+        self.critic: nn.Module | None = None
+        if isinstance(critic, nn.Module):
+            self._take(critic)
         self.kind, self.r1, self.gradient_penalty = loss, r1, gradient_penalty
         self.critic_steps, self.critic_lr, self.betas = critic_steps, critic_lr, betas
 
     def prepare(self, program: Program, x: Tensor, *context: Any) -> None:
         """Makes the critic, where its widths are given."""
         rehearse(program, x, *context)
-        both = features(x, *context)
         if self.critic is None:
-            self.critic = _Perceptron(both.shape[1], self.hidden).to(both)
+            made = Critic(x, *context, hidden=self.hidden, channels=self.channels, classes=self.classes)
+            self._take(made.to(x))
+
+    def _take(self, critic: nn.Module) -> None:
+        if self.spectral is not None:
+            normalise_spectrum(critic, self.spectral)
+        self.critic = critic
 
     def players(self, program: Program) -> Sequence[Player]:
         if self.critic is None:
@@ -112,7 +162,7 @@ class Adversarial(Objective):
         own = [p for p in program.parameters() if p.requires_grad and id(p) not in critics]
         return (
             Player("generator", own, self.loss, betas=self.betas),
-            Player("critic", its, self.critic_loss, self.critic_steps, self.critic_lr, self.betas),
+            Player("critic", its, self.critic_loss, self.critic_steps, self.critic_lr, self.betas, self.clip),
         )
 
     def loss(self, program: Program, x: Tensor, *context: Any, **options: Any) -> Tensor:
@@ -134,6 +184,8 @@ class Adversarial(Objective):
             between = (u * x + (1 - u) * drawn).detach().requires_grad_()
             slope = (_squared_slope(self._scores(between, *context), between) + 1e-12).sqrt()
             loss = loss + self.gradient_penalty * (slope - 1).square()
+        if self.orthogonal > 0:
+            loss = loss + self.orthogonal * non_orthogonality(self.critic)  # type: ignore[arg-type]
         return data_scale(x) * loss.sum()
 
     def _scores(self, x: Tensor, *context: Any) -> Tensor:
@@ -147,15 +199,3 @@ def _squared_slope(scores: Tensor, x: Tensor) -> Tensor:
     """The squared norm of the gradient of each datum's score, with shape (N,)."""
     (gradient,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
     return gradient.reshape(len(x), -1).square().sum(1)
-
-
-class _Perceptron(nn.Module):
-    """A multilayer perceptron of data and context side by side."""
-
-    def __init__(self, inputs: int, hidden: Sequence[int]) -> None:
-        super().__init__()
-        self.net = MLP((inputs, *hidden, 1), activation="leaky_relu")
-
-    def forward(self, x: Tensor, *context: Any) -> Tensor:
-        """The scores, with shape (N, 1)."""
-        return self.net(features(x, *context))  # type: ignore[no-any-return]

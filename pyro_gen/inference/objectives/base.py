@@ -44,6 +44,7 @@ class Player:
         steps: Its steps in a round, each on a minibatch of its own. A round is what :func:`pyro_gen.fit` calls a step.
         lr: Its learning rate, which the schedule multiplies; ``None`` for that of :func:`pyro_gen.fit`.
         betas: The decay rates of Adam's averages.
+        clip: The bound to which the parameters are clipped after each step, or ``None``.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Player:
     steps: int = 1
     lr: float | None = None
     betas: tuple[float, float] = (0.9, 0.999)
+    clip: float | None = None
 
 
 class Objective(nn.Module):

@@ -136,6 +136,10 @@ class Training:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             name = f"loss of the player '{learner.player.name}'" if len(self.learners) > 1 else "loss"
             raise _non_finite(learner.module, batch, epoch, loss, name)
+        if (bound := learner.player.clip) is not None:
+            with torch.no_grad():
+                for parameter in learner.player.parameters:
+                    parameter.clamp_(-bound, bound)
         return loss
 
     def _losses_text(self, means: Sequence[float]) -> str:

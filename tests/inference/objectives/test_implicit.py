@@ -301,7 +301,7 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match=r"returns shape \(3, 2\)"):
         Adversarial(nn.Linear(1, 2)).loss(Point(), torch.zeros(3, 1))
     with pytest.raises(ValueError, match="choose one of non_saturating"):
-        Adversarial(loss="minimax")
+        Adversarial(loss="maximin")
     with pytest.raises(ValueError, match="or call prepare"):
         Adversarial().players(Point())
     for wrong in ({"kernel": "cosine"}, {"widths": (0.0,)}, {"widths": (1.0,), "kernel": "energy"}):
