@@ -1,11 +1,12 @@
-"""The sizes that models are made with, checked: shapes of data, numbers of units, widths of layers."""
+"""The sizes that models are made with, checked: shapes of data, numbers of units, widths of layers, weights of terms."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-__all__ = ["check_sizes", "check_widths", "event_of"]
+__all__ = ["check_sizes", "check_weights", "check_widths", "event_of"]
 
 
 def _is_size(value: Any, least: int = 1) -> bool:
@@ -54,3 +55,14 @@ def check_widths(model: object, **widths: Any) -> None:
             raise ValueError(
                 f"{type(model).__name__}({name}={given!r}): give a sequence of positive integers, (200, 200) say."
             )
+
+
+def check_weights(owner: object, **weights: Any) -> None:
+    """Refuses weights of the terms of a loss that are negative, infinite or no number.
+
+    Raises:
+        ValueError: One is; the message names it.
+    """
+    for name, weight in weights.items():
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"{type(owner).__name__}({name}={weight!r}): a weight is a finite number, 0 or more.")

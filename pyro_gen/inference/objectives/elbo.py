@@ -7,6 +7,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyro_gen._sizes import check_weights
 from pyro_gen.inference.objectives.base import Objective, over_particles, positive
 from pyro_gen.inference.objectives.pairs import (
     is_delta,
@@ -66,8 +67,7 @@ class ELBO(Objective):
         self, num_particles: int = 1, analytic_kl: bool = True, free_bits: float = 0.0, beta: float = 1.0
     ) -> None:
         super().__init__()
-        if beta < 0:
-            raise ValueError(f"ELBO(beta={beta!r}): the weight of the divergence is 0 or more.")
+        check_weights(self, free_bits=free_bits, beta=beta)
         self.beta = beta
         self.num_particles, self.analytic_kl, self.free_bits = positive(num_particles), analytic_kl, free_bits
 

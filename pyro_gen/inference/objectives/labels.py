@@ -19,6 +19,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_gen._sizes import check_sizes, check_weights
 from pyro_gen.density import rows_of
 from pyro_gen.inference.objectives.base import Objective
 from pyro_gen.inference.objectives.importance import local_log_weight
@@ -67,10 +68,8 @@ class SemiSupervisedELBO(Objective):
 
     def __init__(self, label: str, classes: int, alpha: float = 0.0) -> None:
         super().__init__()
-        if classes < 2 or alpha < 0:
-            raise ValueError(
-                f"SemiSupervisedELBO(classes={classes}, alpha={alpha}): give 2 classes or more, and no negative weight."
-            )
+        check_sizes(self, 2, classes=classes)
+        check_weights(self, alpha=alpha)
         self.label, self.classes, self.alpha = label, classes, alpha
 
     def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:

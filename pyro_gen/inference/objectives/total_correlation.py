@@ -22,6 +22,7 @@ from torch.distributions import Independent
 from torch.nn.functional import softplus
 
 from pyro_gen._random import seeded
+from pyro_gen._sizes import check_weights
 from pyro_gen.inference.objectives.base import Objective, Player
 from pyro_gen.inference.objectives.importance import local_log_weight
 from pyro_gen.inference.objectives.pairs import (
@@ -108,8 +109,7 @@ class BetaTCVAE(Objective):
 
     def __init__(self, beta: float = 6.0) -> None:
         super().__init__()
-        if beta < 0:
-            raise ValueError(f"BetaTCVAE(beta={beta!r}): a weight is 0 or more.")
+        check_weights(self, beta=beta)
         self.beta = beta
 
     def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:
@@ -152,8 +152,7 @@ class FactorVAE(Objective):
         self, gamma: float = 10.0, critic: nn.Module | Sequence[int] = (128, 128), critic_lr: float | None = None
     ) -> None:
         super().__init__()
-        if gamma < 0:
-            raise ValueError(f"FactorVAE(gamma={gamma!r}): a weight is 0 or more.")
+        check_weights(self, gamma=gamma)
         self.gamma, self.critic_lr = gamma, critic_lr
         self.hidden = () if isinstance(critic, nn.Module) else tuple(critic)
         self.critic = critic if isinstance(critic, nn.Module) else None

@@ -11,7 +11,8 @@ sequences that is at once recurrent and, in each step, as rich as a variational 
 
 Everything seen feeds the state, so what is missing before something that is seen is a latent variable:
 :func:`pyro_gen.log_likelihood` and :func:`pyro_gen.impute` sample it. The guide does not know it, and puts the mean in
-its place. NaN at the end is the end of a shorter sequence; with lengths as context it is a forecast up to there.
+its place. NaN at the end is a forecast, as everywhere in this family; of sequences of different length give the lengths
+as context: what is beyond the end counts nothing then, in training too.
 
 References:
     | A Recurrent Latent Variable Model for Sequential Data (Chung et al., 2015)
@@ -87,11 +88,14 @@ class VariationalRNN(DeepSequence):
         self.memory = GRU(entries + latent, recurrent)
 
     def model(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        r"""The joint density of ``z_0``, ... and sequences with shape :math:`(N, T, *D)`; returns these completed."""
+        r"""The joint density of ``z_0``, ... and sequences with shape :math:`(N, T, *D)`; returns these completed.
+
+        With the length of each, :math:`(N)`, as context, what is beyond the end stays NaN; else it is a forecast.
+        """
         completed = []
         with self.plate(x):
             h = x.new_zeros(len(x), self.memory.width)  # (N, H)
-            for t in steps(x, lengths):
+            for t in steps(x, _ends(x, lengths)):
                 z = pyro.sample(f"z_{t}", _normal(self.prior(h)))  # (N, K)
                 x_t = observe(f"x_{t}", self.emit(self.decoder(_beside(z, h))), x[:, t])
                 completed.append(x_t)
@@ -103,9 +107,14 @@ class VariationalRNN(DeepSequence):
         inputs = self.inputs(x)  # (N, T, D)
         with self.plate(x):
             h = x.new_zeros(len(x), self.memory.width)
-            for t in steps(x, lengths):
+            for t in steps(x, _ends(x, lengths)):
                 z = pyro.sample(f"z_{t}", _normal(self.encoder(_beside(inputs[:, t], h))))
                 h = self.memory.step(_beside(inputs[:, t].nan_to_num(), z), h)
+
+
+def _ends(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """The lengths of sequences, T of all where none are given."""
+    return torch.full(x.shape[:1], x.shape[1], device=x.device) if lengths is None else lengths
 
 
 def _normal(features: Tensor) -> Any:

@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_gen._sizes import check_sizes, check_widths
+from pyro_gen._sizes import check_sizes, check_weights, check_widths
 from pyro_gen.data.small import binary_rows, level_rows
 from pyro_gen.heads import Head, label
 from pyro_gen.models.vae.parts.encoded import EncodedProgram
@@ -89,8 +89,7 @@ class CCVAE(EncodedProgram):
         **head_options: Any,
     ) -> None:
         super().__init__(shape, likelihood, **head_options)
-        if alpha < 0:
-            raise ValueError(f"CCVAE(alpha={alpha!r}): a weight is 0 or more.")
+        check_weights(self, alpha=alpha)
         check_sizes(self, characteristics=characteristics, style=style)
         check_widths(self, hidden=hidden)
         one = self.event_shape

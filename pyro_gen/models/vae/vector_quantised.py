@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_gen._random import seeded
-from pyro_gen._sizes import check_sizes, check_widths
+from pyro_gen._sizes import check_sizes, check_weights, check_widths
 from pyro_gen.data.small import binary_rows, level_rows
 from pyro_gen.heads import Head
 from pyro_gen.models.vae.parts.codebook import Codewords, MaskedPredictor, NearestCodeword, nearest
@@ -98,8 +98,7 @@ class VQVAE(EncodedProgram):
         super().__init__(event_shape, likelihood, **head_options)
         check_sizes(self, places=places, words=words, size=size, prior_hidden=prior_hidden)
         check_widths(self, hidden=hidden)
-        if commitment < 0:
-            raise ValueError(f"VQVAE(commitment={commitment!r}): a weight is 0 or more.")
+        check_weights(self, commitment=commitment)
         self.places, self.commitment = places, commitment
         features = self.likelihood.features
         self.codebook = nn.Parameter(torch.randn(words, size))

@@ -53,10 +53,14 @@ def test_ends_count_nothing_and_gaps_are_sampled() -> None:
     program, x = program_and_sequences()
     short, whole = x.clone(), x[:, :1]
     short[:, 1] = NAN
-    a, b = (pg.log_likelihood(program, part, method="iwae", num_particles=1000, seed=0) for part in (short, whole))
-    assert bool(((a.value - b.value).abs() < 5 * (a.standard_error**2 + b.standard_error**2).sqrt() + 2e-3).all())
-    assert bool(pg.impute(program, short, draws=2)[:, :, 1].isnan().all())
-    forecast = pg.impute(program, short, torch.full((4,), 2), draws=2)
+    one = torch.ones(4)
+    of_first = pg.log_likelihood(program, whole, method="iwae", num_particles=1000, seed=0)
+    for context in ((), (one,)):  # a forecast integrates to one, and what is beyond the end counts nothing
+        found = pg.log_likelihood(program, short, *context, method="iwae", num_particles=1000, seed=0)
+        error = 5 * (found.standard_error**2 + of_first.standard_error**2).sqrt() + 2e-3
+        assert bool(((found.value - of_first.value).abs() < error).all())
+    assert bool(pg.impute(program, short, one, draws=2)[:, :, 1].isnan().all())
+    forecast = pg.impute(program, short, draws=2)
     assert not forecast.isnan().any() and torch.equal(forecast[:, :, 0], short[:, 0].expand(2, 4, 2))
     gap = x.clone()
     gap[:, 0] = NAN
