@@ -71,7 +71,9 @@ def coverage(draws: Tensor, truth: Tensor, hidden: Tensor, seed: int = 0) -> Cov
     seen = hidden.reshape(rows, -1).any(1)
     u = pit(draws, truth.masked_fill(~hidden, math.nan), seed=seed)
     inside = torch.where(u.isnan(), math.nan, (u - 0.5).abs().lt(LEVEL / 2).double()).reshape(rows, -1)[seen]
-    of_sums = [torch.where(hidden, x, 0.0).double().flatten(-hidden.dim() + 1).sum(-1)[..., seen] for x in (draws, truth)]
+    of_sums = [
+        torch.where(hidden, x, 0.0).double().flatten(-hidden.dim() + 1).sum(-1)[..., seen] for x in (draws, truth)
+    ]
     v = pit(*of_sums, seed=seed + 1)
     held = (v - 0.5).abs().lt(LEVEL / 2).double()
     weights = (~inside.isnan()).double().sum(1)
@@ -150,14 +152,14 @@ CASES: dict[str, Case] = {
         for name in ("full covariance", "iaf", "spline")
     },
     **{
-        f"HierarchicalVAE, {way}": Case(lambda way=way: M.HierarchicalVAE((8, 8), (8, 4), (64, 32), inference=way), binary)
+        f"HierarchicalVAE, {way}": Case(
+            lambda way=way: M.HierarchicalVAE((8, 8), (8, 4), (64, 32), inference=way), binary
+        )
         for way in ("bottom up", "top down")
     },
     "PixelVAE": Case(lambda: M.PixelVAE((8, 8), 4, (64,), channels=16, layers=1), binary, 10),
     "ConditionalVAE, class": Case(lambda: M.ConditionalVAE((8, 8), 10, 8, (64,)), digits(BINARY, form="class")),
-    "ConditionalVAE, quarter": Case(
-        lambda: M.ConditionalVAE((8, 8), (8, 8), 8, (64,)), digits(BINARY, form="quarter")
-    ),
+    "ConditionalVAE, quarter": Case(lambda: M.ConditionalVAE((8, 8), (8, 8), 8, (64,)), digits(BINARY, form="quarter")),
     "SemiSupervisedVAE": Case(lambda: M.SemiSupervisedVAE((8, 8), 10, 8, (64,)), digits(BINARY, form="labelled")),
     "CCVAE": Case(lambda: M.CCVAE((8, 8), 10, 8, 8, (64,)), digits(BINARY, form="labelled")),
     "DiscreteVAE": Case(lambda: M.DiscreteVAE((8, 8), 16, hidden=(64,)), binary),

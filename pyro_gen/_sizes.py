@@ -1,4 +1,4 @@
-"""The sizes that models are made with, checked: shapes of data, numbers of units, widths of layers, weights of terms."""
+"""The sizes that models are made with, and weights of terms, checked: shapes, numbers of units, widths of layers."""
 
 import math
 from collections.abc import Sequence

@@ -127,17 +127,11 @@ class Adversarial(Objective):
         super().__init__()
         if loss not in LOSSES:
             raise ValueError(f"Adversarial(loss={loss!r}): choose one of {', '.join(LOSSES)}.")
-<<<<<<< HEAD
-        if min(r1, gradient_penalty, orthogonal) < 0:
-            weights = f"r1={r1}, gradient_penalty={gradient_penalty}, orthogonal={orthogonal}"
-            raise ValueError(f"Adversarial({weights}): weights are 0 or more.")
+        check_weights(self, r1=r1, gradient_penalty=gradient_penalty, orthogonal=orthogonal)
         if not all(bound is None or bound > 0 for bound in (spectral, clip)):
             raise ValueError(f"Adversarial(spectral={spectral}, clip={clip}): bounds are positive.")
         if isinstance(critic, nn.Module) and (channels or classes):
             raise ValueError("Adversarial(channels=, classes=): they are of a critic that is made, not of one's own.")
-=======
-        check_weights(self, r1=r1, gradient_penalty=gradient_penalty)
->>>>>>> 9403f41 (Imputation by deep programs: a benchmark of interval coverage on data that each has drawn itself, with a twin that drops the weights)
         self.hidden = () if isinstance(critic, nn.Module) else tuple(critic)
         self.channels, self.classes = tuple(channels), classes
         self.spectral, self.orthogonal, self.clip = spectral, orthogonal, clip

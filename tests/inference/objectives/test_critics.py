@@ -204,7 +204,7 @@ def test_critics_of_images_and_what_is_refused() -> None:
         Critic(x, x, hidden=(3,), classes=3)
     with pytest.raises(ValueError, match="classes alone"):
         Critic(x, y, hidden=(3,), channels=(3,))
-    with pytest.raises(ValueError, match="weights are 0 or more"):
+    with pytest.raises(ValueError, match="a weight is a finite number"):
         Adversarial(orthogonal=-1.0)
     with pytest.raises(ValueError, match="bounds are positive"):
         Adversarial(clip=0.0)
