@@ -1,11 +1,12 @@
-"""Heads of labels; the others are known by what their families make of them."""
+"""Heads of labels and of mixtures; the others are known by what their families make of them."""
 
 import pyro.distributions as dist
 import pytest
 import torch
 
 import pyro_gen as pg
-from pyro_gen.heads import LabelHead, label
+from pyro_gen.distributions import DiscretizedLogistic
+from pyro_gen.heads import LabelHead, label, make_head
 
 
 def test_a_label_is_categorical_and_unknown_where_it_is_nan():
@@ -41,3 +42,23 @@ def test_a_head_starts_at_the_shares_of_the_labels():
 def test_a_number_of_classes_is_checked(classes):
     with pytest.raises(ValueError, match="number of classes, 2 or more"):
         label(classes)
+
+
+# The head gives weights first, then locations, then scales; the twin takes them in another order.
+@pytest.mark.parametrize("twin", [False, True])
+def test_a_mixture_of_discretised_logistics_is_the_weighted_sum_of_its_components(twin):
+    h = torch.randn(4, 6, 3, dtype=torch.float64)  # two components, three entries
+    logits, loc, log_scale = h.unflatten(1, (3, 2)).roll(int(twin), 1).unbind(1)
+    x = torch.randint(5, (4, 3)).double()
+    law = DiscretizedLogistic(2 * (1 + loc), log_scale.exp(), 5)
+    known = (logits.softmax(1) * law.log_prob(x.unsqueeze(1)).exp()).sum(1).log().sum(1)
+    found = make_head("discretized_logistic_mixture", (3,), levels=5, components=2)(h).log_prob(x)
+    assert torch.allclose(found, known) is not twin
+
+
+def test_a_mixture_starts_near_the_marginal_and_with_components_that_differ():
+    x = torch.tensor([[0.0], [1.0], [8.0], [9.0]]).repeat(10, 1)
+    head = make_head("discretized_logistic_mixture", (1,), levels=10, components=3)
+    start = head(head.marginal_features(x))
+    assert start.mean.item() == pytest.approx(4.5, abs=0.2)
+    assert start.base_dist.component_distribution.loc.unique().numel() == 3

@@ -345,7 +345,11 @@ def test_discretized_logistic_samples_follow_its_density():
     assert stats.chisquare(counts, (5000 * wrong / wrong.sum()).numpy()).pvalue < ALPHA
 
 
-OPTIONS = {"categorical": {"levels": 5}, "discretized_logistic": {"levels": 5}}
+OPTIONS = {
+    "categorical": {"levels": 5},
+    "discretized_logistic": {"levels": 5},
+    "discretized_logistic_mixture": {"levels": 5, "components": 2},
+}
 
 
 @pytest.mark.parametrize("name", sorted(HEADS))

@@ -20,6 +20,7 @@ HEADS = {
     "student_t": ({}, normal_rows),
     "categorical": ({"levels": 5}, lambda *shape: level_rows(5, *shape)),
     "discretized_logistic": ({"levels": 5}, lambda *shape: level_rows(5, *shape)),
+    "discretized_logistic_mixture": ({"levels": 5, "components": 2}, lambda *shape: level_rows(5, *shape)),
     "censored": ({"low": -1.0, "high": 1.0}, lambda *shape: normal_rows(*shape).clamp(-1.0, 1.0)),
 }
 REGISTERED = {f"{name}, {label}": small for name, card in MODELS.items() for label, small in card.small.items()}

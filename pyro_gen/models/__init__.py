@@ -2,7 +2,7 @@
 
 from pyro_gen.models import tabular
 from pyro_gen.models.adversarial import GAN
-from pyro_gen.models.autoregressive import MADE, NADE
+from pyro_gen.models.autoregressive import MADE, NADE, PixelCNN
 from pyro_gen.models.bayesian_network import DiscreteBayesianNetwork, LinearGaussianBayesianNetwork
 from pyro_gen.models.diffusion import DDPM
 from pyro_gen.models.energy import EnergyBased
@@ -135,6 +135,7 @@ __all__ = [
     "NestedBlockModel",
     "NeuralSpline",
     "NotMIWAE",
+    "PixelCNN",
     "PixelVAE",
     "Potts",
     "ProbabilisticPCA",

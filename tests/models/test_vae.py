@@ -17,7 +17,11 @@ from pyro_gen.program import fixed
 from pyro_gen.traces import per_datum_log_prob, structure, trace_pair
 
 NAN = torch.nan
-OPTIONS = {"categorical": {"levels": 5}, "discretized_logistic": {"levels": 5}}
+OPTIONS = {
+    "categorical": {"levels": 5},
+    "discretized_logistic": {"levels": 5},
+    "discretized_logistic_mixture": {"levels": 5, "components": 2},
+}
 HIDDEN = {"dense": (16, 12), "conv": (4, 6)}
 
 

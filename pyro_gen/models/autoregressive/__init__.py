@@ -2,5 +2,6 @@
 
 from pyro_gen.models.autoregressive.made import MADE
 from pyro_gen.models.autoregressive.nade import NADE
+from pyro_gen.models.autoregressive.pixel_cnn import PixelCNN
 
-__all__ = ["MADE", "NADE"]
+__all__ = ["MADE", "NADE", "PixelCNN"]

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from pyro_gen._sizes import check_sizes, check_widths
 from pyro_gen.data.small import binary_rows, level_rows
 from pyro_gen.distributions import MaskedEntries
+from pyro_gen.models.autoregressive.parts.convolutions import MaskedConv
 from pyro_gen.models.autoregressive.parts.entries import EntryProgram
 from pyro_gen.models.vae.parts.posteriors import normal
 from pyro_gen.nets import MLP
@@ -109,8 +110,8 @@ class PixelVAE(EntryProgram):
         self.latent = latent
         self.encoder = MLP((self.entries, *hidden, 2 * latent), "relu", missing=True)
         self.spread = MLP((latent, *hidden[::-1], channels * self.entries), "relu")
-        self.first = MaskedConv(self.inputs, channels, kernel, own=False)
-        self.others = nn.ModuleList(MaskedConv(channels, channels, kernel, own=True) for _ in range(layers))
+        self.first = MaskedConv(self.inputs, channels, kernel, "before", own=False)
+        self.others = nn.ModuleList(MaskedConv(channels, channels, kernel, "before", own=True) for _ in range(layers))
         self.last = nn.Conv2d(channels, self.likelihood.features.numel() // self.entries, 1)
         self.register_buffer("order", torch.arange(self.entries).unsqueeze(0), persistent=False)
 
@@ -139,18 +140,3 @@ class PixelVAE(EntryProgram):
         r"""The approximate posterior :math:`q(z \mid x_o)`."""
         with self.plate(x):
             pyro.sample("z", normal(self.encoder(self.likelihood.normalise(x.flatten(-2)))))
-
-
-class MaskedConv(nn.Conv2d):
-    """A convolution that sees the places before each in reading order, and the place itself if it is to."""
-
-    mask: Tensor
-
-    def __init__(self, before: int, after: int, kernel: int, own: bool) -> None:
-        super().__init__(before, after, kernel, padding=kernel // 2)
-        mask = torch.zeros(kernel * kernel)
-        mask[: kernel * kernel // 2 + int(own)] = 1
-        self.register_buffer("mask", mask.view(kernel, kernel), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight * self.mask, self.bias, padding=self.padding)
