@@ -12,7 +12,7 @@ one, h, the pixels on the left, and at each layer what v has seen:
     g(s, s') = \tanh(s) \odot \sigma(s')
 
 where :math:`V_l` has only rows above the pixel in the first layer, and its own row in others, whose features know no
-more than rows above; :math:`a_l, b_l` are linear in the context c, and in the first layer depend on the place. One
+more than rows above; :math:`a_l, b_l` depend on the place, and are linear in the context c. One
 stack whose convolutions are masked in reading order has a blind spot: no path leads from pixels above and far to the
 right. Together the two see all pixels before, as far as the layers reach.
 
@@ -38,6 +38,7 @@ from pyro_gen.data.small import binary_rows, level_rows, normal_rows
 from pyro_gen.distributions import MaskedEntries
 from pyro_gen.models.autoregressive.parts.convolutions import MaskedConv
 from pyro_gen.models.autoregressive.parts.entries import EntryProgram
+from pyro_gen.models.autoregressive.parts.pixel_steps import PixelSteps
 from pyro_gen.observation import observe
 from pyro_gen.registry import model
 
@@ -104,9 +105,9 @@ class PixelCNN(EntryProgram):
                 "odd kernel."
             )
         check_sizes(self, channels=channels, layers=layers, kernel=kernel)
-        first = GatedLayer(self.inputs, channels, kernel, context, dropout, self.event_shape)
-        others = [GatedLayer(channels, channels, kernel, context, dropout) for _ in range(layers - 1)]
-        self.layers = nn.ModuleList([first, *others])
+        sizes = (channels, kernel, self.event_shape, context, dropout)
+        others = [GatedLayer(channels, *sizes) for _ in range(layers - 1)]
+        self.layers = nn.ModuleList([GatedLayer(self.inputs, *sizes, first=True), *others])
         self.hidden = nn.Conv2d(channels, channels, 1)
         self.last = nn.Conv2d(channels, self.likelihood.features.numel() // self.entries, 1)
         self.register_buffer("order", torch.arange(self.entries).unsqueeze(0), persistent=False)
@@ -118,12 +119,20 @@ class PixelCNN(EntryProgram):
         c = None if context is None else context.expand(*values.shape[:-1], -1).reshape(len(v), -1)
         for layer in self.layers:
             v, h = layer(v, h, c)
-        h = self.last(F.relu(self.hidden(F.relu(h))))
-        return self.laws(h.reshape(*values.shape[:-1], -1))
+        return self.laws(self.output(h).reshape(*values.shape[:-1], -1))
+
+    def output(self, h: Tensor) -> Tensor:
+        """What the head is given, for h of shape (B, channels, H, W)."""
+        return self.last(F.relu(self.hidden(F.relu(h))))  # type: ignore[no-any-return]
+
+    def steps(self, rows: int, m: int, context: Tensor | None) -> PixelSteps:
+        """The laws of one pixel after the other, see :class:`pyro_gen.distributions.Steps`."""
+        return PixelSteps(self, rows, context)
 
     def observed(self, rows: int, context: Tensor | None = None) -> MaskedEntries:
         """The law of so many images, with a context of shape (rows, C) where there is one."""
-        return MaskedEntries(self.network, self.order, self.event_shape, self.support, torch.Size((rows,)), context)
+        shape = torch.Size((rows,))
+        return MaskedEntries(self.network, self.order, self.event_shape, self.support, shape, context, self.steps)
 
     def model(self, x: Tensor, *context: Tensor) -> Tensor:
         """The density of images with shape :math:`(N, H, W)`; returns them completed."""
@@ -132,40 +141,46 @@ class PixelCNN(EntryProgram):
 
 
 class GatedLayer(nn.Module):
-    """One layer of both stacks, of ``before`` channels to ``channels``; the first is told the shape of images."""
+    """One layer of both stacks, of ``before`` channels to ``channels``, for images of a shape (H, W)."""
 
     def __init__(
         self,
         before: int,
         channels: int,
         kernel: int,
+        shape: torch.Size,
         context: int,
         dropout: float,
-        first: torch.Size | None = None,
+        first: bool = False,
     ) -> None:
         super().__init__()
-        own = first is None
-        self.above = MaskedConv(before, 2 * channels, kernel, "above", own)  # V
-        self.left = MaskedConv(before, 2 * channels, kernel, "left", own)  # H
+        self.first = first
+        self.above = MaskedConv(before, 2 * channels, kernel, "above", own=not first)  # V
+        self.left = MaskedConv(before, 2 * channels, kernel, "left", own=not first)  # H
         self.across = nn.Conv2d(2 * channels, 2 * channels, 1)  # U
         self.out = nn.Conv2d(channels, channels, 1)  # R
+        self.places = nn.Parameter(torch.zeros(4 * channels, *shape))
         self.given = nn.Linear(context, 4 * channels, bias=False) if context else None
-        self.places = None if first is None else nn.Parameter(torch.zeros(4 * channels, *first))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, v: Tensor, h: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         """Both stacks of shape (B, before, H, W) to (B, channels, H, W), with a context (B, C)."""
         a, b = self.conditions(c).chunk(2, -3)
         above = self.above(v)
-        gated = self.out(self.dropout(gate(self.left(h) + self.across(above) + b)))
-        return self.dropout(gate(above + a)), gated if self.places is not None else h + gated
+        return self.vertical(above + a), self.horizontal(h, self.left(h) + self.across(above) + b)
+
+    def vertical(self, s: Tensor) -> Tensor:
+        """The next v."""
+        return self.dropout(gate(s))  # type: ignore[no-any-return]
+
+    def horizontal(self, h: Tensor, s: Tensor) -> Tensor:
+        """The next h."""
+        gated: Tensor = self.out(self.dropout(gate(s)))
+        return gated if self.first else h + gated
 
     def conditions(self, c: Tensor | None) -> Tensor:
-        """The terms a and b by context and place, with shape (B or 1, 4 channels, H or 1, W or 1)."""
-        terms = self.out.weight.new_zeros(1, 1, 1, 1).expand(1, 4 * self.out.in_channels, 1, 1)
-        if self.given is not None:
-            terms = terms + self.given(c)[..., None, None]
-        return terms if self.places is None else terms + self.places
+        """The terms a and b by context and place, with shape (B, 4 channels, H, W), or without B."""
+        return self.places if self.given is None else self.given(c)[..., None, None] + self.places  # type: ignore[no-any-return]
 
 
 def gate(s: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """The gated PixelCNN: what each pixel sees, and a density over images that conditions on its context."""
 
+import time
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ import pyro_gen as pg
 from pyro_gen._random import seeded
 from pyro_gen.models import PixelCNN
 from pyro_gen.models.autoregressive.parts.convolutions import MaskedConv
+from pyro_gen.models.autoregressive.parts.pixel_steps import PixelSteps
 
 
 def sees(network, shape: tuple[int, int]) -> Tensor:
@@ -55,6 +58,75 @@ def test_a_context_is_conditioned_on() -> None:
         p = [program.observed(16, row.expand(16, 2)).log_prob(images).exp() for row in y]
     assert all(abs(q.sum().item() - 1) < 1e-5 for q in p)
     assert p[0][3] > 0.9 and p[1][12] > 0.9
+
+
+def program_of(likelihood: str, context: int = 0, **options) -> PixelCNN:
+    with seeded(2):
+        program = PixelCNN((4, 5), channels=6, layers=3, likelihood=likelihood, context=context, **options).double()
+        with torch.no_grad():
+            for parameter in program.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return program.eval()
+
+
+CASES = {
+    "bernoulli": ("bernoulli", {}),
+    "categorical": ("categorical", {"levels": 4}),
+    "mixture": ("discretized_logistic_mixture", {"levels": 17, "components": 3}),
+    "normal": ("normal", {"scale": "shared"}),
+    "conditional": ("bernoulli", {"context": 2}),
+    "censored": ("censored", {"low": torch.linspace(-1, 1, 20).double()}),
+}
+
+
+# The laws are the same up to rounding, so draws differ once in 1e9 seeds. The twin keeps the vertical stack of the
+# first row, and so has other laws in all others.
+@pytest.mark.parametrize("stale", [False, True])
+@pytest.mark.parametrize(("likelihood", "options"), CASES.values(), ids=CASES)
+def test_draws_from_what_the_stacks_keep_are_those_of_the_whole_network(
+    likelihood, options, stale, monkeypatch
+) -> None:
+    program = program_of(likelihood, **options)
+    law = program.observed(50, torch.randn(50, 2).double() if program.context else None)
+    if stale:
+        start = PixelSteps.start_row
+        monkeypatch.setattr(PixelSteps, "start_row", lambda steps, i: None if i else start(steps, i))
+    nothing = torch.full((50, 4, 5), torch.nan, dtype=torch.float64)
+    draws = []
+    for steps in (program.steps, None):
+        law.steps = steps
+        with seeded(3):
+            draws.append(law.marginalise(nothing)[2]())
+    assert torch.allclose(draws[0], draws[1]) is not stale
+
+
+def test_the_lower_part_is_completed_by_its_conditional_law() -> None:
+    """A frequency of 4,000 draws is beyond 4.5 standard errors once in 10^5 seeds, for 8 cells."""
+    program = PixelCNN((3, 2), channels=4, layers=2).double().eval()
+    with seeded(1), torch.no_grad():
+        for parameter in program.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    row = torch.tensor([[1.0, 0.0], [1.0, torch.nan], [torch.nan, torch.nan]], dtype=torch.float64)
+    whole = row.nan_to_num().expand(8, 3, 2).clone().flatten(1)
+    whole[:, 3:] = torch.cartesian_prod(*3 * [torch.tensor([0.0, 1.0])]).double()
+    p = program.observed(8).log_prob(whole.view(8, 3, 2)).detach().softmax(0)
+    draws = pg.impute(program, row.expand(4000, 3, 2), draws=1)[0].flatten(1)
+    found = (draws.unsqueeze(1) == whole).all(-1).double().mean(0)
+    assert bool(((found - p).abs() < 4.5 * (p * (1 - p) / 4000).sqrt()).all())
+    assert pg.log_likelihood(program, row.unsqueeze(0)).kind == "exact"
+
+
+def test_what_is_kept_saves_time() -> None:
+    """By a factor of 20 or so where nothing else runs; the bar is 3."""
+    law = PixelCNN((8, 8), channels=16, layers=4).eval().observed(100)
+    seconds = []
+    for steps in (law.steps, None):
+        law.steps = steps
+        start = time.process_time()
+        with seeded(0):
+            law.sample()
+        seconds.append(time.process_time() - start)
+    assert seconds[1] > 3 * seconds[0]
 
 
 def test_misfits_are_explained() -> None:

@@ -47,4 +47,27 @@ class MaskedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         """Images with shape (B, before, H, W) to (B, after, H, W)."""
-        return F.conv2d(F.pad(x, self.pad), self.weight * self.mask, self.bias)
+        return self.of_window(F.pad(x, self.pad))
+
+    def of_window(self, window: Tensor) -> Any:
+        """The convolution where it lies inside of a window (B, before, *, *)."""
+        return F.conv2d(window, self.weight * self.mask, self.bias)
+
+    def room(self, rows: int, shape: Any) -> Tensor:
+        """Zeros for so many images of a shape (H, W) that are not known yet, and what lies around them."""
+        left, right, top, bottom = (max(0, p) for p in self.pad)
+        size = (shape[0] + top + bottom, shape[1] + left + right)
+        return self.weight.new_zeros(rows, self.weight.shape[1], *size)
+
+    def put(self, room: Tensor, part: Tensor, i: int, j: int = 0) -> None:
+        """Writes a part of images, with its upper left corner at (i, j), into what :meth:`room` gave."""
+        i, j = i + self.top, j + self.left
+        room[:, :, i : i + part.shape[2], j : j + part.shape[3]] = part
+
+    def at_row(self, room: Tensor, i: int) -> Any:
+        """What it gives in row i, with shape (B, after, 1, W)."""
+        return self.of_window(room[:, :, i : i + self.weight.shape[2]])
+
+    def at(self, room: Tensor, i: int, j: int) -> Any:
+        """What it gives at one place, with shape (B, after, 1, 1)."""
+        return self.of_window(room[:, :, i : i + self.weight.shape[2], j : j + self.weight.shape[3]])

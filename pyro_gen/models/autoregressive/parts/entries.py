@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_gen._sizes import check_sizes, event_of
-from pyro_gen.distributions import elements
+from pyro_gen.distributions import elements, of_entry
 from pyro_gen.heads import CategoricalHead, Head, make_head
 from pyro_gen.program import Program
 
@@ -69,6 +69,12 @@ class EntryProgram(Program):
     def laws(self, h: Tensor) -> Any:
         """The laws of entries, with batch shape (*, D), for the output of a network with shape (*, F)."""
         return elements(self.likelihood(h.reshape(*h.shape[:-1], *self.likelihood.features) + self.offset))
+
+    def law(self, h: Tensor, entry: int) -> Any:
+        """The law of one entry, with batch shape (*), for the output of a network for it alone, of shape (*, F / D)."""
+        features = h.reshape(*h.shape[:-1], *self.likelihood.features[:-1], 1) + self.offset[..., entry, None]
+        law = elements(self.likelihood(features))
+        return of_entry(law, entry % law.batch_shape[-1])  # a head may keep something for each of the entries
 
     def given(self, x: Tensor, context: tuple[Tensor, ...]) -> Tensor | None:
         """The context, checked.
