@@ -180,7 +180,7 @@ class GatedLayer(nn.Module):
 
     def conditions(self, c: Tensor | None) -> Tensor:
         """The terms a and b by context and place, with shape (B, 4 channels, H, W), or without B."""
-        return self.places if self.given is None else self.given(c)[..., None, None] + self.places  # type: ignore[no-any-return]
+        return self.places if self.given is None else self.given(c)[..., None, None] + self.places
 
 
 def gate(s: Tensor) -> Tensor:
