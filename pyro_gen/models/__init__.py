@@ -24,6 +24,7 @@ from pyro_gen.models.mixture import (
     ClassConditional,
     DirichletProcessMixture,
     GaussianMixture,
+    KernelDensity,
     MixtureOfFactorAnalysers,
 )
 from pyro_gen.models.network import (
@@ -127,6 +128,7 @@ __all__ = [
     "HierarchicalVAE",
     "Horseshoe",
     "Ising",
+    "KernelDensity",
     "LatentDirichletAllocation",
     "LatentPosition",
     "LinearGaussianBayesianNetwork",

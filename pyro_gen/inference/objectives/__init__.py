@@ -27,6 +27,7 @@ from pyro_gen.inference.objectives.enumeration import EnumELBO, asked_to_enumera
 from pyro_gen.inference.objectives.exact_likelihood import ExactLikelihood
 from pyro_gen.inference.objectives.importance import IWAE, DReG, Renyi, local_log_weight
 from pyro_gen.inference.objectives.labels import SemiSupervisedELBO
+from pyro_gen.inference.objectives.leave_one_out import LeaveOneOut
 from pyro_gen.inference.objectives.noise_contrastive import NoiseContrastive
 from pyro_gen.inference.objectives.one_order import OneOrder
 from pyro_gen.inference.objectives.pseudo_likelihood import PseudoLikelihood
@@ -51,6 +52,7 @@ __all__ = [
     "ExactLikelihood",
     "FactorVAE",
     "InfoVAE",
+    "LeaveOneOut",
     "NoiseContrastive",
     "Objective",
     "OneOrder",
