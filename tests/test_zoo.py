@@ -31,7 +31,13 @@ FAST = (
     "ppca-wine",
     "switching-autoregression-nile",
 )
-WITHOUT_GRADIENTS = ("conjugate-diabetes", "factor-analysers-wine", "gaussian-mixture-iris", "latent-class-digits")
+WITHOUT_GRADIENTS = (
+    "conjugate-diabetes",
+    "factor-analysers-wine",
+    "gaussian-mixture-iris",
+    "kernel-density-breast-cancer",
+    "latent-class-digits",
+)
 SLOW = (
     "bernoulli-mixture-digits",
     "bipartite-block-davis",
@@ -61,6 +67,8 @@ SLOW = (
     "ising-digits",
     "iwae-digits",
     "latent-position-les-miserables",
+    "kernel-density-digits-levels",
+    "kernel-density-digits-shared",
     "lda-docstrings",
     "linear-diabetes",
     "logistic-breast-cancer",
