@@ -94,6 +94,7 @@ SLOW = (
     "stochastic-block-les-miserables",
     "structural-co2",
     "switching-level-nile",
+    "transformer-digits",
     "vae-digits",
     "vae-digits-conv",
     "vae-digits-flow",

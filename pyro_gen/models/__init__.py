@@ -2,7 +2,7 @@
 
 from pyro_gen.models import tabular
 from pyro_gen.models.adversarial import GAN
-from pyro_gen.models.autoregressive import MADE, NADE, PixelCNN
+from pyro_gen.models.autoregressive import MADE, NADE, CausalTransformer, PixelCNN
 from pyro_gen.models.bayesian_network import DiscreteBayesianNetwork, LinearGaussianBayesianNetwork
 from pyro_gen.models.diffusion import DDPM
 from pyro_gen.models.energy import EnergyBased
@@ -102,6 +102,7 @@ __all__ = [
     "BernoulliMixture",
     "BipartiteBlockModel",
     "CategoricalMixture",
+    "CausalTransformer",
     "ChangePoints",
     "ClassConditional",
     "ConditionalVAE",
