@@ -85,6 +85,10 @@ class PackedProgram(Program):
     def given_guide(self) -> Any:
         return self.inner.given_guide
 
+    @property
+    def has_kernel(self) -> bool:
+        return bool(self.inner.has_kernel)
+
     def model(self, x: Tensor, *context: Any) -> Tensor:
         views = self.variables.unpack(x)
         with _Completed(views) as completed:

@@ -200,6 +200,11 @@ class Program(PyroModule):
             method_="iwae",
         )
 
+    @property
+    def has_kernel(self) -> bool:
+        """Whether :meth:`kernel` moves the entries of this program; by default where its class defines one."""
+        return type(self).kernel is not Program.kernel
+
     def kernel(self, x: Tensor, missing: Tensor, beta: float, *context: Any) -> Tensor:
         r"""Moves missing entries, for unnormalised programs that know a better way than entry by entry.
 

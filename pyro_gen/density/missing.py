@@ -111,7 +111,7 @@ class LatentMissing(Messenger):
             msg["value"] = msg["done"] = True
 
     def _pyro_post_missing(self, msg: Any) -> None:
-        if self.every and msg["name"] not in self.names:  # it is known of all of them
+        if self.every and msg["name"] not in self.names and active(self.program) is self:  # it is known of all of them
             msg["value"] = False
 
     def _pyro_missing_law(self, msg: Any) -> None:

@@ -17,7 +17,7 @@ from pyro_gen.density import density, row_chunks, rows_of
 from pyro_gen.density.missing import latent_missing
 from pyro_gen.inference.likelihood.ais import annealed_draws
 from pyro_gen.inference.likelihood.annealing import Runs, Single
-from pyro_gen.inference.likelihood.entries import Entries, EntriesPath, has_kernel, path_of_entries
+from pyro_gen.inference.likelihood.entries import Entries, EntriesPath, path_of_entries
 from pyro_gen.inference.likelihood.enumeration import enumerated, is_enumerable
 from pyro_gen.inference.likelihood.particles import resample
 from pyro_gen.inference.likelihood.schedules import Options
@@ -93,7 +93,7 @@ def complete_rows(
     if not options and (drawn := program.draw_missing(x, draws, *context)) is not None:
         return drawn
     out = x.expand(draws, *x.shape).clone()
-    if not options and not has_kernel(program) and is_enumerable(program, x, *context):
+    if not options and not program.has_kernel and is_enumerable(program, x, *context):
         for sums in enumerated(program, x, *context):
             index = torch.multinomial(sums.log_weights.softmax(0).T, draws, replacement=True).T
             data = (x[sums.rows], *rows_of(x, context, sums.rows))

@@ -5,7 +5,7 @@ from pyro_gen.models.adversarial import GAN
 from pyro_gen.models.autoregressive import MADE, NADE, CausalTransformer, PixelCNN
 from pyro_gen.models.bayesian_network import DiscreteBayesianNetwork, LinearGaussianBayesianNetwork
 from pyro_gen.models.diffusion import DDPM
-from pyro_gen.models.energy import EnergyBased
+from pyro_gen.models.energy import EnergyBased, JointEnergy
 from pyro_gen.models.exponential_family import DeepExponentialFamily
 from pyro_gen.models.flows import (
     IAF,
@@ -129,6 +129,7 @@ __all__ = [
     "HierarchicalVAE",
     "Horseshoe",
     "Ising",
+    "JointEnergy",
     "KernelDensity",
     "LatentDirichletAllocation",
     "LatentPosition",

@@ -3,7 +3,8 @@ r"""Classification by a joint density of data and label.
 .. math:: p(y = k \mid x) = \frac{p(x, y = k)}{\sum_j p(x, y = j)} ,
 
 with the likelihood of data and label for each class, exact where :func:`pyro_gen.log_likelihood` is, else estimated.
-Where something of :math:`x` is missing, it is integrated out.
+The constant log Z of an unnormalised program is the same for all classes, and not asked for. Where something of
+:math:`x` is missing, it is integrated out.
 """
 
 from collections.abc import Mapping
@@ -16,9 +17,11 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.density import as_inputs, evaluation, rows_of
-from pyro_gen.density.missing import latent_missing
+from pyro_gen.density.missing import latent_missing, needs_latent
 from pyro_gen.inference.likelihood.door import log_likelihood
 from pyro_gen.inference.likelihood.enumeration import is_enumerable
+from pyro_gen.inference.likelihood.partition import unnormalised_likelihood
+from pyro_gen.inference.likelihood.result import LogLikelihood, entries_seen
 from pyro_gen.packing import PackedProgram, packed_inputs
 from pyro_gen.program import Program
 from pyro_gen.traces import sample_sites, structure, trace_side
@@ -81,7 +84,8 @@ def classify(
         context: What the model conditions on.
         label: The name of the label, and of the site that observes it.
         method: As in :func:`pyro_gen.log_likelihood`, of the data with each of the labels. ``"auto"`` is exact where
-            that is known, else by importance sampling from the guide.
+            that is known, else by importance sampling from the guide, of missing entries of an unnormalised program by
+            annealed importance sampling.
         num_particles: The number of draws of the guide, 200 by default.
         seed: Seeds the draws; all classes take the same.
 
@@ -120,11 +124,7 @@ def classify(
     found = []
     for value in values:
         filled = program.variables.join({**parts, label: value.to(packed).expand(parts[label].shape)}, (rows,))
-        how = method
-        if method == "auto":
-            how = "exact" if _is_exact(program, filled, context) else "iwae"
-        particles: Any = {"num_particles": num_particles or DRAWS} if how in ("elbo", "iwae") else {}
-        found.append(log_likelihood(program, filled, *context, method=how, seed=seed, **particles))
+        found.append(_likelihood(program, filled, context, method, num_particles, seed))
     log_p, error = (torch.stack([getattr(f, name) for f in found], 1) for name in ("value", "standard_error"))  # (N, K)
     p = log_p.softmax(1)
     # The derivative of log p_k by the log-likelihood of class j is (j = k) - p_j; errors taken for independent.
@@ -152,9 +152,22 @@ def _values(program: PackedProgram, x: Tensor, context: tuple[Any, ...], label: 
     return support.reshape(len(support), *site["fn"].event_shape)
 
 
-def _is_exact(program: Program, x: Tensor, context: tuple[Any, ...]) -> bool:
-    """Whether the likelihood is known without draws."""
-    with evaluation(program), latent_missing(program, x, *context):
-        if structure(program, x[:2], *rows_of(x, context, slice(2))).kind == "exact":
-            return True
-        return type(program).marginal is not Program.marginal or is_enumerable(program, x, *context)
+def _likelihood(
+    program: Program, x: Tensor, context: tuple[Any, ...], method: str, num_particles: int | None, seed: int
+) -> LogLikelihood:
+    """The likelihood of the data with a label; of an unnormalised program without log Z, the same for all labels."""
+    with evaluation(program), latent_missing(program, x, *context, every=needs_latent(program, x, *context)):
+        kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
+        if kinds.kind == "unnormalised":
+            value, error, exact = unnormalised_likelihood(program, x, context, method, seed, {})
+            how = ("exact", "exact") if exact else ("estimate", "ais")
+            return LogLikelihood(value, error, *how, event_dims=entries_seen(x))
+        if method == "auto":
+            method = "exact" if kinds.kind == "exact" or _is_summed(program, x, context) else "iwae"
+    particles: Any = {"num_particles": num_particles or DRAWS} if method in ("elbo", "iwae") else {}
+    return log_likelihood(program, x, *context, method=method, seed=seed, **particles)
+
+
+def _is_summed(program: Program, x: Tensor, context: tuple[Any, ...]) -> bool:
+    """Whether all latent variables are integrated out without draws."""
+    return type(program).marginal is not Program.marginal or is_enumerable(program, x, *context)

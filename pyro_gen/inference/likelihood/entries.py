@@ -30,15 +30,12 @@ from pyro_gen.inference.likelihood.enumeration import probe
 from pyro_gen.inference.likelihood.paths import Path
 from pyro_gen.inference.model_log_prob import ModelLogProb
 from pyro_gen.observation import assume_missing, completions
+from pyro_gen.packing import PackedProgram
 from pyro_gen.program import Program, fixed
 from pyro_gen.traces import is_factor, latent_sites, sample_sites
+from pyro_gen.variables import Variables
 
-__all__ = ["Entries", "EntriesPath", "GibbsPath", "KernelPath", "has_kernel", "path_of_entries"]
-
-
-def has_kernel(program: Program) -> bool:
-    """Whether a program offers a kernel for its data."""
-    return type(program).kernel is not Program.kernel
+__all__ = ["Entries", "EntriesPath", "GibbsPath", "KernelPath", "path_of_entries"]
 
 
 class Entries:
@@ -187,7 +184,10 @@ class KernelPath(EntriesPath):
         self.kernel = program.kernel if kernel is None else kernel
         trace = probe(program, *data)
         latent = latent_sites(trace)
-        if other := [n for n, s in latent.items() if missing_site(s) is None] or self.names[1:]:
+        self.shapes = {n: latent[n]["value"].shape[1:] for n in self.names if n in latent}
+        self.variables = self._observed_by_name(program)
+        whole = self.names[1:] if self.variables is None else []
+        if other := [n for n, s in latent.items() if missing_site(s) is None] or whole:
             raise ValueError(
                 f"The kernel of {type(program).__name__} moves its data, observed as a whole, and there is "
                 f"'{other[0]}' beside them: sum it out of the model."
@@ -199,7 +199,6 @@ class KernelPath(EntriesPath):
             if s["is_observed"] and n not in self.handler.names and not (is_factor(s) or is_deterministic(s))
         ]
         self.tempers_factor_alone = bool(self.missing.all()) and not measured
-        self.shape = latent[self.names[0]]["value"].shape[1:]
         # Where the factor has a path of its own: what is tempered besides it, (N,).
         self.measured: Tensor | None = None
         if kernel is None and type(program).tempered_factor is not Program.tempered_factor:
@@ -222,7 +221,18 @@ class KernelPath(EntriesPath):
         return factor.view(chains, rows).double()
 
     def terms_of(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        return self.both({self.names[0]: state.reshape(*state.shape[:2], *self.shape)})
+        views = {} if self.variables is None else self.variables.unpack(state)
+        parts = [views.get(n, state) for n in self.handler.names]
+        lead, shapes = state.shape[:2], self.shapes.items()
+        return self.both({n: part.reshape(*lead, *shape) for (n, shape), part in zip(shapes, parts, strict=True)})
+
+    def _observed_by_name(self, program: Program) -> Variables | None:
+        """The variables of the data, where the site of its name observes each; ``None`` where one observes them all."""
+        if not isinstance(program, PackedProgram):
+            return None
+        numbers = dict(zip(program.variables.names, (s.numel() for s in program.variables.shapes), strict=True))
+        by_name = all(numbers.get(n) == self.shapes[f"{n}.missing"].numel() for n in self.handler.names)
+        return program.variables if by_name else None
 
     def slope(self, x: Tensor) -> Tensor | None:
         if self.measured is not None:
@@ -259,7 +269,7 @@ def path_of_entries(program: Program, data: tuple[Any, ...], kernel: Any = None)
         data: The rows, with what the model conditions on.
         kernel: In the place of blocked Gibbs or the program's own kernel; that of continuous entries is a sampler's.
     """
-    if has_kernel(program):
+    if program.has_kernel:
         return KernelPath(program, data, kernel)
     sites = latent_sites(probe(program, *data)).values()
     if not any(s["fn"].support.is_discrete for s in sites):

@@ -40,7 +40,7 @@ from pyro_gen._errors import AdviceError
 from pyro_gen._random import seeded
 from pyro_gen.density import evaluation, row_chunks, rows_of
 from pyro_gen.density.energy import unnormalised_log_prob
-from pyro_gen.density.missing import latent_missing
+from pyro_gen.density.missing import find_every_missing, latent_missing
 from pyro_gen.inference.kinds import not_for
 from pyro_gen.inference.likelihood.annealing import Rows, Run, Runs, Single, descend
 from pyro_gen.inference.likelihood.entries import path_of_entries
@@ -55,7 +55,7 @@ from pyro_gen.packing import packs
 from pyro_gen.program import Program
 from pyro_gen.traces import Structure, structure
 
-__all__ = ["log_partition", "normalised_likelihood"]
+__all__ = ["log_partition", "normalised_likelihood", "unnormalised_likelihood"]
 
 CHAINS = (64, 1024)  # of each target of many, and of a single one
 SPREAD = 0.25  # of the log-weights: those of chains back have a heavy tail where it is larger
@@ -274,10 +274,10 @@ def normalised_likelihood(
             method="ais",
             method_="exact",
         )
-    value, error, exact = _seen(program, x, context, method, seed, options)
+    value, error, exact = unnormalised_likelihood(program, x, context, method, seed, options)
     shared = not any(isinstance(c, Tensor) and c.shape[:1] == x.shape[:1] for c in context)
     nothing = torch.full_like(x[:1] if shared else x, math.nan)
-    with latent_missing(program, nothing, *context, every=True):
+    with find_every_missing(program, nothing, *context):  # of several variables some may have been seen in x
         constant = _partition(program, nothing, context, method, seed + 1, progress, options)
     # All data of one context share the error of its constant.
     own_error = float((error if shared else (error.square() + constant.standard_error.square()).sqrt()).square().sum())
@@ -295,10 +295,13 @@ def normalised_likelihood(
     )
 
 
-def _seen(
+def unnormalised_likelihood(
     program: Program, x: Tensor, context: tuple[Any, ...], method: str, seed: int, options: Mapping[str, Any]
 ) -> tuple[Tensor, Tensor, bool]:
-    """The unnormalised log-density of what was seen, its error, each (N,), and whether it is exact."""
+    """The log-likelihood of what was seen up to log Z, its error, each (N,), and whether it is exact.
+
+    The arguments are those of :func:`normalised_likelihood`.
+    """
     value, error = torch.zeros(len(x), dtype=torch.float64), torch.zeros(len(x), dtype=torch.float64)
     holes = torch.isnan(x).reshape(len(x), -1).any(1)
     whole = (~holes).nonzero()[:, 0]

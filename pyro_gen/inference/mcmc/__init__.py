@@ -1,5 +1,6 @@
 """Markov chain Monte Carlo on a density, many chains at once: pure kernels, and samplers that adapt them."""
 
+from pyro_gen.inference.mcmc.discrete_langevin import DiscreteLangevin
 from pyro_gen.inference.mcmc.driver import Block, Samples, run
 from pyro_gen.inference.mcmc.gibbs import Gibbs
 from pyro_gen.inference.mcmc.nuts import NUTS
@@ -14,6 +15,7 @@ __all__ = [
     "NUTS",
     "SAMPLERS",
     "Block",
+    "DiscreteLangevin",
     "Gibbs",
     "Kernel",
     "RandomWalk",

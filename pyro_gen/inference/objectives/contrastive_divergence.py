@@ -130,7 +130,7 @@ class ContrastiveDivergence(Objective):
 
     def _moved(self, program: Program, x: Tensor, context: tuple[Any, ...], moving: Tensor | None = None) -> Tensor:
         """Data after some transitions, of the entries that may move."""
-        if self.kernel is None and type(program).kernel is not Program.kernel:
+        if self.kernel is None and program.has_kernel:
             free = torch.ones_like(x, dtype=torch.bool) if moving is None else moving
             for _ in range(self.steps):
                 x = program.kernel(x.unsqueeze(0), free, 1.0, *context).squeeze(0)

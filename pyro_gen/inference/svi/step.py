@@ -63,7 +63,11 @@ class LossModule(nn.Module):
         player: Player | None = None,
     ) -> None:
         super().__init__()
-        self.program, self.objective, self.size, self.missing = program, objective, size, missing
+        self.program, self.size, self.missing = program, size, missing
+        if any(part is objective for part in program.modules()):
+            self.__dict__["objective"] = objective  # what a functional call swaps under two names is not put back
+        else:
+            self.objective = objective
         self.latent = LatentMissing(program, (), {}) if latent is None else latent
         self.name = "" if player is None else player.name
         self.loss: Callable[..., Tensor] = objective.loss if player is None else player.loss
@@ -191,7 +195,8 @@ class GradientStep:
         """The buffers of the objective, by their names in the module."""
         if not self._has_state:
             return {}
-        return {f"objective.{n}": b for n, b in self.module.objective.named_buffers()}
+        own = {id(b) for b in self.module.objective.buffers()}
+        return {n: b for n, b in self.module.named_buffers() if id(b) in own}
 
     def _eager(self, batch: Sequence[Any], kl_weight: Tensor) -> list[Tensor]:
         with torch.enable_grad(), no_validation():

@@ -15,14 +15,17 @@ import pyro_gen.inference.mcmc as mcmc
 from pyro_gen._random import seeded
 from pyro_gen.density import Density, Tempered, density
 from pyro_gen.inference.mcmc import HMC, SAMPLERS, Gibbs, Sampler, make_sampler, run
+from pyro_gen.inference.mcmc.discrete_langevin import DiscreteLangevin
 from pyro_gen.inference.mcmc.gibbs import held_names
 from pyro_gen.inference.mcmc.langevin import Langevin
 from pyro_gen.inference.mcmc.single_site import SingleSiteGibbs
 
 COVARIANCE = torch.tensor([[1.0, 0.9], [0.9, 2.0]])
 CHAINS = 20_000
-OPTIONS = {mcmc.Tempering: {"temperatures": 3}, SingleSiteGibbs: {"values": torch.tensor([-1.0, 0.0, 1.0])}}
-BY_CLASS = {Langevin, SingleSiteGibbs}  # for contrastive divergence: they have no warm-up, and no name in posterior
+VALUES = torch.tensor([-1.0, 0.0, 1.0])
+DISCRETE = {DiscreteLangevin, SingleSiteGibbs}
+OPTIONS = {mcmc.Tempering: {"temperatures": 3}, **{kind: {"values": VALUES} for kind in DISCRETE}}
+BY_CLASS = {Langevin, *DISCRETE}  # for contrastive divergence: they have no warm-up, and no name in posterior
 
 
 def every_sampler():
@@ -159,7 +162,7 @@ def plain(learnt):
     return {k: plain(v) if isinstance(v, dict) else v for k, v in learnt.items() if k != "transitions"}
 
 
-@pytest.mark.parametrize("kind", [k for k in every_sampler() if k is not SingleSiteGibbs])
+@pytest.mark.parametrize("kind", [k for k in every_sampler() if k not in DISCRETE])
 def test_leaves_a_gaussian_invariant(kind):
     sampler, _ = adapted(kind)
     assert distance(sampler, frozen_step) < 1  # false-alarm rate 1e-6

@@ -506,6 +506,19 @@ def test_recorded_steps_are_those_of_python(name: str) -> None:
     assert torch.allclose(*found, atol=1e-5)
 
 
+def test_chains_of_the_programs_own_objective_are_recorded_with_the_steps() -> None:
+    x = Banana.draw(0.6, 1.0, 200)
+    ends = []
+    for compile in ("trace", False):
+        program = Banana(torch.zeros(2))
+        program.objective = ContrastiveDivergence(2, persistent=100)
+        result = pg.fit(program, x, epochs=2, batch_size=50, seed=1, compile=compile, progress=False)
+        assert result.mode == ("traced" if compile else "eager"), result.mode_reason
+        ends.append((program.theta.detach(), program.objective.chains))
+    for recorded, eager in zip(*ends, strict=True):
+        assert torch.allclose(recorded, eager, atol=1e-4)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # What does not go together
 

@@ -1,0 +1,1 @@
+"""What energy-based models are made of, and nobody reads as a model."""
