@@ -18,7 +18,7 @@ from typing import Any
 
 import pyro
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_gen.observation import may_be_missing, observe
 from pyro_gen.program import Program
@@ -85,6 +85,10 @@ class NoisingChain(Program):
             uniform times is the sum over all steps, in nats.
         """
         raise NotImplementedError
+
+    def variance_parameters(self) -> tuple[nn.Parameter, ...]:
+        """Parameters on which the mean of :meth:`step` does not depend, there to make its variance small."""
+        return ()
 
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The joint density of data, with shape :math:`(N, *event)`, and all steps; returns the data completed."""

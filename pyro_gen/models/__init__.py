@@ -4,7 +4,7 @@ from pyro_gen.models import tabular
 from pyro_gen.models.adversarial import GAN
 from pyro_gen.models.autoregressive import MADE, NADE, CausalTransformer, PixelCNN
 from pyro_gen.models.bayesian_network import DiscreteBayesianNetwork, LinearGaussianBayesianNetwork
-from pyro_gen.models.diffusion import DDPM
+from pyro_gen.models.diffusion import DDIM, DDPM, VDM, AbsorbingDiffusion, Guided
 from pyro_gen.models.energy import EnergyBased, JointEnergy
 from pyro_gen.models.exponential_family import DeepExponentialFamily
 from pyro_gen.models.flows import (
@@ -88,6 +88,7 @@ from pyro_gen.models.vae import (
 
 __all__ = [
     "CCVAE",
+    "DDIM",
     "DDPM",
     "GAN",
     "IAF",
@@ -95,7 +96,9 @@ __all__ = [
     "MAF",
     "NADE",
     "VAE",
+    "VDM",
     "VQVAE",
+    "AbsorbingDiffusion",
     "Autoencoder",
     "Autoregression",
     "BayesianAutoregression",
@@ -124,6 +127,7 @@ __all__ = [
     "GaussianMixture",
     "GaussianProcess",
     "Glow",
+    "Guided",
     "HiddenMarkov",
     "Hierarchical",
     "HierarchicalVAE",

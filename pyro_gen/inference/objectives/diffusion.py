@@ -15,12 +15,14 @@ References:
     | https://arxiv.org/abs/2107.00630
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_gen.inference.objectives.base import Objective
+from pyro_gen.inference.objectives.base import Objective, Player
 from pyro_gen.noising import NoisingChain
 from pyro_gen.program import Program, data_scale
 from pyro_gen.registry import objective
@@ -28,6 +30,7 @@ from pyro_gen.registry import objective
 __all__ = ["DiffusionELBO", "require_chain"]
 
 WEIGHTINGS = ("bound", "simple")
+ROWS_OF_SCHEDULE = 16  # of a minibatch, by which a schedule is moved
 
 
 def require_chain(program: Program, what: str) -> NoisingChain:
@@ -64,11 +67,33 @@ class DiffusionELBO(Objective):
         self.weighting = weighting
 
     def loss(self, program: Program, x: Tensor, *context: Any, kl_weight: Tensor | float = 1.0) -> Tensor:
-        chain, n = require_chain(program, "DiffusionELBO"), len(x)
-        like = next(p for p in program.parameters() if p.is_floating_point())
-        spread = torch.arange(n, dtype=like.dtype, device=x.device) / n
-        times = (torch.rand((), dtype=like.dtype, device=x.device) + spread) % 1
-        loss, weight = chain.step(x, times, *context)
+        chain = require_chain(program, "DiffusionELBO")
+        loss, weight = chain.step(x, _spread_times(chain, x), *context)
         if self.weighting == "simple" and self.training:
             return data_scale(x) * loss.sum()
         return data_scale(x) * (weight * loss + chain.ends(x, *context)).sum()
+
+    def players(self, program: Program) -> Sequence[Player]:
+        """One that moves the network, and one that moves what there is of a schedule to make the variance small."""
+        (first,) = super().players(program)
+        chain = require_chain(program, "DiffusionELBO")
+        moved = [p for p in chain.variance_parameters() if p.requires_grad]
+        if not moved or self.weighting == "simple":
+            return (first,)
+        others = tuple(p for p in first.parameters if all(p is not m for m in moved))
+        return (replace(first, parameters=others), Player("schedule", moved, self.second_moment))
+
+    def second_moment(self, program: Program, x: Tensor, *context: Any) -> Tensor:
+        """The mean square of the steps' terms, per entry of a datum, over a few rows of a minibatch.
+
+        Their mean does not depend on the schedule, so that this is their variance up to a constant.
+        """
+        chain, few = require_chain(program, "DiffusionELBO"), slice(ROWS_OF_SCHEDULE)
+        loss, weight = chain.step(x[few], _spread_times(chain, x[few]), *(c[few] for c in context))
+        return data_scale(x) * len(x) * (weight * loss / x[0].numel()).square().mean()
+
+
+def _spread_times(chain: NoisingChain, x: Tensor) -> Tensor:
+    like = next(p for p in chain.parameters() if p.is_floating_point())
+    spread = torch.arange(len(x), dtype=like.dtype, device=x.device) / len(x)
+    return (torch.rand((), dtype=like.dtype, device=x.device) + spread) % 1

@@ -68,6 +68,9 @@ class DDPM(GaussianChain):
         context: The number C of features that the model is conditioned on, a context with shape :math:`(N, C)`, NaN
             where it is not given.
         dropout: The share of hidden units dropped in training.
+        drop_context: The share of rows whose context is not given in training, so that the model is one without
+            context, too; :class:`~pyro_gen.models.Guided` needs that.
+        waves: The number of frequencies of which the network sees sines and cosines of each entry.
 
     Raises:
         ValueError: Sizes are out of range, or there is no such schedule.
@@ -88,14 +91,16 @@ class DDPM(GaussianChain):
         depth: int = 2,
         context: int = 0,
         dropout: float = 0.0,
+        drop_context: float = 0.0,
+        waves: int = 0,
     ) -> None:
         super().__init__()
         self.event_shape = event_of(self, event_shape)
         check_sizes(self, steps=steps, width=width)
-        check_sizes(self, 0, levels=levels, depth=depth, context=context)
+        check_sizes(self, 0, levels=levels, depth=depth, context=context, waves=waves)
         self.steps, self.levels = steps, levels
         self.schedule = make_schedule(schedule)
-        self.network = TimeMLP(self.event_shape, self.event_shape, width, depth, context, dropout)
+        self.network = TimeMLP(self.event_shape, self.event_shape, width, depth, context, dropout, drop_context, waves)
         self.objective = DiffusionELBO()
 
     def known(self, x: Tensor) -> Tensor:

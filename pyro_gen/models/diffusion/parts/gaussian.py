@@ -20,7 +20,7 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_gen.models.diffusion.parts.schedules import Schedule, alpha_sigma
 from pyro_gen.noising import NoisingChain
@@ -42,6 +42,9 @@ class GaussianChain(NoisingChain):
     def denoise(self, z: Tensor, gamma: Tensor, *context: Any) -> Tensor:
         r"""What the network takes for the clean datum, of data (*, *event) at noise levels (*); the same shape."""
         raise NotImplementedError
+
+    def variance_parameters(self) -> tuple[nn.Parameter, ...]:
+        return self.schedule.between() if self.continuous else ()
 
     def gamma(self, i: int | Tensor) -> Tensor:
         r"""The noise level :math:`\gamma_i`, of :math:`i = 0, \dots, T`."""

@@ -39,6 +39,10 @@ class Schedule(nn.Module):
         r"""The derivative :math:`\gamma'(t)`, positive."""
         raise NotImplementedError
 
+    def between(self) -> tuple[nn.Parameter, ...]:
+        """The parameters that leave both ends where they are."""
+        return ()
+
 
 class LinearSchedule(Schedule):
     r"""Noise at a rate :math:`\beta` that rises linearly, :math:`\alpha^2 = \exp(-\int \beta)` (Ho et al., 2020).
@@ -125,17 +129,20 @@ class LearnedSchedule(Schedule):
         h = torch.sigmoid(self.shifts + slopes * time.unsqueeze(-1))  # (*, units)
         return time + (heights * h).sum(-1), 1 + (heights * slopes * h * (1 - h)).sum(-1)
 
-    def _between(self) -> tuple[Tensor, Tensor]:
+    def between(self) -> tuple[nn.Parameter, ...]:
+        return self.raw_slopes, self.shifts, self.raw_heights
+
+    def _bounds(self) -> tuple[Tensor, Tensor]:
         """The values of the network at both ends."""
         first, last = self._network(self.ends.new_tensor([0.0, 1.0]))[0].unbind()
         return first, last
 
     def forward(self, time: Tensor) -> Tensor:
-        first, last = self._between()
+        first, last = self._bounds()
         return self.ends[0] + (self.ends[1] - self.ends[0]) * (self._network(time)[0] - first) / (last - first)
 
     def slope(self, time: Tensor) -> Tensor:
-        first, last = self._between()
+        first, last = self._bounds()
         return (self.ends[1] - self.ends[0]) * self._network(time)[1] / (last - first)
 
 
