@@ -66,9 +66,9 @@ SLOW = (
     "iaf-moons",
     "ising-digits",
     "iwae-digits",
-    "latent-position-les-miserables",
     "kernel-density-digits-levels",
     "kernel-density-digits-shared",
+    "latent-position-les-miserables",
     "lda-docstrings",
     "linear-diabetes",
     "logistic-breast-cancer",
@@ -103,6 +103,7 @@ SLOW = (
     "vae-digits-spline",
     "vae-digits-vamp",
     "variational-rnn-beacon",
+    "vdm-digits",
     "vq-digits",
 )
 ELSEWHERE = (  # minutes to hours, and data that may not be there

@@ -29,7 +29,7 @@ def test_without_a_network_the_bound_is_the_likelihood_of_independent_entries(sc
         exact = -program.likelihoods(program.frequencies).log_prob(x[:300]).mean().item() / (64 * math.log(2))
         found = pg.log_likelihood(program, x[:300], num_particles=300)
         error = found.mean_standard_error() / (64 * math.log(2))
-        assert error < 0.007
+        assert error < 0.02
         # Beyond 4 standard errors, which are on the large side, in 6e-5 of seeds; the ends may cost a little.
         assert (abs(found.bits_per_dim() - exact) < 4 * error + 0.001) == holds
 
