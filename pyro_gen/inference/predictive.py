@@ -24,6 +24,7 @@ from pyro_gen.inference.diagnose import diagnose
 from pyro_gen.inference.factors import refuse_data_factors
 from pyro_gen.inference.kinds import not_for
 from pyro_gen.inference.likelihood.ais import is_annealed, posterior_draws
+from pyro_gen.inference.likelihood.entries import misses_levels
 from pyro_gen.inference.likelihood.enumeration import Summed, enumerated, is_enumerable, probe
 from pyro_gen.inference.likelihood.particles import resample
 from pyro_gen.inference.likelihood.weights import effective_sample_size, psis_khat
@@ -272,7 +273,7 @@ def impute(
         if kinds.kind == "implicit" and not generates:
             raise not_for(program, kinds.kind, "impute")
         require_completed(program, x[holes], rows_of(x, context, holes))
-        if method in ("auto", "ais") and handler.every and _by_density_alone(program, kinds):
+        if method in ("auto", "ais") and handler.every and _by_density_alone(program, kinds, x, context):
             rows = (x[holes], rows_of(x, context, holes))
             with progress_bar("impute", progress) as report:
                 out[:, holes] = complete_rows(program, *rows, draws, "impute", options, report)
@@ -286,7 +287,7 @@ def impute(
         by_chains = method == "auto" and not generates and (together or _leaves_out(program, kinds, x, context))
         if method == "hmc" or by_chains:
             settings: dict[str, Any] = {"seed": seed, "progress": progress}
-            if handler.every and _by_density_alone(program, kinds):
+            if handler.every and _by_density_alone(program, kinds, x, context):
                 settings["init"] = "prior"  # what stands for the law of the missing entries is near to it
             settings |= options or {}
             out[:, holes] = _by_hmc(program, kinds, x, context, draws, settings)[:, holes]
@@ -331,11 +332,15 @@ def impute(
     return torch.where(torch.isnan(data), out.to(data.dtype), data)  # the program may be of lower precision
 
 
-def _by_density_alone(program: Program, kinds: Structure) -> bool:
-    """Whether chains over the missing entries draw them: nothing else is latent, or no guide may propose it."""
+def _by_density_alone(program: Program, kinds: Structure, x: Tensor, context: tuple[Any, ...]) -> bool:
+    """Whether chains over the missing entries draw them: nothing else is latent, or no guide may propose it.
+
+    Beside discrete ones no guide may, since they are no integral over its draws.
+    """
     if kinds.kind == "unnormalised" and not kinds.global_:
         return True
-    return not kinds.global_ and all(name.endswith(".missing") for name in kinds.local)
+    alone = all(name.endswith(".missing") for name in kinds.local)
+    return not kinds.global_ and (alone or misses_levels(program, x, *context))
 
 
 def _by_rows(program: Program, x: Tensor, context: tuple[Any, ...], draws: int) -> Tensor:

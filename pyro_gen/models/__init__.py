@@ -2,7 +2,7 @@
 
 from pyro_gen.models import tabular
 from pyro_gen.models.adversarial import GAN
-from pyro_gen.models.autoregressive import MADE, NADE, CausalTransformer, PixelCNN
+from pyro_gen.models.autoregressive import MADE, NADE, CausalTransformer, PixelCNN, PixelRNN
 from pyro_gen.models.bayesian_network import DiscreteBayesianNetwork, LinearGaussianBayesianNetwork
 from pyro_gen.models.diffusion import DDIM, DDPM, VDM, AbsorbingDiffusion, Guided
 from pyro_gen.models.energy import EnergyBased, JointEnergy
@@ -144,6 +144,7 @@ __all__ = [
     "NeuralSpline",
     "NotMIWAE",
     "PixelCNN",
+    "PixelRNN",
     "PixelVAE",
     "Potts",
     "ProbabilisticPCA",

@@ -12,8 +12,10 @@ from pyro_gen.density.missing import latent_missing, needs_latent
 from pyro_gen.density.sites import ImproperAnywhere
 from pyro_gen.inference.kinds import not_for
 from pyro_gen.inference.likelihood.ais import ais, is_annealed
+from pyro_gen.inference.likelihood.annealed_entries import annealed_entries_likelihood
 from pyro_gen.inference.likelihood.bdmc import ais_with_gap
 from pyro_gen.inference.likelihood.chain_bound import chain_bound
+from pyro_gen.inference.likelihood.entries import misses_levels
 from pyro_gen.inference.likelihood.enumeration import is_enumerable
 from pyro_gen.inference.likelihood.exact import enumerated_likelihood, exact_likelihood
 from pyro_gen.inference.likelihood.guide_bounds import guide_bound
@@ -133,8 +135,9 @@ def log_likelihood(
             method = "elbo"  # annealing would be over all steps
         if chain is not None and method == "elbo" and not any_missing(x):
             return chain_bound(chain, x, context, num_particles or 64, seed, progress)
+        by_gibbs = every and misses_levels(program, x, *context)
         if method == "auto":
-            method = "ais" if is_annealed(program, x, *context) else "iwae"
+            method = "ais" if by_gibbs or is_annealed(program, x, *context) else "iwae"
         if kinds.global_:
             raise AdviceError(
                 f"{type(program).__name__} has the global latent variable '{kinds.global_[0]}', shared by all data, so "
@@ -158,6 +161,14 @@ def log_likelihood(
             raise AdviceError(
                 f"{type(program).__name__} has no latent variable: its likelihood is {{method}}.", method="exact"
             )
+        if by_gibbs and method in ("bdmc", "smc"):
+            raise AdviceError(
+                f"Discrete entries of {type(program).__name__} are missing before others that were seen, and chains by "
+                "gradients do not move them: use {method}.",
+                method="ais",
+            )
+        if by_gibbs and method == "ais":
+            return annealed_entries_likelihood(program, x, context, seed, progress, options)
         if method in ("ais", "bdmc") and entries:
             options = {"start": "prior", **options}  # no guide proposes them
         if method == "ais":

@@ -6,17 +6,20 @@ the base, and what else the program scores is tempered,
 .. math:: \log f_\beta(x_m) = \log p_0(x_m \mid x_o) + \beta \, \log \ell(x_o, x_m) .
 
 A sweep of Gibbs sampling gives each entry in turn a value from its conditional, by the density with each of its values,
-for all chains and rows at once. A program that knows a better kernel, one that draws many entries together, offers it
-as :meth:`pyro_gen.program.Program.kernel`.
+for all chains and rows at once. Continuous latent variables beside them, as the code of a PixelVAE, take turns with
+them: they are moved given the entries by Hamiltonian Monte Carlo. A program that knows a better kernel, one that draws
+many entries together, offers it as :meth:`pyro_gen.program.Program.kernel`.
 """
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pyro
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_gen.density import any_missing, rows_of
 from pyro_gen.density.chains import vmap_or_loop
@@ -28,14 +31,18 @@ from pyro_gen.density.sites import is_deterministic
 from pyro_gen.density.vectorised import vmappable
 from pyro_gen.inference.likelihood.enumeration import probe
 from pyro_gen.inference.likelihood.paths import Path
+from pyro_gen.inference.mcmc import hmc
 from pyro_gen.inference.model_log_prob import ModelLogProb
 from pyro_gen.observation import assume_missing, completions
 from pyro_gen.packing import PackedProgram
 from pyro_gen.program import Program, fixed
-from pyro_gen.traces import is_factor, latent_sites, sample_sites
+from pyro_gen.traces import data_dim, is_factor, is_local, latent_sites, sample_sites
 from pyro_gen.variables import Variables
 
-__all__ = ["Entries", "EntriesPath", "GibbsPath", "KernelPath", "path_of_entries"]
+__all__ = ["Entries", "EntriesPath", "GibbsPath", "KernelPath", "misses_levels", "path_of_entries"]
+
+DRIFTS, LEAPFROG = 2, 4  # moves of continuous variables in a sweep, and their steps
+LOG_STEP_SIZES = (math.log(0.05), 0.0)  # of variables whose prior has a scale of about 1
 
 
 class Entries:
@@ -111,30 +118,41 @@ class EntriesPath(Entries, Path):
 class GibbsPath(EntriesPath):
     """Blocked Gibbs over discrete entries, and discrete latent variables beside them.
 
-    A state has the number of each variable's value among its possible ones, with shape :math:`(C, N, U)`.
+    A state has the number of each variable's value among its possible ones, with shape :math:`(C, N, U)`. Behind these
+    come the values of continuous latent variables, where there are any, with shape :math:`(C, N, D)`: after each sweep
+    they make moves of Hamiltonian Monte Carlo, whose step sizes are drawn anew each time, since nothing tunes them.
 
     Raises:
-        ValueError: A variable is continuous, or has values that cannot be enumerated.
+        ValueError: A variable has values that cannot be enumerated, or a continuous one is bounded or shared by data.
     """
 
     def __init__(self, program: Program, data: tuple[Any, ...]) -> None:
         super().__init__(program, data)
         trace = probe(program, *data)
         known = finite_sites(trace)
-        if other := [n for n in latent_sites(trace) if n not in known]:
+        others = {n: s for n, s in latent_sites(trace).items() if n not in known}
+        if wrong := [n for n, s in others.items() if not is_local(s) or not _is_unbounded(s["fn"].support)]:
             raise ValueError(
-                f"{type(program).__name__} has discrete missing entries, and beside them '{other[0]}', which is "
-                "continuous or has values that cannot be enumerated: chains move discrete entries alone, or continuous "
-                "ones alone. Sum the discrete ones out of the model, or give the program a kernel of its own."
+                f"{type(program).__name__} has discrete missing entries, and beside them '{wrong[0]}', which is not a "
+                "variable of a datum alone with values that can be enumerated or any real numbers. Write it as a "
+                "transform of a normal variable, sum it out, or give the program a kernel of its own."
             )
         self.sites = {n: _of_rows(s, len(data[0])) for n, s in known.items()}
         self.present = torch.cat(list(present_units(self.sites, program, *data).values()), 1)  # (N, U)
         self.sizes = [s.units for s in self.sites.values()]
+        self.data_dims = {n: data_dim(s) for n, s in others.items()}
+        self.shapes = {n: s["value"].movedim(self.data_dims[n], 0).shape[1:] for n, s in others.items()}
 
     def values(self, state: Tensor) -> dict[str, Tensor]:
         """The values by site, each with shape :math:`(C, *)`."""
-        parts = state.split(self.sizes, 2)
-        return {n: s.value(s.support[part]) for (n, s), part in zip(self.sites.items(), parts, strict=True)}
+        numbers = state[..., : self.present.shape[1]].long().split(self.sizes, 2)
+        values = {n: s.value(s.support[part]) for (n, s), part in zip(self.sites.items(), numbers, strict=True)}
+        sizes = [shape.numel() for shape in self.shapes.values()]
+        parts = state[..., self.present.shape[1] :].split(sizes, 2) if sizes else ()
+        for (name, shape), part in zip(self.shapes.items(), parts, strict=True):
+            values[name] = part.unflatten(2, shape or (1,)).movedim(1, 1 + self.data_dims[name])
+            values[name] = values[name] if shape else values[name].squeeze(-1)
+        return values
 
     def start(self, chains: int) -> Tensor:
         drawn, parts = self.drawn(chains), []
@@ -143,6 +161,8 @@ class GibbsPath(EntriesPath):
             events = site.support.dim() - 1
             same = units.unsqueeze(3) == site.support.reshape(1, 1, 1, *site.support.shape)
             parts.append((same.flatten(4).all(4) if events else same).int().argmax(3))
+        for name in self.shapes:
+            parts.append(drawn[name].movedim(1 + self.data_dims[name], 1).reshape(chains, len(self.data[0]), -1))
         return torch.cat(parts, 2)
 
     def terms_of(self, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,9 +179,26 @@ class GibbsPath(EntriesPath):
                     log_p = self.log_density(options.flatten(0, 1), beta).unflatten(0, (count, len(x)))
                     # The largest of log-weights with Gumbel noise.
                     noise = torch.empty_like(log_p).exponential_().clamp(min=1e-30).log()
-                    x[..., unit] = torch.where(moved, (log_p - noise).argmax(0), x[..., unit])
+                    x[..., unit] = torch.where(moved, (log_p - noise).argmax(0).to(x), x[..., unit])
             at += site.units
-        return x
+        return self._drift(x, beta) if self.shapes else x
+
+    def _drift(self, x: Tensor, beta: float) -> Tensor:
+        """Moves the continuous variables given the discrete ones."""
+        numbers, z = x.split([self.present.shape[1], x.shape[2] - self.present.shape[1]], 2)
+
+        def target(z: Tensor) -> hmc.Evaluation:
+            with torch.enable_grad():
+                z = z.detach().requires_grad_()
+                log_p = self.log_density(torch.cat([numbers, z], 2), beta).to(z)
+                (grad,) = torch.autograd.grad(log_p.sum(), z)
+            return log_p.detach(), grad, ()
+
+        point, metric = hmc.init(z, target), hmc.Metric.diagonal(torch.ones_like(z[0, 0]))
+        for _ in range(DRIFTS):
+            sizes = torch.empty_like(z[..., 0]).uniform_(*LOG_STEP_SIZES).exp()
+            point, _ = hmc.step(point, target, sizes, metric, LEAPFROG)
+        return torch.cat([numbers, point.z], 2)
 
     def completed(self, state: Tensor) -> Tensor:
         return self.complete(self.values(state))
@@ -254,11 +291,23 @@ class KernelPath(EntriesPath):
         return state
 
 
+def _is_unbounded(support: Any) -> bool:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support is constraints.real or support is constraints.real_vector
+
+
 def _of_rows(site: FiniteSite, rows: int) -> FiniteSite:
     """What is known of a site from one row, for so many."""
     shape = list(site.shape)
     shape[site.data_dim] = rows
     return site._replace(shape=torch.Size(shape))
+
+
+def misses_levels(program: Program, *data: Any) -> bool:
+    """Whether missing entries that are latent are discrete, of a program without a kernel."""
+    sites = latent_sites(probe(program, *data)).values()
+    return not program.has_kernel and any(missing_site(s) and s["fn"].support.is_discrete for s in sites)
 
 
 def path_of_entries(program: Program, data: tuple[Any, ...], kernel: Any = None) -> EntriesPath | None:
@@ -271,7 +320,6 @@ def path_of_entries(program: Program, data: tuple[Any, ...], kernel: Any = None)
     """
     if program.has_kernel:
         return KernelPath(program, data, kernel)
-    sites = latent_sites(probe(program, *data)).values()
-    if not any(s["fn"].support.is_discrete for s in sites):
+    if not any(s["fn"].support.is_discrete for s in latent_sites(probe(program, *data)).values()):
         return None
     return GibbsPath(program, data) if kernel is None else KernelPath(program, data, kernel)

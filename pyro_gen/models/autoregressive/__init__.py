@@ -3,6 +3,7 @@
 from pyro_gen.models.autoregressive.made import MADE
 from pyro_gen.models.autoregressive.nade import NADE
 from pyro_gen.models.autoregressive.pixel_cnn import PixelCNN
+from pyro_gen.models.autoregressive.pixel_rnn import PixelRNN
 from pyro_gen.models.autoregressive.transformer import CausalTransformer
 
-__all__ = ["MADE", "NADE", "CausalTransformer", "PixelCNN"]
+__all__ = ["MADE", "NADE", "CausalTransformer", "PixelCNN", "PixelRNN"]

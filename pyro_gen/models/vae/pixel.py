@@ -17,9 +17,9 @@ The convolutions see detail, a few pixels far; what an image is as a whole is le
 whole image needs no latent variable, and the bound then leaves it unused: few layers, or
 ``ELBO(free_bits=...)``, keep it in use.
 
-Entries that are missing after all that was seen, in reading order, are integrated out exactly. Others, of a likelihood
-of real numbers, are latent variables, which :func:`pyro_gen.log_likelihood` and :func:`pyro_gen.impute` sample; of
-binary pixels and of levels both refuse.
+Entries that are missing after all that was seen, in reading order, are integrated out exactly. Others are latent
+variables beside the code, which :func:`pyro_gen.log_likelihood` and :func:`pyro_gen.impute` sample: binary pixels and
+levels by Gibbs sweeps, each of which costs a pass of the decoder for each value of each of them.
 
 References:
     | PixelVAE: A Latent Variable Model for Natural Images (Gulrajani et al., 2017)

@@ -10,7 +10,7 @@ from torch import Tensor
 import pyro_gen as pg
 from pyro_gen._random import seeded
 from pyro_gen.inference import OneOrder
-from pyro_gen.models import MADE, NADE, CausalTransformer, PixelCNN
+from pyro_gen.models import MADE, NADE, CausalTransformer, PixelCNN, PixelRNN
 from pyro_gen.observation import CannotMarginaliseError
 
 NAN = torch.nan
@@ -35,6 +35,7 @@ PROGRAMS = {
     "NADE": lambda: NADE(12, 16, orders=2),
     "PixelCNN": lambda: PixelCNN((3, 4), channels=4, layers=2),
     "transformer": lambda: CausalTransformer(12, 8, depth=1, heads=2),
+    "PixelRNN": lambda: PixelRNN((3, 4), channels=4, layers=1),
 }
 
 
@@ -107,15 +108,24 @@ def test_an_ensemble_draws_an_order_by_how_well_it_does() -> None:
     assert bool(((frequencies(draws, values) - p).abs() < 4 * (p * (1 - p) / 4000).sqrt()).all())
 
 
-# The same by the chain over missing entries. Its draws are correlated at most a little: half of them count.
-def test_inpainting_by_made_is_the_conditional() -> None:
-    program = moved(MADE(6, (20,)), 2.0)
+# The same by the chain over missing entries. Its draws are correlated at most a little: half of them count. The twin
+# draws each entry given those before it alone.
+@pytest.mark.parametrize(
+    "make", [lambda: MADE(6, (20,)), lambda: PixelCNN((2, 3), channels=6, layers=2)], ids=["MADE", "PixelCNN"]
+)
+def test_inpainting_in_a_fixed_order_is_the_conditional(make) -> None:
+    program = moved(make(), 2.0)
     row = torch.tensor([NAN, 1.0, NAN, 0.0, 1.0, NAN], dtype=torch.float64)
-    rows, p = conditional(program, row, program.observed(8).log_prob)
-    draws = pg.impute(program, row.expand(2000, -1), draws=1)[0]
-    assert bool(((frequencies(draws, rows) - p).abs() < 4 * (p * (1 - p) / 1000).sqrt()).all())
+    law = program.observed(8)
+    rows, p = conditional(program, row, lambda x: law.log_prob(x.reshape(-1, *program.event_shape)))
+    error = 4 * (p * (1 - p) / 1000).sqrt()
+    x = row.reshape(program.event_shape).expand(2000, *program.event_shape)
+    assert bool(((frequencies(pg.impute(program, x, draws=1)[0].flatten(1), rows) - p).abs() < error).all())
     with pytest.raises(CannotMarginaliseError, match="fixed order"):
-        program.observed(1).marginalise(row.unsqueeze(0))
+        law.marginalise(x[:1])
+    with seeded(0):
+        forward = program.observed(2000)._complete(x).flatten(1)
+    assert bool(((frequencies(forward, rows) - p).abs() > error).any())
 
 
 def test_a_level_that_is_missing_before_seen_ones_is_summed_out_by_made() -> None:
