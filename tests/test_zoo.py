@@ -45,6 +45,7 @@ SLOW = (
     "class-conditional-digits",
     "class-conditional-digits-half",
     "continuous-flow-digits-levels",
+    "ddpm-ring",
     "deep-belief-digits",
     "deep-boltzmann-digits",
     "deep-exponential-family-digits",
