@@ -128,6 +128,7 @@ def load(
     davis             1 / 1         (18, 14) 2       one network: who of 18 women was at which of 14 events
     diabetes          353 / 89      (10,)            numbers, in their own units
     digits            1437 / 360    (8, 8)   17      grey levels 0..16
+    digits_negatives  718 / 360     (2, 8, 8)        in [0, 1]: a digit and, in training another's, its turned negative
     docstrings        about 260/65  (V,)             counts of about 1,900 words, see below
     fashion_mnist     60000 / 10000 (28, 28) 256     grey levels 0..255
     grid_of_gaussians 20000 / 5000  (2,)             numbers, 25 narrow modes
@@ -148,6 +149,9 @@ def load(
 
     The networks davis, karate and les_miserables are there as davis_pairs, ... too: training data lack a tenth of the
     pairs, NaN, and test data have these only.
+
+    Of ``digits_negatives`` each row has a digit of the first domain and one of the second, a negative turned by a right
+    angle to the left. No training digit is in both: there are no pairs. Test rows are pairs, to judge translations by.
 
     Documents of ``docstrings`` are the modules of the standard library (:mod:`pyro_gen.data.docstrings`), its columns
     the words of three letters or more that 4 or more of the training documents have, English stop words left out.
@@ -211,6 +215,18 @@ def _load_scikit_learn(name: str, root: str | os.PathLike[str] | None) -> DataSe
         columns=None if images else tuple(map(str, bunch.feature_names)),
         levels=17 if images else None,
     )
+
+
+def _load_digits_negatives(name: str, root: str | os.PathLike[str] | None) -> DataSet:
+    digits = load("digits")
+    train, test = digits.train / 16, digits.test / 16
+
+    def translated(x: Tensor) -> Tensor:
+        return torch.rot90(1 - x, 1, (1, 2))
+
+    half = len(train) // 2
+    unpaired = torch.stack([train[:half], translated(train[half : 2 * half])], 1)
+    return DataSet(name, unpaired, torch.stack([test, translated(test)], 1), test_target=digits.test_target)
 
 
 def _load_torchvision(name: str, root: str | os.PathLike[str] | None) -> DataSet:
@@ -324,6 +340,7 @@ def _draw_mixture(name: str, root: str | os.PathLike[str] | None) -> DataSet:
 
 DATA_SETS.add("beacon", Source(_draw_beacon, from_folder=False))
 DATA_SETS.add("co2", Source(_load_co2, from_folder=False))
+DATA_SETS.add("digits_negatives", Source(partial(_load_digits_negatives, "digits_negatives"), from_folder=False))
 DATA_SETS.add("docstrings", Source(_load_docstrings, from_folder=False))
 DATA_SETS.add("nile", Source(_load_nile, from_folder=False))
 DATA_SETS.add("shapes", Source(_draw_shapes, from_folder=False))

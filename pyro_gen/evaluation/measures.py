@@ -11,6 +11,7 @@ import torch
 
 from pyro_gen._random import seeded
 from pyro_gen.data.prepared import Prepared
+from pyro_gen.evaluation.agreement import label_agreement, translation_agreement
 from pyro_gen.evaluation.completion import completion_perplexity, halves
 from pyro_gen.evaluation.disentanglement import mutual_information_gap_of
 from pyro_gen.evaluation.samples.modes import good_samples, modes_covered
@@ -26,11 +27,13 @@ __all__ = [
     "bits_per_dim",
     "completion_perplexity_of_words",
     "good_samples",
+    "label_agreement",
     "log_likelihood_per_datum",
     "log_predictive",
     "modes_covered",
     "mutual_information_gap_of",
     "perplexity",
+    "translation_agreement",
 ]
 
 Progress = Callable[[float], None] | None

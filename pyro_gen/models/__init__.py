@@ -1,7 +1,7 @@
 """The zoo: one family a folder, one model a file."""
 
 from pyro_gen.models import tabular
-from pyro_gen.models.adversarial import GAN
+from pyro_gen.models.adversarial import DCGAN, GAN, CycleGAN, StyleGAN
 from pyro_gen.models.autoregressive import MADE, NADE, CausalTransformer, PixelCNN, PixelRNN
 from pyro_gen.models.bayesian_network import DiscreteBayesianNetwork, LinearGaussianBayesianNetwork
 from pyro_gen.models.diffusion import DDIM, DDPM, VDM, AbsorbingDiffusion, Guided
@@ -89,6 +89,7 @@ from pyro_gen.models.vae import (
 __all__ = [
     "CCVAE",
     "DDIM",
+    "DCGAN",
     "DDPM",
     "GAN",
     "IAF",
@@ -111,6 +112,7 @@ __all__ = [
     "ConditionalVAE",
     "ConjugateRegression",
     "ContinuousFlow",
+    "CycleGAN",
     "DeepBelief",
     "DeepBoltzmann",
     "DeepExponentialFamily",
@@ -157,6 +159,7 @@ __all__ = [
     "SparseGaussianProcess",
     "StateSpace",
     "StochasticBlockModel",
+    "StyleGAN",
     "SwitchingAutoregression",
     "SwitchingStateSpace",
     "TableCopula",

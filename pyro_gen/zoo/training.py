@@ -68,10 +68,16 @@ def _formed(
     if entry.form == "steps":
         steps = torch.linspace(0.0, 1.0, x.shape[1]).view(1, -1, 1)
         return x, (steps.expand(len(x), -1, 1),), transform
+    if entry.form == "given_rows":
+        if transform is not None:
+            raise ValueError(f"recipe {entry.name}: rows that are given themselves are as they are, without transform.")
+        return x, (x,), None
     if target is None or data.train_target is None:
         raise ValueError(f"recipe {entry.name}: {entry.data} has no target, so its form is no {entry.form!r}.")
     if entry.form == "labelled":
         return {"x": x, "y": target.to(x.dtype)}, (), transform
+    if entry.form == "given_label":
+        return x, (target.to(x.dtype),), transform
     groups: tuple[Tensor, ...] = ()
     train = data.train
     if entry.group:

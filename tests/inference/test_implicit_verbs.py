@@ -89,5 +89,5 @@ def test_what_needs_a_density_names_what_gives_one(verb: str) -> None:
 
 
 def test_training_names_the_objectives() -> None:
-    with pytest.raises(ValueError, match=r"GAN is implicit .* Adversarial, MMD"):
+    with pytest.raises(ValueError, match=r"GAN is implicit .* Adversarial, CycleConsistent, MMD"):
         pg.fit(GAN((3,)), torch.zeros(4, 3), epochs=1, progress=False)

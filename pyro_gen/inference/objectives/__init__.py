@@ -20,6 +20,7 @@ from pyro_gen.inference.objectives.adversarial import Adversarial
 from pyro_gen.inference.objectives.aggregate import InfoVAE, WassersteinAutoencoder
 from pyro_gen.inference.objectives.base import Objective, Player, missing_refused
 from pyro_gen.inference.objectives.contrastive_divergence import ContrastiveDivergence
+from pyro_gen.inference.objectives.cycle_consistency import CycleConsistent
 from pyro_gen.inference.objectives.diffusion import DiffusionELBO
 from pyro_gen.inference.objectives.discrepancy import MMD, Sinkhorn
 from pyro_gen.inference.objectives.elbo import ELBO, resolve_objective
@@ -46,6 +47,7 @@ __all__ = [
     "Adversarial",
     "BetaTCVAE",
     "ContrastiveDivergence",
+    "CycleConsistent",
     "DReG",
     "DiffusionELBO",
     "EnumELBO",

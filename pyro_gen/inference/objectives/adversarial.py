@@ -145,8 +145,10 @@ class Adversarial(Objective):
         """Makes the critic, where its widths are given."""
         rehearse(program, x, *context)
         if self.critic is None:
-            made = Critic(x, *context, hidden=self.hidden, channels=self.channels, classes=self.classes)
-            self._take(made.to(x))
+            self._take(self._made(x, *context).to(x))
+
+    def _made(self, x: Tensor, *context: Any) -> nn.Module:
+        return Critic(x, *context, hidden=self.hidden, channels=self.channels, classes=self.classes)
 
     def _take(self, critic: nn.Module) -> None:
         if self.spectral is not None:
@@ -167,7 +169,7 @@ class Adversarial(Objective):
     def loss(self, program: Program, x: Tensor, *context: Any, **options: Any) -> Tensor:
         """The loss of the program, of the full data set."""
         drawn = generate(program, x, *context)
-        return data_scale(x) * LOSSES[self.kind][2](self._scores(drawn, *context)).sum()
+        return data_scale(x) * self._of_program(self._scores(drawn, *context)).sum()
 
     def critic_loss(self, program: Program, x: Tensor, *context: Any) -> Tensor:
         """The loss of the critic, of the full data set; arguments as of :meth:`~Objective.loss`."""
@@ -186,6 +188,10 @@ class Adversarial(Objective):
         if self.orthogonal > 0:
             loss = loss + self.orthogonal * non_orthogonality(self.critic)  # type: ignore[arg-type]
         return data_scale(x) * loss.sum()
+
+    def _of_program(self, scores: Tensor) -> Tensor:
+        """What the program loses by the scores of its draws."""
+        return LOSSES[self.kind][2](scores)
 
     def _scores(self, x: Tensor, *context: Any) -> Tensor:
         scores: Tensor = self.critic(x, *context)  # type: ignore[misc]
