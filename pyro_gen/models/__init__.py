@@ -88,8 +88,8 @@ from pyro_gen.models.vae import (
 
 __all__ = [
     "CCVAE",
-    "DDIM",
     "DCGAN",
+    "DDIM",
     "DDPM",
     "GAN",
     "IAF",
