@@ -7,7 +7,7 @@ from pyro_gen.evaluation.samples.classifier import ImageClassifier, digits_class
 from pyro_gen.evaluation.samples.distances import frechet_distance, kernel_distance
 from pyro_gen.evaluation.samples.modes import Modes, good_samples, modes, modes_covered
 from pyro_gen.evaluation.samples.neighbours import Neighbours, nearest_neighbours
-from pyro_gen.evaluation.samples.of_program import FEATURES, SampleQuality, sample_quality
+from pyro_gen.evaluation.samples.of_program import FEATURES, SampleQuality, program_features, sample_quality
 from pyro_gen.evaluation.samples.result import SampleFigure
 from pyro_gen.evaluation.samples.two_sample import TwoSampleTest, two_sample_test
 
@@ -26,6 +26,7 @@ __all__ = [
     "modes",
     "modes_covered",
     "nearest_neighbours",
+    "program_features",
     "sample_quality",
     "two_sample_test",
 ]

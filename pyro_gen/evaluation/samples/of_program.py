@@ -22,7 +22,7 @@ from pyro_gen.inference.predictive import sample
 from pyro_gen.program import Program
 from pyro_gen.registry import Measured, measure
 
-__all__ = ["FEATURES", "SampleQuality", "grey", "sample_quality"]
+__all__ = ["FEATURES", "SampleQuality", "grey", "program_features", "sample_quality"]
 
 Progress = Callable[[float], None] | None
 
@@ -112,8 +112,21 @@ FEATURES: Mapping[str, Callable[[Tensor, Transform | None], Tensor]] = {
 }
 
 
-def _features(program: Program, data: Prepared, features: str, draws: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Features of samples, of the test data, and of as many training data."""
+def program_features(
+    program: Program, data: Prepared, features: str = "digits", draws: int = 1000, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features of samples of a program, of the test data, and of as many training data as samples.
+
+    Arguments:
+        program: The program; what it conditions on is that of the training data drawn.
+        data: The data.
+        features: A name in :data:`FEATURES`.
+        draws: The number of samples, at most that of training data.
+        seed: Seeds the draws.
+
+    Raises:
+        ValueError: There are no such features, or they are not for these data.
+    """
     if features not in FEATURES:
         raise ValueError(f"there are no features {features!r}: choose one of {', '.join(FEATURES)}.")
     train = data.train["x"] if isinstance(data.train, Mapping) else data.train
@@ -166,7 +179,7 @@ def frechet(
         seed: Seeds the draws.
         progress: Not used.
     """
-    parts = _features(program, data, features, draws, seed)
+    parts = program_features(program, data, features, draws, seed)
     return _measured(frechet_distance(*parts), len(parts[0]), relative)
 
 
@@ -176,7 +189,7 @@ def kernel(
     progress: Progress = None,
 ) -> Measured:  # fmt: skip
     """The kernel distance of samples to test data; arguments as of :func:`frechet`."""
-    parts = _features(program, data, features, draws, seed)
+    parts = program_features(program, data, features, draws, seed)
     return _measured(kernel_distance(*parts), len(parts[0]))
 
 
@@ -185,7 +198,7 @@ def _of_neighbours(name: str, title: str) -> None:
         program: Program, data: Prepared, *, features: str = "digits", draws: int = 1000, k: int = 5, seed: int = 0,
         progress: Progress = None,
     ) -> Measured:  # fmt: skip
-        parts = _features(program, data, features, draws, seed)
+        parts = program_features(program, data, features, draws, seed)
         return _measured(getattr(nearest_neighbours(*parts, k=k), name), len(parts[0]))
 
     figure.__doc__ = f"{title}; arguments as of :func:`frechet`, and ``k`` as of :func:`nearest_neighbours`."
@@ -204,6 +217,6 @@ def c2st(
     progress: Progress = None,
 ) -> Measured:  # fmt: skip
     """The accuracy of a classifier two-sample test of samples against test data; arguments as of :func:`frechet`."""
-    found = two_sample_test(*_features(program, data, features, draws, seed), seed=seed)
+    found = two_sample_test(*program_features(program, data, features, draws, seed), seed=seed)
     text = f"{found.size} samples, p = {found.p_value:.2g}; real against real {found.real}"
     return Measured(found.value, found.standard_error, found.standard_error, "estimate", text)
