@@ -102,6 +102,12 @@ def test_the_posterior_of_the_documentation_runs(capsys: pytest.CaptureFixture[s
     assert "nats" in capsys.readouterr().out
 
 
+def test_the_samples_of_the_documentation_are_judged(capsys: pytest.CaptureFixture[str]) -> None:
+    found = run_program("docs/samples.md", "samples")["found"]
+    assert found.frechet.value > 1.5 * found.frechet.real.value  # type: ignore[attr-defined]
+    assert "real against real" in capsys.readouterr().out
+
+
 def test_the_imputation_of_the_documentation_runs(capsys: pytest.CaptureFixture[str]) -> None:
     names = run_program("docs/tables.md", "imputation")
     pooled = names["completed"].fit(names["slope"]).pool()  # type: ignore[attr-defined]
