@@ -1,13 +1,16 @@
 """``pyro-gen evaluate``."""
 
 import sys
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import torch
 import typer
+from torch import Tensor
 
+from pyro_gen._random import seeded
 from pyro_gen.cli.console import print_json
-from pyro_gen.cli.inputs import aligned, read_context, read_data, read_posterior, tensors_of
+from pyro_gen.cli.inputs import Data, aligned, read_context, read_data, read_posterior, tensors_of
 from pyro_gen.cli.options import (
     ContextFiles,
     DataRoot,
@@ -23,7 +26,8 @@ from pyro_gen.cli.options import (
     Trust,
 )
 from pyro_gen.inference.progress import progress_bar
-from pyro_gen.saving import load_program
+from pyro_gen.registry import DATA_SETS
+from pyro_gen.saving import SavedProgram, load_program
 from pyro_gen.targets import transform_with_ladj
 
 
@@ -43,6 +47,14 @@ def command(
             "predictive density of data that it did not see."
         ),
     ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=20,
+            help="Judge so many samples instead, beside the data: Frechet and kernel distance, precision, recall, "
+            "density, coverage, a classifier's accuracy; by features of a classifier for digits, else the values.",
+        ),
+    ] = None,
     drop_empty: DropEmpty = False,
     decimal: Decimal = None,
     target: Moved = None,
@@ -52,7 +64,7 @@ def command(
     progress: Progress = True,
     as_json: Json = False,
 ) -> None:
-    """Estimate the log-likelihood of data under a trained program."""
+    """Estimate the log-likelihood of data under a trained program, or judge its samples."""
     from pyro_gen.inference.likelihood.door import log_likelihood
 
     saved = load_program(weights, target, trust)
@@ -64,6 +76,15 @@ def command(
             file=sys.stderr,
         )
     parts = read_context(context, len(read.x), decimal, saved)
+    if samples is not None:
+        if parts:
+            raise ValueError("evaluate --samples is of programs without context: leave --context out.")
+        other = None
+        if data in DATA_SETS:  # its other part, in the place of the samples
+            rest = Part.test if part is Part.train else Part.train
+            other = aligned(saved, read_data(data, rest, data_root, drop_empty, decimal)).x
+        _judge(saved, read, other, samples, seed, as_json)
+        return
     draws = None if posterior is None else read_posterior(posterior)
     several = "islands" if method == "smc" else "chains"
     chosen = {"num_particles": num_particles, several: chains, "temperatures": temperatures}
@@ -87,3 +108,24 @@ def command(
     print(found)
     if note:
         print(note)
+
+
+def _judge(saved: SavedProgram, read: Data, other: Tensor | None, samples: int, seed: int, as_json: bool) -> None:
+    from pyro_gen.evaluation.samples import FEATURES, sample_quality
+    from pyro_gen.inference.predictive import sample
+
+    def features(x: Tensor) -> Tensor:
+        return FEATURES["digits" if read.name == "digits" else "values"](x, saved.transform)
+
+    def as_modelled(x: Tensor) -> Tensor:
+        return features(x if saved.transform is None else transform_with_ladj(saved.transform, x, seed)[0])
+
+    drawn = features(sample(saved.program, samples, seed=seed, progress=False))
+    if other is not None:
+        with seeded(seed):
+            other = as_modelled(other[torch.randperm(len(other))[:samples]])
+    found = sample_quality(drawn, as_modelled(read.x), other, seed=seed)
+    if as_json:
+        print_json({"data_set": read.name, "samples": samples, "seed": seed} | asdict(found))
+    else:
+        print(found)

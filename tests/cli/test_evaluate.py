@@ -30,6 +30,19 @@ def test_a_transform_that_draws_is_evaluated_on_the_scale_of_the_data(
     assert abs((other - ladj).mean().item()) > 1e-3  # so the draw matters
 
 
+def test_samples_are_judged_beside_the_data(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["fit", "KernelDensity", "--data", "digits", "--transform", "dequantize", "--epochs", "1"]
+    run_json(capsys, *words, "--out", "k.pt", "--no-progress")
+    words = ["evaluate", "k.pt", "--data", "digits", "--samples", "300"]
+    result = run_json(capsys, *words)
+    assert result["samples"] == 300 and 0 < result["frechet"]["value"] < 3 * result["frechet"]["real"]["value"]
+    assert 0.4 < result["c2st"]["value"] < 0.8 and result["coverage"]["value"] > 0.8
+    _, out, _ = run(capsys, *words)
+    assert "frechet" in out and "real against real" in out
+    np.save("a.npy", data.load("digits").test[:50].numpy())
+    assert run_json(capsys, "evaluate", "k.pt", "--data", "a.npy", "--samples", "50")["recall"]["real"] is None
+
+
 @pytest.mark.parametrize("name", ["a.npy", "a.pt"])
 def test_rows_without_a_value_are_refused_in_arrays_too(
     here: Path, capsys: pytest.CaptureFixture[str], name: str
