@@ -26,7 +26,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +39,7 @@ from pyro_gen._files import write_text
 from pyro_gen.data import Dequantize
 from pyro_gen.distributions import GaussianKernels
 from pyro_gen.inference import MMD, Adversarial
-from pyro_gen.models import DDPM, GAN, VAE
-from pyro_gen.models.diffusion.parts.schedules import alpha_sigma
+from pyro_gen.models import DDIM, DDPM, GAN, VAE
 from pyro_gen.nets import MLP
 
 RESULT = Path(__file__).parent / "results" / "implicit.json"
@@ -70,25 +68,16 @@ def gmmn(x: Tensor) -> pg.Program:
     return pg.fit(generator(), x, objective=MMD(), epochs=200, lr=1e-3, **FIT | {"batch_size": 256}).program
 
 
-class Deterministic(nn.Module):
-    r"""The samples of a chain as a function of its first state (DDIM), of images in [0, 1].
-
-    .. math:: z_s = \alpha_s \hat x(z_t) + \frac{\sigma_s}{\sigma_t} \big(z_t - \alpha_t \hat x(z_t)\big)
-    """
+class Images(nn.Module):
+    """Images in [0, 1] as a function of the first state of a chain, by deterministic steps."""
 
     def __init__(self, chain: DDPM, steps: int = 8) -> None:
         super().__init__()
-        self.chain = chain
-        self.at = torch.linspace(chain.steps, 0, steps + 1).round().long().tolist()
+        self.ddim = DDIM(chain, steps)
 
     def forward(self, z: Tensor) -> Tensor:
-        z = z.reshape(*z.shape[:-1], 8, 8)
-        gammas = [self.chain.gamma(i) for i in self.at]
-        for before, after in pairwise(gammas):
-            (alpha, sigma), (alpha_s, sigma_s) = alpha_sigma(before), alpha_sigma(after)
-            x = self.chain.denoise(z, before.expand(z.shape[:-2]))
-            z = alpha_s * x + sigma_s / sigma * (z - alpha * x)
-        return (self.chain.denoise(z, gammas[-1].expand(z.shape[:-2])) + 1) / 2
+        clean = self.ddim.chain.predict(self.ddim.decode(z.reshape(*z.shape[:-1], 8, 8)), 0)
+        return (clean + 1) / 2
 
 
 def diffusion(x: Tensor) -> pg.Program:
@@ -96,12 +85,12 @@ def diffusion(x: Tensor) -> pg.Program:
     options = FIT | {"transform": None}
     ddpm = DDPM((8, 8), steps=100, schedule="cosine", width=128)
     chain = pg.fit(ddpm, centred, epochs=200, lr=1e-3, ema=0.999, **options)
-    return GAN((8, 8), 64, Deterministic(chain.program.eval()))  # type: ignore[arg-type]
+    return GAN((8, 8), 64, Images(chain.program.eval()))  # type: ignore[arg-type]
 
 
 PROGRAMS: dict[str, Callable[[Tensor], pg.Program]] = {"VAE": vae, "GAN": gan, "GMMN": gmmn, "diffusion": diffusion}
 FEW = {"diffusion": 20}  # data
-ANNEALING: dict[str, dict[str, Any]] = {"diffusion": {"chains": 8, "spread": 0.1}}
+ANNEALING: dict[str, dict[str, Any]] = {"diffusion": {"chains": 8, "temperatures": 10_000, "simulated": 10}}
 
 
 def means(program: pg.Program, n: int) -> Tensor:
@@ -124,7 +113,7 @@ def measure(name: str, train: Tensor, test: Tensor) -> dict[str, Any]:
     trained = time.process_time() - start
     test = test[: FEW.get(name)]
     found = pg.log_likelihood(
-        program, test, method="bdmc", noise=NOISE, simulated=20, **ANNEALING.get(name, {"chains": 16})
+        program, test, method="bdmc", noise=NOISE, **ANNEALING.get(name, {"chains": 16, "simulated": 20})
     )
     parzen = windows(means(program, SAMPLES), test).mean().item()
     return {

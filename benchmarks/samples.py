@@ -36,13 +36,16 @@ ENTRIES = {  # the entries that are compared, by what the data are
         "vae-digits",
         "made-digits",
         "nade-digits",
+        "transformer-digits",
+        "pixel-cnn-digits",
+        "absorbing-digits",
     ],
     "17 levels": [
         "independent-levels",
         "latent-class-digits",
         "kernel-density-digits-levels",
         "vae-digits-levels",
-        "glow-digits-levels",
+        "vdm-digits",
     ],
 }
 INDEPENDENT = {"independent-pixels": "bernoulli-mixture-digits", "independent-levels": "latent-class-digits"}
