@@ -236,6 +236,11 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "plain_network": (-17.0, -15.3),
         "vae": (-15.3, -13.6),
     },
+    "pixel_cnn_digits": {
+        "log_likelihood": (-15.0, -13.7),
+        "lower_half": (-7.3, -6.0),
+        "accuracy": (0.92, 0.98),
+    },
     "label_latents": {
         "accuracy": (0.78, 0.88),
         "relabelled": (0.95, 1.0),
