@@ -292,6 +292,12 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "coherence": (0.15, 0.4),
         "coherence_of_best": (0.4, 0.9),
     },
+    "text_characters": {  # of other versions of Python other docstrings
+        "perplexity": (5.0, 6.9),
+        "perplexity_of_1": (18.0, 24.0),
+        "perplexity_of_2": (10.5, 14.0),
+        "perplexity_of_3": (6.8, 8.5),
+    },
     "topics_docstrings": {  # of other versions of Python other docstrings
         "perplexity": (480.0, 600.0),
         "perplexity_of_rival": (550.0, 690.0),
@@ -347,6 +353,8 @@ def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert numbers["after"] < 0.75 * numbers["before"]
     if name == "topics_deep":
         assert numbers["perplexity"] < 0.95 * numbers["perplexity_of_frequencies"]
+    if name == "text_characters":
+        assert numbers["perplexity"] < 0.9 * numbers["perplexity_of_3"]
     if name == "topics_docstrings":
         assert numbers["perplexity"] < 0.95 * numbers["perplexity_of_rival"]
     if name == "vae_digits":

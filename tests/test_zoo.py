@@ -39,6 +39,7 @@ WITHOUT_GRADIENTS = (
     "latent-class-digits",
 )
 SLOW = (
+    "autoregression-sunspots",
     "bernoulli-mixture-digits",
     "bipartite-block-davis",
     "ccvae-digits-100",

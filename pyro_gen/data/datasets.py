@@ -21,7 +21,7 @@ from pyro_gen.data.beacon import beacon
 from pyro_gen.data.bif import PUBLISHED, draw_rows, network_file, read_bif
 from pyro_gen.data.docstrings import docstrings
 from pyro_gen.data.mixtures import MIXTURES
-from pyro_gen.data.series import CO2, NILE
+from pyro_gen.data.series import CO2, NILE, SUNSPOTS
 from pyro_gen.data.shapes import draw_shapes
 from pyro_gen.data.tables import as_tensor
 from pyro_gen.data.transforms import Transform
@@ -144,6 +144,7 @@ def load(
     sachs             4000 / 1000   (11,)            drawn from the network, values 0, 1, 2
     schools           1600 / 400    (2,)             made up: pupils by intake score and school; the target is a score
     shapes            460 / 116     (16, 16) 2       drawn: square, disc or cross; target: its four factors
+    sunspots          1 / 1         (309,)           yearly sunspot number, 1700 to 2008: one series
     wine              142 / 36      (13,)            numbers
     ================= ============= ======== ======= =========================================================
 
@@ -261,6 +262,11 @@ def _load_nile(root: str | os.PathLike[str] | None) -> DataSet:
     return DataSet("nile", values, values.clone(), columns=tuple(map(str, range(1871, 1971))))
 
 
+def _load_sunspots(root: str | os.PathLike[str] | None) -> DataSet:
+    values = torch.tensor([SUNSPOTS], dtype=torch.get_default_dtype())
+    return DataSet("sunspots", values, values.clone(), columns=tuple(map(str, range(1700, 2009))))
+
+
 def _load_docstrings(root: str | os.PathLike[str] | None) -> DataSet:
     from sklearn.feature_extraction.text import CountVectorizer
 
@@ -343,6 +349,7 @@ DATA_SETS.add("co2", Source(_load_co2, from_folder=False))
 DATA_SETS.add("digits_negatives", Source(partial(_load_digits_negatives, "digits_negatives"), from_folder=False))
 DATA_SETS.add("docstrings", Source(_load_docstrings, from_folder=False))
 DATA_SETS.add("nile", Source(_load_nile, from_folder=False))
+DATA_SETS.add("sunspots", Source(_load_sunspots, from_folder=False))
 DATA_SETS.add("shapes", Source(_draw_shapes, from_folder=False))
 DATA_SETS.add("schools", Source(_draw_schools, from_folder=False))
 for _path in sorted(PUBLISHED.glob("*.bif")):

@@ -2,7 +2,7 @@
 
 from pyro_gen.models import tabular
 from pyro_gen.models.adversarial import DCGAN, GAN, CycleGAN, StyleGAN
-from pyro_gen.models.autoregressive import MADE, NADE, CausalTransformer, PixelCNN, PixelRNN
+from pyro_gen.models.autoregressive import MADE, NADE, CausalTransformer, PixelCNN, PixelRNN, WaveNet
 from pyro_gen.models.bayesian_network import DiscreteBayesianNetwork, LinearGaussianBayesianNetwork
 from pyro_gen.models.diffusion import DDIM, DDPM, VDM, AbsorbingDiffusion, Guided
 from pyro_gen.models.energy import EnergyBased, JointEnergy
@@ -170,6 +170,7 @@ __all__ = [
     "TableStudent",
     "VariationalDequantization",
     "VariationalRNN",
+    "WaveNet",
     "WeightedBlockModel",
     "tabular",
 ]

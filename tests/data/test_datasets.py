@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import sklearn.datasets
 import torch
+from statsmodels.datasets import sunspots
 from torch import Tensor
 
 from pyro_gen.data import Binarize, DataSet, Dequantize, DynamicBinarize, StochasticBinarize, load
@@ -65,6 +66,13 @@ def test_networks_are_one_datum_each() -> None:
     both = torch.where(pairs.train.isnan(), pairs.test, pairs.train)
     assert torch.equal(both, novel.train) and torch.equal(pairs.train.isnan(), pairs.train.mT.isnan())
     assert 250 < int((~pairs.test.isnan()).triu(1).sum()) < 340
+
+
+def test_sunspots_are_those_of_statsmodels() -> None:
+    known = sunspots.load_pandas().data
+    data = load("sunspots")
+    assert data.train[0].tolist() == pytest.approx(known["SUNACTIVITY"].tolist())
+    assert data.columns == tuple(f"{year:.0f}" for year in known["YEAR"])
 
 
 def test_the_nile_is_one_series() -> None:
@@ -170,6 +178,7 @@ def test_unknown_name_lists_the_names() -> None:
         "sachs",
         "schools",
         "shapes",
+        "sunspots",
     }
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 import pyro_gen as pg
 from pyro_gen._random import seeded
 from pyro_gen.inference import OneOrder
-from pyro_gen.models import MADE, NADE, CausalTransformer, PixelCNN, PixelRNN
+from pyro_gen.models import MADE, NADE, CausalTransformer, PixelCNN, PixelRNN, WaveNet
 from pyro_gen.observation import CannotMarginaliseError
 
 NAN = torch.nan
@@ -34,6 +34,7 @@ PROGRAMS = {
     "MADE, three masks": lambda: MADE(12, (20,), masks=3),
     "NADE": lambda: NADE(12, 16, orders=2),
     "PixelCNN": lambda: PixelCNN((3, 4), channels=4, layers=2),
+    "WaveNet": lambda: WaveNet(12, 8, 4, likelihood="bernoulli"),
     "transformer": lambda: CausalTransformer(12, 8, depth=1, heads=2),
     "PixelRNN": lambda: PixelRNN((3, 4), channels=4, layers=1),
 }

@@ -22,6 +22,7 @@ class EntryProgram(Program):
         likelihood: The name of a likelihood head in :data:`pyro_gen.heads.HEADS`, of entries that are independent given
             the output of a network.
         context: The number C of features that the model is conditioned on.
+        shared: Whether entries are steps of one kind, whose head is one; a series may then have any number of them.
         head_options: Passed to the likelihood head.
 
     Attributes:
@@ -35,12 +36,19 @@ class EntryProgram(Program):
 
     initialised: Tensor
 
-    def __init__(self, event_shape: int | Sequence[int], likelihood: str, context: int, **head_options: Any) -> None:
+    def __init__(
+        self,
+        event_shape: int | Sequence[int],
+        likelihood: str,
+        context: int,
+        shared: bool = False,
+        **head_options: Any,
+    ) -> None:
         super().__init__()
         self.event_shape = event_of(self, event_shape)
         check_sizes(self, 0, context=context)
         self.entries, self.context = self.event_shape.numel(), context
-        self.likelihood: Head = make_head(likelihood, (self.entries,), **head_options)
+        self.likelihood: Head = make_head(likelihood, (1 if shared else self.entries,), **head_options)
         self.inputs = self.likelihood.levels if isinstance(self.likelihood, CategoricalHead) else 1
         self.offset = nn.Parameter(torch.zeros(self.likelihood.features))
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
@@ -49,7 +57,7 @@ class EntryProgram(Program):
         """Sets the offset from data with shape :math:`(N, *event)`, the first time only."""
         if not self.initialised:
             with torch.no_grad():
-                self.offset.copy_(self.likelihood.marginal_features(x.flatten(1)))
+                self.offset.copy_(self.likelihood.marginal_features(x.reshape(-1, self.offset.shape[-1])))
                 self.initialised.fill_(True)
         return super().initialise(x, *context, seed=seed)
 
@@ -68,11 +76,14 @@ class EntryProgram(Program):
 
     def laws(self, h: Tensor) -> Any:
         """The laws of entries, with batch shape (*, D), for the output of a network with shape (*, F)."""
-        return elements(self.likelihood(h.reshape(*h.shape[:-1], *self.likelihood.features) + self.offset))
+        return elements(self.likelihood(h.reshape(*h.shape[:-1], *self.likelihood.features[:-1], -1) + self.offset))
 
     def law(self, h: Tensor, entry: int) -> Any:
         """The law of one entry, with batch shape (*), for the output of a network for it alone, of shape (*, F / D)."""
-        features = h.reshape(*h.shape[:-1], *self.likelihood.features[:-1], 1) + self.offset[..., entry, None]
+        features = (
+            h.reshape(*h.shape[:-1], *self.likelihood.features[:-1], 1)
+            + self.offset[..., entry % self.offset.shape[-1], None]
+        )
         law = elements(self.likelihood(features))
         return of_entry(law, entry % law.batch_shape[-1])  # a head may keep something for each of the entries
 
