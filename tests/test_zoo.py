@@ -40,6 +40,7 @@ WITHOUT_GRADIENTS = (
 )
 SLOW = (
     "autoregression-sunspots",
+    "absorbing-digits",
     "bernoulli-mixture-digits",
     "bipartite-block-davis",
     "ccvae-digits-100",

@@ -4,6 +4,7 @@ from pyro_gen.models.diffusion.absorbing import AbsorbingDiffusion
 from pyro_gen.models.diffusion.ddim import DDIM
 from pyro_gen.models.diffusion.ddpm import DDPM
 from pyro_gen.models.diffusion.guided import Guided
+from pyro_gen.models.diffusion.latent import LatentDiffusion
 from pyro_gen.models.diffusion.vdm import VDM
 
-__all__ = ["DDIM", "DDPM", "VDM", "AbsorbingDiffusion", "Guided"]
+__all__ = ["DDIM", "DDPM", "VDM", "AbsorbingDiffusion", "Guided", "LatentDiffusion"]
