@@ -7,7 +7,8 @@ gap, which must be at most half a nat. Beside it stands the estimate that the pa
 10,000 samples with the same noise as bandwidth (Parzen windows): it has the same expectation, before the logarithm.
 
 - ``VAE``: trained at this noise, so that it is its own likelihood.
-- ``GAN``: with R1; ``GMMN``: the same generator by maximum mean discrepancy.
+- ``GAN``: with R1; ``GMMN``: the same generator by maximum mean discrepancy. Both have 10 latent dimensions.
+- ``DCGAN``: by convolutions from 32 latent dimensions, with R1.
 - ``diffusion``: DDPM of 100 steps, drawn by 8 deterministic steps (DDIM) from 64 normal numbers, which are its latent
   variable. A gradient is that of 8 networks, so 20 of the data are measured, by fewer chains and more temperatures.
 - ``training digits``: a digit of the training data, each as likely: exact.
@@ -39,7 +40,7 @@ from pyro_gen._files import write_text
 from pyro_gen.data import Dequantize
 from pyro_gen.distributions import GaussianKernels
 from pyro_gen.inference import MMD, Adversarial
-from pyro_gen.models import DDIM, DDPM, GAN, VAE
+from pyro_gen.models import DCGAN, DDIM, DDPM, GAN, VAE
 from pyro_gen.nets import MLP
 
 RESULT = Path(__file__).parent / "results" / "implicit.json"
@@ -62,6 +63,11 @@ def generator() -> GAN:
 def gan(x: Tensor) -> pg.Program:
     objective = Adversarial(critic=(128, 128), r1=1.0)
     return pg.fit(generator(), x, objective=objective, epochs=200, lr=1e-3, ema=0.999, **FIT).program
+
+
+def dcgan(x: Tensor) -> pg.Program:
+    objective = Adversarial(critic=(64,), channels=(32, 64), r1=1.0)
+    return pg.fit(DCGAN((8, 8)), x, objective=objective, epochs=100, lr=1e-3, ema=0.99, **FIT).program
 
 
 def gmmn(x: Tensor) -> pg.Program:
@@ -88,18 +94,26 @@ def diffusion(x: Tensor) -> pg.Program:
     return GAN((8, 8), 64, Images(chain.program.eval()))  # type: ignore[arg-type]
 
 
-PROGRAMS: dict[str, Callable[[Tensor], pg.Program]] = {"VAE": vae, "GAN": gan, "GMMN": gmmn, "diffusion": diffusion}
+PROGRAMS: dict[str, Callable[[Tensor], pg.Program]] = {
+    "VAE": vae,
+    "GAN": gan,
+    "DCGAN": dcgan,
+    "GMMN": gmmn,
+    "diffusion": diffusion,
+}
 FEW = {"diffusion": 20}  # data
 ANNEALING: dict[str, dict[str, Any]] = {"diffusion": {"chains": 8, "temperatures": 10_000, "simulated": 10}}
 
 
 def means(program: pg.Program, n: int) -> Tensor:
-    """Draws of what the noise is added to, with shape (n, 64)."""
-    if isinstance(program, GAN):
-        return pg.sample(program, n).flatten(1)
+    """Draws of what the noise is added to, with shape (n, 8, 8)."""
+    if not isinstance(program, VAE):
+        drawn: Tensor = pg.sample(program, n)
+        return drawn
     with torch.no_grad():
         z = torch.randn(n, LATENT, generator=torch.Generator().manual_seed(0))
-        return program.decode(z).mean.flatten(1)  # type: ignore[operator]
+        mean: Tensor = program.decode(z).mean
+        return mean
 
 
 def measure(name: str, train: Tensor, test: Tensor) -> dict[str, Any]:

@@ -46,6 +46,7 @@ ENTRIES = {  # the entries that are compared, by what the data are
         "kernel-density-digits-levels",
         "vae-digits-levels",
         "vdm-digits",
+        "dcgan-digits",
     ],
 }
 INDEPENDENT = {"independent-pixels": "bernoulli-mixture-digits", "independent-levels": "latent-class-digits"}

@@ -97,11 +97,11 @@ def reproduce_entry(
 @app.command("table")
 def print_table(
     write: Annotated[
-        Path | None, typer.Option(help="A Markdown page to put the tables into, between their marks.")
+        list[Path] | None, typer.Option(help="A Markdown page to put the tables into, between their marks; repeatable.")
     ] = None,
 ) -> None:
     """Print the table of the stored results as Markdown."""
-    if write is None:
+    if not write:
         print(zoo.table())
-        return
-    print(f"{write}: {'updated' if zoo.write_tables(write) else 'up to date'}")
+    for page in write or ():
+        print(f"{page}: {'updated' if zoo.write_tables(page) else 'up to date'}")

@@ -18,6 +18,15 @@ def test_zoo_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "zoo", "table")[1] == zoo.table() + "\n"
 
 
+def test_tables_are_put_into_several_pages(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    marks = "<!-- zoo-table:start -->\n<!-- zoo-table:end -->\n"
+    pages = [tmp_path / name for name in ("a.md", "b.md")]
+    for page in pages:
+        page.write_text(marks)
+    run(capsys, "zoo", "table", "--write", str(pages[0]), "--write", str(pages[1]))
+    assert pages[0].read_text() == pages[1].read_text() != marks
+
+
 def test_a_figure_that_does_not_hold_is_exit_code_1(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
