@@ -257,9 +257,10 @@ class Program(PyroModule):
         return None
 
     def draw_missing(self, x: Tensor, draws: int, *context: Any) -> Tensor | None:
-        """Draws missing entries given the seen ones, for unnormalised programs that can do so exactly.
+        """Draws missing entries given the seen ones, for programs that know a way of their own to do so.
 
-        :func:`pyro_gen.sample` and :func:`pyro_gen.impute` need no chains then. It draws by the global generator.
+        :func:`pyro_gen.impute` takes it, and of unnormalised programs :func:`pyro_gen.sample`: no guide is asked and no
+        chains run then. It draws by the global generator.
 
         Arguments:
             x: The data, with shape :math:`(N, *)` and NaN where missing.

@@ -234,10 +234,13 @@ class MaskedEntries(OrderedEntries):
         return None if self.steps is None else self.steps(rows, m, context)
 
     def check_seen(self, seen: Tensor) -> None:
-        for order in self.orders:
-            along = seen[..., order]
-            if bool((along[..., 1:] & ~along[..., :-1]).any()):
-                raise CannotMarginaliseError("An autoregressive network with a fixed order of entries")
+        if not self.drops_out(seen):
+            raise CannotMarginaliseError("An autoregressive network with a fixed order of entries")
+
+    def drops_out(self, seen: Tensor) -> bool:
+        """Whether what is missing, of booleans with shape (*, D), comes after all that was seen in each order."""
+        along = seen[..., self.orders]  # (*, M, D)
+        return not bool((along[..., 1:] & ~along[..., :-1]).any())
 
 
 class OrderAgnosticEntries(OrderedEntries):

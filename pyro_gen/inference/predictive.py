@@ -269,6 +269,11 @@ def impute(
         kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
         if kinds.kind == "unnormalised" and kinds.global_:
             refuse_data_factors(program, x, *context, verb="impute")
+        if method == "auto" and not options:
+            drawn = program.draw_missing(x[holes], draws, *rows_of(x, context, holes))
+            if drawn is not None:
+                out[:, holes] = drawn
+                return torch.where(torch.isnan(data), out.to(data.dtype), data)
         generates = kinds.kind == "implicit" and not kinds.global_ and bool(x[holes].isnan().all())
         if kinds.kind == "implicit" and not generates:
             raise not_for(program, kinds.kind, "impute")

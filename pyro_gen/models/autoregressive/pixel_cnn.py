@@ -18,8 +18,8 @@ right. Together the two see all pixels before, as far as the layers reach.
 
 All laws are had in one pass, and training is that of a network that labels pixels. Drawing goes pixel by pixel.
 
-Missing entries are integrated out exactly where they come last. Elsewhere they are latent variables, which
-:func:`pyro_gen.log_likelihood` and :func:`pyro_gen.impute` sample.
+Missing entries are integrated out exactly where they come last. Elsewhere :func:`pyro_gen.impute` draws them by
+particles along the order (:mod:`pyro_gen.inference.likelihood.in_order`), :func:`pyro_gen.log_likelihood` by annealing.
 
 References:
     | Conditional Image Generation with PixelCNN Decoders (van den Oord et al., 2016)

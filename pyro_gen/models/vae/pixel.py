@@ -17,9 +17,10 @@ The convolutions see detail, a few pixels far; what an image is as a whole is le
 whole image needs no latent variable, and the bound then leaves it unused: few layers, or
 ``ELBO(free_bits=...)``, keep it in use.
 
-Entries that are missing after all that was seen, in reading order, are integrated out exactly. Others are latent
-variables beside the code, which :func:`pyro_gen.log_likelihood` and :func:`pyro_gen.impute` sample: binary pixels and
-levels by Gibbs sweeps, each of which costs a pass of the decoder for each value of each of them.
+Entries that are missing after all that was seen, in reading order, are integrated out exactly. Others are drawn by
+:func:`pyro_gen.impute` with particles along the order (:mod:`pyro_gen.inference.likelihood.in_order`). To
+:func:`pyro_gen.log_likelihood` they are latent variables beside the code: binary pixels and levels by Gibbs sweeps, each
+of which costs a pass of the decoder for each value of each of them.
 
 References:
     | PixelVAE: A Latent Variable Model for Natural Images (Gulrajani et al., 2017)
@@ -129,6 +130,15 @@ class PixelVAE(EntryProgram):
     def decode(self, z: Tensor) -> MaskedEntries:
         """The law of images given latent variables with shape (N, K)."""
         return MaskedEntries(self.network, self.order, self.event_shape, self.support, z.shape[:-1], z)
+
+    def particles(self, count: int, x: Tensor, *context: Any) -> tuple[MaskedEntries, Tensor]:
+        """Particles whose latent variables are draws of guide and prior by turns, so that no weight is more than 2."""
+        q = normal(self.encoder(self.likelihood.normalise(x.flatten(-2))))
+        prior: Any = dist.Normal(x.new_zeros(len(x), self.latent), 1.0).to_event(1)
+        from_prior = torch.arange(count, device=x.device).reshape(-1, 1, 1) % 2 == 1
+        z = torch.where(from_prior, prior.sample((count,)), q.sample((count,)))  # (S, N, K)
+        log_p, log_q = prior.log_prob(z).double(), q.log_prob(z).double()
+        return self.decode(z), log_p - torch.logaddexp(log_p, log_q)
 
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The joint density :math:`p(x, z)` of images with shape :math:`(N, H, W)`; returns them completed."""

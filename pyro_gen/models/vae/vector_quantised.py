@@ -17,6 +17,8 @@ No gradient goes through the choice of the nearest vector: that of the decoder g
 .. math:: \lVert \operatorname{sg}(u) - e \rVert^2 + \beta \lVert u - \operatorname{sg}(e) \rVert^2 , \qquad
     \operatorname{sg} = \text{stop gradient} .
 
+Given a part of an image the posterior is no point: :func:`pyro_gen.impute` draws codes by Gibbs sampling.
+
 No gradient of the prior reaches the encoder. So there are two steps: after training, the codes are fixed
 (:meth:`VQVAE.freeze_codes`), and training again fits the autoregressive prior to them.
 
@@ -35,14 +37,18 @@ from torch import Tensor, nn
 from pyro_gen._random import seeded
 from pyro_gen._sizes import check_sizes, check_weights, check_widths
 from pyro_gen.data.small import binary_rows, level_rows
+from pyro_gen.density import row_chunks
 from pyro_gen.heads import Head
 from pyro_gen.models.vae.parts.codebook import Codewords, MaskedPredictor, NearestCodeword, nearest
 from pyro_gen.models.vae.parts.encoded import EncodedProgram
 from pyro_gen.nets import MLP
-from pyro_gen.observation import observe
+from pyro_gen.observation import marginalise, observe
 from pyro_gen.registry import model
 
 __all__ = ["VQVAE"]
+
+SWEEPS = 20  # of Gibbs sampling
+ROWS = 2**17  # that are decoded at once
 
 
 @model(
@@ -133,6 +139,24 @@ class VQVAE(EncodedProgram):
         """The numbers of the vectors that data :math:`(N, *event)` are coded by, with shape (N, P)."""
         with torch.no_grad():
             return nearest(self.encoder(self.centre(x)), self.codebook)
+
+    def draw_missing(self, x: Tensor, draws: int, *context: Any) -> Tensor:
+        """Draws missing entries by Gibbs sampling of the code, place by place, which starts at the encoder's."""
+        completed = []
+        for rows in row_chunks(len(x), max(1, ROWS // (draws * len(self.codebook)))):
+            seen = x[rows]
+            k = self.codes(seen).repeat(draws, 1, 1)  # (S, N, P)
+            for place in range(SWEEPS * self.places):
+                words = torch.arange(len(self.codebook), device=x.device).reshape(-1, 1, 1)
+                options = k.repeat(len(words), 1, 1, 1)  # (C, S, N, P): with each word in this place
+                options[..., place % self.places] = words
+                z = self.codebook[options]
+                scored, filled, _ = marginalise(self.decode(z), seen)
+                log_p = scored.log_prob(filled) + Codewords(self.codebook, self.prior, self.places).log_prob(z)
+                drawn = torch.distributions.Categorical(logits=log_p.movedim(0, -1)).sample()  # (S, N)
+                k[..., place % self.places] = drawn
+            completed.append(marginalise(self.decode(self.codebook[k]), seen)[2]())
+        return torch.where(torch.isnan(x), torch.cat(completed, 1), x)
 
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The joint density :math:`p(x, z)` of data with shape :math:`(N, *event)`; returns it completed."""

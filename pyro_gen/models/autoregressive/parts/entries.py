@@ -7,11 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from pyro_gen._sizes import check_sizes, event_of
-from pyro_gen.distributions import elements, of_entry
+from pyro_gen.density import row_chunks, rows_of
+from pyro_gen.distributions import MaskedEntries, OrderedEntries, elements, of_entry
 from pyro_gen.heads import CategoricalHead, Head, make_head
+from pyro_gen.inference.likelihood.in_order import complete_in_order
 from pyro_gen.program import Program
 
 __all__ = ["EntryProgram"]
+
+PARTICLES, PARTICLES_PER_DRAW = 256, 8  # of each row, at least
+ROWS = 2**15  # of which a network has the laws at once
 
 
 class EntryProgram(Program):
@@ -86,6 +91,27 @@ class EntryProgram(Program):
         )
         law = elements(self.likelihood(features))
         return of_entry(law, entry % law.batch_shape[-1])  # a head may keep something for each of the entries
+
+    def observed(self, rows: int, context: Tensor | None = None) -> OrderedEntries:
+        """The law of so many data, with a context of shape (rows, C) where there is one."""
+        raise NotImplementedError
+
+    def particles(self, count: int, x: Tensor, *context: Any) -> tuple[OrderedEntries, Tensor]:
+        """The law of rows, with a context (S, N, C) of S particles of each, and the log-weights of these, (S, N)."""
+        given = self.given(x, context)
+        law = self.observed(len(x), None if given is None else given.expand(count, *given.shape))
+        return law, torch.zeros(count, len(x), dtype=torch.float64, device=x.device)
+
+    def draw_missing(self, x: Tensor, draws: int, *context: Any) -> Tensor | None:
+        """Draws missing entries by particles along the order; ``None`` where no order is fixed, or they come last."""
+        count = max(PARTICLES, PARTICLES_PER_DRAW * draws)
+        completed: list[Tensor] = []
+        for rows in row_chunks(len(x), max(1, ROWS // count)):
+            law, log_weights = self.particles(count, x[rows], *rows_of(x, context, rows))
+            if not isinstance(law, MaskedEntries) or (not completed and law.drops_out(~torch.isnan(x.flatten(1)))):
+                return None
+            completed.append(complete_in_order(law, log_weights, x[rows], draws))
+        return torch.cat(completed, 1)
 
     def given(self, x: Tensor, context: tuple[Tensor, ...]) -> Tensor | None:
         """The context, checked.

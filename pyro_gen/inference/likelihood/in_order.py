@@ -1,0 +1,78 @@
+r"""Missing entries of an autoregressive law in a fixed order, by particles that go along the order.
+
+Particle s draws what is missing from its law given the entries before, and what is seen weighs it,
+
+.. math::
+    x_t^s \sim p(x_t \mid x_{<t}^s) \;\text{ at missing } t, \qquad w^s = \prod_{t \text{ seen}} p(x_t \mid x_{<t}^s) ;
+
+where few particles of a row have most of its weight they are resampled. With S particles the draws are those of
+:math:`p(x_m \mid x_o)` up to an error of order 1 / S, and the mean weight is an unbiased estimate of :math:`p(x_o)`. Of
+an ensemble of orders each has its share of the particles, whose mean weights say how much of the draws it has.
+
+References:
+    | Sequential Monte Carlo Methods in Practice (Doucet, de Freitas & Gordon, 2001)
+    | https://doi.org/10.1007/978-1-4757-3437-9
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pyro_gen.distributions import MaskedEntries
+from pyro_gen.distributions.innermost import of_entry
+from pyro_gen.inference.likelihood.particles import gather, resample
+from pyro_gen.inference.likelihood.weights import effective_sample_size
+
+__all__ = ["complete_in_order"]
+
+
+def complete_in_order(law: MaskedEntries, log_weights: Tensor, x: Tensor, draws: int) -> Tensor:
+    """Draws the missing entries of rows given the seen ones, by the global generator.
+
+    Arguments:
+        law: The law of the rows, with batch shape (S, N): one for each particle, whose context may differ.
+        log_weights: Of the particles before they start, float64 with shape (S, N).
+        x: The rows, with shape :math:`(N, *event)` and NaN where missing.
+        draws: The number of draws of each row.
+
+    Returns:
+        Completed rows, with shape :math:`(draws, N, *event)`.
+    """
+    flat = x.flatten(1)
+    shares = torch.arange(len(log_weights), device=x.device).chunk(len(law.orders))
+    values, weights = [], []
+    with torch.no_grad():
+        for m, share in enumerate(shares):
+            context = None if law.context is None else law.context[share]
+            v, log_w = _particles(law, m, flat, context, log_weights[share])
+            values.append(v)
+            weights.append(log_w - math.log(len(share)))
+        index = resample(torch.cat(weights), draws)
+        return gather(torch.cat(values), index).reshape(draws, *x.shape)
+
+
+def _particles(
+    law: MaskedEntries, m: int, flat: Tensor, context: Tensor | None, log_w: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Particles of the m-th order, with shape (S, N, D), and their log-weights (S, N)."""
+    count, missing = len(log_w), torch.isnan(flat)
+    v = flat.nan_to_num().expand(count, *flat.shape).clone()
+    laws = None
+    for entry in law.orders[m].tolist():
+        laws = law.network(v, m, context) if laws is None else laws
+        own, drawn = of_entry(laws, entry), missing[:, entry]
+        if bool(drawn.any()):
+            v[..., entry] = torch.where(drawn, own.sample().to(v.dtype), v[..., entry])
+            laws = None
+        if bool(drawn.all()):
+            continue
+        log_w = log_w + torch.where(drawn, 0.0, own.log_prob(v[..., entry])).double()
+        poor = effective_sample_size(log_w) < count / 2  # (N,)
+        if bool(poor.any()):
+            stay = torch.arange(count, device=v.device).unsqueeze(1)
+            index = torch.where(poor, resample(log_w, count), stay)
+            v, context = gather(v, index), None if context is None else gather(context, index)
+            log_w = torch.where(poor, log_w.logsumexp(0) - math.log(count), log_w)
+            laws = None
+    return v, log_w

@@ -1,0 +1,138 @@
+"""Missing entries of autoregressive laws and of codes: draws have the shares that sums over all values give.
+
+Of S draws a share p is off by sqrt(p (1 - p) / S); each of the four shares of a program is 5 such errors off, and 1e-3,
+with probability 1e-6. (Particles are eight times as many as draws, and their error is small beside it.) The twins leave
+the weights out, or the moves.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import pyro_gen as pg
+from pyro_gen._random import seeded
+from pyro_gen.inference.likelihood import in_order
+from pyro_gen.models.vae import vector_quantised
+from pyro_gen.models.vae.parts.codebook import Codewords
+
+DRAWS = 4000
+SEEN = torch.tensor([[torch.nan, 1.0, torch.nan, 0.0]])
+FULL = SEEN.repeat(4, 1)
+FULL[:, [0, 2]] = torch.cartesian_prod(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
+
+Shares = tuple[pg.Program, Tensor, Tensor]  # a program, a datum with holes, and log-probabilities of what may fill them
+
+
+def telling(program: pg.Program) -> pg.Program:
+    """The same with weights three times as large, but for an encoder's, so that entries say much of each other."""
+    with torch.no_grad():
+        for name, p in program.named_parameters():
+            p.mul_(1.0 if name.startswith("encoder") else 3.0)
+    return program.eval()
+
+
+def made(masks: int) -> Shares:
+    with seeded(0):
+        program = pg.models.MADE(4, (16,), masks=masks)
+    telling(program)
+    return program, SEEN, program.observed(4).log_prob(FULL)
+
+
+def made_of_context() -> Shares:
+    with seeded(2):
+        program, c = pg.models.MADE(4, (16,), context=2), torch.randn(1, 2)
+    telling(program)
+
+    class Given(pg.Program):
+        """The program with its context filled in."""
+
+        event_shape = program.event_shape
+
+        def model(self, x: Tensor) -> Tensor:
+            return program.model(x, c.expand(len(x), 2))
+
+        def draw_missing(self, x: Tensor, draws: int, *context: Tensor) -> Tensor | None:
+            return program.draw_missing(x, draws, c.expand(len(x), 2))
+
+    return Given(), SEEN, program.observed(4, c.expand(4, 2)).log_prob(FULL)
+
+
+def pixel_vae() -> Shares:
+    with seeded(0):
+        program = pg.models.PixelVAE((2, 2), 1, (6,), channels=6, layers=1)
+    telling(program)
+    z = torch.linspace(-6, 6, 400).reshape(-1, 1, 1).expand(400, 4, 1)  # by quadrature
+    joint = program.decode(z).log_prob(FULL.view(4, 2, 2)) + torch.distributions.Normal(0.0, 1.0).log_prob(z[..., 0])
+    return program, SEEN.view(1, 2, 2), joint.logsumexp(0)
+
+
+def vq_vae() -> Shares:
+    with seeded(0):
+        program = pg.models.VQVAE(4, 2, 3, 2, hidden=(5,), prior_hidden=4)
+    telling(program)
+    z = program.codebook[torch.cartesian_prod(torch.arange(3), torch.arange(3))]  # all nine codes
+    prior = Codewords(program.codebook, program.prior, 2).log_prob(z).unsqueeze(1)
+    return program, SEEN, (program.decode(z.unsqueeze(1).expand(9, 4, 2, 2)).log_prob(FULL) + prior).logsumexp(0)
+
+
+def right(made: Shares) -> bool:
+    program, x, log_p = made
+    drawn = pg.impute(program, x, draws=DRAWS, seed=1).reshape(DRAWS, 4)
+    share = (drawn.unsqueeze(1) == FULL).all(2).double().mean(0)
+    p = log_p.detach().double().softmax(0)
+    return bool(((share - p).abs() < 5 * (p * (1 - p) / DRAWS).sqrt() + 1e-3).all())
+
+
+CASES: dict[str, Callable[[], Shares]] = {
+    "MADE": lambda: made(1),
+    "MADE, three masks": lambda: made(3),
+    "MADE, conditional": made_of_context,
+    "PixelVAE": pixel_vae,
+}
+
+
+@pytest.mark.parametrize("case", [*CASES.values(), vq_vae], ids=[*CASES, "VQVAE"])
+def test_shares_are_those_of_sums(case: Callable[[], Shares]) -> None:
+    assert right(case())
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_particles_without_weights_are_wrong(case: Callable[[], Shares], monkeypatch: pytest.MonkeyPatch) -> None:
+    def any_of_them(log_weights: Tensor, draws: int) -> Tensor:
+        return torch.randint(len(log_weights), (draws, log_weights.shape[1]))
+
+    monkeypatch.setattr(in_order, "resample", any_of_them)
+    assert not right(case())
+
+
+def test_codes_that_do_not_move_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_quantised, "SWEEPS", 0)
+    assert not right(vq_vae())
+
+
+def test_resampling_along_the_way() -> None:
+    """A chain of bits, of which every fourth is seen: most particles are lost on the way, and others take their place.
+
+    All particles go back to few ancestors, so errors are larger than those of independent draws; the bound is three
+    times theirs of 256 draws. Draws that forget what comes later are off by .4.
+    """
+    with seeded(3):
+        program = pg.models.MADE(20, (4,))
+    with torch.no_grad():
+        for p in program.parameters():
+            p.zero_()
+        for t in range(1, 20):
+            program.direct.weight[t, t - 1] = 2.0
+    bits = torch.tensor([0.0, 1.0]).unsqueeze(1).expand(2, 20)
+    p = program.observed(2).law(bits, bits.bool(), 0, None).probs[:, 1]  # of a one after a zero, and after a one
+    step = torch.stack([1 - p, p], 1).double().detach()
+    x = torch.full((1, 20), torch.nan)
+    x[0, 3::4] = torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0])
+    drawn = pg.impute(program, x, draws=DRAWS, seed=0)[:, 0]
+    for t in (4, 5, 6, 9, 14, 17, 18):
+        before, after = (t - 3) // 4 * 4 + 3, ((t - 3) // 4 + 1) * 4 + 3
+        paths = step.matrix_power(t - before)[int(x[0, before])] * step.matrix_power(after - t)[:, int(x[0, after])]
+        share = float(paths[1] / paths.sum())
+        assert abs(float(drawn[:, t].mean()) - share) < 3 * (share * (1 - share) / 256) ** 0.5, t
