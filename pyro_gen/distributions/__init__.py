@@ -3,6 +3,7 @@
 from pyro_gen.distributions.autoregressive import AutoregressiveSeries
 from pyro_gen.distributions.censored import Censored
 from pyro_gen.distributions.discretized_logistic import DiscretizedLogistic
+from pyro_gen.distributions.either import Either
 from pyro_gen.distributions.gaussian_kernels import GaussianKernels
 from pyro_gen.distributions.innermost import elements, innermost, of_entry
 from pyro_gen.distributions.level_categorical import LevelCategorical
@@ -17,6 +18,7 @@ __all__ = [
     "AutoregressiveSeries",
     "Censored",
     "DiscretizedLogistic",
+    "Either",
     "GaussianKernels",
     "LevelCategorical",
     "LogisticNormal",

@@ -27,6 +27,8 @@ class MarkovPath(TorchDistribution):
         start: The given :math:`z_0`, with shape :math:`(*, K)`.
         steps: The number T of steps.
         inputs: What else the law of a step depends on, each with shape :math:`(*, T, F)`.
+        keep: Whether the laws of steps know the density of what they have drawn, as flows do: that of a path is then
+            the sum of theirs, and asks nothing anew.
 
     Example:
         >>> import pyro.distributions as dist
@@ -41,25 +43,40 @@ class MarkovPath(TorchDistribution):
     support = constraints.independent(constraints.real, 2)
     has_rsample = True
 
-    def __init__(self, law: Callable[..., Any], start: Tensor, steps: int, inputs: tuple[Tensor, ...] = ()) -> None:
-        self.law, self.start, self.inputs = law, start, inputs
+    def __init__(
+        self,
+        law: Callable[..., Any],
+        start: Tensor,
+        steps: int,
+        inputs: tuple[Tensor, ...] = (),
+        keep: bool = False,
+    ) -> None:
+        self.law, self.start, self.inputs, self.keep = law, start, inputs, keep
+        self._drawn: tuple[Tensor, list[tuple[Any, Tensor]]] | None = None
         shapes = [start.shape[:-1], *(part.shape[:-2] for part in inputs)]
         event = torch.Size((steps, start.shape[-1]))
         super().__init__(torch.broadcast_shapes(*shapes), event, validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "MarkovPath":
         start = self.start.expand(*batch_shape, self.start.shape[-1])
-        return MarkovPath(self.law, start, self.event_shape[0], self.inputs)
+        return MarkovPath(self.law, start, self.event_shape[0], self.inputs, self.keep)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         z = self.start.expand(*sample_shape, *self.batch_shape, self.event_shape[1])
-        path = []
+        path, laws = [], []
         for t in range(self.event_shape[0]):
-            z = self.law(z, *(part[..., t, :] for part in self.inputs)).rsample()
+            law = self.law(z, *(part[..., t, :] for part in self.inputs))
+            z = law.rsample()
             path.append(z)
-        return torch.stack(path, -2)
+            laws.append((law, z))
+        drawn = torch.stack(path, -2)
+        if self.keep:
+            self._drawn = (drawn, laws)
+        return drawn
 
     def log_prob(self, value: Tensor) -> Tensor:
+        if self._drawn is not None and value is self._drawn[0]:
+            return torch.stack([law.log_prob(z) for law, z in self._drawn[1]]).sum(0)
         value = value.expand(*torch.broadcast_shapes(self.batch_shape, value.shape[:-2]), *value.shape[-2:])
         start = self.start.unsqueeze(-2).expand(*value.shape[:-2], 1, value.shape[-1])
         before = torch.cat([start, value[..., :-1, :]], -2)

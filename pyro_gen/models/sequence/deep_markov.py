@@ -20,15 +20,17 @@ network from the end, :math:`h_t`, and combined with the state before,
     q(z_t \mid z_{t-1}, x) = \mathcal{N}\big(\mu_\phi(c_t), \operatorname{diag} \sigma_\phi(c_t)^2\big), \qquad
     c_t = \tfrac12 \big( \tanh(W z_{t-1} + b) + h_t \big) .
 
-``direction="forward"`` reads what has been instead, which filters, and ``"both"`` has the mean of the three terms.
+``direction="forward"`` reads what has been instead, which filters, and ``"both"`` has the mean of the three terms. With
+``guide="iaf"`` the law of a step is an inverse autoregressive flow of noise, given :math:`c_t`, and so not normal.
 
 What is missing of a step drops out, and the network is told which it is. Where nothing is seen from t on, the posterior
-*is* the transition, and the guide takes it. So NaN behind all that was seen costs nothing in the bound: it is the end
-of a shorter sequence as well as a forecast, which :func:`pyro_gen.impute` draws.
+*is* the transition, and the guide takes it: NaN behind all that was seen, a forecast, costs nothing in the bound.
 
 References:
     | Structured Inference Networks for Nonlinear State Space Models (Krishnan, Shalit & Sontag, 2017)
     | https://arxiv.org/abs/1609.09869
+    | Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016)
+    | https://arxiv.org/abs/1606.04934
 """
 
 from collections.abc import Sequence
@@ -42,9 +44,11 @@ from torch import Tensor, nn
 
 from pyro_gen._sizes import check_sizes, check_widths
 from pyro_gen.data.small import binary_rows, normal_rows
-from pyro_gen.distributions import MarkovPath
+from pyro_gen.distributions import Either, MarkovPath
+from pyro_gen.distributions.flows import AmortisedFlow
 from pyro_gen.heads import Head
 from pyro_gen.models.sequence.parts.steps import DeepSequence
+from pyro_gen.models.sequence.parts.transitions import GatedTransition, LinearTransition
 from pyro_gen.nets import GRU, MLP
 from pyro_gen.observation import note_lengths, observe
 from pyro_gen.registry import model
@@ -63,6 +67,7 @@ DIRECTIONS = ("backward", "forward", "both")
             DeepMarkov((5, 2), 2, (6,), 7, likelihood="bernoulli", direction="both"),
             binary_rows(9, 5, 2),
         ),
+        "iaf": lambda: (DeepMarkov((5, 2), 2, (6,), 7, guide="iaf"), normal_rows(9, 5, 2)),
         "linear": lambda: (DeepMarkov(4, 2, (), 7, transition="linear", direction="forward"), normal_rows(9, 4)),
     },
 )
@@ -78,6 +83,7 @@ class DeepMarkov(DeepSequence):
         likelihood: The name of a likelihood head in :data:`pyro_gen.heads.HEADS`, or a head, of a step.
         transition: ``"gated"`` or ``"linear"``.
         direction: What the guide reads: ``"backward"`` from the end, ``"forward"`` from the beginning, or ``"both"``.
+        guide: The approximate posterior of a step: ``"mean field"``, or ``"iaf"``.
         dropout: The share of hidden units of the emission dropped in training.
         head_options: Passed to the likelihood head.
 
@@ -105,6 +111,7 @@ class DeepMarkov(DeepSequence):
         likelihood: str | Head = "normal",
         transition: str = "gated",
         direction: str = "backward",
+        guide: str = "mean field",
         dropout: float = 0.0,
         **head_options: Any,
     ) -> None:
@@ -115,6 +122,8 @@ class DeepMarkov(DeepSequence):
             raise ValueError(f'DeepMarkov(transition={transition!r}): give "gated" or "linear".')
         if direction not in DIRECTIONS:
             raise ValueError(f"DeepMarkov(direction={direction!r}): choose one of {', '.join(DIRECTIONS)}.")
+        if guide not in ("mean field", "iaf"):
+            raise ValueError(f'DeepMarkov(guide={guide!r}): give "mean field" or "iaf".')
         if transition == "gated" and not hidden:
             raise ValueError("DeepMarkov(hidden=()): a gated transition has hidden units, give their number.")
         features = self.likelihood.features.numel()
@@ -128,7 +137,9 @@ class DeepMarkov(DeepSequence):
         self.reversed = reads
         self.readers = nn.ModuleList(GRU(entries, recurrent, missing=True) for _ in reads)
         self.combine = nn.Linear(latent, recurrent)
-        self.posterior = nn.Linear(recurrent, 2 * latent)
+        self.posterior: nn.Module = (
+            AmortisedFlow(recurrent, latent, "affine", layers=2) if guide == "iaf" else nn.Linear(recurrent, 2 * latent)
+        )
 
     def model(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         r"""The joint density of paths ``z`` and sequences with shape :math:`(N, T, *D)`; returns these completed.
@@ -149,48 +160,15 @@ class DeepMarkov(DeepSequence):
         ahead = seen.flip(1).cumsum(1).flip(1) > 0  # (N, T, 1): whether anything is seen from here on
         start = self.start.expand(len(x), -1)
         with self.plate(x):
-            pyro.sample("z", MarkovPath(self.follow, start, x.shape[1], (read, ahead)))
+            flow = isinstance(self.posterior, AmortisedFlow)
+            pyro.sample("z", MarkovPath(self.follow, start, x.shape[1], (read, ahead), keep=flow))
 
     def follow(self, z: Tensor, read: Tensor, ahead: Tensor) -> Any:
         r"""The law :math:`q(z_t \mid z_{t-1}, x)`, of :math:`z_{t-1}` with shape :math:`(*, K)`."""
         c = (torch.tanh(self.combine(z)) + read) / (1 + len(self.readers))
+        if isinstance(self.posterior, AmortisedFlow):
+            return Either(ahead[..., 0], self.posterior(c), self.transition(z))
         loc, raw = self.posterior(c).chunk(2, -1)
         prior = self.transition(z).base_dist
         scale = torch.where(ahead, 1e-3 + F.softplus(raw), prior.scale)
         return dist.Normal(torch.where(ahead, loc, prior.loc), scale).to_event(1)
-
-
-class GatedTransition(nn.Module):
-    """A transition between a line and a network, entry by entry; the line starts as the identity."""
-
-    def __init__(self, latent: int, hidden: int) -> None:
-        super().__init__()
-        self.gate = MLP((latent, hidden, latent), "relu")
-        self.proposed = MLP((latent, hidden, latent), "relu")
-        self.line = nn.Linear(latent, latent)
-        nn.init.eye_(self.line.weight)
-        nn.init.zeros_(self.line.bias)
-        self.raw_scale = nn.Linear(latent, latent)
-
-    def forward(self, z: Tensor) -> Any:
-        """The law of the next state, of states with shape :math:`(*, K)`."""
-        g, h = torch.sigmoid(self.gate(z)), self.proposed(z)
-        scale = 1e-3 + F.softplus(self.raw_scale(F.relu(h)))
-        return dist.Normal((1 - g) * self.line(z) + g * h, scale).to_event(1)
-
-
-class LinearTransition(nn.Module):
-    """A transition that is a line with constant noise; it starts as half of the state before."""
-
-    def __init__(self, latent: int) -> None:
-        super().__init__()
-        self.line = nn.Linear(latent, latent)
-        with torch.no_grad():
-            self.line.weight.copy_(0.5 * torch.eye(latent))
-            self.line.bias.zero_()
-        self.raw_scale = nn.Parameter(torch.full((latent,), 0.5413))  # softplus of it is 1
-
-    def forward(self, z: Tensor) -> Any:
-        """The law of the next state, of states with shape :math:`(*, K)`."""
-        loc = self.line(z)
-        return dist.Normal(loc, F.softplus(self.raw_scale).expand_as(loc)).to_event(1)
