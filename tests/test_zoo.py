@@ -240,6 +240,23 @@ def test_training_can_have_a_transform_of_its_own() -> None:
     assert torch.equal(prepared.test, data.load("digits", transform=data.Binarize(8)).test)
 
 
+def test_images_given_a_quarter() -> None:
+    entry = zoo.Entry.parse("x", RECIPE.replace('["binarize=8"]', '["binarize=8"]\nform = "quarter"'))
+    prepared = zoo.prepare(entry)
+    whole = data.load("digits", transform=data.Binarize(8))
+    quarter = torch.zeros(8, 8, dtype=torch.bool)
+    quarter[4:, :4] = True
+    for x, (given,), all_of_it in (
+        (prepared.train, prepared.context, whole.train),
+        (prepared.test, prepared.test_context, whole.test),
+    ):
+        assert bool((x.isnan() == quarter).all()) and bool((given.isnan() == ~quarter).all())
+        assert torch.equal(torch.where(quarter, given, x), all_of_it)
+    drawn = zoo.Entry.parse("x", RECIPE.replace('["binarize=8"]', '["dynamic_binarize"]\nform = "quarter"'))
+    with pytest.raises(ValueError, match="draws nothing"):
+        zoo.prepare(drawn)
+
+
 def test_a_jacobian_that_depends_on_the_draw_is_that_of_the_test_data() -> None:
     entry = zoo.Entry.parse("x", RECIPE.replace('["binarize=8"]', '["dequantize", "logit=0.05"]'))
     prepared = zoo.prepare(entry)

@@ -11,8 +11,9 @@ from pyro_gen.data.transforms import Transform
 __all__ = ["FORMS", "Prepared", "few_labels", "rows_of", "with_context"]
 
 #: What of a data set is modelled: its rows; rows and labels, ``x`` and ``y``; the outcome given the rows; the rows as
-#: series given their steps; the rows given their label; or given themselves, which are to be translated.
-FORMS = ("rows", "labelled", "outcome", "steps", "given_label", "given_rows")
+#: series given their steps; the rows given their label; or given themselves, which are to be translated; images given
+#: their lower left quarter, which they lack.
+FORMS = ("rows", "labelled", "outcome", "steps", "given_label", "given_rows", "quarter")
 
 
 class Prepared(NamedTuple):

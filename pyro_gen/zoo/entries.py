@@ -13,7 +13,8 @@ An entry is a TOML file in ``pyro_gen/recipes/``::
     transform = ["binarize=8"]        # a transform that draws gives training fresh draws, and test data one draw
     form = "rows"                     # or "labelled": {"x": rows, "y": labels}; "outcome": what is predicted, given the
                                       # rows; "steps": the rows as series, given their steps;
-                                      # "given_label": the rows given their label; "given_rows": given themselves
+                                      # "given_label": the rows given their label; "given_rows": given themselves;
+                                      # "quarter": images given their lower left quarter, NaN elsewhere
     labels_per_class = 10             # of "labelled" training data so many labels of each class are known
     outcome = ["standardize"]         # what the outcome goes through
     group = "school"                  # the column that numbers groups, which then are a context of their own

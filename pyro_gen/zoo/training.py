@@ -1,5 +1,6 @@
 """Training an entry of the zoo by its recipe."""
 
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -72,6 +73,16 @@ def _formed(
         if transform is not None:
             raise ValueError(f"recipe {entry.name}: rows that are given themselves are as they are, without transform.")
         return x, (x,), None
+    if entry.form == "quarter":
+        if x.dim() < 3 or (transform is not None and transform.draws):
+            raise ValueError(
+                f'recipe {entry.name}: the form "quarter" is of images (N, *, H, W), and of a transform that draws '
+                "nothing: give such a one to [training] alone."
+            )
+        given = torch.zeros(x.shape[1:], dtype=torch.bool)
+        given[..., x.shape[-2] // 2 :, : x.shape[-1] // 2] = True
+        whole = x if transform is None else transform(x)
+        return x.masked_fill(given, math.nan), (whole.masked_fill(~given, math.nan),), transform
     if target is None or data.train_target is None:
         raise ValueError(f"recipe {entry.name}: {entry.data} has no target, so its form is no {entry.form!r}.")
     if entry.form == "labelled":

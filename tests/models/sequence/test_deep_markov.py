@@ -95,7 +95,7 @@ def test_the_flow_as_guide_has_the_likelihood_of_the_kalman_filter(
 
 
 def test_a_path_that_was_drawn_has_the_density_of_its_value() -> None:
-    """What is kept with a draw is the density of the flow run backwards, and of the transition where that is the guide."""
+    """What is kept with a draw is the density of the flow run backwards, or of the transition where it is the guide."""
     program, x = far_from_normal(), sequences()
     with seeded(1):
         _, guide = trace_pair(program, x)
