@@ -27,7 +27,7 @@ from pyro_gen.inference.likelihood.weights import effective_sample_size
 __all__ = ["complete_in_order"]
 
 
-def complete_in_order(law: MaskedEntries, log_weights: Tensor, x: Tensor, draws: int) -> Tensor:
+def complete_in_order(law: MaskedEntries, log_weights: Tensor, x: Tensor, draws: int) -> tuple[Tensor, Tensor]:
     """Draws the missing entries of rows given the seen ones, by the global generator.
 
     Arguments:
@@ -37,28 +37,30 @@ def complete_in_order(law: MaskedEntries, log_weights: Tensor, x: Tensor, draws:
         draws: The number of draws of each row.
 
     Returns:
-        Completed rows, with shape :math:`(draws, N, *event)`.
+        Completed rows, with shape :math:`(draws, N, *event)`, and how many particles of each row counted at the entry
+        where fewest did, (N,).
     """
     flat = x.flatten(1)
     shares = torch.arange(len(log_weights), device=x.device).chunk(len(law.orders))
-    values, weights = [], []
+    values, weights, fewest = [], [], []
     with torch.no_grad():
         for m, share in enumerate(shares):
             context = None if law.context is None else law.context[share]
-            v, log_w = _particles(law, m, flat, context, log_weights[share])
+            v, log_w, least = _particles(law, m, flat, context, log_weights[share])
+            fewest.append(least)
             values.append(v)
             weights.append(log_w - math.log(len(share)))
         index = resample(torch.cat(weights), draws)
-        return gather(torch.cat(values), index).reshape(draws, *x.shape)
+        return gather(torch.cat(values), index).reshape(draws, *x.shape), torch.stack(fewest).amin(0)
 
 
 def _particles(
     law: MaskedEntries, m: int, flat: Tensor, context: Tensor | None, log_w: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Particles of the m-th order, with shape (S, N, D), and their log-weights (S, N)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Particles of the m-th order, (S, N, D), their log-weights, (S, N), and the fewest that counted, (N,)."""
     count, missing = len(log_w), torch.isnan(flat)
     v = flat.nan_to_num().expand(count, *flat.shape).clone()
-    laws = None
+    laws, least = None, effective_sample_size(log_w)
     for entry in law.orders[m].tolist():
         laws = law.network(v, m, context) if laws is None else laws
         own, drawn = of_entry(laws, entry), missing[:, entry]
@@ -68,11 +70,12 @@ def _particles(
         if bool(drawn.all()):
             continue
         log_w = log_w + torch.where(drawn, 0.0, own.log_prob(v[..., entry])).double()
-        poor = effective_sample_size(log_w) < count / 2  # (N,)
+        ess = effective_sample_size(log_w)
+        poor, least = ess < count / 2, torch.minimum(least, ess)  # (N,) each
         if bool(poor.any()):
             stay = torch.arange(count, device=v.device).unsqueeze(1)
             index = torch.where(poor, resample(log_w, count), stay)
             v, context = gather(v, index), None if context is None else gather(context, index)
             log_w = torch.where(poor, log_w.logsumexp(0) - math.log(count), log_w)
             laws = None
-    return v, log_w
+    return v, log_w, least

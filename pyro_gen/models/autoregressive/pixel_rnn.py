@@ -111,9 +111,9 @@ class PixelRNN(EntryProgram):
         h = self.last(F.relu(self.hidden(self.dropout(F.relu(u)))))
         return self.laws(h.reshape(*values.shape[:-1], -1))
 
-    def observed(self, rows: int) -> MaskedEntries:
-        """The law of so many images."""
-        return MaskedEntries(self.network, self.order, self.event_shape, self.support, torch.Size((rows,)))
+    def observed(self, rows: int, context: Tensor | None = None) -> MaskedEntries:
+        """The law of so many images; there is no context."""
+        return MaskedEntries(self.network, self.order, self.event_shape, self.support, torch.Size((rows,)), context)
 
     def model(self, x: Tensor, *context: Tensor) -> Tensor:
         """The density of images with shape :math:`(N, H, W)`; returns them completed."""

@@ -19,8 +19,8 @@ whole image needs no latent variable, and the bound then leaves it unused: few l
 
 Entries that are missing after all that was seen, in reading order, are integrated out exactly. Others are drawn by
 :func:`pyro_gen.impute` with particles along the order (:mod:`pyro_gen.inference.likelihood.in_order`). To
-:func:`pyro_gen.log_likelihood` they are latent variables beside the code: binary pixels and levels by Gibbs sweeps, each
-of which costs a pass of the decoder for each value of each of them.
+:func:`pyro_gen.log_likelihood` they are latent variables beside the code: binary pixels and levels by Gibbs sweeps,
+each of which costs a pass of the decoder for each value of each of them.
 
 References:
     | PixelVAE: A Latent Variable Model for Natural Images (Gulrajani et al., 2017)

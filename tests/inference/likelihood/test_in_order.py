@@ -14,6 +14,7 @@ from torch import Tensor
 import pyro_gen as pg
 from pyro_gen._random import seeded
 from pyro_gen.inference.likelihood import in_order
+from pyro_gen.models.autoregressive.parts import entries
 from pyro_gen.models.vae import vector_quantised
 from pyro_gen.models.vae.parts.codebook import Codewords
 
@@ -85,6 +86,12 @@ def right(made: Shares) -> bool:
     return bool(((share - p).abs() < 5 * (p * (1 - p) / DRAWS).sqrt() + 1e-3).all())
 
 
+@pytest.fixture(autouse=True)
+def by_particles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values of so few entries would be summed over."""
+    monkeypatch.setattr(entries, "is_enumerable", lambda *_: False)
+
+
 CASES: dict[str, Callable[[], Shares]] = {
     "MADE": lambda: made(1),
     "MADE, three masks": lambda: made(3),
@@ -110,6 +117,13 @@ def test_particles_without_weights_are_wrong(case: Callable[[], Shares], monkeyp
 def test_codes_that_do_not_move_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vector_quantised, "SWEEPS", 0)
     assert not right(vq_vae())
+
+
+def test_too_few_particles_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entries, "FEWEST", 10**6)
+    program, x, _ = made(1)
+    with pytest.warns(UserWarning, match="particles fewer than"):
+        pg.impute(program, x, draws=3)
 
 
 def test_resampling_along_the_way() -> None:

@@ -1,5 +1,6 @@
 """Data whose entries follow each other: how a network sees them, and where it starts."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -10,12 +11,14 @@ from pyro_gen._sizes import check_sizes, event_of
 from pyro_gen.density import row_chunks, rows_of
 from pyro_gen.distributions import MaskedEntries, OrderedEntries, elements, of_entry
 from pyro_gen.heads import CategoricalHead, Head, make_head
+from pyro_gen.inference.likelihood.enumeration import is_enumerable
 from pyro_gen.inference.likelihood.in_order import complete_in_order
 from pyro_gen.program import Program
 
 __all__ = ["EntryProgram"]
 
 PARTICLES, PARTICLES_PER_DRAW = 256, 8  # of each row, at least
+FEWEST, MORE = 10, 16  # particles that are to count at each entry; so many times as many where they do not
 ROWS = 2**15  # of which a network has the laws at once
 
 
@@ -103,15 +106,35 @@ class EntryProgram(Program):
         return law, torch.zeros(count, len(x), dtype=torch.float64, device=x.device)
 
     def draw_missing(self, x: Tensor, draws: int, *context: Any) -> Tensor | None:
-        """Draws missing entries by particles along the order; ``None`` where no order is fixed, or they come last."""
+        """Draws missing entries by particles along the order; more of them where too few count.
+
+        ``None`` where no order is fixed, where missing entries come last, and where all of their values can be summed.
+        """
+        first, _ = self.particles(1, x[:1], *rows_of(x, context, slice(1)))
+        if not isinstance(first, MaskedEntries) or first.drops_out(~torch.isnan(x.flatten(1))):
+            return None
+        if is_enumerable(self, x, *context):
+            return None
         count = max(PARTICLES, PARTICLES_PER_DRAW * draws)
-        completed: list[Tensor] = []
+        completed, fewest = self._along_the_order(x, context, draws, count)
+        if len(poor := (fewest < FEWEST).nonzero()[:, 0]):
+            more = self._along_the_order(x[poor], rows_of(x, context, poor), draws, MORE * count)
+            completed[:, poor], fewest[poor] = more
+        if bool((few := fewest < FEWEST).any()):
+            warnings.warn(
+                f"impute: of {MORE * count} particles fewer than {FEWEST} count at some entry of {int(few.sum())} of "
+                f'{len(x)} rows, whose draws are not to be trusted: give method="ais", which is slower.',
+                stacklevel=5,
+            )
+        return completed
+
+    def _along_the_order(self, x: Tensor, context: tuple[Any, ...], draws: int, count: int) -> tuple[Tensor, Tensor]:
+        parts = []
         for rows in row_chunks(len(x), max(1, ROWS // count)):
             law, log_weights = self.particles(count, x[rows], *rows_of(x, context, rows))
-            if not isinstance(law, MaskedEntries) or (not completed and law.drops_out(~torch.isnan(x.flatten(1)))):
-                return None
-            completed.append(complete_in_order(law, log_weights, x[rows], draws))
-        return torch.cat(completed, 1)
+            assert isinstance(law, MaskedEntries)
+            parts.append(complete_in_order(law, log_weights, x[rows], draws))
+        return torch.cat([values for values, _ in parts], 1), torch.cat([fewest for _, fewest in parts])
 
     def given(self, x: Tensor, context: tuple[Tensor, ...]) -> Tensor | None:
         """The context, checked.
