@@ -117,6 +117,8 @@ ELSEWHERE = (  # minutes to hours, and data that may not be there
     "hierarchical-mnist",
     "hierarchical-mnist-short",
     "iwae-mnist",
+    "made-mnist",
+    "made-mnist-short",
     "pixel-cnn-mnist",
     "pixel-cnn-mnist-short",
     "vae-mnist",
