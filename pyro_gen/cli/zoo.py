@@ -85,12 +85,12 @@ def reproduce_entry(
     kept: dict[str, Any] = {} if checkpoint is None else {"checkpoint": checkpoint, "resume": True}
     check_device(device)
     found = zoo.reproduce(name, seed=seed, data_root=data_root, device=device, progress=progress, **kept)
-    if store:
-        print(f"stored in {zoo.store(found)}", file=sys.stderr)
     if as_json:
         print_json(found.to_dict())
     else:
         print(found)
+    if store:  # last: where it cannot be kept, the result of a long run has been printed
+        print(f"stored in {zoo.store(found)}", file=sys.stderr)
     return 0 if found.holds else 1
 
 
