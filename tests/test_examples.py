@@ -131,6 +131,13 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "upper_share": (0.3, 0.7),
         "upper_share_of_grid": (0.3, 0.7),
     },
+    "joint_energy": {
+        "accuracy": (0.95, 1.0),
+        "auroc_of_unseen_digits": (0.88, 0.98),
+        "drawn_digits_recognised": (0.85, 1.0),
+        "sure_of_seen": (0.97, 1.0),
+        "sure_of_unseen": (0.8, 0.96),
+    },
     "evidence_model_choice": {
         "degree": (3, 3),
         "log_bayes_factor_3_to_2": (10.6, 11.6),  # exact: 11.07

@@ -283,12 +283,17 @@ def normalised_likelihood(
     own_error = float((error if shared else (error.square() + constant.standard_error.square()).sqrt()).square().sum())
     error_of_mean = (own_error / len(x) ** 2 + (float(constant.standard_error.square()) if shared else 0.0)) ** 0.5
     diagnostics = {"log_partition": constant.value, "log_partition_error": constant.standard_error}
+    # A log Z that is too small makes the likelihood too large: its bounds change their places.
+    bounds: dict[str, Tensor] = {}
+    if exact and constant.lower is not None and constant.upper is not None:
+        bounds = {"lower": value - constant.upper, "upper": value - constant.lower}
     return LogLikelihood(
         value - constant.value,
         (error.square() + constant.standard_error.square()).sqrt(),
-        "exact" if exact and constant.kind == "exact" else "estimate",
-        "exact" if exact and constant.kind == "exact" else "ais",
+        constant.kind if exact else "estimate",
+        constant.method if exact else "ais",
         entries_seen(x),
+        **bounds,
         diagnostics=diagnostics
         | {f"log_partition_{n}": t for n, t in constant.diagnostics.items() if n in ("gap", "ess")},
         error_of_mean=error_of_mean,

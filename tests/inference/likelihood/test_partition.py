@@ -115,7 +115,12 @@ def test_the_likelihood_is_the_normalised_density() -> None:
     assert torch.allclose(error, error[:1].expand(3), atol=1e-5)
     # Its error does not average out over the data.
     assert math.isclose(found.mean_standard_error(), float(found.standard_error[0]), rel_tol=1e-6)
-    assert found.kind == "estimate"
+    # It lies between bounds, the lower one by the upper one of log Z.
+    log_z = pg.log_partition(Tilted(), seed=1)  # the same draws
+    log_p = dist.Normal(0.0, 1.0).log_prob(x).double() + 3 * x
+    assert found.kind == "sandwich" and found.lower is not None and found.upper is not None
+    assert torch.allclose(found.lower, log_p - log_z.upper) and torch.allclose(found.upper, log_p - log_z.lower)
+    assert f"in [{found.lower.mean():.3f}, {found.upper.mean():.3f}]" in str(found)
 
 
 def test_the_likelihood_of_seen_spins_is_exact() -> None:
