@@ -1,7 +1,7 @@
 """An energy-based model of binary digits: discrete Langevin chains train it, draw from it and complete images.
 
-The likelihood takes log Z, which annealed importance sampling puts between two bounds: chains from the base, independent
-pixels, up to the model, and chains back. The energy is a network; nothing about it is made for binary images.
+The likelihood takes log Z, which annealed importance sampling puts between two bounds: chains from the base, which has
+independent pixels, to the model, and chains back. The energy is a network, and knows nothing of how it is sampled.
 """
 
 import torch

@@ -11,7 +11,6 @@ from pyro_gen.pictures import write
 from pyro_gen.tasks import classify
 
 UNSEEN = (4, 9)
-SEEN = [k for k in range(10) if k not in UNSEEN]
 
 
 def main(epochs: int = 60, unseen: tuple[int, ...] = UNSEEN) -> dict[str, float]:
@@ -26,6 +25,7 @@ def main(epochs: int = 60, unseen: tuple[int, ...] = UNSEEN) -> dict[str, float]
     pg.fit(program, known, epochs=epochs, batch_size=100, **settings, progress=False)
 
     found = classify(program, {"x": data.test[test]}, label="y")
+    others = classify(program, {"x": data.test[~test]}, label="y")
     print(found)
     with torch.no_grad():
         energy = -program.log_density(data.test)
@@ -40,7 +40,7 @@ def main(epochs: int = 60, unseen: tuple[int, ...] = UNSEEN) -> dict[str, float]
         "auroc_of_unseen_digits": above.double().mean().item(),
         "drawn_digits_recognised": again,
         "sure_of_seen": found.probabilities.max(1).values.mean().item(),
-        "sure_of_unseen": classify(program, {"x": data.test[~test]}, label="y").probabilities.max(1).values.mean().item(),
+        "sure_of_unseen": others.probabilities.max(1).values.mean().item(),
     }
 
 
@@ -51,7 +51,8 @@ def draw(inside, outside, drawn, seen):
     left, right = figure.subfigures(1, 2)
     axes = left.subplots()
     low, high = torch.cat([inside, outside]).quantile(torch.tensor([0.0, 0.98])).tolist()
-    for energies, name, colour in ((inside, "digits seen in training", "#1b1f24"), (outside, "other digits", "#b3421f")):
+    sets = ((inside, "digits seen in training", "#1b1f24"), (outside, "other digits", "#b3421f"))
+    for energies, name, colour in sets:
         axes.hist(energies.numpy(), 40, range=(low, high), density=True, alpha=0.6, label=name, color=colour)
     axes.set(xlabel="energy: -log p(x) up to a constant, nats", yticks=[])
     axes.legend(frameon=False)

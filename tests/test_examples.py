@@ -133,7 +133,7 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
     },
     "joint_energy": {
         "accuracy": (0.95, 1.0),
-        "auroc_of_unseen_digits": (0.88, 0.98),
+        "auroc_of_unseen_digits": (0.88, 0.98),  # with 1 and 7 left out .92, with 3 and 8 .92
         "drawn_digits_recognised": (0.85, 1.0),
         "sure_of_seen": (0.97, 1.0),
         "sure_of_unseen": (0.8, 0.96),

@@ -284,16 +284,15 @@ def normalised_likelihood(
     error_of_mean = (own_error / len(x) ** 2 + (float(constant.standard_error.square()) if shared else 0.0)) ** 0.5
     diagnostics = {"log_partition": constant.value, "log_partition_error": constant.standard_error}
     # A log Z that is too small makes the likelihood too large: its bounds change their places.
-    bounds: dict[str, Tensor] = {}
-    if exact and constant.lower is not None and constant.upper is not None:
-        bounds = {"lower": value - constant.upper, "upper": value - constant.lower}
+    lower, upper = (value - z if exact and z is not None else None for z in (constant.upper, constant.lower))
     return LogLikelihood(
         value - constant.value,
         (error.square() + constant.standard_error.square()).sqrt(),
         constant.kind if exact else "estimate",
         constant.method if exact else "ais",
         entries_seen(x),
-        **bounds,
+        lower=lower,
+        upper=upper,
         diagnostics=diagnostics
         | {f"log_partition_{n}": t for n, t in constant.diagnostics.items() if n in ("gap", "ess")},
         error_of_mean=error_of_mean,
