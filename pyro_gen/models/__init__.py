@@ -4,7 +4,7 @@ from pyro_gen.models import tabular
 from pyro_gen.models.adversarial import DCGAN, GAN, CycleGAN, StyleGAN
 from pyro_gen.models.autoregressive import MADE, NADE, CausalTransformer, PixelCNN, PixelRNN, WaveNet
 from pyro_gen.models.bayesian_network import DiscreteBayesianNetwork, LinearGaussianBayesianNetwork
-from pyro_gen.models.diffusion import DDIM, DDPM, VDM, AbsorbingDiffusion, Guided, LatentDiffusion
+from pyro_gen.models.diffusion import DDIM, DDPM, VDM, AbsorbingDiffusion, Guided, LatentDiffusion, ScoreSDE
 from pyro_gen.models.energy import EnergyBased, JointEnergy
 from pyro_gen.models.exponential_family import DeepExponentialFamily
 from pyro_gen.models.flows import (
@@ -156,6 +156,7 @@ __all__ = [
     "Regression",
     "ResidualFlow",
     "RestrictedBoltzmann",
+    "ScoreSDE",
     "SemiSupervisedVAE",
     "SparseGaussianProcess",
     "StateSpace",

@@ -4,6 +4,7 @@ from pyro_gen.distributions.flows.amortised import AmortisedFlow
 from pyro_gen.distributions.flows.autoregressive import Transport
 from pyro_gen.distributions.flows.bijection import Bijection, Chain, FlowDistribution, Inverse, Rescaling
 from pyro_gen.distributions.flows.marginals import NormalMarginals
+from pyro_gen.distributions.flows.ode import divergence, flow_along
 
 __all__ = [
     "AmortisedFlow",
@@ -14,4 +15,6 @@ __all__ = [
     "NormalMarginals",
     "Rescaling",
     "Transport",
+    "divergence",
+    "flow_along",
 ]

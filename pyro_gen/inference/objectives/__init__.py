@@ -34,7 +34,7 @@ from pyro_gen.inference.objectives.one_order import OneOrder
 from pyro_gen.inference.objectives.pseudo_likelihood import PseudoLikelihood
 from pyro_gen.inference.objectives.relaxation import RelaxedELBO
 from pyro_gen.inference.objectives.score_function import VIMCO, ScoreFunctionELBO
-from pyro_gen.inference.objectives.score_matching import ScoreMatching
+from pyro_gen.inference.objectives.score_matching import Noised, ScoreMatching
 from pyro_gen.inference.objectives.suitability import require_suitable, suitable
 from pyro_gen.inference.objectives.total_correlation import BetaTCVAE, FactorVAE
 from pyro_gen.inference.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep
@@ -56,6 +56,7 @@ __all__ = [
     "InfoVAE",
     "LeaveOneOut",
     "NoiseContrastive",
+    "Noised",
     "Objective",
     "OneOrder",
     "Player",

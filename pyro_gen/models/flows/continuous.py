@@ -12,9 +12,8 @@ f is a network of two hidden layers of tanh with slopes :math:`d_1, d_2`, and th
 at the price of one product, in any number of dimensions: what Hutchinson's estimator is for, which has a standard
 deviation of about a nat a datum and makes likelihoods noisy, is not needed.
 
-**Solver.** In training the steps are fixed (Runge-Kutta of order four), so that a step of the optimiser is one graph;
-so they are under ``torch.func``, where chains over missing entries run. In evaluation the adaptive method of Dormand
-and Prince (``torchdiffeq``) solves to a tolerance, so that what is reported does not depend on the number of steps.
+**Solver.** In training the steps are fixed, in evaluation they are adaptive, see
+:mod:`pyro_gen.distributions.flows.ode`.
 
 References:
     | FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models (Grathwohl et al., 2019)
@@ -23,24 +22,18 @@ References:
     | https://arxiv.org/abs/1806.07366
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchdiffeq import odeint
 
-from pyro_gen._internals import is_transformed
 from pyro_gen._sizes import check_sizes, event_of
 from pyro_gen.data.small import normal_rows
-from pyro_gen.distributions.flows import Bijection
+from pyro_gen.distributions.flows import Bijection, flow_along
 from pyro_gen.models.flows.parts.program import FlowProgram
 from pyro_gen.registry import model
 
 __all__ = ["ContinuousFlow"]
-
-TOLERANCE = 1e-5  # of the adaptive solver, absolute and relative
-
-State = tuple[Tensor, Tensor]  # x(t), and the integral of the divergence up to t
 
 
 class _Flow(Bijection):
@@ -72,18 +65,10 @@ class _Flow(Bijection):
     def _solve(self, x: Tensor, h: Tensor | None, start: float, end: float) -> tuple[Tensor, Tensor]:
         keep = self.dropout(x.new_ones(*x.shape[:-1], self.second.out_features))  # the same at all times
 
-        def field(t: Tensor, state: State) -> State:
-            return self.velocity(t, state[0], h, keep)
+        def field(t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.velocity(t, x, h, keep)
 
-        state = x, x.new_zeros(x.shape[:-1])
-        if not self.training and not is_transformed(x):
-            times = x.new_tensor([start, end])
-            out, log_det = odeint(field, state, times, rtol=TOLERANCE, atol=TOLERANCE, method="dopri5")
-            return out[-1], log_det[-1]
-        dt = (end - start) / self.steps
-        for i in range(self.steps):
-            state = _runge_kutta(field, x.new_full((), start + i * dt), dt, state)
-        return state
+        return flow_along(field, x, start, end, x.shape[:-1], self.steps, adaptive=not self.training)
 
     def forward(self, u: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._solve(u, h, 0.0, 1.0)
@@ -91,20 +76,6 @@ class _Flow(Bijection):
     def inverse(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
         u, log_det = self._solve(x, h, 1.0, 0.0)
         return u, -log_det
-
-
-def _runge_kutta(field: Callable[[Tensor, State], State], t: Tensor, dt: float, state: State) -> State:
-    """One step of the classical method of order four."""
-
-    def at(share: float, slope: State) -> State:
-        return state[0] + share * dt * slope[0], state[1] + share * dt * slope[1]
-
-    k1 = field(t, state)
-    k2 = field(t + dt / 2, at(0.5, k1))
-    k3 = field(t + dt / 2, at(0.5, k2))
-    k4 = field(t + dt, at(1.0, k3))
-    x, log_det = (s + dt / 6 * (a + 2 * b + 2 * c + d) for s, a, b, c, d in zip(state, k1, k2, k3, k4, strict=True))
-    return x, log_det
 
 
 @model(
