@@ -48,7 +48,7 @@ class Noised(NamedTuple):
 class _HasScores(Protocol):
     """A program with scores at all levels of noise, told by times in [0, 1]."""
 
-    def noised(self, x: Tensor, time: Tensor, *context: Any) -> Noised: ...
+    def perturb(self, x: Tensor, time: Tensor, *context: Any) -> Noised: ...
 
 
 @objective
@@ -101,8 +101,8 @@ class ScoreMatching(Objective):
             return data_scale(x) * self._at_all_levels(program, x, *context)
         if self.method == "denoising" and self.noise is None:
             raise ValueError(
-                f'ScoreMatching("denoising") of {type(program).__name__}, which has a score at one level of noise only, '
-                'takes the standard deviation of the noise: ScoreMatching("denoising", noise=0.1).'
+                f"{type(program).__name__} has a score at no level of noise but 0: give the standard deviation of the "
+                'noise, as ScoreMatching("denoising", noise=0.1).'
             )
         if not entries_of(program, x, *context).real:
             raise ValueError(
@@ -126,7 +126,7 @@ class ScoreMatching(Objective):
                 "noise out."
             )
         spread = torch.arange(len(x), dtype=x.dtype, device=x.device) / len(x)
-        noised = program.noised(x, (torch.rand_like(spread[:1]) + spread) % 1, *context)
+        noised = program.perturb(x, (torch.rand_like(spread[:1]) + spread) % 1, *context)
         with torch.enable_grad():
             at = noised.x.detach().requires_grad_()
             score = noised.score(at)

@@ -220,7 +220,7 @@ class ScoreSDE(FlowProgram):
 
     # What it is trained by.
 
-    def noised(self, x: Tensor, time: Tensor, *context: Any) -> Noised:
+    def perturb(self, x: Tensor, time: Tensor, *context: Any) -> Noised:
         r"""Data with noise, at times that are uniform in :math:`\log \rho`; see :class:`Noised`."""
         h, (least, greatest) = self._features(context), self.flow.ends
         t = self.sde.time((least + (greatest - least) * time).exp())

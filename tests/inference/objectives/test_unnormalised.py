@@ -329,7 +329,9 @@ def test_slices_and_noise_are_unbiased() -> None:
     clean = Quadratic(Quadratic.mle(x))
     assert not agrees(mean_gradient(ScoreMatching("denoising", noise=0.5), clean, x, 200), torch.zeros(6))
     with pytest.raises(ValueError, match="takes a noise"):
-        ScoreMatching("denoising")
+        ScoreMatching("sliced", noise=0.5)
+    with pytest.raises(ValueError, match="give the standard deviation of the noise"):
+        ScoreMatching("denoising").loss(program, x)
 
 
 def test_score_matching_of_an_exact_program_is_that_of_its_density() -> None:

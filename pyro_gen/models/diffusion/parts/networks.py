@@ -100,7 +100,8 @@ class TimeMLP(nn.Module):
         """From data (*, *event) at noise levels (*) to (*, *out)."""
         level = self.level(gamma, context)
         z = z.flatten(-self.event_dim)
-        angles = [math.pi / 2 * 2**k * z for k in range(self.waves)]
+        within = 4 * torch.tanh(z / 4)  # far out, where there are no data, nothing is to oscillate
+        angles = [math.pi / 2 * 2**k * within for k in range(self.waves)]
         h = F.silu(self.first(torch.cat([z, *(a.sin() for a in angles), *(a.cos() for a in angles)], -1)) + level)
         for layer in self.layers:
             h = h + F.silu(layer(self.dropout(h)) + level)

@@ -76,7 +76,7 @@ class VarianceExploding(SDE):
     """
 
     least: float = 0.01
-    most: float = 20.0
+    most: float = 50.0
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
