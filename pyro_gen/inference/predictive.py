@@ -27,6 +27,7 @@ from pyro_gen.inference.likelihood.ais import is_annealed, posterior_draws
 from pyro_gen.inference.likelihood.entries import misses_levels
 from pyro_gen.inference.likelihood.enumeration import Summed, enumerated, is_enumerable, probe
 from pyro_gen.inference.likelihood.particles import resample
+from pyro_gen.inference.likelihood.twisted import GaussianDiffusion, twisted_draws
 from pyro_gen.inference.likelihood.weights import effective_sample_size, psis_khat
 from pyro_gen.inference.likelihood_means import mean_of
 from pyro_gen.inference.posterior import posterior
@@ -207,7 +208,8 @@ def impute(
     Missing entries that no observe statement can draw, of a flow or of data that a factor weighs, are latent variables:
     chains go from the base, or from a Gaussian with the moments of the flow's draws, to their density given the seen
     entries by annealed importance sampling (:mod:`pyro_gen.inference.unnormalised`), or by ``"hmc"``, which says by
-    R-hat whether the chains agree.
+    R-hat whether the chains agree. Those of a diffusion are drawn by sequential Monte Carlo along its chain
+    (:mod:`pyro_gen.inference.likelihood.twisted`).
 
     Arguments:
         program: The program, or a plain Pyro model function.
@@ -216,12 +218,14 @@ def impute(
         context: What the model conditions on, each with shape :math:`(N, *)`.
         draws: The number S of completed data sets.
         method: ``"guide"`` for resampled draws of the guide alone, ``"ais"`` for annealed importance sampling alone,
-            ``"hmc"`` for draws of :func:`pyro_gen.posterior`, or ``"auto"`` as said above.
+            ``"smc"`` for that of a diffusion, ``"hmc"`` for draws of :func:`pyro_gen.posterior`, or ``"auto"`` as said
+            above.
         num_proposals: Draws of the guide per row to resample from.
         options: Arguments of :func:`pyro_gen.posterior` where it is what draws, as
             ``{"chains": 8, "draws": 50, "warmup": 300}``; its ``draws`` are those of each chain, evenly over which the
             S are chosen. Left out, there are 64 chains of 100 draws, or more where S needs them. Of the annealing,
-            where missing entries are latent variables: ``{"chains": 256, "temperatures": 500}``.
+            where missing entries are latent variables: ``{"chains": 256, "temperatures": 500}``. Of a diffusion:
+            ``{"particles": 256, "islands": 8}``.
         seed: Seeds the draws; the caller's generators are left alone.
         progress: Whether to show a progress bar on standard error once 2 seconds have passed; or a function to be
             called with the fraction done.
@@ -245,8 +249,8 @@ def impute(
         >>> abs(y[:, 0, 1].mean().item() - 1.8) < 0.1, y[:, 0, 0].unique().item()
         (True, 2.0)
     """
-    if method not in ("auto", "guide", "ais", "hmc"):
-        raise ValueError(f'impute(method={method!r}): choose "auto", "guide", "ais" or "hmc".')
+    if method not in ("auto", "guide", "ais", "smc", "hmc"):
+        raise ValueError(f'impute(method={method!r}): choose "auto", "guide", "ais", "smc" or "hmc".')
     if draws < 1 or num_proposals < 1:
         raise ValueError(f"impute(draws={draws}, num_proposals={num_proposals}): give positive numbers.")
     if options and (method == "guide" or options.get("method") in ("guide", "smc")):
@@ -259,6 +263,13 @@ def impute(
     holes = torch.isnan(x).reshape(len(x), -1).any(1).nonzero()[:, 0]
     if len(holes) == 0:
         return data.expand(draws, *data.shape).clone()
+    if method in ("auto", "smc") and isinstance(program, GaussianDiffusion):
+        y = (x[holes], *rows_of(x, context, holes))
+        with seeded(seed), evaluation(program), progress_bar("impute", progress) as report:
+            out[:, holes] = twisted_draws(program, *y, draws=draws, progress=report, **(options or {}))
+        return torch.where(torch.isnan(data), out.to(data.dtype), data)
+    if method == "smc":
+        raise ValueError('impute(method="smc") is for diffusions, whose chain is twisted: give method="ais" or "auto".')
     with (
         seeded(seed),
         torch.no_grad(),

@@ -76,7 +76,7 @@ def divergence(function: Callable[[Tensor], Tensor], x: Tensor, event_dim: int) 
         >>> value[0].tolist(), trace.tolist()
         ([2.0, 3.0], [5.0, 5.0, 5.0, 5.0])
     """
-    value, pull = vjp(function, x)
+    value, pull = vjp(function, x)  # type: ignore[misc]  # has_aux is False
     trace = x.new_zeros(x.shape[: x.dim() - event_dim])
     event = x.shape[x.dim() - event_dim :]
     for entry in torch.eye(event.numel(), dtype=x.dtype, device=x.device).reshape(-1, *event):

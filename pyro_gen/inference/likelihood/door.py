@@ -23,6 +23,7 @@ from pyro_gen.inference.likelihood.held_out import predictive_density
 from pyro_gen.inference.likelihood.partition import normalised_likelihood
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.likelihood.smc import likelihoods
+from pyro_gen.inference.likelihood.twisted import GaussianDiffusion, twisted_likelihoods
 from pyro_gen.inference.noise import with_noise
 from pyro_gen.noising import NoisingChain
 from pyro_gen.packing import packs_functions
@@ -59,11 +60,12 @@ def log_likelihood(
             ``"iwae"`` by importance sampling from the guide; ``"ais"`` by annealed importance sampling and ``"bdmc"``
             by the same with an upper bound on simulated data in the diagnostics, see
             :mod:`pyro_gen.inference.likelihood.bdmc`; ``"smc"`` by sequential Monte Carlo,
-            :mod:`pyro_gen.inference.likelihood.smc`. ``"auto"`` takes ``"exact"`` where it applies, else ``"ais"``;
+            :mod:`pyro_gen.inference.likelihood.smc`, of a diffusion along its chain,
+            :mod:`pyro_gen.inference.likelihood.twisted`. ``"auto"`` takes ``"exact"`` where it applies, else ``"ais"``;
             of a chain of noise (:class:`~pyro_gen.noising.NoisingChain`) ``"elbo"``, the bound of all of its steps by
-            K random ones of each datum. Missing entries that a distribution cannot marginalise, of a flow say, are
-            latent variables. Of an unnormalised program it is log base(x) - E(x) - log Z, with log Z as by
-            :func:`pyro_gen.log_partition`.
+            K random ones of each datum; of a diffusion with missing entries ``"smc"``. Missing entries that a
+            distribution cannot marginalise, of a flow say, are latent variables. Of an unnormalised program it is
+            log base(x) - E(x) - log Z, with log Z as by :func:`pyro_gen.log_partition`.
         posterior: For programs with global latent variables: the ``InferenceData`` that :func:`pyro_gen.posterior`
             found for other data, draws of these variables by name, each with shape :math:`(S, *)`, or ``"guide"``, the
             trained guide's. The estimates are then log predictive densities, the logarithms of mean likelihoods, see
@@ -109,6 +111,8 @@ def log_likelihood(
         program = with_noise(program, noise)
     x, *parts = as_inputs(program, x, *context)
     context = tuple(parts)
+    if isinstance(program, GaussianDiffusion) and (method == "smc" or (method == "auto" and any_missing(x))):
+        return twisted_likelihoods(program, x, *context, seed=seed, progress=progress, **options)
     given = ImproperAnywhere() if posterior is not None else nullcontext()  # else nothing says where they are
     with evaluation(program), ImproperAnywhere():
         every = needs_latent(program, x, *context)

@@ -115,6 +115,13 @@ class _Twist:
         return clean.detach(), log_p.detach(), slope
 
 
+def _of_bend(step: Any, bend: Tensor, moved: Tensor) -> Tensor:
+    """The part p / q of the log-weights (C, R) for a step to ``moved`` whose mean was bent."""
+    straight: Tensor = (moved - step.loc) / step.scale
+    bent = straight - bend / step.scale
+    return 0.5 * (bent.square() - straight.square()).flatten(2).double().sum(-1)
+
+
 def _run(
     chain: GaussianDiffusion, x: Tensor, context: tuple[Any, ...], particles: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,13 +150,10 @@ def _run(
         bend = (sigma.square() - (ratio * noise).square()) / ratio * slope
         step = innermost(chain.transition(z, i, clean))
         moved = step.loc + bend + step.scale * torch.randn_like(z)
-        log_p, log_q = (
-            -0.5 * (((moved - loc) / step.scale).square()).flatten(2).double().sum(-1)
-            for loc in (step.loc, step.loc + bend)
-        )
+        log_w = log_w + _of_bend(step, bend, moved)
         last, z = foretold, moved
         clean, foretold, slope = twist(z, i - 1)
-        log_w = log_w + log_p - log_q + foretold - last
+        log_w = log_w + foretold - last
     law = chain.likelihood(z.flatten(0, 1), *twist.context)
     scored, filled, draw = marginalise(law, x.repeat(particles, *(1 for _ in x.shape[1:])))
     log_w = log_w + scored.log_prob(filled).view(particles, -1).double() - foretold

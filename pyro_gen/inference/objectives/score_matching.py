@@ -110,11 +110,12 @@ class ScoreMatching(Objective):
                 "one: transform the data to the whole real line, or use PseudoLikelihood or ContrastiveDivergence."
             )
         with torch.enable_grad():  # of the data, in validation too
-            added = 0.0 if self.noise is None else torch.randn_like(x)
-            at = (x + (self.noise or 0.0) * added).detach().requires_grad_()
-            log_p = unnormalised_log_prob(program, at, *context)
-            score = _gradient(log_p, at)  # (N, *)
-            target = None if self.noise is None else -added / self.noise
+            at, target = x.detach().clone(), None
+            if self.noise is not None:
+                added = torch.randn_like(x)
+                at, target = at + self.noise * added, -added / self.noise
+            at.requires_grad_()
+            score = _gradient(unnormalised_log_prob(program, at, *context), at)  # (N, *)
             rows = self._rows(score, at, target)
         return data_scale(x) * rows.sum()
 

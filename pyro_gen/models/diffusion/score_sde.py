@@ -76,7 +76,7 @@ class ProbabilityFlow(Bijection):
         r"""The mean :math:`\hat x` of the datum given :math:`y` (*, *event), at noise :math:`\rho` (*)."""
         spread = (1 + noise.square()).sqrt()
         s, r = (v.reshape(*v.shape, *(1 for _ in self.event_shape)) for v in (spread, noise))
-        return y / s.square() + r / s * self.network(y / s, 2 * noise.log(), h)
+        return y / s.square() + r / s * self.network(y / s, 2 * noise.log(), h)  # type: ignore[no-any-return]
 
     def score(self, x: Tensor, t: Tensor, h: Tensor | None = None) -> Tensor:
         r"""The score :math:`s(x, t)` at points (*, *event) and times (*)."""

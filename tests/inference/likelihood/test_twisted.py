@@ -3,8 +3,8 @@
 The mean of the datum given how it looks with noise is known of Gaussian data, and linear. So the law of what a chain of
 T steps generates is Gaussian, too, and its covariance is known without error, also where T is small.
 
-Rows are populations of their own, so 40 equal rows are 40 independent estimates, whose spread gives the error. Checks at
-5 standard errors: false-alarm rate 6e-7 per number compared, below 2e-5 for a whole test.
+Rows are populations of their own, so 40 equal rows are 40 independent estimates, whose spread gives the error. Checks
+at 5 standard errors: false-alarm rate 6e-7 per number compared, below 2e-5 for a whole test.
 """
 
 import math
@@ -66,6 +66,13 @@ def covariance(program: GaussianDiffusion) -> Tensor:
     return total
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_chain_of_many_steps_has_the_law_of_the_data(name: str) -> None:
+    program = PROGRAMS[name]()
+    program.steps = 2000
+    assert (covariance(program) - C).abs().max() < 0.01
+
+
 def exact_moments(program: GaussianDiffusion) -> Tensor:
     """Mean and second moments of the last two entries given the first."""
     s = covariance(program)
@@ -110,7 +117,6 @@ def by_replacement(program: GaussianDiffusion) -> Callable[[Tensor], Tensor]:
 def test_missing_entries_have_the_moments_of_the_conditional_law(name: str) -> None:
     program = PROGRAMS[name]()
     assert isinstance(program, GaussianDiffusion)
-    assert (covariance(program) - C).abs().max() < 0.15  # few steps; what they generate is what is conditioned
     assert moments_apart(program, by_impute(program)) < Z
     assert moments_apart(program, by_replacement(program)) > 2 * Z
 
@@ -129,9 +135,8 @@ def evidence_apart(program: GaussianDiffusion) -> float:
 def test_the_evidence_of_seen_entries_is_unbiased(name: str) -> None:
     program = PROGRAMS[name]()
     assert evidence_apart(program) < Z
-    right = twisted.log_mean_exp
-    with mock.patch.object(twisted, "log_mean_exp", lambda w: (right(w)[0] + 0.02, right(w)[1])):
-        assert evidence_apart(program) > Z  # 2% at each resampling and at the end
+    with mock.patch.object(twisted, "_of_bend", lambda step, bend, moved: moved.new_zeros(moved.shape[:2])):
+        assert evidence_apart(program) > Z  # weights that say nothing of the bend
 
 
 def test_with_nothing_seen_it_generates_and_with_all_seen_it_scores() -> None:

@@ -51,6 +51,10 @@ class GaussianChain(NoisingChain):
         like = next(self.parameters())
         return self.schedule(torch.as_tensor(i, dtype=like.dtype, device=like.device) / self.steps)  # type: ignore[no-any-return]
 
+    def noise(self, i: int) -> tuple[Tensor, Tensor]:
+        r"""The weight :math:`\alpha_i` of the datum in :math:`z_i`, and the deviation :math:`\sigma_i` of its noise."""
+        return alpha_sigma(self.gamma(i))
+
     @property
     def event_dim(self) -> int:
         """The number of dimensions of a datum."""
