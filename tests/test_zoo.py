@@ -99,6 +99,7 @@ SLOW = (
     "real-nvp-moons",
     "residual-flow-digits-levels",
     "robust-diabetes",
+    "score-sde-ring",
     "sparse-gaussian-process-diabetes",
     "stochastic-block-les-miserables",
     "structural-co2",

@@ -27,7 +27,7 @@ from pyro_gen.inference.likelihood.ais import is_annealed, posterior_draws
 from pyro_gen.inference.likelihood.entries import misses_levels
 from pyro_gen.inference.likelihood.enumeration import Summed, enumerated, is_enumerable, probe
 from pyro_gen.inference.likelihood.particles import resample
-from pyro_gen.inference.likelihood.twisted import GaussianDiffusion, twisted_draws
+from pyro_gen.inference.likelihood.twisted import is_twisted, twisted_draws
 from pyro_gen.inference.likelihood.weights import effective_sample_size, psis_khat
 from pyro_gen.inference.likelihood_means import mean_of
 from pyro_gen.inference.posterior import posterior
@@ -263,7 +263,7 @@ def impute(
     holes = torch.isnan(x).reshape(len(x), -1).any(1).nonzero()[:, 0]
     if len(holes) == 0:
         return data.expand(draws, *data.shape).clone()
-    if method in ("auto", "smc") and isinstance(program, GaussianDiffusion):
+    if method in ("auto", "smc") and is_twisted(program, x):
         y = (x[holes], *rows_of(x, context, holes))
         with seeded(seed), evaluation(program), progress_bar("impute", progress) as report:
             out[:, holes] = twisted_draws(program, *y, draws=draws, progress=report, **(options or {}))

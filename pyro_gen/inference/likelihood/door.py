@@ -23,7 +23,7 @@ from pyro_gen.inference.likelihood.held_out import predictive_density
 from pyro_gen.inference.likelihood.partition import normalised_likelihood
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.likelihood.smc import likelihoods
-from pyro_gen.inference.likelihood.twisted import GaussianDiffusion, twisted_likelihoods
+from pyro_gen.inference.likelihood.twisted import is_twisted, twisted_likelihoods
 from pyro_gen.inference.noise import with_noise
 from pyro_gen.noising import NoisingChain
 from pyro_gen.packing import packs_functions
@@ -111,7 +111,7 @@ def log_likelihood(
         program = with_noise(program, noise)
     x, *parts = as_inputs(program, x, *context)
     context = tuple(parts)
-    if isinstance(program, GaussianDiffusion) and (method == "smc" or (method == "auto" and any_missing(x))):
+    if (method == "smc" or (method == "auto" and any_missing(x))) and is_twisted(program, x):
         return twisted_likelihoods(program, x, *context, seed=seed, progress=progress, **options)
     given = ImproperAnywhere() if posterior is not None else nullcontext()  # else nothing says where they are
     with evaluation(program), ImproperAnywhere():

@@ -32,7 +32,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ from pyro_gen.inference.likelihood.weights import effective_sample_size, log_mea
 from pyro_gen.observation import marginalise
 from pyro_gen.program import Program
 
-__all__ = ["GaussianDiffusion", "twisted_draws", "twisted_likelihoods"]
+__all__ = ["GaussianDiffusion", "is_twisted", "twisted_draws", "twisted_likelihoods"]
 
 FLOOR = 4  # draws that count, below which they do not say what share each mode has
 
@@ -69,6 +69,14 @@ class GaussianDiffusion(Protocol):
 
     def noise(self, i: int) -> tuple[Tensor, Tensor]:
         r"""The weight :math:`\alpha_i` of the datum in :math:`z_i`, and the deviation :math:`\sigma_i` of its noise."""
+
+
+def is_twisted(program: Any, x: Tensor) -> TypeGuard[GaussianDiffusion]:
+    """Whether a program is a diffusion whose noise is on the entries of the data x (N, *event), and not on codes."""
+    if not isinstance(program, GaussianDiffusion):
+        return False
+    with torch.no_grad():
+        return program.known(x[:1]).shape == x[:1].shape
 
 
 @dataclass(frozen=True)
@@ -118,8 +126,9 @@ class _Twist:
 def _of_bend(step: Any, bend: Tensor, moved: Tensor) -> Tensor:
     """The part p / q of the log-weights (C, R) for a step to ``moved`` whose mean was bent."""
     straight: Tensor = (moved - step.loc) / step.scale
-    bent = straight - bend / step.scale
-    return 0.5 * (bent.square() - straight.square()).flatten(2).double().sum(-1)
+    bent: Tensor = straight - bend / step.scale
+    apart: Tensor = bent.square() - straight.square()
+    return 0.5 * apart.flatten(2).double().sum(-1)
 
 
 def _run(

@@ -110,7 +110,7 @@ class ScoreMatching(Objective):
                 "one: transform the data to the whole real line, or use PseudoLikelihood or ContrastiveDivergence."
             )
         with torch.enable_grad():  # of the data, in validation too
-            at, target = x.detach().clone(), None
+            at, target = x.detach(), None
             if self.noise is not None:
                 added = torch.randn_like(x)
                 at, target = at + self.noise * added, -added / self.noise

@@ -192,7 +192,7 @@ class ScoreSDE(FlowProgram):
             if sde not in SDES:
                 raise ValueError(f"ScoreSDE(sde={sde!r}): choose one of {', '.join(SDES)}.")
             sde = SDES[sde]()
-        network = TimeMLP(shape, shape, width, depth, context, dropout, waves)
+        network = TimeMLP(shape, shape, width, depth, context, dropout, waves=waves)
         super().__init__(shape, ProbabilityFlow(shape, sde, network, 32, context))
         self.sde, self.steps = sde, steps
         self.sampler = sampler
