@@ -193,7 +193,7 @@ class ScoreSDE(FlowProgram):
                 raise ValueError(f"ScoreSDE(sde={sde!r}): choose one of {', '.join(SDES)}.")
             sde = SDES[sde]()
         network = TimeMLP(shape, shape, width, depth, context, dropout, waves=waves)
-        super().__init__(shape, ProbabilityFlow(shape, sde, network, 32, context))
+        super().__init__(shape, ProbabilityFlow(shape, sde, network, 64, context))
         self.sde, self.steps = sde, steps
         self.sampler = sampler
         self.objective = ScoreMatching("denoising")
