@@ -265,7 +265,7 @@ def impute(
         return data.expand(draws, *data.shape).clone()
     if method in ("auto", "smc") and is_twisted(program, x):
         y = (x[holes], *rows_of(x, context, holes))
-        with seeded(seed), evaluation(program), progress_bar("impute", progress) as report:
+        with seeded(seed), progress_bar("impute", progress) as report:
             out[:, holes] = twisted_draws(program, *y, draws=draws, progress=report, **(options or {}))
         return torch.where(torch.isnan(data), out.to(data.dtype), data)
     if method == "smc":

@@ -194,7 +194,7 @@ def twisted_draws(
     """Draws the missing entries of rows given the seen ones, by the global generators.
 
     Arguments:
-        program: The diffusion, in evaluation mode.
+        program: The diffusion.
         x: The rows, with shape :math:`(N, *)` and NaN where missing.
         context: What the model conditions on.
         draws: The number S of draws.
@@ -209,7 +209,8 @@ def twisted_draws(
     """
     settings = _Options.of("impute", {"particles": max(64, 2 * draws), **options})
     out, least = x.expand(draws, *x.shape).clone(), math.inf
-    with torch.no_grad():
+    assert isinstance(program, Program)
+    with torch.no_grad(), evaluation(program):
         for rows, completed, log_w in _islands(program, x, context, settings, progress):
             weights = log_w.flatten(0, 1)
             out[:, rows] = gather(completed.flatten(0, 1), resample(weights, draws))
