@@ -90,6 +90,7 @@ SLOW = (
     "neural-spline-moons",
     "ordinal-diabetes",
     "pixel-cnn-digits",
+    "pixel-cnn-digits-levels",
     "pixel-vae-digits",
     "poisson-diabetes",
     "potts-digits",
