@@ -98,6 +98,10 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "off_last_step": (0.1, 0.5),
         "coverage_of_90": (0.65, 0.95),
     },
+    "diffusion_digits": {
+        "bits_per_dim": (2.0, 2.15),  # the bound
+        "bits_of_independent": (2.43, 2.44),
+    },
     "discrete_latents": {
         "score_function": (-19.4, -18.2),
         "awake": (-18.4, -17.4),
