@@ -135,6 +135,13 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "upper_share": (0.3, 0.7),
         "upper_share_of_grid": (0.3, 0.7),
     },
+    "energy_digits": {
+        "log_likelihood": (-20.3, -18.6),
+        "gap": (-0.3, 0.3),
+        "independent_pixels": (-25.4, -25.1),
+        "pixels_right": (0.74, 0.88),
+        "pixels_right_by_chance": (0.6, 0.75),
+    },
     "joint_energy": {
         "accuracy": (0.95, 1.0),
         "auroc_of_unseen_digits": (0.88, 0.98),  # with 1 and 7 left out .92, with 3 and 8 .92
