@@ -187,6 +187,10 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "coverage_90": (0.75, 0.95),  # variances are those of the maximum; statsmodels' 0.82
         "coverage_90_decade": (0.8, 1.0),
     },
+    "gan_digits": {
+        "as_asked": (0.85, 1.0),  # real digits 0.98
+        "translated": (0.9, 1.0),
+    },
     "gan_modes": {
         "ring_modes": (8, 8),
         "ring_good": (0.85, 0.99),  # of the mixture itself 0.989

@@ -106,6 +106,7 @@ SLOW = (
     "sparse-gaussian-process-diabetes",
     "stochastic-block-les-miserables",
     "structural-co2",
+    "style-digits",
     "switching-level-nile",
     "transformer-digits",
     "vae-digits",

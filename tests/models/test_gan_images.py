@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import pyro_gen as pg
+from pyro_gen.evaluation.samples import digits_classifier, nearest_neighbours
 from pyro_gen.inference import Adversarial, CycleConsistent
 from pyro_gen.models import DCGAN, CycleGAN, StyleGAN
 from pyro_gen.models.adversarial.cycle import TurnedPixels
@@ -86,15 +87,36 @@ def test_truncation_is_linear_in_styles() -> None:
     assert torch.allclose(whole, gan.styles(z), atol=1e-6)
     assert torch.allclose(half, (whole + none) / 2, atol=1e-6) and torch.equal(none[0], none[1])
     # 10,000 draws against 20,000 others: within 4.5 standard errors of the difference, 4 numbers, 3e-5.
-    other = gan.styles(torch.randn(20_000, 3))
-    error = other.std(0) * (1 / 10_000 + 1 / 20_000) ** 0.5
-    assert bool(((none[0] - other.mean(0)).abs() < 4.5 * error).all())
-    assert not bool(((whole[0] - other.mean(0)).abs() < 4.5 * error).all())
+    more = gan.styles(torch.randn(20_000, 3))
+    error = more.std(0) * (1 / 10_000 + 1 / 20_000) ** 0.5
+    assert bool(((none[0] - more.mean(0)).abs() < 4.5 * error).all())
+    assert not bool(((whole[0] - more.mean(0)).abs() < 4.5 * error).all())
     assert torch.allclose(gan.truncated(0.5).truncated(1.0).styles(z), whole, atol=1e-6)
+    of_class = StyleGAN((4, 4), latent=3, style=4, channels=(4,), classes=2)
+    one, other = (of_class.truncated(0.0).styles(z, torch.full((7,), y)) for y in (0.0, 1.0))
+    assert torch.equal(one[0], one[1]) and not torch.allclose(one[0], other[0], atol=0.01)
     with pytest.raises(ValueError, match="between 0 and 1"):
         gan.truncated(1.5)
     with pytest.raises(ValueError, match="shape of an image"):
         StyleGAN((4,))
+
+
+@pytest.mark.slow
+def test_truncation_trades_recall_for_precision() -> None:
+    """The recipe style-digits, over five levels: precision rises and recall falls from each to the next."""
+    entry = pg.zoo.load("style-digits")
+    data = pg.zoo.prepare(entry)
+    gan = pg.zoo.train(entry, data, progress=False).program
+    of = digits_classifier()
+    real = of.features(pg.data.load("digits").test / 16)
+    asked, precision, recall = torch.arange(2000.0) % 10, [], []
+    for psi in (1.0, 0.8, 0.6, 0.4, 0.2):
+        drawn = (17 * pg.sample(gan.truncated(psi), 2000, context=(asked,), seed=0)).floor().clamp(0, 16) / 16
+        found = nearest_neighbours(of.features(drawn), real)
+        precision.append(found.precision.value)
+        recall.append(found.recall.value)
+    assert precision == sorted(precision) and recall == sorted(recall, reverse=True)
+    assert precision[-1] - precision[0] > 0.05 and recall[0] - recall[-1] > 0.3
 
 
 # ----------------------------------------------------------------------------------------------------------------------

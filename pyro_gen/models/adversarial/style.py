@@ -2,7 +2,7 @@ r"""The style-based generator: noise becomes a style, which scales the maps of e
 
 .. math::
     z \sim \mathcal{N}(0, I_K), \quad \epsilon_l \sim \mathcal{N}(0, I), \qquad
-    w = f\big(z \, / \sqrt{\overline{z^2}}\big), \qquad
+    w = f\big([z \, / \sqrt{\overline{z^2}}, e_y]\big), \qquad
     h_l = \phi\big(d_l \odot (W_l * (s_l(w) \odot h_{l-1}^{\uparrow})) + \beta_l \epsilon_l + b_l\big) .
 
 The image starts from a constant :math:`h_0` that is learnt. Each layer doubles height and width
@@ -10,9 +10,10 @@ The image starts from a constant :math:`h_0` that is learnt. Each layer doubles 
 output map by the norm that it would have of independent inputs of variance 1,
 :math:`d_{lo}^{-2} = \sum_{ik} s_{li}^2 W_{loik}^2`; noise :math:`\epsilon_l` of one map, with a strength
 :math:`\beta_l` of each channel, is for what a style does not fix. The image is :math:`\sigma` of a mixture of the last
-maps.
+maps. A class :math:`y` that is asked for is context, and its indicator :math:`e_y` goes into the style.
 
-**Truncation** draws styles towards their mean :math:`\bar w`, by :meth:`StyleGAN.truncated`,
+**Truncation** draws styles towards their mean :math:`\bar w`, that of the class where there is one, by
+:meth:`StyleGAN.truncated`,
 
 .. math:: w_\psi = \bar w + \psi \, (w - \bar w), \qquad 0 \le \psi \le 1 :
 
@@ -40,7 +41,8 @@ from torch import Tensor, nn
 
 from pyro_gen._random import seeded
 from pyro_gen._sizes import check_sizes, check_widths
-from pyro_gen.data.small import normal_rows
+from pyro_gen.data.small import level_rows, normal_rows
+from pyro_gen.heads import label
 from pyro_gen.nets import MLP
 from pyro_gen.observation import observe
 from pyro_gen.program import Program
@@ -83,7 +85,13 @@ class StyledConvolution(nn.Module):
 @model(
     "style-based generator",
     paper="Karras, Laine & Aila (2019)",
-    small={"": lambda: (StyleGAN((5, 6), latent=3, style=4, channels=(4, 3)), normal_rows(9, 5, 6).sigmoid())},
+    small={
+        "images": lambda: (StyleGAN((5, 6), latent=3, style=4, channels=(4, 3)), normal_rows(9, 5, 6).sigmoid()),
+        "classes": lambda: (
+            StyleGAN((4, 4), latent=3, style=4, channels=(4, 3), classes=3),
+            *(normal_rows(9, 4, 4).sigmoid(), level_rows(3, 9)),
+        ),
+    },
 )
 class StyleGAN(Program):
     r"""Creates a generator of images with values in (0, 1).
@@ -94,6 +102,7 @@ class StyleGAN(Program):
         style: The width of a style.
         channels: The number of maps of each layer; each but the first doubles height and width.
         mapping: The number of layers of :math:`f`.
+        classes: The number of classes, 0 for none; else the context is a label 0, 1, ... for each image, shape (N,).
 
     Raises:
         ValueError: The shape is not one of an image, or a number is not positive.
@@ -115,6 +124,7 @@ class StyleGAN(Program):
         style: int = 32,
         channels: Sequence[int] = (64, 64, 32),
         mapping: int = 2,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         check_sizes(self, latent=latent, style=style, mapping=mapping)
@@ -129,18 +139,23 @@ class StyleGAN(Program):
         self.sizes = [tuple(self.event_shape[-2:])]
         for _ in channels[1:]:
             self.sizes.insert(0, tuple((n + 1) // 2 for n in self.sizes[0]))
-        self.mapping = nn.Sequential(MLP((latent, *[style] * mapping), "leaky_relu"), nn.LeakyReLU())
+        self.classes = label(classes) if classes else None
+        self.mapping = MLP((latent + classes, *[style] * mapping), "leaky_relu")
         self.start = nn.Parameter(torch.randn(channels[0], *self.sizes[0]))
         layers = [StyledConvolution(style, *pair) for pair in pairwise((channels[0], *channels))]
         self.layers = nn.ModuleList(layers)
         self.to_image = nn.Conv2d(channels[-1], self.event_shape[:-2].numel(), 1)
         self.register_buffer("psi", torch.ones(()))
-        self.register_buffer("mean_style", torch.zeros(style))
+        self.register_buffer("mean_style", torch.zeros(max(classes, 1), style))
 
-    def styles(self, z: Tensor) -> Tensor:
-        """The styles of noise: (N, K) to (N, S)."""
-        w: Tensor = self.mapping(z * (z.square().mean(-1, keepdim=True) + 1e-8).rsqrt())
-        return self.mean_style + self.psi * (w - self.mean_style)
+    def styles(self, z: Tensor, *labels: Tensor) -> Tensor:
+        """The styles of noise (N, K), and labels (N,) where there are classes: (N, S)."""
+        unit, mean = z * (z.square().mean(-1, keepdim=True) + 1e-8).rsqrt(), self.mean_style
+        if self.classes is not None:
+            asked = self.classes.one_hot(labels[0]).to(z)
+            unit, mean = torch.cat([unit, asked], -1), asked @ mean
+        w: Tensor = self.mapping(unit)
+        return mean + self.psi * (w - mean)
 
     def truncated(self, psi: float, seed: int = 0) -> "StyleGAN":
         r"""A copy that draws styles at :math:`\psi` of their distance from the mean, 1 for all of it.
@@ -157,15 +172,18 @@ class StyleGAN(Program):
         other = copy.deepcopy(self)
         with torch.no_grad(), seeded(seed):
             other.psi.fill_(1.0)
-            other.mean_style.copy_(other.styles(torch.randn(OF_MEAN, self.latent).to(self.start)).mean(0))
+            z = torch.randn(OF_MEAN, self.latent).to(self.start)
+            for k, mean in enumerate(other.mean_style):  # one, or one for each class
+                labels = (torch.full((OF_MEAN,), float(k)).to(z),) if self.classes is not None else ()
+                mean.copy_(other.styles(z, *labels).mean(0))
             other.psi.fill_(psi)
         return other
 
-    def model(self, x: Tensor) -> Tensor:
+    def model(self, x: Tensor, *labels: Tensor) -> Tensor:
         r"""Draws an image for each row of ``x``, with shape :math:`(N, *event)`."""
         with self.plate(x):
             z = pyro.sample("z", dist.Normal(x.new_zeros(self.latent), 1.0).to_event(1))  # (N, K)
-            w = self.styles(z.reshape(-1, self.latent))
+            w = self.styles(z, *(y.expand(z.shape[:-1]) for y in labels)).reshape(-1, self.mean_style.shape[1])
             h = self.start.expand(len(w), *self.start.shape)
             for i, (layer, size) in enumerate(zip(self.layers, self.sizes, strict=True)):
                 noise = pyro.sample(f"noise_{i}", dist.Normal(x.new_zeros(1, *size), 1.0).to_event(3))
