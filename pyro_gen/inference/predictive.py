@@ -18,14 +18,14 @@ from pyro_gen._progress import listening, told
 from pyro_gen._random import seeded
 from pyro_gen.data import as_tensor
 from pyro_gen.density import as_inputs, evaluation, row_chunks, rows_of
-from pyro_gen.density.finite import finite_sites
+from pyro_gen.density.finite import finite_sites, joint_values, present_units
 from pyro_gen.density.missing import latent_missing, missing_site, needs_latent
 from pyro_gen.inference.diagnose import diagnose
 from pyro_gen.inference.factors import refuse_data_factors
 from pyro_gen.inference.kinds import not_for
 from pyro_gen.inference.likelihood.ais import is_annealed, posterior_draws
 from pyro_gen.inference.likelihood.entries import misses_levels
-from pyro_gen.inference.likelihood.enumeration import Summed, enumerated, is_enumerable, probe
+from pyro_gen.inference.likelihood.enumeration import MAX_ASSIGNMENTS, Summed, enumerated, is_enumerable, probe
 from pyro_gen.inference.likelihood.particles import resample
 from pyro_gen.inference.likelihood.twisted import is_twisted, twisted_draws
 from pyro_gen.inference.likelihood.weights import effective_sample_size, psis_khat
@@ -317,6 +317,7 @@ def impute(
             holes = torch.arange(len(x), device=x.device)
         y, context = x[holes], rows_of(x, context, holes)
         start = "guide" if obstacle is None else "prior"
+        discrete = method == "auto" and is_enumerable(program, y, *context) and _left_to_guide(program, y, context)
         if generates or kinds.kind == "exact":
             with progress_bar("impute", progress) as report, listening(report):
                 completed = _by_rows(program, y, context, draws)
@@ -324,14 +325,14 @@ def impute(
             if obstacle == "other rows":
                 raise not_amortised(program, len(x))
             completed = _by_guide_alone(program, y, context, draws)
-        elif method == "auto" and is_enumerable(program, y, *context):
+        elif method == "auto" and is_enumerable(program, y, *context) and not discrete:
             completed = _by_enumeration(program, y, context, draws)
         elif method == "ais" or (method == "auto" and obstacle in ("point", "other rows")):
             completed = _by_ais(program, y, context, draws, start)
         else:
             completed, trusted = _by_guide(program, y, context, draws, num_proposals)
             hard = (~trusted).nonzero()[:, 0]
-            if len(hard) and method == "auto" and not is_annealed(program, y, *context):
+            if len(hard) and method == "auto" and (discrete or not is_annealed(program, y, *context)):
                 more = RETRY_FACTOR * num_proposals
                 completed[:, hard], again = _by_guide(program, y[hard], rows_of(y, context, hard), draws, more)
                 hard = hard[~again]
@@ -439,6 +440,15 @@ def _by_guide(
         enough = effective_sample_size(log_w) >= max(draws, 30)
         trusted.append((psis_khat(log_w) <= bearable) & enough)
     return torch.cat(completed, 1), torch.cat(trusted)
+
+
+def _left_to_guide(program: Program, x: Tensor, context: tuple[Any, ...]) -> bool:
+    """Whether discrete latent variables have too many joint values to be summed over, and the guide proposes them."""
+    sites = finite_sites(probe(program, x, *context))
+    counts = joint_values(sites, present_units(sites, program, x, *context))
+    guide = guide_on(program, x[:1], *rows_of(x, context, slice(1)))
+    proposed = guide is not None and sites.keys() <= sample_sites(guide).keys()
+    return proposed and bool((counts > MAX_ASSIGNMENTS).any())
 
 
 def _by_enumeration(program: Program, x: Tensor, context: tuple[Any, ...], draws: int) -> Tensor:
