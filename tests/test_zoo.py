@@ -93,6 +93,7 @@ SLOW = (
     "ordinal-diabetes",
     "pixel-cnn-digits",
     "pixel-cnn-digits-levels",
+    "pixel-rnn-digits",
     "pixel-vae-digits",
     "poisson-diabetes",
     "potts-digits",
