@@ -206,7 +206,7 @@ def test_it_learns_a_ring_and_integrates_to_one() -> None:
     def integral() -> float:
         return float(pg.log_likelihood(program, torch.cartesian_prod(axis, axis)).value.exp().sum()) * 0.15**2
 
-    assert abs(integral() - 1) < 1e-3
+    assert abs(integral() - 1) < 0.01  # 1.005 by this grid, whose step is half a standard deviation
     with no_divergence():
         assert abs(integral() - 1) > 0.1
 
