@@ -78,6 +78,7 @@ SLOW = (
     "kernel-density-digits-levels",
     "kernel-density-digits-shared",
     "latent-position-les-miserables",
+    "latent-diffusion-digits",
     "lda-docstrings",
     "linear-diabetes",
     "logistic-breast-cancer",
