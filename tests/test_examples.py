@@ -290,6 +290,14 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "coverage_student": (0.88, 0.96),
         "largest_khat": (-0.5, 0.7),
     },
+    "score_sde_2d": {
+        "log_likelihood": (0.6, 1.1),  # the mixture itself has 1.075
+        "flow": (0.9, 0.995),  # of the mixture itself 0.989
+        "euler-maruyama": (0.93, 0.998),
+        "predictor-corrector": (0.95, 0.999),
+        "above": (0.35, 0.65),
+        "distance": (1.9, 2.1),
+    },
     "semi_supervised": {
         "accuracy": (0.82, 0.9),  # of one draw of the labels; 0.87 in the mean over five
         "logistic_regression": (0.8, 0.83),
