@@ -1,4 +1,4 @@
-"""The tables of samples and of implicit programs in the documentation are those of the stored results."""
+"""The tables of samples, of implicit programs and of games in the documentation are those of the stored results."""
 
 import importlib.util
 import json
@@ -11,7 +11,12 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize(
-    ("benchmark", "key", "page"), [("samples", "figures", "samples"), ("implicit", "programs", "likelihoods")]
+    ("benchmark", "key", "page"),
+    [
+        ("samples", "figures", "samples"),
+        ("implicit", "programs", "likelihoods"),
+        ("adversarial", "games", "samples"),
+    ],
 )
 def test_the_page_has_the_table_of_what_is_stored(
     benchmark: str, key: str, page: str, monkeypatch: pytest.MonkeyPatch
