@@ -101,6 +101,8 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
     "diffusion_digits": {
         "bits_per_dim": (2.0, 2.15),  # the bound
         "bits_of_independent": (2.43, 2.44),
+        "pixels_right": (0.75, 0.9),
+        "pixels_right_by_chance": (0.65, 0.8),
     },
     "discrete_latents": {
         "score_function": (-19.4, -18.2),
@@ -371,6 +373,8 @@ def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert abs(numbers["mean_field_a"] - numbers["exact_a"]) > 0.2
     if name == "energy_2d":  # five standard errors of 2000 draws
         assert abs(numbers["upper_share"] - numbers["upper_share_of_grid"]) < 0.056
+    if name == "diffusion_digits":
+        assert numbers["pixels_right"] > numbers["pixels_right_by_chance"] + 0.05
     if name == "impute_images":
         assert numbers["half_spread"] < numbers["lower_spread"]
     if name == "impute_table":
