@@ -189,6 +189,12 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "coverage_90": (0.75, 0.95),  # variances are those of the maximum; statsmodels' 0.82
         "coverage_90_decade": (0.8, 1.0),
     },
+    "forecast_sunspots": {  # nats a year; of nominally 80% of the years
+        "nats_per_year_of_autoregression": (-4.5, -4.38),
+        "nats_per_year_of_WaveNet": (-4.35, -4.05),
+        "coverage_of_autoregression": (0.67, 0.87),
+        "coverage_of_WaveNet": (0.48, 0.78),
+    },
     "gan_digits": {
         "as_asked": (0.85, 1.0),  # real digits 0.98
         "translated": (0.9, 1.0),

@@ -361,9 +361,10 @@ def _by_density_alone(program: Program, kinds: Structure, x: Tensor, context: tu
 
 
 def _by_rows(program: Program, x: Tensor, context: tuple[Any, ...], draws: int) -> Tensor:
-    chunks = [(x[r], rows_of(x, context, r)) for r in row_chunks(len(x), ROWS)]
-    completed = torch.cat([complete(program, *chunk) for chunk in told(chunks * draws)])
-    return completed.reshape(draws, *x.shape)
+    """All draws of all rows, ROWS of them at a time: rows are independent, and a run of the model costs most."""
+    repeated = torch.arange(len(x), device=x.device).repeat(draws)
+    chunks = told(repeated.split(ROWS))
+    return torch.cat([complete(program, x[r], rows_of(x, context, r)) for r in chunks]).reshape(draws, *x.shape)
 
 
 def _leaves_out(program: Program, kinds: Structure, x: Tensor, context: tuple[Any, ...]) -> bool:

@@ -106,6 +106,20 @@ def test_exact_density_and_untouched_rows():
     assert torch.equal(impute(program, torch.zeros(2, 6), draws=3), torch.zeros(3, 2, 6))
 
 
+def test_draws_of_few_rows_of_an_exact_density_share_runs_of_the_model(monkeypatch):
+    program, runs = make(Good).marginal(), []
+    model = type(program).model
+    monkeypatch.setattr(type(program), "model", lambda self, x, *c: runs.append(len(x)) or model(self, x, *c))
+    y = impute(program, torch.stack([X, -X]), draws=1500)
+    assert max(runs) == 1024  # rows that are run together
+    assert sum(runs) < 1.5 * 3000
+    for row, x in enumerate((X, -X)):
+        scores = z_scores(y[:, row, X.isnan()].double(), *conditional(program, x))
+        assert scores.abs().max() < 4.2  # false-alarm rate 1.3e-4
+        swapped = z_scores(y[:, 1 - row, X.isnan()].double(), *conditional(program, x))
+        assert swapped.abs().max() > 4.2  # the twin: draws of the other row
+
+
 def test_generation_has_the_marginal_distribution(untouched_rng):
     with torch.random.fork_rng():
         program = make(Good)
