@@ -1,6 +1,7 @@
 """Likelihood heads: the output of a decoder becomes the distribution of one datum."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -22,6 +23,7 @@ __all__ = [
     "LabelHead",
     "NormalHead",
     "StudentTHead",
+    "check_asked",
     "label",
     "make_head",
 ]
@@ -214,6 +216,21 @@ class LabelHead(CategoricalHead):
 def label(classes: int) -> LabelHead:
     """Creates the head of a label with so many classes, see :class:`LabelHead`."""
     return LabelHead(classes)
+
+
+def check_asked(model: object, classes: LabelHead | None, context: Sequence[Any]) -> None:
+    """Refuses a context that is not one label of each datum, and any context where there are no classes.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if classes is None and context:
+        raise ValueError(f"{type(model).__name__}(classes=0) takes no context: give it the number of classes.")
+    if classes is not None and (len(context) != 1 or context[0].dim() != 1):
+        raise ValueError(
+            f"{type(model).__name__}(classes={classes.levels}) takes one context, the label 0, 1, ... of each datum, "
+            "with shape (N,)."
+        )
 
 
 class DiscretizedLogisticHead(Head):

@@ -51,7 +51,8 @@ def command(
         int | None,
         typer.Option(
             min=20,
-            help="Judge so many samples instead, beside the data: Frechet and kernel distance, precision, recall, "
+            help="Judge so many samples instead, at most as many as the other part of a named data set has, beside the "
+            "data: Frechet and kernel distance, precision, recall, "
             "density, coverage, a classifier's accuracy; by features of a classifier for digits, else the values.",
         ),
     ] = None,
@@ -79,10 +80,15 @@ def command(
     if samples is not None:
         if parts:
             raise ValueError("evaluate --samples is of programs without context: leave --context out.")
+        of_likelihood: dict[str, Any] = {"chains": chains, "num-particles": num_particles, "temperatures": temperatures}
+        of_likelihood |= {"posterior": posterior, "method": None if method == "auto" else method}
+        if unused := [name for name, value in of_likelihood.items() if value is not None]:
+            raise ValueError(f"evaluate --samples judges samples, and --{unused[0]} is of likelihoods: leave one out.")
         other = None
         if data in DATA_SETS:  # its other part, in the place of the samples
             rest = Part.test if part is Part.train else Part.train
             other = aligned(saved, read_data(data, rest, data_root, drop_empty, decimal)).x
+            samples = min(samples, len(other))  # figures of different numbers do not compare
         _judge(saved, read, other, samples, seed, as_json)
         return
     draws = None if posterior is None else read_posterior(posterior)

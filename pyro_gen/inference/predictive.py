@@ -263,7 +263,7 @@ def impute(
     holes = torch.isnan(x).reshape(len(x), -1).any(1).nonzero()[:, 0]
     if len(holes) == 0:
         return data.expand(draws, *data.shape).clone()
-    if method in ("auto", "smc") and is_twisted(program, x):
+    if method in ("auto", "smc") and is_twisted(program):
         y = (x[holes], *rows_of(x, context, holes))
         with seeded(seed), progress_bar("impute", progress) as report:
             out[:, holes] = twisted_draws(program, *y, draws=draws, progress=report, **(options or {}))

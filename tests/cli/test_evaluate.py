@@ -41,6 +41,9 @@ def test_samples_are_judged_beside_the_data(here: Path, capsys: pytest.CaptureFi
     assert "frechet" in out and "real against real" in out
     np.save("a.npy", data.load("digits").test[:50].numpy())
     assert run_json(capsys, "evaluate", "k.pt", "--data", "a.npy", "--samples", "50")["recall"]["real"] is None
+    # As many as the other part has: the test data here.
+    assert run_json(capsys, *words[:-1], "400", "--part", "train")["samples"] == 360
+    assert "--num-particles is of likelihoods" in err_line(capsys, *words, "--num-particles", "3")
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.pt"])

@@ -215,3 +215,8 @@ def test_binary_entries_are_drawn_given_others(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(energy_based, "move_missing", deaf)
     assert imputed_off() > 4.9
+
+
+def test_a_base_of_binary_entries_refuses_numbers() -> None:
+    with pytest.raises(ValueError, match="binarize the data"):
+        pg.fit(EnergyBased(3, (8,), base="bernoulli"), torch.randn(20, 3), epochs=1, progress=False)

@@ -189,3 +189,13 @@ def test_what_translation_refuses() -> None:
         pg.fit(pg.models.GAN((2, 3)), x, objective=CycleConsistent(), epochs=1, progress=False)
     with pytest.raises(ValueError, match="weights are 0 or more"):
         CycleConsistent(cycle=-1.0)
+
+
+def test_a_label_is_asked_for_and_no_other_context() -> None:
+    for cls in (DCGAN, StyleGAN):
+        with pytest.raises(ValueError, match="takes one context, the label"):
+            pg.sample(cls((4, 4), channels=(4,), classes=3), 2)
+        with pytest.raises(ValueError, match="takes no context"):
+            pg.sample(cls((4, 4), channels=(4,)), 2, context=(torch.zeros(2),))
+    with pytest.raises(ValueError, match="has 1 networks: give two"):
+        CycleGAN((2, 4, 4), (torch.nn.Linear(4, 4),))  # type: ignore[arg-type]

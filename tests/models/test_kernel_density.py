@@ -123,3 +123,11 @@ def test_it_is_saved_with_its_points_and_refuses_what_it_cannot_take(tmp_path: p
         KernelDensity(2, "full")
     tied = KernelDensity(1).initialise(torch.zeros(5, 1))
     assert tied.bandwidth.item() == pytest.approx(tied.min_bandwidth)
+
+
+def test_arguments_and_data_of_other_shapes_are_refused() -> None:
+    for wrong in ({"event_shape": 0}, {"event_shape": 3, "min_bandwidth": -1.0}):
+        with pytest.raises(ValueError, match="give a positive"):
+            KernelDensity(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"data have the shape \(4,\) each"):
+        pg.fit(KernelDensity(3), torch.randn(20, 4), epochs=1, progress=False)

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.density import row_chunks, rows_of
+from pyro_gen.distributions import innermost
 from pyro_gen.inference.likelihood.result import LogLikelihood, entries_seen
 from pyro_gen.noising import NoisingChain
 
 __all__ = ["chain_bound"]
 
 ROWS = 1024  # at a time
+BEFORE_ONE = 1 - 2**-24  # what rounding makes 1 is no time of a step
 ENDS = 8  # so many times for each draw of the terms that are no step
 
 
@@ -43,17 +45,20 @@ def chain_bound(
         progress: Called with the fraction done, now and then.
 
     Raises:
-        ValueError: The number of times is not positive.
+        ValueError: The number of times is not positive, or data are outside of the support.
     """
     if times < 1:
         raise ValueError(f"log_likelihood(num_particles={times}): give a positive number.")
+    with seeded(seed), torch.no_grad():
+        _check_support(program, x, context)
     values: list[Tensor] = []
     errors: list[Tensor] = []
     with seeded(seed), torch.no_grad():
         for rows in row_chunks(len(x), ROWS):
             data, given, draws = x[rows], rows_of(x, context, rows), []
             for k in range(times):
-                loss, weight = program.step(data, (k + torch.rand(len(data), device=x.device)) / times, *given)
+                time = ((k + torch.rand(len(data), device=x.device)) / times).clamp(max=BEFORE_ONE)
+                loss, weight = program.step(data, time, *given)
                 draws.append((weight * loss).double())
                 if progress is not None:
                     progress((sum(len(v) for v in values) + len(data) * (k + 1) / times) / len(x))
@@ -67,3 +72,14 @@ def chain_bound(
     return LogLikelihood(
         value, error, "stochastic lower bound", "elbo", entries_seen(x), lower=value, diagnostics=diagnostics
     )
+
+
+def _check_support(program: NoisingChain, x: Tensor, context: tuple[Any, ...]) -> None:
+    first = slice(1)
+    law = program.likelihood(program.start(x[first]).sample(), *rows_of(x, context, first))
+    wrong = (~law.support.check(x)).nonzero()[:, 0]
+    if len(wrong):
+        raise ValueError(
+            f"log_likelihood: {len(wrong)} data, the first is row {int(wrong[0])}, are outside of the support of "
+            f"{type(innermost(law)).__name__}, {innermost(law).support}: transform them as in training."
+        )

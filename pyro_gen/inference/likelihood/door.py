@@ -111,7 +111,12 @@ def log_likelihood(
         program = with_noise(program, noise)
     x, *parts = as_inputs(program, x, *context)
     context = tuple(parts)
-    if (method == "smc" or (method == "auto" and any_missing(x))) and is_twisted(program, x):
+    if (method == "smc" or (method == "auto" and any_missing(x))) and is_twisted(program):
+        if num_particles is not None:
+            raise ValueError(
+                f"log_likelihood(num_particles={num_particles}) is for complete data of a diffusion: where entries are "
+                "missing give particles=, of each island."
+            )
         return twisted_likelihoods(program, x, *context, seed=seed, progress=progress, **options)
     given = ImproperAnywhere() if posterior is not None else nullcontext()  # else nothing says where they are
     with evaluation(program), ImproperAnywhere():
@@ -138,7 +143,7 @@ def log_likelihood(
         if chain is not None and method == "auto":
             method = "elbo"  # annealing would be over all steps
         if chain is not None and method == "elbo" and not any_missing(x):
-            return chain_bound(chain, x, context, num_particles or 64, seed, progress)
+            return chain_bound(chain, x, context, 64 if num_particles is None else num_particles, seed, progress)
         by_gibbs = every and misses_levels(program, x, *context)
         if method == "auto":
             method = "ais" if by_gibbs or is_annealed(program, x, *context) else "iwae"

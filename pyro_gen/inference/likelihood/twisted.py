@@ -56,6 +56,7 @@ class GaussianDiffusion(Protocol):
     """A program whose data come from a chain of Gaussian steps, see :class:`pyro_gen.noising.NoisingChain`."""
 
     steps: int
+    is_of_codes: bool  # whether the noise is on codes of the data, and not on their entries
 
     def start(self, x: Tensor) -> Any: ...
 
@@ -71,12 +72,9 @@ class GaussianDiffusion(Protocol):
         r"""The weight :math:`\alpha_i` of the datum in :math:`z_i`, and the deviation :math:`\sigma_i` of its noise."""
 
 
-def is_twisted(program: Any, x: Tensor) -> TypeGuard[GaussianDiffusion]:
-    """Whether a program is a diffusion whose noise is on the entries of the data x (N, *event), and not on codes."""
-    if not isinstance(program, GaussianDiffusion):
-        return False
-    with torch.no_grad():
-        return program.known(x[:1]).shape == x[:1].shape
+def is_twisted(program: Any) -> TypeGuard[GaussianDiffusion]:
+    """Whether a program is a diffusion whose noise is on the entries of the data, and not on codes."""
+    return isinstance(program, GaussianDiffusion) and not program.is_of_codes
 
 
 @dataclass(frozen=True)

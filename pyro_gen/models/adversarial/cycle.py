@@ -105,6 +105,10 @@ class CycleGAN(Program):
                 )
             widths = [part for part in generators if isinstance(part, int)]
             nets = [TurnedPixels(widths), TurnedPixels(widths)]
+        if len(nets) != 2:
+            raise ValueError(
+                f"CycleGAN(generators=...) has {len(nets)} networks: give two, (from_a_to_b, from_b_to_a)."
+            )
         self.to_b, self.to_a = nets
 
     def model(self, x: Tensor, given: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pyro_gen._sizes import check_sizes
 from pyro_gen.data.small import level_rows, normal_rows
-from pyro_gen.heads import label
+from pyro_gen.heads import check_asked, label
 from pyro_gen.nets import ConvDecoder
 from pyro_gen.observation import observe
 from pyro_gen.program import Program
@@ -75,6 +75,7 @@ class DCGAN(Program):
 
     def model(self, x: Tensor, *labels: Tensor) -> Tensor:
         r"""Draws :math:`x = \sigma(G(z, y))` for each row of ``x``, with shape :math:`(N, *event)`."""
+        check_asked(self, self.classes, labels)
         with self.plate(x):
             z = pyro.sample("z", dist.Normal(x.new_zeros(self.latent), 1.0).to_event(1))  # (N, K)
             if self.classes is not None:

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from pyro_gen._random import seeded
 from pyro_gen._sizes import check_sizes, check_widths
 from pyro_gen.data.small import level_rows, normal_rows
-from pyro_gen.heads import label
+from pyro_gen.heads import check_asked, label
 from pyro_gen.nets import MLP
 from pyro_gen.observation import observe
 from pyro_gen.program import Program
@@ -181,6 +181,7 @@ class StyleGAN(Program):
 
     def model(self, x: Tensor, *labels: Tensor) -> Tensor:
         r"""Draws an image for each row of ``x``, with shape :math:`(N, *event)`."""
+        check_asked(self, self.classes, labels)
         with self.plate(x):
             z = pyro.sample("z", dist.Normal(x.new_zeros(self.latent), 1.0).to_event(1))  # (N, K)
             w = self.styles(z, *(y.expand(z.shape[:-1]) for y in labels)).reshape(-1, self.mean_style.shape[1])

@@ -35,6 +35,7 @@ from pyro_gen.data.small import binary_rows, level_rows, normal_rows
 from pyro_gen.distributions import LevelCategorical
 from pyro_gen.heads import make_head
 from pyro_gen.inference.objectives import DiffusionELBO
+from pyro_gen.models.diffusion.parts.networks import check_context
 from pyro_gen.models.diffusion.parts.unmasking import Unmasking
 from pyro_gen.noising import NoisingChain
 from pyro_gen.registry import model
@@ -120,6 +121,7 @@ class AbsorbingDiffusion(NoisingChain):
     def log_probs(self, z: Tensor, *context: Tensor) -> Tensor:
         """The laws of the values, given entries (*, D) of which some are hidden, with shape (*, D, K)."""
         seen = (z.unsqueeze(-1) == torch.arange(self.levels + 1, device=z.device)).to(self.offset.dtype).flatten(-2)
+        check_context(context[0] if context else None, self.context)
         if self.context:
             given = context[0] if context else seen.new_full((*seen.shape[:-1], self.context), torch.nan)
             unknown = torch.isnan(given)

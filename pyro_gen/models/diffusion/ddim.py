@@ -28,7 +28,7 @@ from torch import Tensor
 from pyro_gen._sizes import check_sizes
 from pyro_gen.data.small import level_rows, normal_rows
 from pyro_gen.models.diffusion.ddpm import DDPM
-from pyro_gen.models.diffusion.parts.gaussian import GaussianChain
+from pyro_gen.models.diffusion.parts.gaussian import GaussianChain, require_gaussian
 from pyro_gen.models.diffusion.parts.schedules import alpha_sigma
 from pyro_gen.observation import observe
 from pyro_gen.program import Program
@@ -58,7 +58,7 @@ class DDIM(Program):
         steps: The number S of passes of the network.
 
     Raises:
-        ValueError: The number of steps is not positive.
+        ValueError: The number of steps is not positive, or the chain is none of Gaussian noise.
 
     Example:
         >>> import pyro_gen as pg
@@ -69,7 +69,8 @@ class DDIM(Program):
     def __init__(self, chain: GaussianChain, steps: int = 20) -> None:
         super().__init__()
         check_sizes(self, steps=steps)
-        self.chain, self.steps, self.event_shape = chain, steps, chain.event_shape
+        self.chain, self.steps = require_gaussian(self, chain), steps
+        self.event_shape = self.chain.event_shape
 
     def _moved(self, z: Tensor, k: int, to: int, *context: Any) -> Tensor:
         """Noisy data of the k-th of the levels 0, ..., S at another one."""

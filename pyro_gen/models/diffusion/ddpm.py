@@ -98,6 +98,8 @@ class DDPM(GaussianChain):
         self.event_shape = event_of(self, event_shape)
         check_sizes(self, steps=steps, width=width)
         check_sizes(self, 0, levels=levels, depth=depth, context=context, waves=waves)
+        if levels == 1:
+            raise ValueError("DDPM(levels=1): give 2 or more, or 0 where data are numbers.")
         self.steps, self.levels = steps, levels
         self.schedule = make_schedule(schedule)
         self.network = TimeMLP(self.event_shape, self.event_shape, width, depth, context, dropout, drop_context, waves)

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_gen._sizes import check_weights
 from pyro_gen.data.small import level_rows, normal_rows
 from pyro_gen.inference.objectives import DiffusionELBO
 from pyro_gen.models.diffusion.ddpm import DDPM
-from pyro_gen.models.diffusion.parts.gaussian import GaussianChain
+from pyro_gen.models.diffusion.parts.gaussian import GaussianChain, require_gaussian
 from pyro_gen.models.diffusion.vdm import VDM
 from pyro_gen.registry import model
 
@@ -53,7 +54,7 @@ class Guided(GaussianChain):
         weight: The weight w.
 
     Raises:
-        ValueError: The weight is negative.
+        ValueError: The weight is negative, or the chain is none of Gaussian noise.
 
     Example:
         >>> import pyro_gen as pg
@@ -65,9 +66,8 @@ class Guided(GaussianChain):
 
     def __init__(self, chain: GaussianChain, weight: float) -> None:
         super().__init__()
-        if weight < 0:
-            raise ValueError(f"Guided(weight={weight!r}): a weight is 0 or more.")
-        self.chain, self.weight = chain, weight
+        check_weights(self, weight=weight)
+        self.chain, self.weight = require_gaussian(self, chain), weight
         self.event_shape, self.steps = chain.event_shape, chain.steps
         self.schedule, self.continuous = chain.schedule, chain.continuous
         self.objective = DiffusionELBO()
@@ -76,7 +76,13 @@ class Guided(GaussianChain):
         return self.chain.known(x)
 
     def denoise(self, z: Tensor, gamma: Tensor, *context: Any) -> Tensor:
-        """With the context beyond what is without it, of data (*, *event) at noise levels (*)."""
+        """With the context beyond what is without it, of data (*, *event) at noise levels (*).
+
+        Raises:
+            ValueError: There is no context.
+        """
+        if not context:
+            raise ValueError("Guided: without a context nothing is guided: give one, or draw from the chain itself.")
         without = self.chain.denoise(z, gamma, *(torch.full_like(c, torch.nan) for c in context))
         return (1 + self.weight) * self.chain.denoise(z, gamma, *context) - self.weight * without
 

@@ -30,7 +30,7 @@ from pyro_gen._sizes import check_sizes
 from pyro_gen.data.small import binary_rows, normal_rows
 from pyro_gen.inference.objectives import DiffusionELBO
 from pyro_gen.models.diffusion.parts.gaussian import GaussianChain
-from pyro_gen.models.diffusion.parts.networks import TimeMLP
+from pyro_gen.models.diffusion.parts.networks import TimeMLP, check_context
 from pyro_gen.models.diffusion.parts.schedules import CosineSchedule, alpha_sigma
 from pyro_gen.models.vae.autoencoder import Autoencoder
 from pyro_gen.registry import model
@@ -61,7 +61,7 @@ class LatentDiffusion(GaussianChain):
         dropout: The share of hidden units dropped in training.
 
     Raises:
-        ValueError: Sizes are out of range, or the spread is not in (0, 1).
+        ValueError: Sizes are out of range, the spread is not in (0, 1), or there is no autoencoder.
 
     Example:
         >>> import pyro_gen as pg
@@ -69,6 +69,7 @@ class LatentDiffusion(GaussianChain):
         torch.Size([5, 8, 8])
     """
 
+    is_of_codes = True
     mean: Tensor
     scale: Tensor
     initialised: Tensor
@@ -83,6 +84,8 @@ class LatentDiffusion(GaussianChain):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if not isinstance(autoencoder, Autoencoder):
+            raise ValueError(f"LatentDiffusion(autoencoder={type(autoencoder).__name__}): give an Autoencoder.")
         check_sizes(self, steps=steps, width=width)
         check_sizes(self, 0, depth=depth)
         if not 0 < spread < 1:
@@ -102,7 +105,7 @@ class LatentDiffusion(GaussianChain):
             with torch.no_grad():
                 codes = self.autoencoder.encoder(self.autoencoder.centre(x))
                 self.mean.copy_(codes.mean(0))
-                self.scale.copy_(codes.std(0).clamp(min=1e-3))
+                self.scale.copy_(codes.std(0, correction=0).clamp(min=1e-3))
                 self.initialised.fill_(True)
         return super().initialise(x[:1], *context, seed=seed)
 
@@ -126,6 +129,7 @@ class LatentDiffusion(GaussianChain):
         return torch.where(nothing, torch.nan, code)
 
     def denoise(self, z: Tensor, gamma: Tensor, *context: Any) -> Tensor:
+        check_context(context[0] if context else None, 0)
         alpha, sigma = (part.unsqueeze(-1) for part in alpha_sigma(gamma))
         return (z - sigma * (sigma * z + self.network(z, gamma))) / alpha  # type: ignore[no-any-return]
 

@@ -171,6 +171,7 @@ class ScoreSDE(FlowProgram):
         torch.Size([5, 2])
     """
 
+    is_of_codes = False
     sampler: str
 
     def __init__(

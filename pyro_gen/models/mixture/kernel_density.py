@@ -34,6 +34,7 @@ from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_gen._sizes import event_of
 from pyro_gen.data.small import normal_rows
 from pyro_gen.distributions.gaussian_kernels import ENTRIES, GaussianKernels
 from pyro_gen.inference.objectives import LeaveOneOut
@@ -69,7 +70,7 @@ class KernelDensity(Program):
         bandwidth: The bandwidths :math:`h`, with shape :math:`(D,)` or :math:`()`.
 
     Raises:
-        ValueError: There is no bandwidth of that name.
+        ValueError: The shape is none, there is no bandwidth of that name, or the least one is not positive.
 
     Example:
         >>> x = normal_rows(200, 2)
@@ -84,7 +85,9 @@ class KernelDensity(Program):
         super().__init__()
         if bandwidth not in ("entry", "shared"):
             raise ValueError(f'KernelDensity(bandwidth={bandwidth!r}): give "entry" or "shared".')
-        self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
+        if not 0 < min_bandwidth < math.inf:
+            raise ValueError(f"KernelDensity(min_bandwidth={min_bandwidth!r}): give a positive number.")
+        self.event_shape = event_of(self, event_shape)
         self.min_bandwidth = min_bandwidth
         shape = (self.event_shape.numel(),) if bandwidth == "entry" else ()
         self.bandwidth: Any = PyroParam(torch.ones(shape), constraint=constraints.positive)
@@ -101,7 +104,7 @@ class KernelDensity(Program):
             raise ValueError("the KernelDensity has no points yet: pg.fit(program, x) or program.initialise(x).")
         return GaussianKernels(self.points, self.bandwidth.expand(self.points.shape[1]))
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The density :math:`p(x)` of data with shape :math:`(N, *event)`; returns it completed."""
         with self.plate(x):
             return observe("x", self.kernels(), x.flatten(1)).reshape(x.shape)
@@ -126,9 +129,13 @@ class KernelDensity(Program):
             seed: Not used: nothing is drawn.
 
         Raises:
-            ValueError: There are fewer than two data, or entries are missing.
+            ValueError: There are fewer than two data, entries are missing, or data are of another shape.
         """
         if len(self.points) == 0:
+            if x.shape[1:] != self.event_shape:
+                raise ValueError(
+                    f"KernelDensity({tuple(self.event_shape)}): data have the shape {tuple(x.shape[1:])} each."
+                )
             if len(x) < 2 or x.isnan().any():
                 raise ValueError(
                     f"KernelDensity: points are two complete data at least, got {len(x)} with {int(x.isnan().sum())} "

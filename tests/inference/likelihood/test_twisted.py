@@ -158,3 +158,5 @@ def test_what_does_not_apply_is_said() -> None:
         pg.impute(ddpm(), x, options={"chains": 8})  # type: ignore[arg-type]
     with pytest.warns(UserWarning, match="count by their weights"):
         pg.impute(ddpm(), torch.tensor([[9.0, -9.0, math.nan]]), options={"particles": 2, "islands": 2}, draws=2)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="give particles="):
+        pg.log_likelihood(ddpm(), x, num_particles=8)  # type: ignore[arg-type]

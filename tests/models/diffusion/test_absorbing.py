@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -105,3 +106,11 @@ def test_draws_follow_the_enumerated_law() -> None:
     chi2 = ((counts - 20000 * probs) ** 2 / (20000 * probs)).sum().item()
     assert abs(probs.sum().item() - 1) < 1e-9
     assert chi2 < 35  # 7 degrees of freedom: 1e-5 of seeds
+
+
+@pytest.mark.parametrize("value", [0.5, 4.0])
+def test_data_outside_of_the_support_are_refused(value: float) -> None:
+    program, x = program_of(AbsorbingDiffusion, 2)
+    x[5, 1] = value
+    with pytest.raises(ValueError, match="1 data, the first is row 5, are outside of the support"):
+        pg.log_likelihood(program, x)

@@ -1,5 +1,6 @@
 """Latent diffusion of a linear autoencoder is a Gaussian, known in closed form."""
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -72,3 +73,23 @@ def test_frozen_codes_stay() -> None:
     before = program.known(x)
     pg.fit(program.freeze_codes(), x, epochs=2, compile=False, progress=False)
     torch.testing.assert_close(program.known(x), before)
+
+
+def test_codes_of_as_many_numbers_as_a_datum_are_not_twisted() -> None:
+    program = LatentDiffusion(Autoencoder(3, 3, likelihood="normal"), steps=2, width=8)
+    x = torch.tensor([[0.5, torch.nan, -0.5]])
+    found = pg.log_likelihood(program, x)
+    assert found.method == "elbo"
+    assert bool(found.value.isfinite().all())
+    with pytest.raises(ValueError, match="is for diffusions"):
+        pg.impute(program, x, method="smc")
+
+
+def test_codes_of_one_datum_have_a_scale() -> None:
+    program = LatentDiffusion(Autoencoder(3, 2, likelihood="normal"), steps=2, width=8).initialise(torch.ones(1, 3))
+    assert bool(program.scale.isfinite().all())
+
+
+def test_what_is_no_autoencoder_is_refused() -> None:
+    with pytest.raises(ValueError, match="give an Autoencoder"):
+        LatentDiffusion(linear())  # type: ignore[arg-type]

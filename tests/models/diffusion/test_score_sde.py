@@ -19,7 +19,7 @@ from pyro_gen.inference import ScoreMatching
 from pyro_gen.models import ScoreSDE
 from pyro_gen.models.diffusion import score_sde
 from pyro_gen.models.diffusion.parts.samplers import SAMPLERS
-from pyro_gen.models.diffusion.parts.sdes import SDE, SDES, VariancePreserving
+from pyro_gen.models.diffusion.parts.sdes import SDE, SDES, VarianceExploding, VariancePreserving
 
 Z = 5  # standard errors
 MEAN, SCALE = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([2.0, 0.5, 1.0])
@@ -228,3 +228,9 @@ def test_what_cannot_be_is_said() -> None:
         program.sampler = "ddim"
     with pytest.raises(ValueError, match="at all levels of noise"):
         ScoreMatching("denoising", noise=0.1).loss(program, torch.zeros(3, 2))
+    for wrong in ({"least": 1.0, "most": 0.1}, {"least": 0.0}):
+        with pytest.raises(ValueError, match="the least one first"):
+            VarianceExploding(**wrong)
+    for wrong in ({"least": 1e9}, {"beta_0": 0.0}, {"beta_0": 30.0}):
+        with pytest.raises(ValueError, match="rates that do not fall"):
+            VariancePreserving(**wrong)

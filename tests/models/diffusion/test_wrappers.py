@@ -10,7 +10,7 @@ from torch import Tensor
 
 import pyro_gen as pg
 from pyro_gen._random import seeded
-from pyro_gen.models import DDIM, DDPM, Guided
+from pyro_gen.models import DDIM, DDPM, AbsorbingDiffusion, Guided
 from pyro_gen.models.diffusion.parts.gaussian import GaussianChain
 from pyro_gen.models.diffusion.parts.schedules import CosineSchedule, alpha_sigma
 
@@ -122,3 +122,23 @@ def test_a_classifier_agrees_more_with_more_weight() -> None:
     assert abs(found[0] - truth) < 5 * math.sqrt(2 * 0.25 / n)
     assert found[0] + 0.05 < found[1]
     assert found[1] + 0.02 < found[2]
+
+
+def test_what_cannot_be_is_said() -> None:
+    chain, x = DDPM(3, steps=2, width=8, depth=1, context=2), torch.zeros(4, 3)
+    with pytest.raises(ValueError, match="give a chain of Gaussian noise"):
+        DDIM(AbsorbingDiffusion(3, steps=2, width=8))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="give a chain of Gaussian noise"):
+        Guided(DDIM(chain), 1.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a weight is a finite number"):
+        Guided(chain, math.nan)
+    with pytest.raises(ValueError, match="without a context nothing is guided"):
+        pg.sample(Guided(chain, 1.0), 2)
+    with pytest.raises(ValueError, match="levels=1"):
+        DDPM(3, levels=1)
+    with pytest.raises(ValueError, match="context=2 numbers a row"):
+        pg.log_likelihood(chain, x, torch.zeros(4))
+    with pytest.raises(ValueError, match="context=0 numbers a row, none"):
+        pg.log_likelihood(DDPM(3, steps=2, width=8), x, torch.zeros(4, 2))
+    with pytest.raises(ValueError, match="num_particles=0"):
+        pg.log_likelihood(chain, x, torch.zeros(4, 2), num_particles=0)

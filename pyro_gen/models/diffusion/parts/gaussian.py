@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from pyro_gen.models.diffusion.parts.schedules import Schedule, alpha_sigma
 from pyro_gen.noising import NoisingChain
 
-__all__ = ["GaussianChain"]
+__all__ = ["GaussianChain", "require_gaussian"]
 
 
 class GaussianChain(NoisingChain):
@@ -34,10 +34,12 @@ class GaussianChain(NoisingChain):
     Attributes:
         schedule: The schedule of the noise.
         continuous: Whether :meth:`step` is of the limit of many steps.
+        is_of_codes: Whether the noise is on codes of the data, and not on their entries.
     """
 
     schedule: Schedule
     continuous: bool = False
+    is_of_codes: bool = False
 
     def denoise(self, z: Tensor, gamma: Tensor, *context: Any) -> Tensor:
         r"""What the network takes for the clean datum, of data (*, *event) at noise levels (*); the same shape."""
@@ -102,3 +104,16 @@ class GaussianChain(NoisingChain):
             weight = self.steps * torch.expm1(gamma - self.gamma(i - 1))
         apart = clean - self.denoise(self.noised(clean, gamma), gamma, *context)
         return torch.exp(-gamma) * apart.square().flatten(1).sum(1) / 2, weight
+
+
+def require_gaussian(model: object, chain: Any) -> GaussianChain:
+    """A chain of Gaussian noise, as it is given to a model.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not isinstance(chain, GaussianChain):
+        raise ValueError(
+            f"{type(model).__name__}(chain={type(chain).__name__}): give a chain of Gaussian noise, DDPM or VDM say."
+        )
+    return chain

@@ -8,9 +8,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["NETWORKS", "NoiseLevel", "TimeConvolutions", "TimeMLP", "make_network"]
+__all__ = ["NETWORKS", "NoiseLevel", "TimeConvolutions", "TimeMLP", "check_context", "make_network"]
 
 FREQUENCIES = 4
+
+
+def check_context(context: Tensor | None, width: int) -> None:
+    """Refuses a context whose rows are not of the width that a network was made for, 0 for none.
+
+    Raises:
+        ValueError: It is of another.
+    """
+    if context is not None and (context.dim() < 2 or context.shape[-1] != width):
+        raise ValueError(
+            f"the context has the shape {tuple(context.shape)}, and the network was made for context={width} numbers a "
+            f"row{'' if width else ', none'}: make it for as many, and give labels as indicators, (N, classes)."
+        )
 
 
 class DropContext(nn.Dropout):
@@ -39,10 +52,15 @@ class NoiseLevel(nn.Module):
         self.layer = nn.Linear(1 + 2 * FREQUENCIES + 2 * context, width)
 
     def forward(self, gamma: Tensor, context: Tensor | None = None) -> Tensor:
-        """From shape (*) to (*, width)."""
+        """From shape (*) to (*, width).
+
+        Raises:
+            ValueError: The context is of another width, or there is to be none.
+        """
         s = gamma.unsqueeze(-1) / 10
         waves = math.pi / 2 * s * 2.0 ** torch.arange(FREQUENCIES, device=gamma.device)
         told = []
+        check_context(context, self.context)
         if self.context:
             context = gamma.new_full((self.context,), torch.nan) if context is None else self.drop(context)
             unknown = torch.isnan(context)

@@ -73,10 +73,17 @@ class VarianceExploding(SDE):
     Arguments:
         least: The standard deviation a of the noise at time 0, for data of variance 1.
         most: That at time 1, b.
+
+    Raises:
+        ValueError: They are not positive, or not in this order.
     """
 
     least: float = 0.01
     most: float = 50.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.least < self.most < math.inf:
+            raise ValueError(f"{self}: give positive numbers, the least one first.")
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
@@ -102,11 +109,18 @@ class VariancePreserving(SDE):
         least: The noise :math:`\rho` at the end of the data.
         beta_0: The rate at time 0.
         beta_1: The rate at time 1.
+
+    Raises:
+        ValueError: They are not positive, the rate falls, or the noise at time 1 is less than the least.
     """
 
     least: float = 0.01
     beta_0: float = 0.1
     beta_1: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.beta_0 <= self.beta_1 < math.inf and 0 < self.least < self.greatest):
+            raise ValueError(f"{self}: give positive numbers, rates that do not fall, and less noise than at time 1.")
 
     def beta(self, t: Tensor) -> Tensor:
         r"""The rate :math:`\beta(t)`."""

@@ -42,9 +42,15 @@ class IndependentBase(nn.Module):
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
 
     def fit(self, x: Tensor) -> None:
-        """Takes the margins of data with shape :math:`(N, *event)`, NaN where not seen, the first time only."""
+        """Takes the margins of data with shape :math:`(N, *event)`, NaN where not seen, the first time only.
+
+        Raises:
+            ValueError: The base is of binary entries, and some are neither 0 nor 1.
+        """
         if self.fitted:
             return
+        if self.kind == "bernoulli" and bool(((x != 0) & (x != 1) & ~x.isnan()).any()):
+            raise ValueError('base="bernoulli" is for entries 0 or 1: binarize the data, or give base="normal".')
         with torch.no_grad():
             if self.kind == "bernoulli":
                 self.loc.copy_((x.nansum(0) + 0.5) / ((~x.isnan()).sum(0) + 1))  # never 0 or 1
