@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pyro_gen.models.tabular import METHODS
+from pyro_gen.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -54,6 +55,13 @@ def test_the_door_for_a_program_of_ones_own(capsys: pytest.CaptureFixture[str]) 
     assert torch.allclose(loc, x.nanmean(0), atol=0.05)  # maximum likelihood in closed form
     assert torch.allclose(scale.exp()[1], x[1:, 1].std(correction=0), rtol=0.05)
     assert "0 failed" in capsys.readouterr().out
+
+
+def test_the_number_of_models() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert f"\n{len(MODELS)} models, from" in text
+    rows = text.split("<!-- models-table:start -->")[1].split("<!-- models-table:end -->")[0]
+    assert rows.count("\n| `") == len(MODELS)
 
 
 def test_links_between_pages_lead_somewhere() -> None:
