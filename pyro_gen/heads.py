@@ -306,7 +306,8 @@ class DiscretizedLogisticMixtureHead(DiscretizedLogisticHead):
     def marginal_features(self, x: Tensor) -> Tensor:
         loc, log_scale = super().marginal_features(x).unbind(0)
         # Components side by side, within a standard deviation or so; alike, they would stay alike.
-        places = torch.linspace(-1.0, 1.0, self.components).reshape(-1, *(1 for _ in self.event_shape))
+        places = torch.linspace(-1.0, 1.0, self.components) if self.components > 1 else torch.zeros(1)
+        places = places.reshape(-1, *(1 for _ in self.event_shape))
         spread = log_scale.exp() * places.to(x)
         return torch.cat([torch.zeros_like(spread), loc + spread, log_scale.expand_as(spread)])
 

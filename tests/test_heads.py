@@ -62,3 +62,11 @@ def test_a_mixture_starts_near_the_marginal_and_with_components_that_differ():
     start = head(head.marginal_features(x))
     assert start.mean.item() == pytest.approx(4.5, abs=0.2)
     assert start.base_dist.component_distribution.loc.unique().numel() == 3
+
+
+def test_a_mixture_of_one_component_starts_as_the_discretised_logistic() -> None:
+    x = torch.tensor([[0.0], [1.0], [8.0], [9.0]])
+    one = make_head("discretized_logistic_mixture", (1,), levels=10, components=1)
+    known = make_head("discretized_logistic", (1,), levels=10)
+    laws = one(one.marginal_features(x)), known(known.marginal_features(x))
+    assert torch.allclose(laws[0].log_prob(x), laws[1].log_prob(x))

@@ -209,7 +209,9 @@ def impute(
     chains go from the base, or from a Gaussian with the moments of the flow's draws, to their density given the seen
     entries by annealed importance sampling (:mod:`pyro_gen.inference.unnormalised`), or by ``"hmc"``, which says by
     R-hat whether the chains agree. Those of a diffusion are drawn by sequential Monte Carlo along its chain
-    (:mod:`pyro_gen.inference.likelihood.twisted`).
+    (:mod:`pyro_gen.inference.likelihood.twisted`). Without options and with ``method="auto"``, a program that draws
+    missing entries itself (:meth:`pyro_gen.Program.draw_missing`) does: an autoregressive one by particles along its
+    order (:mod:`pyro_gen.inference.likelihood.in_order`), a VQ-VAE by Gibbs sampling of its codes.
 
     Arguments:
         program: The program, or a plain Pyro model function.
@@ -281,7 +283,8 @@ def impute(
         if kinds.kind == "unnormalised" and kinds.global_:
             refuse_data_factors(program, x, *context, verb="impute")
         if method == "auto" and not options:
-            drawn = program.draw_missing(x[holes], draws, *rows_of(x, context, holes))
+            with progress_bar("impute", progress) as report, listening(report):
+                drawn = program.draw_missing(x[holes], draws, *rows_of(x, context, holes))
             if drawn is not None:
                 out[:, holes] = drawn
                 return torch.where(torch.isnan(data), out.to(data.dtype), data)

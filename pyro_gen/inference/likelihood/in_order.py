@@ -19,12 +19,15 @@ import math
 import torch
 from torch import Tensor
 
+from pyro_gen._progress import told
 from pyro_gen.distributions import MaskedEntries
 from pyro_gen.distributions.innermost import of_entry
 from pyro_gen.inference.likelihood.particles import gather, resample
 from pyro_gen.inference.likelihood.weights import effective_sample_size
 
-__all__ = ["complete_in_order"]
+__all__ = ["ROWS", "complete_in_order"]
+
+ROWS = 2**15  # that a network is given at once
 
 
 def complete_in_order(law: MaskedEntries, log_weights: Tensor, x: Tensor, draws: int) -> tuple[Tensor, Tensor]:
@@ -32,7 +35,8 @@ def complete_in_order(law: MaskedEntries, log_weights: Tensor, x: Tensor, draws:
 
     Arguments:
         law: The law of the rows, with batch shape (S, N): one for each particle, whose context may differ.
-        log_weights: Of the particles before they start, float64 with shape (S, N).
+        log_weights: Of the particles before they start, float64 with shape (S, N); S is no less than the number of
+            orders.
         x: The rows, with shape :math:`(N, *event)` and NaN where missing.
         draws: The number of draws of each row.
 
@@ -41,10 +45,10 @@ def complete_in_order(law: MaskedEntries, log_weights: Tensor, x: Tensor, draws:
         where fewest did, (N,).
     """
     flat = x.flatten(1)
-    shares = torch.arange(len(log_weights), device=x.device).chunk(len(law.orders))
+    shares = torch.arange(len(log_weights), device=x.device).tensor_split(len(law.orders))
     values, weights, fewest = [], [], []
     with torch.no_grad():
-        for m, share in enumerate(shares):
+        for m, share in told(list(enumerate(shares))):
             context = None if law.context is None else law.context[share]
             v, log_w, least = _particles(law, m, flat, context, log_weights[share])
             fewest.append(least)
@@ -61,15 +65,18 @@ def _particles(
     count, missing = len(log_w), torch.isnan(flat)
     v = flat.nan_to_num().expand(count, *flat.shape).clone()
     laws, least = None, effective_sample_size(log_w)
-    for entry in law.orders[m].tolist():
-        laws = law.network(v, m, context) if laws is None else laws
-        own, drawn = of_entry(laws, entry), missing[:, entry]
+    parts = torch.arange(count, device=v.device).split(max(1, ROWS // len(flat)))
+    for entry in told(law.orders[m].tolist()):
+        if laws is None:
+            laws = [law.network(v[part], m, None if context is None else context[part]) for part in parts]
+        own, drawn = [of_entry(each, entry) for each in laws], missing[:, entry]
         if bool(drawn.any()):
-            v[..., entry] = torch.where(drawn, own.sample().to(v.dtype), v[..., entry])
+            v[..., entry] = torch.where(drawn, torch.cat([each.sample() for each in own]).to(v.dtype), v[..., entry])
             laws = None
         if bool(drawn.all()):
             continue
-        log_w = log_w + torch.where(drawn, 0.0, own.log_prob(v[..., entry])).double()
+        log_p = torch.cat([each.log_prob(v[part, :, entry]) for each, part in zip(own, parts, strict=True)])
+        log_w = log_w + torch.where(drawn, 0.0, log_p).double()
         ess = effective_sample_size(log_w)
         poor, least = ess < count / 2, torch.minimum(least, ess)  # (N,) each
         if bool(poor.any()):

@@ -16,8 +16,9 @@ both sides. So a place sees a triangle of the rows above, to the top of the imag
 k columns each row adds :math:`(k - 1) / 2` on either side. The first features come from a convolution that is masked in
 reading order, and each layer adds to those it sees.
 
-All laws are had in one pass of H steps. Missing entries are integrated out exactly where they come last. Elsewhere they
-are latent variables, which :func:`pyro_gen.log_likelihood` and :func:`pyro_gen.impute` sample.
+All laws are had in one pass of H steps. Missing entries are integrated out exactly where they come last. Elsewhere
+:func:`pyro_gen.impute` draws them by particles along the order (:mod:`pyro_gen.inference.likelihood.in_order`),
+:func:`pyro_gen.log_likelihood` by annealing.
 
 References:
     | Pixel Recurrent Neural Networks (van den Oord, Kalchbrenner & Kavukcuoglu, 2016)

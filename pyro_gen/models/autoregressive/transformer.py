@@ -17,8 +17,9 @@ norms stand before attention and network, as in GPT-2. One pass has all D laws; 
 entries before, so that an entry costs a pass of one position.
 
 Missing entries are integrated out exactly where they come last: a sequence that is shorter than others is padded with
-NaN at the end, and has the density of its entries. :func:`pyro_gen.impute` continues it. Elsewhere missing entries are
-latent variables, which :func:`pyro_gen.log_likelihood` and :func:`pyro_gen.impute` sum out or sample.
+NaN at the end, and has the density of its entries. :func:`pyro_gen.impute` continues it. Elsewhere
+:func:`pyro_gen.impute` draws missing entries by particles along the order
+(:mod:`pyro_gen.inference.likelihood.in_order`), :func:`pyro_gen.log_likelihood` by annealing.
 
 References:
     | Attention Is All You Need (Vaswani et al., 2017)

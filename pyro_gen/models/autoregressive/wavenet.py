@@ -13,12 +13,14 @@ with :math:`h_t^{(0)} = E x_{t-1} + C c` and, in layer l, whose taps are :math:`
 
 So a law sees the last :math:`1 + (K - 1)(2^L - 1)` steps, or k where that is more, and before the first step there are
 zeros. All weights are those of every step: series of any length are observed. The linear part, direct connections as
-MADE has, is a vector autoregression of order k; without layers, and with a normal head, the density given the first
-steps is its conditional likelihood. Drawing keeps the values of each layer (Fast WaveNet, Le Paine et al., 2016), so
+MADE has, is an autoregression of order k; without layers, and with a normal head, the density given the first steps is
+its conditional likelihood. Drawing keeps the values of each layer (Fast WaveNet, Le Paine et al., 2016), so
 that a step costs one of all T.
 
 Missing steps are integrated out exactly where they come last: shorter series are padded with NaN, and
-:func:`pyro_gen.impute` forecasts. Elsewhere missing steps are latent variables. Numbers should be standardised.
+:func:`pyro_gen.impute` forecasts. Elsewhere :func:`pyro_gen.impute` draws them by particles along the order
+(:mod:`pyro_gen.inference.likelihood.in_order`), :func:`pyro_gen.log_likelihood` by annealing. Numbers should be
+standardised.
 
 References:
     | WaveNet: A Generative Model for Raw Audio (van den Oord et al., 2016)
@@ -117,13 +119,13 @@ class WaveNet(EntryProgram):
         before = before.reshape(-1, *before.shape[-2:])
         given = None if context is None else context.expand(*shape, -1).reshape(len(before), -1)
         h = self.condition(self.embed(before), given)  # (B, channels, T)
-        said = torch.zeros_like(h)
+        total = torch.zeros_like(h)  # of the skip outputs
         layer: Any
         for layer in self.layers:
-            h, skipped = layer.gate(h, layer.taps(F.pad(h, (layer.back, 0))))
-            said = said + skipped
+            h, skip = layer.gate(h, layer.taps(F.pad(h, (layer.back, 0))))
+            total = total + skip
         linear = self.direct(F.pad(before, (self.lags - 1, 0)))
-        return self.laws((linear + self.last(F.relu(said))).reshape(*shape, -1))
+        return self.laws((linear + self.last(F.relu(total))).reshape(*shape, -1))
 
     def condition(self, h: Tensor, context: Tensor | None) -> Tensor:
         """Adds what a context with shape (B, C) says to every step, (B, channels, T)."""
@@ -136,14 +138,24 @@ class WaveNet(EntryProgram):
         shape = (torch.Size((size,)), self.support, torch.Size((rows,)))
         return MaskedEntries(self.network, order, *shape, context, lambda n, m, c: CachedLayers(self, n, size, c))
 
+    def observed_like(self, x: Tensor, context: Tensor | None) -> MaskedEntries:
+        """The law of series as long as those of x, (N, T)."""
+        return self.observed(len(x), context, x.shape[1])
+
     def model(self, x: Tensor, *context: Tensor) -> Tensor:
-        """The density of series with shape :math:`(N, T)`; returns them completed."""
+        """The density of series with shape :math:`(N, T)`; returns them completed.
+
+        Raises:
+            ValueError: The data are no series.
+        """
+        if x.dim() != 2:
+            raise ValueError(f"WaveNet: the data have shape {tuple(x.shape)}: give series, one a row, (N, T).")
         with self.plate(x):
-            return observe("x", self.observed(len(x), self.given(x, context), x.shape[1]), x)
+            return observe("x", self.observed_like(x, self.given(x, context)), x)
 
 
 class GatedLayer(nn.Module):
-    """A convolution over taps that are so many steps apart, gated, into what is carried on and what is said."""
+    """A dilated, gated convolution with a residual and a skip output."""
 
     def __init__(self, channels: int, kernel: int, dilation: int, dropout: float) -> None:
         super().__init__()
@@ -153,10 +165,10 @@ class GatedLayer(nn.Module):
         self.dilation, self.back = dilation, (kernel - 1) * dilation
 
     def gate(self, h: Tensor, tapped: Tensor) -> tuple[Tensor, Tensor]:
-        """The next values of steps, and what is said of them, for what stands at their taps; (B, channels, T) each."""
+        """The next h, and the skip output, (B, channels, T) each, for the output of the taps, (B, 2 channels, T)."""
         signal, gate = tapped.chunk(2, 1)
-        carried, said = self.mix(self.dropout(signal.tanh() * gate.sigmoid())).chunk(2, 1)
-        return h + carried, said
+        residual, skip = self.mix(self.dropout(signal.tanh() * gate.sigmoid())).chunk(2, 1)
+        return h + residual, skip
 
 
 class CachedLayers:
@@ -174,12 +186,12 @@ class CachedLayers:
         if previous is not None:
             self.before[..., lags - 1 + t] = p.encode(previous.unsqueeze(-1)).squeeze(-2)
         h = p.condition(p.embed(self.before[..., lags - 1 + t, None]), self.context)  # (rows, channels, 1)
-        said = torch.zeros_like(h)
+        total = torch.zeros_like(h)  # of the skip outputs
         layer: Any
         for layer, kept in zip(p.layers, self.kept, strict=True):
             kept[..., layer.back + t, None] = h
             taps = layer.taps(kept[..., t : layer.back + t + 1])
-            h, skipped = layer.gate(h, taps)
-            said = said + skipped
+            h, skip = layer.gate(h, taps)
+            total = total + skip
         self.t += 1
-        return p.law((p.direct(self.before[..., t : lags + t]) + p.last(F.relu(said))).squeeze(-1), t)
+        return p.law((p.direct(self.before[..., t : lags + t]) + p.last(F.relu(total))).squeeze(-1), t)

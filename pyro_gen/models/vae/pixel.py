@@ -142,6 +142,7 @@ class PixelVAE(EntryProgram):
 
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The joint density :math:`p(x, z)` of images with shape :math:`(N, H, W)`; returns them completed."""
+        self.given(x, context)
         with self.plate(x):
             z = pyro.sample("z", dist.Normal(x.new_zeros(self.latent), 1.0).to_event(1))  # (N, K)
             return observe("x", self.decode(z), x)

@@ -34,6 +34,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyro_gen._progress import told
 from pyro_gen._random import seeded
 from pyro_gen._sizes import check_sizes, check_weights, check_widths
 from pyro_gen.data.small import binary_rows, level_rows
@@ -141,12 +142,12 @@ class VQVAE(EncodedProgram):
             return nearest(self.encoder(self.centre(x)), self.codebook)
 
     def draw_missing(self, x: Tensor, draws: int, *context: Any) -> Tensor:
-        """Draws missing entries by Gibbs sampling of the code, place by place, which starts at the encoder's."""
+        """Draws missing entries by 20 sweeps of Gibbs sampling of the code, which starts at the encoder's."""
         completed = []
-        for rows in row_chunks(len(x), max(1, ROWS // (draws * len(self.codebook)))):
+        for rows in told(list(row_chunks(len(x), max(1, ROWS // (draws * len(self.codebook)))))):
             seen = x[rows]
             k = self.codes(seen).repeat(draws, 1, 1)  # (S, N, P)
-            for place in range(SWEEPS * self.places):
+            for place in told(range(SWEEPS * self.places)):
                 words = torch.arange(len(self.codebook), device=x.device).reshape(-1, 1, 1)
                 options = k.repeat(len(words), 1, 1, 1)  # (C, S, N, P): with each word in this place
                 options[..., place % self.places] = words

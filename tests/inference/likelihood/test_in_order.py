@@ -10,9 +10,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 import pyro_gen as pg
 from pyro_gen._random import seeded
+from pyro_gen.distributions import MaskedEntries
 from pyro_gen.inference.likelihood import in_order
 from pyro_gen.models.autoregressive.parts import entries
 from pyro_gen.models.vae import vector_quantised
@@ -117,6 +119,40 @@ def test_particles_without_weights_are_wrong(case: Callable[[], Shares], monkeyp
 def test_codes_that_do_not_move_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vector_quantised, "SWEEPS", 0)
     assert not right(vq_vae())
+
+
+def test_a_network_that_is_given_some_particles_at_a_time_draws_the_same_shares(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(in_order, "ROWS", 5000)
+    assert right(made(3))
+
+
+def test_every_order_has_particles() -> None:
+    """Of 100 orders, with 256 particles, the last fourteen draw ones; all have the same weight."""
+
+    def network(values: Tensor, m: int, context: Tensor | None) -> torch.distributions.Bernoulli:
+        return torch.distributions.Bernoulli(torch.full_like(values, 0.5).index_fill(-1, FIRST, float(m >= 86)))
+
+    orders = torch.tensor([[0, 1]]).expand(100, 2)
+    law = MaskedEntries(network, orders, torch.Size((2,)), constraints.boolean, torch.Size((1,)))
+    x, log_w = torch.tensor([[torch.nan, 1.0]]), torch.zeros(256, 1, dtype=torch.float64)
+    with seeded(0):
+        drawn, _ = in_order.complete_in_order(law, log_w, x, 1000)
+    assert abs(float(drawn[:, 0, 0].mean()) - 0.14) < 0.01
+
+
+FIRST = torch.tensor([0])
+
+
+@pytest.mark.parametrize("case", [lambda: made(2), vq_vae], ids=["MADE", "VQVAE"])
+def test_imputation_tells_how_far_it_is(case: Callable[[], Shares]) -> None:
+    program, x, _ = case()
+    fractions: list[float] = []
+    pg.impute(program, x, draws=2, progress=fractions.append)
+    assert fractions == sorted(fractions)
+    assert len(set(fractions)) > 4
+    assert fractions[-1] == pytest.approx(1.0)
 
 
 def test_too_few_particles_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

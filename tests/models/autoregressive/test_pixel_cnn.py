@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import pyro_gen as pg
 from pyro_gen._random import seeded
-from pyro_gen.models import PixelCNN
+from pyro_gen.models import PixelCNN, PixelVAE
 from pyro_gen.models.autoregressive.parts.convolutions import MaskedConv
 from pyro_gen.models.autoregressive.parts.pixel_steps import PixelSteps
 
@@ -133,3 +133,15 @@ def test_misfits_are_explained() -> None:
     for options in ({"event_shape": 6}, {"event_shape": (2, 2), "kernel": 2}):
         with pytest.raises(ValueError, match="odd kernel"):
             PixelCNN(**options)
+
+
+def test_a_context_is_one_tensor_with_a_row_for_each_datum() -> None:
+    program, x, c = PixelCNN((2, 2), channels=4, layers=1, context=2), torch.zeros(3, 2, 2), torch.eye(3)[:, :2]
+    expected = pg.log_likelihood(program, x, c).value
+    assert torch.equal(pg.log_likelihood(program, x, c.long()).value, expected)  # integers are numbers
+    for context in ((), (c, c), (c[:2],), (torch.zeros(3),), ("two",)):
+        with pytest.raises(ValueError, match=r"give one tensor with shape \(N, 2\)"):
+            pg.log_likelihood(program, x, *context)
+    for without in (PixelCNN((2, 2), channels=4, layers=1), PixelVAE((2, 2), 1, (4,), channels=4, layers=1)):
+        with pytest.raises(ValueError, match="give no context"):
+            pg.log_likelihood(without, x, c)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import pyro_gen as pg
 from pyro_gen._random import seeded
+from pyro_gen.inference.likelihood import in_order
 from pyro_gen.models import WaveNet
 from pyro_gen.models.autoregressive import wavenet
 
@@ -109,6 +110,27 @@ def test_a_series_of_any_length_has_the_density_of_its_steps() -> None:
     )
 
 
+# Of an autoregression of order one a hole is normal, with known mean and variance. A z-score of 2,000 draws is beyond 5
+# once in 10^6 seeds, the variance off by a sixth as seldom. The twin leaves the weights of particles out.
+@pytest.mark.parametrize("weighed", [True, False])
+@pytest.mark.parametrize("size", [9, 6])
+def test_a_hole_in_a_series_of_another_length_has_its_conditional_law(size, weighed, monkeypatch) -> None:
+    program = WaveNet(7, layers=0, scale=0.5).double()
+    with torch.no_grad():
+        program.direct.weight.fill_(0.8)
+    program.initialised.fill_(True)
+    x = torch.tensor([[0.3, -1.0, NAN, 0.5, 1.0, 0.7, 1.5, NAN, 0.4]]).double()[:, :size]
+    if not weighed:
+        monkeypatch.setattr(in_order, "resample", lambda w, n: torch.randint(len(w), (n, w.shape[1])))
+    drawn, variance = pg.impute(program, x, draws=2000)[:, 0], 0.25 / 1.64
+    for hole in (2, 7)[: 1 + size // 9]:
+        mean = 0.8 * (x[0, hole - 1] + x[0, hole + 1]) / 1.64
+        assert bool((drawn[:, hole].mean() - mean).abs() < 5 * (variance / 2000) ** 0.5) is weighed
+        assert bool((drawn[:, hole].var() / variance - 1).abs() < 5 / 31) is weighed
+
+
 def test_a_datum_is_a_series() -> None:
     with pytest.raises(ValueError, match="length T of a series"):
         WaveNet((3, 3))
+    with pytest.raises(ValueError, match="one a row"):
+        pg.log_likelihood(WaveNet(3, layers=0), torch.zeros(3))

@@ -7,19 +7,19 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from pyro_gen._progress import told
 from pyro_gen._sizes import check_sizes, event_of
 from pyro_gen.density import row_chunks, rows_of
 from pyro_gen.distributions import MaskedEntries, OrderedEntries, elements, of_entry
 from pyro_gen.heads import CategoricalHead, Head, make_head
 from pyro_gen.inference.likelihood.enumeration import is_enumerable
-from pyro_gen.inference.likelihood.in_order import complete_in_order
+from pyro_gen.inference.likelihood.in_order import ROWS, complete_in_order
 from pyro_gen.program import Program
 
 __all__ = ["EntryProgram"]
 
-PARTICLES, PARTICLES_PER_DRAW = 256, 8  # of each row, at least
+PARTICLES, PARTICLES_PER_DRAW, PARTICLES_PER_ORDER = 256, 8, 64  # of each row, at least
 FEWEST, MORE = 10, 16  # particles that are to count at each entry; so many times as many where they do not
-ROWS = 2**15  # of which a network has the laws at once
 
 
 class EntryProgram(Program):
@@ -99,10 +99,14 @@ class EntryProgram(Program):
         """The law of so many data, with a context of shape (rows, C) where there is one."""
         raise NotImplementedError
 
+    def observed_like(self, x: Tensor, context: Tensor | None) -> OrderedEntries:
+        """The law of data with the shape of x, (N, *), given a context of shape (*, N, C) where there is one."""
+        return self.observed(len(x), context)
+
     def particles(self, count: int, x: Tensor, *context: Any) -> tuple[OrderedEntries, Tensor]:
         """The law of rows, with a context (S, N, C) of S particles of each, and the log-weights of these, (S, N)."""
         given = self.given(x, context)
-        law = self.observed(len(x), None if given is None else given.expand(count, *given.shape))
+        law = self.observed_like(x, None if given is None else given.expand(count, *given.shape))
         return law, torch.zeros(count, len(x), dtype=torch.float64, device=x.device)
 
     def draw_missing(self, x: Tensor, draws: int, *context: Any) -> Tensor | None:
@@ -115,11 +119,12 @@ class EntryProgram(Program):
             return None
         if is_enumerable(self, x, *context):
             return None
-        count = max(PARTICLES, PARTICLES_PER_DRAW * draws)
-        completed, fewest = self._along_the_order(x, context, draws, count)
-        if len(poor := (fewest < FEWEST).nonzero()[:, 0]):
-            more = self._along_the_order(x[poor], rows_of(x, context, poor), draws, MORE * count)
-            completed[:, poor], fewest[poor] = more
+        count = max(PARTICLES, PARTICLES_PER_DRAW * draws, PARTICLES_PER_ORDER * len(first.orders))
+        completed, fewest = x.expand(draws, *x.shape).clone(), torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        for size in told((count, MORE * count)):
+            if len(poor := (fewest < FEWEST).nonzero()[:, 0]):
+                found = self._along_the_order(x[poor], rows_of(x, context, poor), draws, size)
+                completed[:, poor], fewest[poor] = found
         if bool((few := fewest < FEWEST).any()):
             warnings.warn(
                 f"impute: of {MORE * count} particles fewer than {FEWEST} count at some entry of {int(few.sum())} of "
@@ -130,20 +135,24 @@ class EntryProgram(Program):
 
     def _along_the_order(self, x: Tensor, context: tuple[Any, ...], draws: int, count: int) -> tuple[Tensor, Tensor]:
         parts = []
-        for rows in row_chunks(len(x), max(1, ROWS // count)):
+        for rows in told(list(row_chunks(len(x), max(1, ROWS // count)))):
             law, log_weights = self.particles(count, x[rows], *rows_of(x, context, rows))
             assert isinstance(law, MaskedEntries)
             parts.append(complete_in_order(law, log_weights, x[rows], draws))
         return torch.cat([values for values, _ in parts], 1), torch.cat([fewest for _, fewest in parts])
 
     def given(self, x: Tensor, context: tuple[Tensor, ...]) -> Tensor | None:
-        """The context, checked.
+        """The context, checked, in the precision of the weights.
 
         Raises:
-            ValueError: It is there or not there, unlike what the program is for, or has another shape.
+            ValueError: It is there or not there, unlike what the program is for, is no single tensor, or has another
+                shape.
         """
-        if bool(context) != bool(self.context) or (context and context[0].shape != (len(x), self.context)):
-            got = [tuple(part.shape) for part in context]
-            want = f"({len(x)}, {self.context})" if self.context else "nothing"
-            raise ValueError(f"{type(self).__name__}(context={self.context}) got context of shapes {got}: give {want}.")
-        return context[0] if context else None
+        shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in context]
+        if shapes != ([(len(x), self.context)] if self.context else []):
+            want = f"one tensor with shape (N, {self.context}), a row for each datum" if self.context else "no context"
+            raise ValueError(
+                f"{type(self).__name__}(context={self.context}) got context of shapes {shapes} for {len(x)} data: give "
+                f"{want}."
+            )
+        return context[0].to(self.offset.dtype) if context else None
