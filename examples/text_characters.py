@@ -1,7 +1,7 @@
 """A causal transformer writes Python's documentation, letter by letter, after less than a minute of training.
 
-Windows of 64 characters are cut from the standard library; every fifth module is held out. Perplexity is how many
-characters the model wavers between: that of counts of one, two and three characters is beside it, on the same windows.
+Windows of 64 characters are cut from the standard library; every fifth module is held out. The perplexity of a
+held-out character is beside that of smoothed counts of one, two and three characters, on the same windows.
 """
 
 import re
@@ -31,13 +31,10 @@ def counted(train: torch.Tensor, test: torch.Tensor, order: int) -> torch.Tensor
     k = len(LETTERS)
     p = torch.full(test.shape, 1 / k)
     for n in range(order):
-        (a, b), share = (
-            (((x.long().unfold(1, n + 1, 1) * k ** torch.arange(n, -1, -1)).sum(-1)) for x in (train, test)),
-            5,
-        )
+        a, b = ((x.long().unfold(1, n + 1, 1) * k ** torch.arange(n, -1, -1)).sum(-1) for x in (train, test))
         counts = torch.bincount(a.flatten(), minlength=k ** (n + 1)).view(-1, k)
         seen, total = counts.flatten()[b], counts.sum(1)[b // k]
-        p[:, n:] = (seen + share * p[:, n:]) / (total + share)  # a prior of 5 characters by what is shorter
+        p[:, n:] = (seen + 5 * p[:, n:]) / (total + 5)  # Dirichlet prior: five characters from the shorter counts
     return p.log()
 
 

@@ -306,7 +306,8 @@ def impute(
         by_chains = method == "auto" and not generates and (together or _leaves_out(program, kinds, x, context))
         if method == "hmc" or by_chains:
             settings: dict[str, Any] = {"seed": seed, "progress": progress}
-            if handler.every and _by_density_alone(program, kinds, x, context):
+            alone = handler.every and _by_density_alone(program, kinds, x, context)
+            if alone and not is_enumerable(program, x, *context):
                 settings["init"] = "prior"  # what stands for the law of the missing entries is near to it
             settings |= options or {}
             out[:, holes] = _by_hmc(program, kinds, x, context, draws, settings)[:, holes]
