@@ -12,9 +12,10 @@ one, h, the pixels on the left, and at each layer what v has seen:
     g(s, s') = \tanh(s) \odot \sigma(s')
 
 where :math:`V_l` has only rows above the pixel in the first layer, and its own row in others, whose features know no
-more than rows above; :math:`a_l, b_l` depend on the place, and are linear in the context c. One
-stack whose convolutions are masked in reading order has a blind spot: no path leads from pixels above and far to the
-right. Together the two see all pixels before, as far as the layers reach.
+more than rows above. The first layer, whose input is the image, does not add :math:`h_l`. The terms :math:`a_l, b_l`
+depend on the place, and are linear in the context c. One stack whose convolutions are masked in reading order has a
+blind spot: no path leads from pixels above and far to the right. Together the two see all pixels before, as far as the
+layers reach.
 
 All laws are had in one pass, and training is that of a network that labels pixels. Drawing goes pixel by pixel.
 
@@ -36,7 +37,7 @@ from torch import Tensor, nn
 from pyro_gen._sizes import check_sizes
 from pyro_gen.data.small import binary_rows, level_rows, normal_rows
 from pyro_gen.distributions import MaskedEntries
-from pyro_gen.models.autoregressive.parts.convolutions import MaskedConv
+from pyro_gen.models.autoregressive.parts.convolutions import MaskedConv, check_image
 from pyro_gen.models.autoregressive.parts.entries import EntryProgram
 from pyro_gen.models.autoregressive.parts.pixel_steps import PixelSteps
 from pyro_gen.observation import observe
@@ -99,11 +100,7 @@ class PixelCNN(EntryProgram):
         **head_options: Any,
     ) -> None:
         super().__init__(event_shape, likelihood, context, **head_options)
-        if len(self.event_shape) != 2 or kernel % 2 == 0:
-            raise ValueError(
-                f"PixelCNN({tuple(self.event_shape)}, kernel={kernel}): give the height and width of an image, and an "
-                "odd kernel."
-            )
+        check_image(self, kernel)
         check_sizes(self, channels=channels, layers=layers, kernel=kernel)
         sizes = (channels, kernel, self.event_shape, context, dropout)
         others = [GatedLayer(channels, *sizes) for _ in range(layers - 1)]

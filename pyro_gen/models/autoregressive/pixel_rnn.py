@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from pyro_gen._sizes import check_sizes
 from pyro_gen.data.small import binary_rows, level_rows
 from pyro_gen.distributions import MaskedEntries
-from pyro_gen.models.autoregressive.parts.convolutions import MaskedConv
+from pyro_gen.models.autoregressive.parts.convolutions import MaskedConv, check_image
 from pyro_gen.models.autoregressive.parts.entries import EntryProgram
 from pyro_gen.observation import observe
 from pyro_gen.registry import model
@@ -89,11 +89,7 @@ class PixelRNN(EntryProgram):
         **head_options: Any,
     ) -> None:
         super().__init__(event_shape, likelihood, 0, **head_options)
-        if len(self.event_shape) != 2 or kernel % 2 == 0:
-            raise ValueError(
-                f"PixelRNN({tuple(self.event_shape)}, kernel={kernel}): give the height and width of an image, and an "
-                "odd kernel."
-            )
+        check_image(self, kernel)
         check_sizes(self, channels=channels, layers=layers, kernel=kernel)
         self.first = MaskedConv(self.inputs, channels, kernel, "before", own=False)
         self.places = nn.Parameter(torch.zeros(channels, *self.event_shape))

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from pyro_gen._sizes import check_sizes, check_widths
 from pyro_gen.data.small import binary_rows, level_rows
 from pyro_gen.distributions import MaskedEntries
-from pyro_gen.models.autoregressive.parts.convolutions import MaskedConv
+from pyro_gen.models.autoregressive.parts.convolutions import MaskedConv, check_image
 from pyro_gen.models.autoregressive.parts.entries import EntryProgram
 from pyro_gen.models.vae.parts.posteriors import normal
 from pyro_gen.nets import MLP
@@ -100,11 +100,7 @@ class PixelVAE(EntryProgram):
         **head_options: Any,
     ) -> None:
         super().__init__(event_shape, likelihood, 0, **head_options)
-        if len(self.event_shape) != 2 or kernel % 2 == 0:
-            raise ValueError(
-                f"PixelVAE({tuple(self.event_shape)}, kernel={kernel}): give the height and width of an image, and an "
-                "odd kernel."
-            )
+        check_image(self, kernel)
         check_sizes(self, latent=latent, channels=channels, kernel=kernel)
         check_sizes(self, 0, layers=layers)
         check_widths(self, hidden=hidden)
