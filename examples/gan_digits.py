@@ -4,7 +4,6 @@ A classifier of real digits judges both: whether a drawn digit is the one that w
 one is still what it was. It agrees with the labels of real digits for 98% of them.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ import pyro_gen as pg
 from pyro_gen.data import Dequantize
 from pyro_gen.evaluation.samples import digits_classifier
 from pyro_gen.inference import Adversarial, CycleConsistent
-from pyro_gen.pictures import write
+from pyro_gen.pictures import Row, image_rows, write
 
 
 def of_a_class(epochs: int) -> pg.models.DCGAN:
@@ -37,17 +36,6 @@ def translation(epochs: int) -> pg.models.CycleGAN:
     return cycle
 
 
-def draw(rows: dict[str, torch.Tensor]) -> Path:
-    from matplotlib.figure import Figure
-
-    figure = Figure((10, 1.1 * len(rows)), layout="constrained")
-    for axes, (title, images) in zip(figure.subplots(len(rows), 1), rows.items(), strict=True):
-        axes.imshow(torch.cat([*images[:20]], 1), cmap="gray", vmin=0, vmax=1)
-        axes.set_title(title, fontsize=8)
-        axes.axis("off")
-    return write(figure, "outputs/gan_digits.png")
-
-
 def main(epochs: tuple[int, int] = (60, 60)) -> dict[str, float]:
     classify = digits_classifier().classify
     gan, cycle = of_a_class(epochs[0]), translation(epochs[1])
@@ -60,8 +48,10 @@ def main(epochs: tuple[int, int] = (60, 60)) -> dict[str, float]:
     digits = 1 - torch.rot90(translated[:, 1], -1, (1, 2))  # the way back, by hand
     still = (classify(digits.clamp(0, 1)) == classify(x[:, 0])).double().mean().item()
     print(f"digits that are still what they were, in the other domain: {still:.1%}")
-    rows = {"0, ..., 9 were asked for": drawn, "real digits": x[:, 0], "translated": translated[:, 1]}
-    print("picture:", draw({**rows, "and back": pg.sample(cycle, len(x), context=(translated,))[:, 0]}))
+    back = pg.sample(cycle, len(x), context=(translated,))
+    rows = [Row("0 to 9 were asked for", drawn[:10]), Row("", drawn[10:20])]
+    rows += [Row("real digits", x[:10, 0]), Row("translated", translated[:10, 1]), Row("and back", back[:10, 0])]
+    print("picture:", write(image_rows(rows, "Digits by generators"), "outputs/gan_digits.png"))
     return {"as_asked": agree, "translated": still}
 
 
