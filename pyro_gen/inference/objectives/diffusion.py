@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_gen.inference.objectives.base import Objective, Player
 from pyro_gen.noising import NoisingChain
@@ -50,7 +50,8 @@ class DiffusionELBO(Objective):
 
     Arguments:
         weighting: ``"bound"``, or ``"simple"`` for the losses of all steps alike, without their weights in the bound
-            and without what is not a step. In evaluation mode the loss is the bound.
+            and without what is not a step, of chains whose schedule is not learned: without weights all noise would be
+            the easiest. In evaluation mode the loss is the bound.
 
     Raises:
         ValueError: There is no such weighting.
@@ -74,11 +75,22 @@ class DiffusionELBO(Objective):
         return data_scale(x) * (weight * loss + chain.ends(x, *context)).sum()
 
     def players(self, program: Program) -> Sequence[Player]:
-        """One that moves the network, and one that moves what there is of a schedule to make the variance small."""
+        """One that moves the network, and one that moves what there is of a schedule to make the variance small.
+
+        Raises:
+            ValueError: The weighting is the simple one, and the schedule is learned.
+        """
         (first,) = super().players(program)
         chain = require_chain(program, "DiffusionELBO")
+        schedule = getattr(chain, "schedule", None)
+        learned = isinstance(schedule, nn.Module) and any(p.requires_grad for p in schedule.parameters())
+        if learned and self.weighting == "simple":
+            raise ValueError(
+                'DiffusionELBO("simple") does not say what a learned schedule is to be: give the chain '
+                'schedule="cosine" or "linear", or train by the bound, DiffusionELBO().'
+            )
         moved = [p for p in chain.variance_parameters() if p.requires_grad]
-        if not moved or self.weighting == "simple":
+        if not moved:
             return (first,)
         others = tuple(p for p in first.parameters if all(p is not m for m in moved))
         return (replace(first, parameters=others), Player("schedule", moved, self.second_moment))

@@ -68,3 +68,11 @@ def test_a_learned_schedule_lowers_the_variance_and_leaves_the_mean() -> None:
     # The distance of the means is normal: beyond 5 of its standard errors in 6e-7 of seeds.
     error = ((before.var() + after.var()) / before.numel()).sqrt()
     assert abs(before.mean() - after.mean()) < 5 * error
+
+
+def test_the_simple_loss_is_for_schedules_that_are_not_learned() -> None:
+    x = torch.zeros(8, 3)
+    with pytest.raises(ValueError, match="does not say what a learned schedule"):
+        pg.fit(VDM(3, 2, steps=2, width=8), x, objective=DiffusionELBO("simple"), epochs=1, progress=False)
+    fixed = VDM(3, 2, steps=2, width=8, schedule="cosine")
+    pg.fit(fixed, x, objective=DiffusionELBO("simple"), epochs=1, compile=False, progress=False)
