@@ -44,6 +44,7 @@ GAMES: dict[str, tuple[dict[str, Any], int, float, bool]] = {
         True,
     ),
     "spectral": ({"loss": "hinge", "r1": 0.0, "spectral": 3.0, "critic_steps": 2}, 60, 2e-3, True),
+    "spectral with R1": ({"loss": "hinge", "r1": 0.1, "spectral": 3.0}, 100, 2e-3, True),
     "projection": ({"loss": "hinge", "r1": 0.2, "classes": 25}, 60, 2e-3, True),
 }
 
