@@ -211,7 +211,8 @@ def impute(
     R-hat whether the chains agree. Those of a diffusion are drawn by sequential Monte Carlo along its chain
     (:mod:`pyro_gen.inference.likelihood.twisted`). Without options and with ``method="auto"``, a program that draws
     missing entries itself (:meth:`pyro_gen.Program.draw_missing`) does: an autoregressive one by particles along its
-    order (:mod:`pyro_gen.inference.likelihood.in_order`), a VQ-VAE by Gibbs sampling of its codes.
+    order (:mod:`pyro_gen.inference.likelihood.in_order`), an absorbing diffusion by particles along its chain
+    (:mod:`pyro_gen.inference.likelihood.revealing`), a VQ-VAE by Gibbs sampling of its codes.
 
     Arguments:
         program: The program, or a plain Pyro model function.

@@ -15,19 +15,61 @@ References:
 """
 
 import math
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_gen._progress import told
+from pyro_gen.density import row_chunks, rows_of
 from pyro_gen.distributions import MaskedEntries
 from pyro_gen.distributions.innermost import of_entry
 from pyro_gen.inference.likelihood.particles import gather, resample
 from pyro_gen.inference.likelihood.weights import effective_sample_size
 
-__all__ = ["ROWS", "complete_in_order"]
+__all__ = ["ROWS", "complete_in_order", "with_enough_particles"]
 
 ROWS = 2**15  # that a network is given at once
+PARTICLES, PARTICLES_PER_DRAW = 256, 8  # of each row, at least
+FEWEST, MORE = 10, 16  # particles that are to count at each entry; so many times as many where they do not
+
+
+def with_enough_particles(
+    complete: Callable[[Tensor, tuple[Any, ...], int], tuple[Tensor, Tensor]],
+    x: Tensor,
+    context: tuple[Any, ...],
+    draws: int,
+    least: int = 0,
+) -> Tensor:
+    """Completes rows by particles, and those of which too few count by more of them.
+
+    Arguments:
+        complete: Given rows, their context and the number of particles of each, returns so many draws (draws, N, *) and
+            how many particles of each row counted where fewest did, (N,).
+        x: The rows, with shape :math:`(N, *)` and NaN where missing.
+        context: What the model conditions on.
+        draws: The number of draws of each row.
+        least: The number of particles of each row is no less.
+
+    Returns:
+        Completed rows, with shape :math:`(draws, N, *)`.
+    """
+    count = max(PARTICLES, PARTICLES_PER_DRAW * draws, least)
+    completed, fewest = x.expand(draws, *x.shape).clone(), torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    for size in told((count, MORE * count)):
+        poor = (fewest < FEWEST).nonzero()[:, 0]
+        for some in told(list(row_chunks(len(poor), max(1, ROWS // size)))):
+            rows = poor[some]
+            completed[:, rows], fewest[rows] = complete(x[rows], rows_of(x, context, rows), size)
+    if bool((few := fewest < FEWEST).any()):
+        warnings.warn(
+            f"impute: of {MORE * count} particles fewer than {FEWEST} count at some entry of {int(few.sum())} of "
+            f'{len(x)} rows, whose draws are not to be trusted: give method="ais", which is slower.',
+            stacklevel=6,
+        )
+    return completed
 
 
 def complete_in_order(law: MaskedEntries, log_weights: Tensor, x: Tensor, draws: int) -> tuple[Tensor, Tensor]:

@@ -34,6 +34,8 @@ from pyro_gen._sizes import check_sizes, event_of
 from pyro_gen.data.small import binary_rows, level_rows, normal_rows
 from pyro_gen.distributions import LevelCategorical
 from pyro_gen.heads import make_head
+from pyro_gen.inference.likelihood.in_order import with_enough_particles
+from pyro_gen.inference.likelihood.revealing import complete_by_revealing
 from pyro_gen.inference.objectives import DiffusionELBO
 from pyro_gen.models.diffusion.parts.networks import check_context
 from pyro_gen.models.diffusion.parts.unmasking import Unmasking
@@ -172,3 +174,12 @@ class AbsorbingDiffusion(NoisingChain):
     def step(self, x: Tensor, time: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
         i = (self.steps * time).floor() + 1  # one of 1, ..., T
         return self.loss(x, i, *context), self.steps * (1 - self.share(i - 1) / self.share(i))
+
+    def draw_missing(self, x: Tensor, draws: int, *context: Any) -> Tensor:
+        """Draws missing entries by particles along the chain; more of them where too few count."""
+        reveal = [float(1 - self.share(i - 1) / self.share(i)) for i in range(self.steps, 0, -1)] + [1.0]
+
+        def complete(rows: Tensor, given: tuple[Any, ...], count: int) -> tuple[Tensor, Tensor]:
+            return complete_by_revealing(self.log_probs, reveal, rows, given, draws, count)
+
+        return with_enough_particles(complete, x, context, draws)

@@ -156,7 +156,7 @@ def test_imputation_tells_how_far_it_is(case: Callable[[], Shares]) -> None:
 
 
 def test_too_few_particles_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entries, "FEWEST", 10**6)
+    monkeypatch.setattr(in_order, "FEWEST", 10**6)
     program, x, _ = made(1)
     with pytest.warns(UserWarning, match="particles fewer than"):
         pg.impute(program, x, draws=3)

@@ -1,25 +1,22 @@
 """Data whose entries follow each other: how a network sees them, and where it starts."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from pyro_gen._progress import told
 from pyro_gen._sizes import check_sizes, event_of
-from pyro_gen.density import row_chunks, rows_of
+from pyro_gen.density import rows_of
 from pyro_gen.distributions import MaskedEntries, OrderedEntries, elements, of_entry
 from pyro_gen.heads import CategoricalHead, Head, make_head
 from pyro_gen.inference.likelihood.enumeration import is_enumerable
-from pyro_gen.inference.likelihood.in_order import ROWS, complete_in_order
+from pyro_gen.inference.likelihood.in_order import complete_in_order, with_enough_particles
 from pyro_gen.program import Program
 
 __all__ = ["EntryProgram"]
 
-PARTICLES, PARTICLES_PER_DRAW, PARTICLES_PER_ORDER = 256, 8, 64  # of each row, at least
-FEWEST, MORE = 10, 16  # particles that are to count at each entry; so many times as many where they do not
+PARTICLES_PER_ORDER = 64  # of each row, at least
 
 
 class EntryProgram(Program):
@@ -119,27 +116,13 @@ class EntryProgram(Program):
             return None
         if is_enumerable(self, x, *context):
             return None
-        count = max(PARTICLES, PARTICLES_PER_DRAW * draws, PARTICLES_PER_ORDER * len(first.orders))
-        completed, fewest = x.expand(draws, *x.shape).clone(), torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        for size in told((count, MORE * count)):
-            if len(poor := (fewest < FEWEST).nonzero()[:, 0]):
-                found = self._along_the_order(x[poor], rows_of(x, context, poor), draws, size)
-                completed[:, poor], fewest[poor] = found
-        if bool((few := fewest < FEWEST).any()):
-            warnings.warn(
-                f"impute: of {MORE * count} particles fewer than {FEWEST} count at some entry of {int(few.sum())} of "
-                f'{len(x)} rows, whose draws are not to be trusted: give method="ais", which is slower.',
-                stacklevel=5,
-            )
-        return completed
 
-    def _along_the_order(self, x: Tensor, context: tuple[Any, ...], draws: int, count: int) -> tuple[Tensor, Tensor]:
-        parts = []
-        for rows in told(list(row_chunks(len(x), max(1, ROWS // count)))):
-            law, log_weights = self.particles(count, x[rows], *rows_of(x, context, rows))
+        def complete(rows: Tensor, given: tuple[Any, ...], count: int) -> tuple[Tensor, Tensor]:
+            law, log_weights = self.particles(count, rows, *given)
             assert isinstance(law, MaskedEntries)
-            parts.append(complete_in_order(law, log_weights, x[rows], draws))
-        return torch.cat([values for values, _ in parts], 1), torch.cat([fewest for _, fewest in parts])
+            return complete_in_order(law, log_weights, rows, draws)
+
+        return with_enough_particles(complete, x, context, draws, PARTICLES_PER_ORDER * len(first.orders))
 
     def given(self, x: Tensor, context: tuple[Tensor, ...]) -> Tensor | None:
         """The context, checked, in the precision of the weights.
