@@ -20,10 +20,10 @@ def draw(density: torch.Tensor, samples: dict[str, torch.Tensor]) -> str:
 
     figure = Figure((4 * (1 + len(samples)), 4), layout="constrained")
     first, *rest = figure.subplots(1, 1 + len(samples))
-    first.imshow(density.T, origin="lower", extent=(-2.6, 2.6, -2.6, 2.6), cmap="magma")
+    first.imshow(density.T.numpy(), origin="lower", extent=(-2.6, 2.6, -2.6, 2.6), cmap="magma")
     first.set(title="density by the flow", xticks=[], yticks=[])
     for axes, (title, points) in zip(rest, samples.items(), strict=True):
-        axes.plot(*points.T, ".", ms=1.5, alpha=0.4, color="#2a6f97")
+        axes.plot(*points.T.numpy(), ".", ms=1.5, alpha=0.4, color="#2a6f97")
         axes.set(title=title, aspect="equal", xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), xticks=[], yticks=[])
     return write(figure, "outputs/score_sde_2d.png")
 

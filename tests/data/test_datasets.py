@@ -161,6 +161,7 @@ def test_unknown_name_lists_the_names() -> None:
         "co2",
         "davis",
         "davis_pairs",
+        "digits_negatives",
         "docstrings",
         "asia",
         "beacon",

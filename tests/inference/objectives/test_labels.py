@@ -79,7 +79,7 @@ def test_what_does_not_fit_is_said():
         objective.loss(Linear(), DATA)
     with pytest.raises(ValueError, match="have no variable of that name"):
         objective.loss(pg.models.Gaussian(2), torch.zeros(3, 2))
-    with pytest.raises(ValueError, match="2 classes or more"):
+    with pytest.raises(ValueError, match="an integer of 2 or more"):
         SemiSupervisedELBO("y", 1)
 
     class Renamed(Linear):
