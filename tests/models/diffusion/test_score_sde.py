@@ -16,8 +16,9 @@ import pyro_gen as pg
 from pyro_gen._random import seeded
 from pyro_gen.data.mixtures import MIXTURES, PlaneMixture
 from pyro_gen.inference import ScoreMatching
+from pyro_gen.inference.objectives import Noised
 from pyro_gen.models import ScoreSDE
-from pyro_gen.models.diffusion import score_sde
+from pyro_gen.models.diffusion.parts import probability_flow
 from pyro_gen.models.diffusion.parts.samplers import SAMPLERS
 from pyro_gen.models.diffusion.parts.sdes import SDE, SDES, VarianceExploding, VariancePreserving
 
@@ -64,7 +65,7 @@ def no_divergence() -> Iterator[None]:
     def without(function: Callable[[Tensor], Tensor], x: Tensor, event_dim: int) -> tuple[Tensor, Tensor]:
         return function(x), x.new_zeros(x.shape[: x.dim() - event_dim])
 
-    with mock.patch.object(score_sde, "divergence", without):
+    with mock.patch.object(probability_flow, "divergence", without):
         yield
 
 
@@ -149,7 +150,7 @@ def test_heuns_steps_in_time_are_the_flow() -> None:
 class HalfWeight(ScoreSDE):
     """The planted defect: the weight is half of that of the likelihood."""
 
-    def perturb(self, x: Tensor, time: Tensor, *context: Tensor) -> score_sde.Noised:
+    def perturb(self, x: Tensor, time: Tensor, *context: Tensor) -> Noised:
         found = super().perturb(x, time, *context)
         return found._replace(weight=found.weight / 2)
 
