@@ -10,7 +10,8 @@ missing ones is on both sides.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -81,7 +82,9 @@ def compare_marginals(
         seed: Seeds the draws.
     """
     parts = [x, *context]
-    often: dict[str, int] = {}
+    with seeded(seed), torch.no_grad(), fixed(latents), MissingEntries() as before:
+        program.model(*parts)
+    often: Counter[str] = Counter()
     for which, part in enumerate(parts):
         if not isinstance(part, Tensor) or not part.is_floating_point() or part.shape[:1] != x.shape[:1]:
             continue
@@ -92,18 +95,19 @@ def compare_marginals(
             holed = part.clone()
             holed.view(len(part), -1)[:, entry] = torch.nan
             data = (*parts[:which], holed, *parts[which + 1 :])
+            enough = {site for site, n in often.items() if n >= PER_SITE}
             try:
                 with seeded(seed), torch.no_grad():
-                    missing = _missing_entry(program, parts, which, entry, data, latents)
+                    missing = _missing_entry(program, parts, which, entry, data, latents, before, enough)
             except Exception as error:
                 # Seen entirely or not at all: nothing to take away an entry from. Or what the model conditions on: one
                 # that does not observe it need not run without it.
                 if which > 0 or (isinstance(error, ValueError) and "cannot be marginalised" in str(error)):
                     continue
                 raise
-            if missing is None or often.get(missing.site, 0) >= PER_SITE:
+            if missing is None:
                 continue
-            often[missing.site] = often.get(missing.site, 0) + 1
+            often[missing.site] += 1
             yield _compare(program, parts, which, entry, data, missing, latents, seed)
 
 
@@ -124,9 +128,10 @@ def _missing_entry(
     entry: int,
     data: tuple[Any, ...],
     latents: Mapping[str, Tensor],
+    before: Mapping[str, Tensor],
+    enough: Collection[str],
 ) -> _Missing | None:
-    with fixed(latents), MissingEntries() as before:
-        program.model(*parts)
+    """The entry as missing; ``None`` where its site is one of which there are enough, or it cannot be taken away."""
     holed, seen = data[which], completions()
     with fixed(latents), seen, MissingEntries() as after:
         program.model(*data)
@@ -135,6 +140,8 @@ def _missing_entry(
     others = any(bool(missing.any()) for missing in before.values())
     taken = {name: missing & ~before[name] if name in before else missing for name, missing in after.items()}
     site = next((name for name, missing in taken.items() if bool(missing.any())), None)
+    if site in enough:
+        return None
     if site is not None:
         drawn = [completed_once(program, data, latents, site) for _ in range(32)]
         values = torch.stack([value[taken[site]] for value, _, _ in drawn])
@@ -153,6 +160,8 @@ def _missing_entry(
     for name, s in traces[0].items():
         changed = s["value"] != traces[1][name]["value"]
         if bool(changed.any()) and not s["infer"].get("_deterministic"):
+            if name in enough:
+                return None
             here = changed.any(0, keepdim=True).expand(changed.shape)
             values = s["fn"].expand(s["fn"].batch_shape).sample((32,))[:, here]
             return _Missing(name, s["fn"], values, here[0], others)
