@@ -46,7 +46,8 @@ class PackedProgram(Program):
         members: dict[str, Any] = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
         if kind.marginal is not Program.marginal:  # there is one in closed form
             members["marginal"] = lambda self: PackedProgram(self.inner.marginal(), self.variables)
-        for name in ("kernel", "log_sum", "draw_missing", "tempered_factor"):  # they are given packed rows
+        # These are given packed rows.
+        for name in ("kernel", "log_sum", "draw_missing", "missing_particles", "tempered_factor"):
             if getattr(kind, name) is not getattr(Program, name):
                 members[name] = _of_inner(name)
         named = type(kind.__name__, (cls,), members)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pyro_gen.inference.objectives import Objective
 
 __all__ = [
+    "MissingParticles",
     "ModelGuide",
     "Program",
     "data_scale",
@@ -45,6 +46,10 @@ __all__ = [
     "fixed",
     "plate",
 ]
+
+
+MissingParticles = Callable[[Tensor, tuple[Any, ...], int], tuple[Tensor, Tensor, Tensor]]
+"""Makes particles of rows, see :meth:`Program.missing_particles`."""
 
 
 class fixed(Messenger):
@@ -269,6 +274,24 @@ class Program(PyroModule):
 
         Returns:
             Completed rows, with shape :math:`(S, N, *)`; ``None`` where this cannot be done.
+        """
+        return None
+
+    def missing_particles(self, x: Tensor, *context: Any) -> MissingParticles | None:
+        """How particles complete the rows of data, for programs that know a way along an order or a chain.
+
+        :func:`pyro_gen.impute` draws by them, and :func:`pyro_gen.log_likelihood` has the likelihood of what is seen by
+        their weights, see :mod:`pyro_gen.inference.likelihood.by_particles`.
+
+        Arguments:
+            x: The data, with shape :math:`(N, *)` and NaN where missing.
+            context: What the model conditions on.
+
+        Returns:
+            A function of some rows, (n, *), a tuple of their context and the number S of particles of each. It draws
+            by the global generator, and gives completed rows, (S, n, *), log-weights, float64 with shape (S, n), the
+            mean of whose exponentials is an unbiased estimate of the density of what is seen, and how many particles
+            of each row counted where fewest did, (n,). ``None`` where there is no such way.
         """
         return None
 

@@ -15,10 +15,11 @@ References:
     | https://arxiv.org/abs/1310.1757
 """
 
+import abc
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
@@ -34,18 +35,29 @@ __all__ = ["MaskedEntries", "OrderAgnosticEntries", "OrderedEntries", "Steps"]
 ROWS = 16384  # that a network is given at once
 
 
-class Steps(Protocol):
+class Steps(abc.ABC):
     """The laws of entries one after the other, by a network that keeps what it computed from the entries before.
 
     One is made for so many rows that are completed together; it is called once for each entry in its order.
     """
 
+    @abc.abstractmethod
     def law(self, previous: Tensor | None) -> Any:
         """The law of the next entry, with batch shape (rows,), given the one before.
 
         Arguments:
             previous: The value of the entry before, with shape (rows,), drawn or seen; ``None`` at the first entry.
         """
+
+    @abc.abstractmethod
+    def kept(self) -> list[Tensor]:
+        """What it keeps, each with shape (rows, *), in memory of its own."""
+
+    def follow(self, index: Tensor) -> None:
+        """Each row goes on from what another kept, by its number: particles that are resampled, with shape (rows,)."""
+        moved = (index != torch.arange(len(index), device=index.device)).nonzero()[:, 0]
+        for tensor in self.kept():
+            tensor[moved] = tensor[index[moved]]
 
 
 class OrderedEntries(TorchDistribution):
@@ -197,9 +209,11 @@ class MaskedEntries(OrderedEntries):
         >>> d = MaskedEntries(after_a_one, torch.arange(3)[None], torch.Size((3,)), constraints.boolean)
         >>> round(d.log_prob(torch.tensor([1.0, 1.0, 0.0])).exp().item(), 4)  # .5 of a one, .9 of another, .1 of none
         0.045
-        >>> class AfterAOne:
+        >>> class AfterAOne(Steps):
         ...     def __init__(self, rows, m, context):
         ...         self.rows = rows
+        ...     def kept(self):
+        ...         return []
         ...     def law(self, previous):
         ...         return dist.Bernoulli(0.5 + 0.4 * (torch.zeros(self.rows) if previous is None else previous))
         >>> d = MaskedEntries(after_a_one, torch.arange(3)[None], d.event_shape, constraints.boolean, steps=AfterAOne)

@@ -24,6 +24,7 @@ from pyro_gen.inference.diagnose import diagnose
 from pyro_gen.inference.factors import refuse_data_factors
 from pyro_gen.inference.kinds import not_for
 from pyro_gen.inference.likelihood.ais import is_annealed, posterior_draws
+from pyro_gen.inference.likelihood.by_particles import particle_draws
 from pyro_gen.inference.likelihood.entries import misses_levels
 from pyro_gen.inference.likelihood.enumeration import MAX_ASSIGNMENTS, Summed, enumerated, is_enumerable, probe
 from pyro_gen.inference.likelihood.particles import resample
@@ -209,10 +210,10 @@ def impute(
     chains go from the base, or from a Gaussian with the moments of the flow's draws, to their density given the seen
     entries by annealed importance sampling (:mod:`pyro_gen.inference.unnormalised`), or by ``"hmc"``, which says by
     R-hat whether the chains agree. Those of a diffusion are drawn by sequential Monte Carlo along its chain
-    (:mod:`pyro_gen.inference.likelihood.twisted`). Without options and with ``method="auto"``, a program that draws
-    missing entries itself (:meth:`pyro_gen.Program.draw_missing`) does: an autoregressive one by particles along its
-    order (:mod:`pyro_gen.inference.likelihood.in_order`), an absorbing diffusion by particles along its chain
-    (:mod:`pyro_gen.inference.likelihood.revealing`), a VQ-VAE by Gibbs sampling of its codes.
+    (:mod:`pyro_gen.inference.likelihood.twisted`), those of an absorbing diffusion by particles along it
+    (:mod:`pyro_gen.inference.likelihood.revealing`), those of an autoregressive program by particles along its order
+    (:mod:`pyro_gen.inference.likelihood.in_order`). Without options and with ``method="auto"``, a program that draws
+    missing entries itself (:meth:`pyro_gen.Program.draw_missing`) does: a VQ-VAE by Gibbs sampling of its codes.
 
     Arguments:
         program: The program, or a plain Pyro model function.
@@ -221,14 +222,15 @@ def impute(
         context: What the model conditions on, each with shape :math:`(N, *)`.
         draws: The number S of completed data sets.
         method: ``"guide"`` for resampled draws of the guide alone, ``"ais"`` for annealed importance sampling alone,
-            ``"smc"`` for that of a diffusion, ``"hmc"`` for draws of :func:`pyro_gen.posterior`, or ``"auto"`` as said
-            above.
+            ``"smc"`` for particles of a diffusion or of an autoregressive program, ``"hmc"`` for draws of
+            :func:`pyro_gen.posterior`, or ``"auto"`` as said above.
         num_proposals: Draws of the guide per row to resample from.
         options: Arguments of :func:`pyro_gen.posterior` where it is what draws, as
             ``{"chains": 8, "draws": 50, "warmup": 300}``; its ``draws`` are those of each chain, evenly over which the
             S are chosen. Left out, there are 64 chains of 100 draws, or more where S needs them. Of the annealing,
             where missing entries are latent variables: ``{"chains": 256, "temperatures": 500}``. Of a diffusion:
-            ``{"particles": 256, "islands": 8}``.
+            ``{"particles": 256, "islands": 8}``; of an absorbing diffusion and of an autoregressive program:
+            ``{"particles": 1000}``, by default 256 or more, and 16 times as many where few of them count.
         seed: Seeds the draws; the caller's generators are left alone.
         progress: Whether to show a progress bar on standard error once 2 seconds have passed; or a function to be
             called with the fraction done.
@@ -271,8 +273,6 @@ def impute(
         with seeded(seed), progress_bar("impute", progress) as report:
             out[:, holes] = twisted_draws(program, *y, draws=draws, progress=report, **(options or {}))
         return torch.where(torch.isnan(data), out.to(data.dtype), data)
-    if method == "smc":
-        raise ValueError('impute(method="smc") is for diffusions, whose chain is twisted: give method="ais" or "auto".')
     with (
         seeded(seed),
         torch.no_grad(),
@@ -283,9 +283,20 @@ def impute(
         kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
         if kinds.kind == "unnormalised" and kinds.global_:
             refuse_data_factors(program, x, *context, verb="impute")
+        some, given = x[holes], rows_of(x, context, holes)
+        make = program.missing_particles(some, *given) if method in ("auto", "smc") else None
+        if make is not None and (method == "smc" or options or not is_enumerable(program, some, *given)):
+            with progress_bar("impute", progress) as report, listening(report):
+                out[:, holes] = particle_draws(make, some, given, draws, options or {})
+            return torch.where(torch.isnan(data), out.to(data.dtype), data)
+        if method == "smc":
+            raise ValueError(
+                'impute(method="smc") is for diffusions, and for autoregressive programs with entries missing before '
+                'others that were seen: give method="ais" or "auto".'
+            )
         if method == "auto" and not options:
             with progress_bar("impute", progress) as report, listening(report):
-                drawn = program.draw_missing(x[holes], draws, *rows_of(x, context, holes))
+                drawn = program.draw_missing(some, draws, *given)
             if drawn is not None:
                 out[:, holes] = drawn
                 return torch.where(torch.isnan(data), out.to(data.dtype), data)

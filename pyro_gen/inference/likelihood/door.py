@@ -14,6 +14,7 @@ from pyro_gen.inference.kinds import not_for
 from pyro_gen.inference.likelihood.ais import ais, is_annealed
 from pyro_gen.inference.likelihood.annealed_entries import annealed_entries_likelihood
 from pyro_gen.inference.likelihood.bdmc import ais_with_gap
+from pyro_gen.inference.likelihood.by_particles import particle_likelihoods
 from pyro_gen.inference.likelihood.chain_bound import chain_bound
 from pyro_gen.inference.likelihood.entries import misses_levels
 from pyro_gen.inference.likelihood.enumeration import is_enumerable
@@ -33,6 +34,13 @@ from pyro_gen.traces import structure
 __all__ = ["log_likelihood"]
 
 METHODS = ("auto", "exact", "elbo", "iwae", "ais", "bdmc", "smc")
+
+
+def _no_such_particles(given: int, program: str) -> ValueError:
+    return ValueError(
+        f"log_likelihood(num_particles={given}) is for bounds: where entries of {program} are missing give particles=, "
+        "of each island."
+    )
 
 
 @packs_functions
@@ -61,10 +69,12 @@ def log_likelihood(
             by the same with an upper bound on simulated data in the diagnostics, see
             :mod:`pyro_gen.inference.likelihood.bdmc`; ``"smc"`` by sequential Monte Carlo,
             :mod:`pyro_gen.inference.likelihood.smc`, of a diffusion along its chain,
-            :mod:`pyro_gen.inference.likelihood.twisted`. ``"auto"`` takes ``"exact"`` where it applies, else ``"ais"``;
-            of a chain of noise (:class:`~pyro_gen.noising.NoisingChain`) ``"elbo"``, the bound of all of its steps by
-            K random ones of each datum; of a diffusion with missing entries ``"smc"``. Missing entries that a
-            distribution cannot marginalise, of a flow say, are latent variables. Of an unnormalised program it is
+            :mod:`pyro_gen.inference.likelihood.twisted`, of an autoregressive program with missing entries along its
+            order, :mod:`pyro_gen.inference.likelihood.by_particles`. ``"auto"`` takes ``"exact"`` where it applies,
+            else ``"ais"``; of a chain of noise (:class:`~pyro_gen.noising.NoisingChain`) ``"elbo"``, the bound of all
+            of its steps by K random ones of each datum; where entries are missing, of a diffusion and of an
+            autoregressive program, ``"smc"``. Missing entries that a distribution cannot marginalise, of a flow say,
+            are latent variables. Of an unnormalised program it is
             log base(x) - E(x) - log Z, with log Z as by :func:`pyro_gen.log_partition`.
         posterior: For programs with global latent variables: the ``InferenceData`` that :func:`pyro_gen.posterior`
             found for other data, draws of these variables by name, each with shape :math:`(S, *)`, or ``"guide"``, the
@@ -80,7 +90,8 @@ def log_likelihood(
         seed: Seeds the draws; the caller's generators are left alone.
         progress: Called with the fraction done, now and then.
         options: Passed to :func:`pyro_gen.inference.likelihood.ais.ais` or its sandwich, or to
-            :func:`pyro_gen.inference.likelihood.smc.smc`.
+            :func:`pyro_gen.inference.likelihood.smc.smc`; of a diffusion and of an autoregressive program ``particles``
+            of each of so many ``islands``.
 
     Returns:
         The estimates with errors and diagnostics (effective sample size ``ess`` and Pareto ``khat``, per datum: above
@@ -113,14 +124,20 @@ def log_likelihood(
     context = tuple(parts)
     if (method == "smc" or (method == "auto" and any_missing(x))) and is_twisted(program):
         if num_particles is not None:
-            raise ValueError(
-                f"log_likelihood(num_particles={num_particles}) is for complete data of a diffusion: where entries are "
-                "missing give particles=, of each island."
-            )
+            raise _no_such_particles(num_particles, type(program).__name__)
         return twisted_likelihoods(program, x, *context, seed=seed, progress=progress, **options)
     given = ImproperAnywhere() if posterior is not None else nullcontext()  # else nothing says where they are
     with evaluation(program), ImproperAnywhere():
         every = needs_latent(program, x, *context)
+        by_particles = posterior is None and (method == "smc" or (method == "auto" and any_missing(x)))
+        make = program.missing_particles(x, *context) if by_particles else None
+        if make is not None and method == "auto":
+            with latent_missing(program, x, *context, every=every):
+                make = None if is_enumerable(program, x, *context) else make
+    if make is not None and num_particles is not None:
+        raise _no_such_particles(num_particles, type(program).__name__)
+    if make is not None:
+        return particle_likelihoods(program, make, x, context, seed, progress, options)
     with evaluation(program), given, latent_missing(program, x, *context, every=every):
         with ImproperAnywhere(), pyro.validation_enabled(False):  # a factor may read what is missing
             kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))

@@ -8,10 +8,11 @@ whatever its value. Particle s draws what is missing from its law given what is 
     w^s = \prod_{d \text{ seen}} p_d(x_d \mid z_{i(d)}^s), \quad i(d) \text{ the step that reveals } d ;
 
 where few particles of a row have most of its weight they are resampled. With S particles the draws are those of
-:math:`p(x_m \mid x_o)` of the chain, over all ways to reveal, up to an error of order 1 / S. Two draws of a row may
-come from one particle, and then agree in the entries that it had revealed before it was resampled: after k times that
-half of the particles counted, about 2 k / S of all pairs do: 9% of half a digit's by 256 particles, so that the mean of
-20 draws has 2.7 times the variance of 20 independent ones.
+:math:`p(x_m \mid x_o)` of the chain, over all ways to reveal, up to an error of order 1 / S, and the mean weight is an
+unbiased estimate of its :math:`p(x_o)`, of complete rows too. Two draws of a row may come from one particle, and then
+agree in the entries that it had revealed before it was resampled: after k times that half of the particles counted,
+about 2 k / S of all pairs do: 9% of half a digit's by 256 particles, so that the mean of 20 draws has 2.7 times the
+variance of 20 independent ones.
 
 References:
     | Sequential Monte Carlo Methods in Practice (Doucet, de Freitas & Gordon, 2001)
@@ -27,48 +28,38 @@ from torch import Tensor
 
 from pyro_gen._progress import told
 from pyro_gen.density import rows_of
-from pyro_gen.inference.likelihood.in_order import ROWS
+from pyro_gen.inference.likelihood.by_particles import ROWS
 from pyro_gen.inference.likelihood.particles import gather, resample
 from pyro_gen.inference.likelihood.weights import effective_sample_size
 
-__all__ = ["complete_by_revealing"]
+__all__ = ["particles_by_revealing"]
 
 
-def complete_by_revealing(
+def particles_by_revealing(
     log_probs: Callable[..., Tensor],
+    levels: int,
     reveal: Sequence[float],
     x: Tensor,
     context: tuple[Any, ...],
-    draws: int,
     particles: int,
-) -> tuple[Tensor, Tensor]:
-    """Draws the missing entries of rows given the seen ones, by the global generator.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Particles of the missing entries of rows given the seen ones, by the global generator.
 
     Arguments:
         log_probs: The laws (M, D, K) of entries given M states (M, D) of a chain, in which a hidden entry is the number
-            K of values, and their context.
+            K, and their context.
+        levels: The number K of values.
         reveal: The probability of each step to reveal a hidden entry; that of the last is 1.
         x: The rows, with shape :math:`(N, *event)` and NaN where missing.
         context: What the model conditions on.
-        draws: The number of draws of each row.
         particles: The number S of particles of each row.
 
     Returns:
-        Completed rows, with shape :math:`(draws, N, *event)`, and how many particles of each row counted at the step
-        where fewest did, (N,).
-
-    Raises:
-        ValueError: A seen entry is no value that an entry can have.
+        Completed rows, with shape :math:`(S, N, *event)`, their log-weights, (S, N), and how many particles of each row
+        counted at the step where fewest did, (N,).
     """
     flat = x.flatten(1)
     n, missing, seen = len(flat), torch.isnan(flat), flat.nan_to_num()
-    levels = log_probs(torch.zeros_like(seen[:1]), *rows_of(x, context, slice(1))).shape[-1]
-    wrong = ((seen != seen.round()) | (seen < 0) | (seen >= levels)).any(1).nonzero()[:, 0]
-    if len(wrong):
-        raise ValueError(
-            f"impute: {len(wrong)} data, the first is row {int(wrong[0])} of those with missing entries, have values "
-            f"other than 0, ..., {levels - 1}: transform them as in training."
-        )
     z = torch.full((particles, *flat.shape), float(levels), dtype=x.dtype, device=x.device)
     same = torch.arange(particles, device=x.device).unsqueeze(1)
     log_w = torch.zeros(particles, n, dtype=torch.float64, device=x.device)
@@ -91,4 +82,4 @@ def complete_by_revealing(
             weights.index_add_(0, state, torch.where(drawn, 0.0, log_p).double())
             states[state, entry] = value
         least = torch.minimum(least, effective_sample_size(log_w))
-    return gather(z, resample(log_w, draws)).reshape(draws, *x.shape), least
+    return z.view(particles, *x.shape), log_w, least

@@ -11,9 +11,9 @@ drawing takes D passes. What the model is conditioned on has the degree 0.
 With several masks, each with an order and degrees of hidden units of its own, the weights are shared, training takes
 one of them at a time (:class:`pyro_gen.inference.OneOrder`), and the density is the mean of theirs.
 
-Missing entries are integrated out exactly where they come last in every order. Elsewhere they are latent variables:
-:func:`pyro_gen.impute` draws them by particles along the order (:mod:`pyro_gen.inference.likelihood.in_order`),
-:func:`pyro_gen.log_likelihood` by annealing.
+Missing entries are integrated out exactly where they come last in every order. Elsewhere :func:`pyro_gen.impute` draws
+them, and :func:`pyro_gen.log_likelihood` weighs the seen ones, by particles along the order
+(:mod:`pyro_gen.inference.likelihood.in_order`).
 
 References:
     | MADE: Masked Autoencoder for Distribution Estimation (Germain, Gregor, Murray & Larochelle, 2015)

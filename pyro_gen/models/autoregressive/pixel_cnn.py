@@ -19,8 +19,9 @@ layers reach.
 
 All laws are had in one pass, and training is that of a network that labels pixels. Drawing goes pixel by pixel.
 
-Missing entries are integrated out exactly where they come last. Elsewhere :func:`pyro_gen.impute` draws them by
-particles along the order (:mod:`pyro_gen.inference.likelihood.in_order`), :func:`pyro_gen.log_likelihood` by annealing.
+Missing entries are integrated out exactly where they come last. Elsewhere :func:`pyro_gen.impute` draws them, and
+:func:`pyro_gen.log_likelihood` weighs the seen ones, by particles along the order
+(:mod:`pyro_gen.inference.likelihood.in_order`).
 
 References:
     | Conditional Image Generation with PixelCNN Decoders (van den Oord et al., 2016)

@@ -17,8 +17,8 @@ k columns each row adds :math:`(k - 1) / 2` on either side. The first features c
 reading order, and each layer adds to those it sees.
 
 All laws are had in one pass of H steps. Missing entries are integrated out exactly where they come last. Elsewhere
-:func:`pyro_gen.impute` draws them by particles along the order (:mod:`pyro_gen.inference.likelihood.in_order`),
-:func:`pyro_gen.log_likelihood` by annealing.
+:func:`pyro_gen.impute` draws them, and :func:`pyro_gen.log_likelihood` weighs the seen ones, by particles along the
+order (:mod:`pyro_gen.inference.likelihood.in_order`).
 
 References:
     | Pixel Recurrent Neural Networks (van den Oord, Kalchbrenner & Kavukcuoglu, 2016)

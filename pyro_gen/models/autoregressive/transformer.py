@@ -18,8 +18,8 @@ entries before, so that an entry costs a pass of one position.
 
 Missing entries are integrated out exactly where they come last: a sequence that is shorter than others is padded with
 NaN at the end, and has the density of its entries. :func:`pyro_gen.impute` continues it. Elsewhere
-:func:`pyro_gen.impute` draws missing entries by particles along the order
-(:mod:`pyro_gen.inference.likelihood.in_order`), :func:`pyro_gen.log_likelihood` by annealing.
+:func:`pyro_gen.impute` draws missing entries, and :func:`pyro_gen.log_likelihood` weighs the seen ones, by particles
+along the order (:mod:`pyro_gen.inference.likelihood.in_order`).
 
 References:
     | Attention Is All You Need (Vaswani et al., 2017)
@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from pyro_gen._sizes import check_sizes
 from pyro_gen.data.small import binary_rows, level_rows, normal_rows
-from pyro_gen.distributions import MaskedEntries
+from pyro_gen.distributions import MaskedEntries, Steps
 from pyro_gen.models.autoregressive.parts.entries import EntryProgram
 from pyro_gen.observation import observe
 from pyro_gen.registry import model
@@ -112,15 +112,12 @@ class CausalTransformer(EntryProgram):
         self.dropout = nn.Dropout(dropout)
         self.register_buffer("order", torch.arange(self.entries).unsqueeze(0), persistent=False)
 
-    def condition(self, h: Tensor, context: Tensor | None) -> Tensor:
-        """Adds what the context says to positions with shape (*, T, width)."""
-        return h if self.conditioned is None else h + self.conditioned(context).unsqueeze(-2)
-
     def network(self, values: Tensor, m: Any, context: Tensor | None) -> Any:
         """The laws of entries of values with shape (*, D)."""
         e = self.embed(self.encode(values))  # (*, D, width)
         before = torch.cat([self.start.expand_as(e[..., :1, :]), e[..., :-1, :]], -2)
-        h = self.dropout(self.condition(before + self.positions, context))
+        h = before + self.positions
+        h = self.dropout(h if self.conditioned is None else h + self.conditioned(context).unsqueeze(-2))
         for block in self.blocks:
             h = block(h)
         return self.laws(self.last(self.norm(h)).transpose(-1, -2).flatten(-2))
@@ -153,13 +150,13 @@ class Block(nn.Module):
     def forward(self, h: Tensor, kept: Tensor | None = None, t: int = 0) -> Tensor:
         """Maps positions with shape (*, T, width); or position t alone, (N, 1, width), after others that are kept.
 
-        Keys and values are kept in a tensor with shape (2, N, heads, D, d), into which those of position t are written.
+        Keys and values are kept in a tensor with shape (N, 2, heads, D, d), into which those of position t are written.
         """
         q, k, v = self.qkv(self.before_attention(h)).unflatten(-1, (3, len(self.back), -1)).movedim(-3, 0)
         q, k, v = (part.transpose(-2, -3) for part in (q, k, v))  # (*, heads, T, d)
         if kept is not None:
-            kept[..., t, :] = torch.stack([k, v]).squeeze(-2)
-            k, v = kept[..., : t + 1, :]
+            kept[..., t, :] = torch.stack([k, v], 1).squeeze(-2)
+            k, v = kept[..., : t + 1, :].unbind(1)
         if kept is None:
             steps = torch.arange(h.shape[-2], device=h.device)
             far = steps.unsqueeze(-1) - steps  # (T, T)
@@ -171,20 +168,25 @@ class Block(nn.Module):
         return h + self.dropout(self.network(self.before_network(h)))  # type: ignore[no-any-return]
 
 
-class CachedPositions:
+class CachedPositions(Steps):
     """The laws of entries one after the other, from keys and values that are kept: the cache of a transformer."""
 
     def __init__(self, program: CausalTransformer, rows: int, context: Tensor | None) -> None:
-        self.program, self.rows, self.context, self.t = program, rows, context, 0
-        shape = (2, rows, program.heads, program.entries, len(program.start) // program.heads)
-        self.kept = [program.start.new_empty(shape) for _ in program.blocks]
+        self.program, self.rows, self.t = program, rows, 0
+        self.given = None if program.conditioned is None else program.conditioned(context)
+        shape = (rows, 2, program.heads, program.entries, len(program.start) // program.heads)
+        self.pairs = [program.start.new_empty(shape) for _ in program.blocks]  # of keys and values
+
+    def kept(self) -> list[Tensor]:
+        return [*self.pairs, *([] if self.given is None else [self.given])]
 
     def law(self, previous: Tensor | None) -> Any:
         """The law of the next entry, with batch shape (rows,), given the value of the one before."""
         p, t = self.program, self.t
         e = p.start if previous is None else p.embed(p.encode(previous.unsqueeze(-1)))
-        h = p.condition(e.expand(self.rows, 1, -1) + p.positions[t], self.context)
-        for block, kept in zip(p.blocks, self.kept, strict=True):
+        h = e.expand(self.rows, 1, -1) + p.positions[t]
+        h = h if self.given is None else h + self.given.unsqueeze(-2)
+        for block, kept in zip(p.blocks, self.pairs, strict=True):
             h = block(h, kept, t)
         self.t += 1
         return p.law(p.last(p.norm(h)).squeeze(-2), t)

@@ -18,8 +18,8 @@ its conditional likelihood. Drawing keeps the values of each layer (Fast WaveNet
 that a step costs one of all T.
 
 Missing steps are integrated out exactly where they come last: shorter series are padded with NaN, and
-:func:`pyro_gen.impute` forecasts. Elsewhere :func:`pyro_gen.impute` draws them by particles along the order
-(:mod:`pyro_gen.inference.likelihood.in_order`), :func:`pyro_gen.log_likelihood` by annealing. Numbers should be
+:func:`pyro_gen.impute` forecasts. Elsewhere :func:`pyro_gen.impute` draws them, and :func:`pyro_gen.log_likelihood`
+weighs what is seen, by particles along the order (:mod:`pyro_gen.inference.likelihood.in_order`). Numbers should be
 standardised.
 
 References:
@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from pyro_gen._sizes import check_sizes
 from pyro_gen.data.small import level_rows, normal_rows
-from pyro_gen.distributions import MaskedEntries
+from pyro_gen.distributions import MaskedEntries, Steps
 from pyro_gen.models.autoregressive.parts.entries import EntryProgram
 from pyro_gen.observation import observe
 from pyro_gen.registry import model
@@ -171,26 +171,31 @@ class GatedLayer(nn.Module):
         return h + residual, skip
 
 
-class CachedLayers:
+class CachedLayers(Steps):
     """The laws of steps one after the other, from the values of all layers at the steps before, which are kept."""
 
     def __init__(self, program: WaveNet, rows: int, steps: int, context: Tensor | None) -> None:
-        self.program, self.context, self.t = program, context, 0
+        self.program, self.t = program, 0
+        self.given = None if program.conditioned is None else program.conditioned(context).unsqueeze(-1)
         self.before = program.offset.new_zeros(rows, program.inputs, program.lags - 1 + steps)
         layers: list[Any] = list(program.layers)
-        self.kept = [program.offset.new_zeros(rows, layer.mix.in_channels, layer.back + steps) for layer in layers]
+        self.seen = [program.offset.new_zeros(rows, layer.mix.in_channels, layer.back + steps) for layer in layers]
+
+    def kept(self) -> list[Tensor]:
+        return [self.before, *self.seen, *([] if self.given is None else [self.given])]
 
     def law(self, previous: Tensor | None) -> Any:
         """The law of the next step, with batch shape (rows,), given the value of the one before."""
         p, t, lags = self.program, self.t, self.program.lags
         if previous is not None:
             self.before[..., lags - 1 + t] = p.encode(previous.unsqueeze(-1)).squeeze(-2)
-        h = p.condition(p.embed(self.before[..., lags - 1 + t, None]), self.context)  # (rows, channels, 1)
+        h = p.embed(self.before[..., lags - 1 + t, None])  # (rows, channels, 1)
+        h = h if self.given is None else h + self.given
         total = torch.zeros_like(h)  # of the skip outputs
         layer: Any
-        for layer, kept in zip(p.layers, self.kept, strict=True):
-            kept[..., layer.back + t, None] = h
-            taps = layer.taps(kept[..., t : layer.back + t + 1])
+        for layer, seen in zip(p.layers, self.seen, strict=True):
+            seen[..., layer.back + t, None] = h
+            taps = layer.taps(seen[..., t : layer.back + t + 1])
             h, skip = layer.gate(h, taps)
             total = total + skip
         self.t += 1

@@ -34,12 +34,12 @@ from pyro_gen._sizes import check_sizes, event_of
 from pyro_gen.data.small import binary_rows, level_rows, normal_rows
 from pyro_gen.distributions import LevelCategorical
 from pyro_gen.heads import make_head
-from pyro_gen.inference.likelihood.in_order import with_enough_particles
-from pyro_gen.inference.likelihood.revealing import complete_by_revealing
+from pyro_gen.inference.likelihood.revealing import particles_by_revealing
 from pyro_gen.inference.objectives import DiffusionELBO
 from pyro_gen.models.diffusion.parts.networks import check_context
 from pyro_gen.models.diffusion.parts.unmasking import Unmasking
 from pyro_gen.noising import NoisingChain
+from pyro_gen.program import MissingParticles
 from pyro_gen.registry import model
 
 __all__ = ["AbsorbingDiffusion"]
@@ -175,11 +175,22 @@ class AbsorbingDiffusion(NoisingChain):
         i = (self.steps * time).floor() + 1  # one of 1, ..., T
         return self.loss(x, i, *context), self.steps * (1 - self.share(i - 1) / self.share(i))
 
-    def draw_missing(self, x: Tensor, draws: int, *context: Any) -> Tensor:
-        """Draws missing entries by particles along the chain; more of them where too few count."""
+    def missing_particles(self, x: Tensor, *context: Any) -> MissingParticles:
+        """Particles along the chain.
+
+        Raises:
+            ValueError: A seen entry is no value that an entry can have.
+        """
+        seen = x.nan_to_num()
+        wrong = seen[(seen != seen.round()) | (seen < 0) | (seen >= self.levels)]
+        if len(wrong):
+            raise ValueError(
+                f"{type(self).__name__}: data have the value {wrong[0]:g}, and values are 0, ..., {self.levels - 1}: "
+                "transform them as in training."
+            )
         reveal = [float(1 - self.share(i - 1) / self.share(i)) for i in range(self.steps, 0, -1)] + [1.0]
 
-        def complete(rows: Tensor, given: tuple[Any, ...], count: int) -> tuple[Tensor, Tensor]:
-            return complete_by_revealing(self.log_probs, reveal, rows, given, draws, count)
+        def make(rows: Tensor, given: tuple[Any, ...], count: int) -> tuple[Tensor, Tensor, Tensor]:
+            return particles_by_revealing(self.log_probs, self.levels, reveal, rows, given, count)
 
-        return with_enough_particles(complete, x, context, draws)
+        return make

@@ -128,13 +128,15 @@ class PixelVAE(EntryProgram):
         return MaskedEntries(self.network, self.order, self.event_shape, self.support, z.shape[:-1], z)
 
     def particles(self, count: int, x: Tensor, *context: Any) -> tuple[MaskedEntries, Tensor]:
-        """Particles whose latent variables are draws of guide and prior by turns, so that no weight is more than 2."""
+        """Particles whose latent variables are draws of guide and prior by turns, so that no weight is more than 3."""
         q = normal(self.encoder(self.likelihood.normalise(x.flatten(-2))))
         prior: Any = dist.Normal(x.new_zeros(len(x), self.latent), 1.0).to_event(1)
-        from_prior = torch.arange(count, device=x.device).reshape(-1, 1, 1) % 2 == 1
+        from_prior = torch.arange(count, device=x.device).reshape(-1, 1, 1) % 2 == 0
+        of_prior = (count + 1) // 2
+        shares = torch.tensor([of_prior, count - of_prior], dtype=torch.float64, device=x.device).div(count).log()
         z = torch.where(from_prior, prior.sample((count,)), q.sample((count,)))  # (S, N, K)
         log_p, log_q = prior.log_prob(z).double(), q.log_prob(z).double()
-        return self.decode(z), log_p - torch.logaddexp(log_p, log_q)
+        return self.decode(z), log_p - torch.logaddexp(log_p + shares[0], log_q + shares[1])
 
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The joint density :math:`p(x, z)` of images with shape :math:`(N, H, W)`; returns them completed."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import pyro_gen as pg
 from pyro_gen._random import seeded
-from pyro_gen.inference.likelihood import in_order
+from pyro_gen.inference.likelihood import by_particles, in_order
 from pyro_gen.models import WaveNet
 from pyro_gen.models.autoregressive import wavenet
 
@@ -121,7 +121,8 @@ def test_a_hole_in_a_series_of_another_length_has_its_conditional_law(size, weig
     program.initialised.fill_(True)
     x = torch.tensor([[0.3, -1.0, NAN, 0.5, 1.0, 0.7, 1.5, NAN, 0.4]]).double()[:, :size]
     if not weighed:
-        monkeypatch.setattr(in_order, "resample", lambda w, n: torch.randint(len(w), (n, w.shape[1])))
+        for module in (in_order, by_particles):
+            monkeypatch.setattr(module, "resample", lambda w, n: torch.randint(len(w), (n, w.shape[1])))
     drawn, variance = pg.impute(program, x, draws=2000)[:, 0], 0.25 / 1.64
     for hole in (2, 7)[: 1 + size // 9]:
         mean = 0.8 * (x[0, hole - 1] + x[0, hole + 1]) / 1.64

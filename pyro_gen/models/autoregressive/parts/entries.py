@@ -10,13 +10,10 @@ from pyro_gen._sizes import check_sizes, event_of
 from pyro_gen.density import rows_of
 from pyro_gen.distributions import MaskedEntries, OrderedEntries, elements, of_entry
 from pyro_gen.heads import CategoricalHead, Head, make_head
-from pyro_gen.inference.likelihood.enumeration import is_enumerable
-from pyro_gen.inference.likelihood.in_order import complete_in_order, with_enough_particles
-from pyro_gen.program import Program
+from pyro_gen.inference.likelihood.in_order import particles_in_order
+from pyro_gen.program import MissingParticles, Program
 
 __all__ = ["EntryProgram"]
-
-PARTICLES_PER_ORDER = 64  # of each row, at least
 
 
 class EntryProgram(Program):
@@ -106,23 +103,18 @@ class EntryProgram(Program):
         law = self.observed_like(x, None if given is None else given.expand(count, *given.shape))
         return law, torch.zeros(count, len(x), dtype=torch.float64, device=x.device)
 
-    def draw_missing(self, x: Tensor, draws: int, *context: Any) -> Tensor | None:
-        """Draws missing entries by particles along the order; more of them where too few count.
-
-        ``None`` where no order is fixed, where missing entries come last, and where all of their values can be summed.
-        """
+    def missing_particles(self, x: Tensor, *context: Any) -> MissingParticles | None:
+        """Particles along the order; ``None`` where no order is fixed, and where missing entries come last."""
         first, _ = self.particles(1, x[:1], *rows_of(x, context, slice(1)))
         if not isinstance(first, MaskedEntries) or first.drops_out(~torch.isnan(x.flatten(1))):
             return None
-        if is_enumerable(self, x, *context):
-            return None
 
-        def complete(rows: Tensor, given: tuple[Any, ...], count: int) -> tuple[Tensor, Tensor]:
+        def make(rows: Tensor, given: tuple[Any, ...], count: int) -> tuple[Tensor, Tensor, Tensor]:
             law, log_weights = self.particles(count, rows, *given)
             assert isinstance(law, MaskedEntries)
-            return complete_in_order(law, log_weights, rows, draws)
+            return particles_in_order(law, log_weights, rows)
 
-        return with_enough_particles(complete, x, context, draws, PARTICLES_PER_ORDER * len(first.orders))
+        return make
 
     def given(self, x: Tensor, context: tuple[Tensor, ...]) -> Tensor | None:
         """The context, checked, in the precision of the weights.

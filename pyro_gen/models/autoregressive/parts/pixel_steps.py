@@ -12,10 +12,12 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_gen.distributions import Steps
+
 __all__ = ["PixelSteps"]
 
 
-class PixelSteps:
+class PixelSteps(Steps):
     """The laws of pixels in reading order, see :class:`pyro_gen.distributions.Steps`.
 
     Arguments:
@@ -31,6 +33,10 @@ class PixelSteps:
         self.h = [layer.left.room(rows, program.event_shape) for layer in self.layers]
         self.conditions = [layer.conditions(context).chunk(2, -3) for layer in self.layers]
         self.beside: list[Tensor] = []  # by layer, what h is given from v and conditions in this row
+
+    def kept(self) -> list[Tensor]:
+        given = [part for both in self.conditions for part in both if part.dim() == 4]  # those of a context
+        return [*self.v, *self.h, *self.beside, *given]
 
     def law(self, previous: Tensor | None) -> Any:
         """The law of the next pixel, with batch shape (B,)."""
