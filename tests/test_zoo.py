@@ -96,6 +96,7 @@ SLOW = (
     "pixel-cnn-digits-levels",
     "pixel-rnn-digits",
     "pixel-vae-digits",
+    "pixel-vae-digits-levels",
     "poisson-diabetes",
     "potts-digits",
     "prod-lda-docstrings",

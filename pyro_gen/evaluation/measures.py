@@ -8,15 +8,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.data.prepared import Prepared
+from pyro_gen.density import evaluation
 from pyro_gen.evaluation.agreement import label_agreement, translation_agreement
 from pyro_gen.evaluation.completion import completion_perplexity, halves
 from pyro_gen.evaluation.disentanglement import mutual_information_gap_of
 from pyro_gen.evaluation.samples.modes import good_samples, modes_covered
 from pyro_gen.inference.likelihood.door import log_likelihood
 from pyro_gen.inference.likelihood.result import LogLikelihood
+from pyro_gen.inference.objectives.base import over_particles
+from pyro_gen.inference.objectives.importance import local_log_weight
+from pyro_gen.inference.objectives.pairs import trace_pair_with_missing
 from pyro_gen.inference.posterior import posterior
 from pyro_gen.program import Program
 from pyro_gen.registry import Measured, measure
@@ -33,6 +38,7 @@ __all__ = [
     "modes_covered",
     "mutual_information_gap_of",
     "perplexity",
+    "rate",
     "translation_agreement",
 ]
 
@@ -115,6 +121,44 @@ def perplexity(
     scale = value / found.event_dims  # of the exponential, by the delta method
     errors = (scale * found.mean_standard_error(), scale * found.sampling_error())
     return Measured(value, *errors, found.kind, found.method)
+
+
+@measure("rate", unit="nats", better="higher")
+def rate(
+    program: Program, data: Prepared, *, num_particles: int = 100, seed: int = 0, progress: Progress = None
+) -> Measured:
+    r"""What the latent variables say of a test datum: the divergence of the guide from the prior, in nats.
+
+    .. math:: R = \mathbb{E}_x \, \mathbb{E}_{q(z \mid x)} \Big[ \log \frac{q(z \mid x)}{p(z)} \Big]
+
+    A decoder that is strong enough for the data alone leaves latent variables unused, with a rate of 0.
+
+    References:
+        | Fixing a Broken ELBO (Alemi et al., 2018)
+        | https://arxiv.org/abs/1711.00464
+
+    Arguments:
+        program: A program whose latent variables belong to a datum each.
+        data: The data.
+        num_particles: The number of draws of the guide.
+        seed: Seeds them.
+        progress: Not used.
+
+    Raises:
+        ValueError: The program has no latent variables, or one that all data share.
+    """
+    x, *context = _on_device(program, (data.test, *data.test_context))
+
+    def particle() -> Tensor:
+        _, log_ratio = local_log_weight(*trace_pair_with_missing(program, x, *context))
+        if not isinstance(log_ratio, Tensor):
+            raise ValueError(f"{type(program).__name__} has no latent variables, so there is no rate.")
+        return -log_ratio  # (N,)
+
+    with evaluation(program), seeded(seed), torch.no_grad():
+        drawn = over_particles(particle, num_particles).double()  # (S, N)
+    errors = (drawn.mean(1).std() / math.sqrt(num_particles), drawn.mean(0).std() / math.sqrt(drawn.shape[1]))
+    return Measured(drawn.mean().item(), errors[0].item(), errors[1].item(), "estimate", "draws of the guide")
 
 
 @measure("completion_perplexity", unit="", better="lower")

@@ -1,13 +1,14 @@
 r"""PixelVAE: a variational autoencoder whose decoder sees, besides the latent variable, the pixels before each pixel.
 
 .. math::
-    z \sim \mathcal{N}(0, I_K), \qquad
+    z \sim p(z), \qquad
     p(x \mid z) = \prod_{t=1}^{D} p\big(x_t \mid x_1, \dots, x_{t-1}, z\big), \qquad
     q(z \mid x) = \mathcal{N}\big(\mu(x), \operatorname{diag} \sigma(x)^2\big)
 
-with the pixels in reading order. The decoder is a stack of masked convolutions (van den Oord et al., 2016): the first
-sees the pixels above and those to the left, the others their own place, too, and the latent variable is added to what
-the first one says.
+with the pixels in reading order, and a prior :math:`\mathcal{N}(0, I_K)` or one that is learned
+(:mod:`pyro_gen.models.vae.parts.priors`). The decoder is a stack of masked convolutions (van den Oord et al., 2016):
+the first sees the pixels above and those to the left, the others their own place, too, and the latent variable is added
+to what the first one says.
 
 .. math:: h_0 = A * x + \mathrm{NN}(z), \qquad h_{l} = h_{l-1} + B_l * \mathrm{relu}(h_{l-1}) .
 
@@ -30,10 +31,9 @@ References:
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import pyro
-import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ from pyro_gen.distributions import MaskedEntries
 from pyro_gen.models.autoregressive.parts.convolutions import MaskedConv, check_image
 from pyro_gen.models.autoregressive.parts.entries import EntryProgram
 from pyro_gen.models.vae.parts.posteriors import normal
+from pyro_gen.models.vae.parts.priors import VampPrior, make_prior
 from pyro_gen.nets import MLP
 from pyro_gen.observation import observe
 from pyro_gen.registry import model
@@ -73,6 +74,8 @@ class PixelVAE(EntryProgram):
         layers: The number of convolutions after the first.
         kernel: Their height and width, an odd number.
         likelihood: The name of a likelihood head in :data:`pyro_gen.heads.HEADS`.
+        dropout: The share of hidden units, and of features before each convolution but the first, dropped in training.
+        prior: The name of a prior of :class:`~pyro_gen.models.VAE`, or a module.
         head_options: Passed to the likelihood head, ``levels=17`` say.
 
     Raises:
@@ -97,6 +100,8 @@ class PixelVAE(EntryProgram):
         layers: int = 2,
         kernel: int = 3,
         likelihood: str = "bernoulli",
+        dropout: float = 0.0,
+        prior: str | nn.Module = "standard",
         **head_options: Any,
     ) -> None:
         super().__init__(event_shape, likelihood, 0, **head_options)
@@ -105,12 +110,20 @@ class PixelVAE(EntryProgram):
         check_sizes(self, 0, layers=layers)
         check_widths(self, hidden=hidden)
         self.latent = latent
-        self.encoder = MLP((self.entries, *hidden, 2 * latent), "relu", missing=True)
-        self.spread = MLP((latent, *hidden[::-1], channels * self.entries), "relu")
+        self.prior = make_prior(prior, latent, self.event_shape)
+        self.encoder = MLP((self.entries, *hidden, 2 * latent), "relu", dropout, missing=True)
+        self.spread = MLP((latent, *hidden[::-1], channels * self.entries), "relu", dropout)
         self.first = MaskedConv(self.inputs, channels, kernel, "before", own=False)
         self.others = nn.ModuleList(MaskedConv(channels, channels, kernel, "before", own=True) for _ in range(layers))
+        self.dropout = nn.Dropout(dropout)
         self.last = nn.Conv2d(channels, self.likelihood.features.numel() // self.entries, 1)
         self.register_buffer("order", torch.arange(self.entries).unsqueeze(0), persistent=False)
+
+    def initialise(self, x: Tensor, *context: Any, seed: int = 0) -> Self:
+        """Sets offset and pseudo-inputs from data with shape :math:`(N, H, W)`, the first time only."""
+        if not self.initialised and isinstance(self.prior, VampPrior):
+            self.prior.initialise(self.likelihood.normalise(x), seed)
+        return super().initialise(x, *context, seed=seed)
 
     def network(self, values: Tensor, m: Any, z: Tensor | None) -> Any:
         """The laws of pixels given those before them and the latent variable, of values with shape (*, D)."""
@@ -120,17 +133,21 @@ class PixelVAE(EntryProgram):
         h = self.first(seen.reshape(-1, self.inputs, *self.event_shape))  # (B, channels, H, W)
         h = h + self.spread(z.expand(*shape, -1)).reshape(h.shape)
         for layer in self.others:
-            h = h + layer(F.relu(h))
-        return self.laws(self.last(F.relu(h)).reshape(*shape, -1))
+            h = h + layer(self.dropout(F.relu(h)))
+        return self.laws(self.last(self.dropout(F.relu(h))).reshape(*shape, -1))
 
     def decode(self, z: Tensor) -> MaskedEntries:
         """The law of images given latent variables with shape (N, K)."""
         return MaskedEntries(self.network, self.order, self.event_shape, self.support, z.shape[:-1], z)
 
+    def posterior(self, normalised: Tensor) -> Any:
+        """The approximate posterior given images as the encoder sees them, with shape (*, H, W)."""
+        return normal(self.encoder(normalised.flatten(-2)))
+
     def particles(self, count: int, x: Tensor, *context: Any) -> tuple[MaskedEntries, Tensor]:
         """Particles whose latent variables are draws of guide and prior by turns, so that no weight is more than 3."""
-        q = normal(self.encoder(self.likelihood.normalise(x.flatten(-2))))
-        prior: Any = dist.Normal(x.new_zeros(len(x), self.latent), 1.0).to_event(1)
+        q = self.posterior(self.likelihood.normalise(x))
+        prior = self.prior(self.posterior).expand((len(x),))
         from_prior = torch.arange(count, device=x.device).reshape(-1, 1, 1) % 2 == 0
         of_prior = (count + 1) // 2
         shares = torch.tensor([of_prior, count - of_prior], dtype=torch.float64, device=x.device).div(count).log()
@@ -142,10 +159,10 @@ class PixelVAE(EntryProgram):
         r"""The joint density :math:`p(x, z)` of images with shape :math:`(N, H, W)`; returns them completed."""
         self.given(x, context)
         with self.plate(x):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(self.latent), 1.0).to_event(1))  # (N, K)
+            z = pyro.sample("z", self.prior(self.posterior))  # (N, K)
             return observe("x", self.decode(z), x)
 
     def guide(self, x: Tensor, *context: Any) -> None:
         r"""The approximate posterior :math:`q(z \mid x_o)`."""
         with self.plate(x):
-            pyro.sample("z", normal(self.encoder(self.likelihood.normalise(x.flatten(-2)))))
+            pyro.sample("z", self.posterior(self.likelihood.normalise(x)))
