@@ -8,7 +8,7 @@ import torch
 
 import pyro_gen as pg
 from pyro_gen.density.energy import unnormalised_log_prob
-from pyro_gen.pictures import write
+from pyro_gen.pictures import Row, image_rows, write
 
 
 def main(epochs: int = 30) -> dict[str, float]:
@@ -30,7 +30,15 @@ def main(epochs: int = 30) -> dict[str, float]:
     filled = pg.impute(model, holed, draws=4, options=options, progress=False)  # (4, 8, 8, 8)
     drawn = pg.sample(model, 16, options={"chains": 64, "temperatures": 150})
     means = data.train.mean(0)
-    print("picture:", write(draw(data.test[:16], drawn, holed, filled), "outputs/energy_digits.png"))
+    rows = [
+        Row("test images", data.test[:8]),
+        Row("draws of the model", drawn[:8]),
+        Row("", drawn[8:], gap=0.0),
+        Row("upper half seen", holed),
+        *(Row(name, filled[k], holed.isnan(), gap=0.0) for k, name in enumerate(("completed", "completed again"))),
+    ]
+    title = "An energy-based model of binary digits"
+    print("picture:", write(image_rows(rows, title, "Red: drawn given the upper half."), "outputs/energy_digits.png"))
     return {
         "log_likelihood": score - log_z.mean(),
         "gap": float(log_z.diagnostics["gap"]),
@@ -38,23 +46,6 @@ def main(epochs: int = 30) -> dict[str, float]:
         "pixels_right": (filled == data.test[:8])[:, :, 4:].double().mean().item(),
         "pixels_right_by_chance": (means**2 + (1 - means) ** 2)[4:].mean().item(),
     }
-
-
-def draw(real, drawn, holed, filled):
-    from matplotlib.figure import Figure
-
-    figure = Figure((10, 3.6), layout="constrained")
-    rows = {
-        "data": real,
-        "draws of the model": drawn,
-        "lower half missing, and completed": torch.cat([holed.nan_to_num(nan=0.5), filled[0]]),
-    }
-    for row, (name, images) in zip(figure.subplots(3, 16), rows.items(), strict=True):
-        for place, image in zip(row, images, strict=True):
-            place.imshow(image.numpy(), cmap="Greys", vmin=0, vmax=1)
-            place.set(xticks=[], yticks=[])
-        row[0].text(-0.5, -1.0, name, fontsize=9).set_in_layout(False)
-    return figure
 
 
 if __name__ == "__main__":

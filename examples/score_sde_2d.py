@@ -15,16 +15,17 @@ MIXTURE = MIXTURES["ring_of_gaussians"]
 SAMPLERS = ("flow", "euler-maruyama", "predictor-corrector")
 
 
-def draw(density: torch.Tensor, samples: dict[str, torch.Tensor]) -> str:
+def draw(log_density: torch.Tensor, samples: dict[str, torch.Tensor]) -> str:
     from matplotlib.figure import Figure
 
     figure = Figure((4 * (1 + len(samples)), 4), layout="constrained")
     first, *rest = figure.subplots(1, 1 + len(samples))
-    first.imshow(density.T.numpy(), origin="lower", extent=(-2.6, 2.6, -2.6, 2.6), cmap="magma")
-    first.set(title="density by the flow", xticks=[], yticks=[])
+    shown = first.imshow(log_density.T.numpy(), origin="lower", extent=(-2.6, 2.6, -2.6, 2.6), cmap="magma", vmin=-12)
+    figure.colorbar(shown, ax=first, shrink=0.7, extend="min")
+    first.set(title="log-density, exact by the flow", xticks=[], yticks=[])
     for axes, (title, points) in zip(rest, samples.items(), strict=True):
         axes.plot(*points.T.numpy(), ".", ms=1.5, alpha=0.4, color="#2a6f97")
-        axes.set(title=title, aspect="equal", xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), xticks=[], yticks=[])
+        axes.set(title=f"draws: {title}", aspect="equal", xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), xticks=[], yticks=[])
     return write(figure, "outputs/score_sde_2d.png")
 
 
@@ -46,8 +47,8 @@ def main(epochs: int = 50, side: int = 60) -> dict[str, float]:
     numbers["above"], numbers["distance"] = float((y > 0).float().mean()), float(y.abs().mean())
     print(f"seen x = 0: {numbers['above']:.0%} of the draws of y are above, at |y| = {numbers['distance']:.2f}")
     axis = torch.linspace(-2.6, 2.6, side)
-    density = pg.log_likelihood(program, torch.cartesian_prod(axis, axis)).value.exp().view(side, side)
-    print("picture:", draw(density, samples))
+    log_density = pg.log_likelihood(program, torch.cartesian_prod(axis, axis)).value.view(side, side)
+    print("picture:", draw(log_density, samples))
     return numbers
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from pyro_gen import zoo
 from pyro_gen.cli.console import Shell, print_json
@@ -27,7 +27,8 @@ def list_entries(as_json: Json = False) -> None:
     if as_json:
         print_json([_described(entry) for entry in entries])
         return
-    table, results = Table("entry", "what", "must reproduce", "takes"), zoo.stored()
+    name = Column("entry", no_wrap=True)  # what the other commands are to be given, whole
+    table, results = Table(name, "what", "must reproduce", "takes"), zoo.stored()
     for e in entries:
         time = f"about {zoo.clock(60 * e.minutes)}{' on a GPU' if e.gpu else ''}"
         if e.name in results:
