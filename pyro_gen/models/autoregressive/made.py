@@ -5,8 +5,9 @@ r"""MADE: an autoencoder whose connections are masked, so that each output sees 
 
 Entry :math:`o(t)` has the degree t as input and as output, and a hidden unit a degree between 1 and D - 1. A connection
 is there where a hidden unit has at least the degree of what it sees, and where an output has more than that of a hidden
-unit or, directly, of an input. So one pass of the network has all D laws, and training is that of an autoencoder;
-drawing takes D passes. What the model is conditioned on has the degree 0.
+unit or, directly, of an input. So one pass of the network has all D laws, and training is that of an autoencoder.
+Drawing keeps the sums of the first layer, to which each entry adds its own (as those of NADE; Larochelle & Murray,
+2011), and computes the outputs of one entry at a time. What the model is conditioned on has the degree 0.
 
 With several masks, each with an order and degrees of hidden units of its own, the weights are shared, training takes
 one of them at a time (:class:`pyro_gen.inference.OneOrder`), and the density is the mean of theirs.
@@ -18,6 +19,8 @@ them, and :func:`pyro_gen.log_likelihood` weighs the seen ones, by particles alo
 References:
     | MADE: Masked Autoencoder for Distribution Estimation (Germain, Gregor, Murray & Larochelle, 2015)
     | https://arxiv.org/abs/1502.03509
+    | The Neural Autoregressive Distribution Estimator (Larochelle & Murray, 2011)
+    | https://proceedings.mlr.press/v15/larochelle11a.html
 """
 
 from collections.abc import Sequence
@@ -30,7 +33,7 @@ from torch import Tensor, nn
 
 from pyro_gen._sizes import check_widths
 from pyro_gen.data.small import binary_rows, level_rows, normal_rows
-from pyro_gen.distributions import MaskedEntries
+from pyro_gen.distributions import MaskedEntries, Steps
 from pyro_gen.inference.objectives import OneOrder
 from pyro_gen.models.autoregressive.parts.entries import EntryProgram
 from pyro_gen.observation import observe
@@ -122,7 +125,8 @@ class MADE(EntryProgram):
 
     def observed(self, rows: int, context: Tensor | None = None) -> MaskedEntries:
         """The law of so many data, with a context of shape (rows, C) where there is one."""
-        return MaskedEntries(self.network, self.orders, self.event_shape, self.support, torch.Size((rows,)), context)
+        shape = (self.event_shape, self.support, torch.Size((rows,)))
+        return MaskedEntries(self.network, self.orders, *shape, context, lambda n, m, c: KeptSums(self, n, m, c))
 
     def model(self, x: Tensor, *context: Tensor) -> Tensor:
         """The density of data with shape :math:`(N, *event)`; returns them completed."""
@@ -143,3 +147,35 @@ class Masked(nn.Module):
 
     def forward(self, x: Tensor, m: Any) -> Tensor:
         return F.linear(x, self.weight * self.masks[m], self.bias)
+
+
+class KeptSums(Steps):
+    """The laws of entries one after the other, from the sums of the first layer over those before."""
+
+    def __init__(self, program: MADE, rows: int, m: int, context: Tensor | None) -> None:
+        self.program, self.t, self.order = program, 0, program.orders[m].tolist()
+        layers: list[Any] = [*program.layers, program.last, program.direct]
+        *self.hidden, self.last, self.direct = ((part.weight * part.masks[m], part.bias) for part in layers)
+        self.x = program.offset.new_zeros(rows, self.direct[0].shape[1])  # encoded entries, and the context
+        if context is not None:
+            self.x[:, -context.shape[1] :] = context
+        self.sums = F.linear(self.x, *self.hidden[0]) if self.hidden else self.x
+
+    def kept(self) -> list[Tensor]:
+        return [self.x, self.sums] if self.hidden else [self.x]
+
+    def law(self, previous: Tensor | None) -> Any:
+        """The law of the next entry, with batch shape (rows,), given the value of the one before."""
+        p, d = self.program, self.program.entries
+        if previous is not None:
+            at = slice(self.order[self.t - 1] * p.inputs, (self.order[self.t - 1] + 1) * p.inputs)
+            self.x[:, at] = p.encode(previous.unsqueeze(-1)).squeeze(-2)
+            if self.hidden:
+                self.sums += self.x[:, at] @ self.hidden[0][0][:, at].T
+        h = p.dropout(F.relu(self.sums)) if self.hidden else self.sums
+        for weight, bias in self.hidden[1:]:
+            h = p.dropout(F.relu(F.linear(h, weight, bias)))
+        entry = self.order[self.t]
+        ((u, a), (v, b)) = ((weight[entry::d], bias[entry::d]) for weight, bias in (self.last, self.direct))
+        self.t += 1
+        return p.law(F.linear(h, u, a) + F.linear(self.x, v, b), entry)

@@ -167,7 +167,7 @@ def test_without_weights_it_is_not(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert off(of_ten(name)) > 8
 
 
-@pytest.mark.parametrize("name", [n for n in OF_TEN if n != "MADE"])
+@pytest.mark.parametrize("name", OF_TEN)
 def test_what_networks_keep_changes_no_draw(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(by_particles, "FEWEST", 1)
     program, x, _ = of_ten(name)

@@ -129,6 +129,33 @@ def test_inpainting_in_a_fixed_order_is_the_conditional(make) -> None:
     assert bool(((frequencies(forward, rows) - p).abs() > error).any())
 
 
+SUMS = {
+    "two layers, an order": lambda: MADE((2, 3), (8, 8), order=range(5, -1, -1)),
+    "no layers": lambda: MADE(6, ()),
+    "three masks, conditional": lambda: MADE(6, (8,), masks=3, context=2),
+    "categorical": lambda: MADE((2, 3), (8,), "categorical", levels=3),
+    "mixture": lambda: MADE(6, (8,), "discretized_logistic_mixture", levels=3, components=2),
+}
+
+
+# The twin's sums do not grow.
+@pytest.mark.parametrize("grow", [True, False])
+@pytest.mark.parametrize("make", SUMS.values(), ids=SUMS)
+def test_laws_of_made_by_kept_sums_are_those_of_the_whole_network(make, grow) -> None:
+    program = moved(make(), 2.0)
+    c = torch.randn(9, 2).double() if program.context else None
+    law, values = program.observed(9, c), torch.randint(2, (9, 6)).double()
+    m = len(law.orders) - 1
+    steps, order, each = law.start(9, m, c), law.orders[m].tolist(), []
+    for t, entry in enumerate(order):
+        own = steps.law(values[:, order[t - 1]] if t else None)
+        each.append(own.log_prob(values[:, entry]))
+        if not grow:
+            steps.x.zero_()
+    expected = program.network(values, m, c).log_prob(values)[:, order]
+    assert torch.allclose(torch.stack(each, 1), expected, atol=1e-9) is grow
+
+
 def test_a_level_that_is_missing_before_seen_ones_is_summed_out_by_made() -> None:
     program = MADE((2, 2), (8,), "categorical", levels=3).eval()
     x = torch.tensor([[[math.nan, 2.0], [0.0, 1.0]]])
