@@ -36,7 +36,7 @@ __all__ = ["ROWS", "particle_draws", "particle_likelihoods"]
 ROWS = 2**15  # particles of all rows at once
 PARTICLES, PARTICLES_PER_DRAW = 256, 8  # of each row, at least, to draw from
 FEWEST, MORE = 10, 16  # particles that are to count at each entry; so many times as many where they do not
-ISLANDS, OF_AN_ISLAND = 8, 64  # for the likelihood
+ISLANDS, OF_AN_ISLAND = 8, 256  # for the likelihood
 
 
 def _checked(verb: str, options: Mapping[str, Any], known: dict[str, int]) -> dict[str, int]:
@@ -108,7 +108,7 @@ def particle_likelihoods(
         context: What the model conditions on.
         seed: Seeds the draws.
         progress: Called with the fraction done.
-        options: ``particles`` of each island (64), ``islands`` (8).
+        options: ``particles`` of each island (256), ``islands`` (8).
 
     Returns:
         The logarithm of the mean over islands, a stochastic lower bound, with the jackknife's error over them. Among

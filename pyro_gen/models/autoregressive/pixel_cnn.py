@@ -32,15 +32,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_gen._sizes import check_sizes
 from pyro_gen.data.small import binary_rows, level_rows, normal_rows
 from pyro_gen.distributions import MaskedEntries
-from pyro_gen.models.autoregressive.parts.convolutions import MaskedConv, check_image
-from pyro_gen.models.autoregressive.parts.entries import EntryProgram
+from pyro_gen.models.autoregressive.parts.convolutions import MaskedConv
 from pyro_gen.models.autoregressive.parts.pixel_steps import PixelSteps
+from pyro_gen.models.autoregressive.parts.pixels import PixelOutput, PixelProgram
 from pyro_gen.observation import observe
 from pyro_gen.registry import model
 
@@ -63,7 +62,7 @@ __all__ = ["PixelCNN"]
         ),
     },
 )
-class PixelCNN(EntryProgram):
+class PixelCNN(PixelProgram):
     r"""Creates a gated PixelCNN.
 
     Arguments:
@@ -87,8 +86,6 @@ class PixelCNN(EntryProgram):
         1.0
     """
 
-    order: Tensor
-
     def __init__(
         self,
         event_shape: Sequence[int],
@@ -100,28 +97,20 @@ class PixelCNN(EntryProgram):
         dropout: float = 0.0,
         **head_options: Any,
     ) -> None:
-        super().__init__(event_shape, likelihood, context, **head_options)
-        check_image(self, kernel)
-        check_sizes(self, channels=channels, layers=layers, kernel=kernel)
+        super().__init__(event_shape, channels, kernel, likelihood, context, **head_options)
+        check_sizes(self, layers=layers)
         sizes = (channels, kernel, self.event_shape, context, dropout)
         others = [GatedLayer(channels, *sizes) for _ in range(layers - 1)]
         self.layers = nn.ModuleList([GatedLayer(self.inputs, *sizes, first=True), *others])
-        self.hidden = nn.Conv2d(channels, channels, 1)
-        self.last = nn.Conv2d(channels, self.likelihood.features.numel() // self.entries, 1)
-        self.register_buffer("order", torch.arange(self.entries).unsqueeze(0), persistent=False)
+        self.output = PixelOutput(channels, self.numbers, 0.0)
 
     def network(self, values: Tensor, m: Any, context: Tensor | None) -> Any:
         """The laws of pixels given those before them, of values with shape (*, D)."""
-        seen = self.encode(values).movedim(-1, -2)  # (*, inputs, D)
-        v = h = seen.reshape(-1, self.inputs, *self.event_shape)  # (B, inputs, H, W)
+        v = h = self.images(values)  # (B, inputs, H, W)
         c = None if context is None else context.expand(*values.shape[:-1], -1).reshape(len(v), -1)
         for layer in self.layers:
             v, h = layer(v, h, c)
         return self.laws(self.output(h).reshape(*values.shape[:-1], -1))
-
-    def output(self, h: Tensor) -> Tensor:
-        """What the head is given, for h of shape (B, channels, H, W)."""
-        return self.last(F.relu(self.hidden(F.relu(h))))  # type: ignore[no-any-return]
 
     def steps(self, rows: int, m: int, context: Tensor | None) -> PixelSteps:
         """The laws of one pixel after the other, see :class:`pyro_gen.distributions.Steps`."""

@@ -29,14 +29,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_gen._sizes import check_sizes
 from pyro_gen.data.small import binary_rows, level_rows
 from pyro_gen.distributions import MaskedEntries
-from pyro_gen.models.autoregressive.parts.convolutions import MaskedConv, check_image
-from pyro_gen.models.autoregressive.parts.entries import EntryProgram
+from pyro_gen.models.autoregressive.parts.convolutions import MaskedConv
+from pyro_gen.models.autoregressive.parts.pixels import PixelOutput, PixelProgram
 from pyro_gen.observation import observe
 from pyro_gen.registry import model
 
@@ -54,7 +53,7 @@ __all__ = ["PixelRNN"]
         ),
     },
 )
-class PixelRNN(EntryProgram):
+class PixelRNN(PixelProgram):
     r"""Creates a PixelRNN with row LSTMs.
 
     Arguments:
@@ -76,8 +75,6 @@ class PixelRNN(EntryProgram):
         1.0
     """
 
-    order: Tensor
-
     def __init__(
         self,
         event_shape: Sequence[int],
@@ -88,25 +85,20 @@ class PixelRNN(EntryProgram):
         dropout: float = 0.0,
         **head_options: Any,
     ) -> None:
-        super().__init__(event_shape, likelihood, 0, **head_options)
-        check_image(self, kernel)
-        check_sizes(self, channels=channels, layers=layers, kernel=kernel)
+        super().__init__(event_shape, channels, kernel, likelihood, **head_options)
+        check_sizes(self, layers=layers)
         self.first = MaskedConv(self.inputs, channels, kernel, "before", own=False)
         self.places = nn.Parameter(torch.zeros(channels, *self.event_shape))
         self.layers = nn.ModuleList(RowLSTM(channels, kernel) for _ in range(layers))
         self.dropout = nn.Dropout(dropout)
-        self.hidden = nn.Conv2d(channels, channels, 1)
-        self.last = nn.Conv2d(channels, self.likelihood.features.numel() // self.entries, 1)
-        self.register_buffer("order", torch.arange(self.entries).unsqueeze(0), persistent=False)
+        self.output = PixelOutput(channels, self.numbers, dropout)
 
     def network(self, values: Tensor, m: Any, context: Tensor | None) -> Any:
         """The laws of pixels given those before them, of values with shape (*, D)."""
-        seen = self.encode(values).movedim(-1, -2)  # (*, inputs, D)
-        u = self.first(seen.reshape(-1, self.inputs, *self.event_shape)) + self.places  # (B, channels, H, W)
+        u = self.first(self.images(values)) + self.places  # (B, channels, H, W)
         for layer in self.layers:
             u = u + layer(self.dropout(u))
-        h = self.last(F.relu(self.hidden(self.dropout(F.relu(u)))))
-        return self.laws(h.reshape(*values.shape[:-1], -1))
+        return self.laws(self.output(u).reshape(*values.shape[:-1], -1))
 
     def observed(self, rows: int, context: Tensor | None = None) -> MaskedEntries:
         """The law of so many images; there is no context."""

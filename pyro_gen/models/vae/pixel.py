@@ -19,9 +19,8 @@ whole image needs no latent variable, and the bound then leaves it unused: few l
 ``ELBO(free_bits=...)``, keep it in use.
 
 Entries that are missing after all that was seen, in reading order, are integrated out exactly. Others are drawn by
-:func:`pyro_gen.impute` with particles along the order (:mod:`pyro_gen.inference.likelihood.in_order`). To
-:func:`pyro_gen.log_likelihood` they are latent variables beside the code: binary pixels and levels by Gibbs sweeps,
-each of which costs a pass of the decoder for each value of each of them.
+:func:`pyro_gen.impute`, and what is seen weighed by :func:`pyro_gen.log_likelihood`, with particles along the order
+(:mod:`pyro_gen.inference.likelihood.in_order`), each of which has a latent variable of its own.
 
 References:
     | PixelVAE: A Latent Variable Model for Natural Images (Gulrajani et al., 2017)
@@ -41,8 +40,8 @@ from torch import Tensor, nn
 from pyro_gen._sizes import check_sizes, check_widths
 from pyro_gen.data.small import binary_rows, level_rows
 from pyro_gen.distributions import MaskedEntries
-from pyro_gen.models.autoregressive.parts.convolutions import MaskedConv, check_image
-from pyro_gen.models.autoregressive.parts.entries import EntryProgram
+from pyro_gen.models.autoregressive.parts.convolutions import MaskedConv
+from pyro_gen.models.autoregressive.parts.pixels import PixelProgram
 from pyro_gen.models.vae.parts.posteriors import normal
 from pyro_gen.models.vae.parts.priors import VampPrior, make_prior
 from pyro_gen.nets import MLP
@@ -63,7 +62,7 @@ __all__ = ["PixelVAE"]
         ),
     },
 )
-class PixelVAE(EntryProgram):
+class PixelVAE(PixelProgram):
     r"""Creates a PixelVAE.
 
     Arguments:
@@ -89,8 +88,6 @@ class PixelVAE(EntryProgram):
         1.0
     """
 
-    order: Tensor
-
     def __init__(
         self,
         event_shape: Sequence[int],
@@ -104,9 +101,8 @@ class PixelVAE(EntryProgram):
         prior: str | nn.Module = "standard",
         **head_options: Any,
     ) -> None:
-        super().__init__(event_shape, likelihood, 0, **head_options)
-        check_image(self, kernel)
-        check_sizes(self, latent=latent, channels=channels, kernel=kernel)
+        super().__init__(event_shape, channels, kernel, likelihood, **head_options)
+        check_sizes(self, latent=latent)
         check_sizes(self, 0, layers=layers)
         check_widths(self, hidden=hidden)
         self.latent = latent
@@ -116,8 +112,7 @@ class PixelVAE(EntryProgram):
         self.first = MaskedConv(self.inputs, channels, kernel, "before", own=False)
         self.others = nn.ModuleList(MaskedConv(channels, channels, kernel, "before", own=True) for _ in range(layers))
         self.dropout = nn.Dropout(dropout)
-        self.last = nn.Conv2d(channels, self.likelihood.features.numel() // self.entries, 1)
-        self.register_buffer("order", torch.arange(self.entries).unsqueeze(0), persistent=False)
+        self.last = nn.Conv2d(channels, self.numbers, 1)
 
     def initialise(self, x: Tensor, *context: Any, seed: int = 0) -> Self:
         """Sets offset and pseudo-inputs from data with shape :math:`(N, H, W)`, the first time only."""
@@ -129,8 +124,7 @@ class PixelVAE(EntryProgram):
         """The laws of pixels given those before them and the latent variable, of values with shape (*, D)."""
         assert z is not None
         shape = torch.broadcast_shapes(values.shape[:-1], z.shape[:-1])
-        seen = self.encode(values).movedim(-1, -2).expand(*shape, -1, -1)  # (*, inputs, D)
-        h = self.first(seen.reshape(-1, self.inputs, *self.event_shape))  # (B, channels, H, W)
+        h = self.first(self.images(values.expand(*shape, -1)))  # (B, channels, H, W)
         h = h + self.spread(z.expand(*shape, -1)).reshape(h.shape)
         for layer in self.others:
             h = h + layer(self.dropout(F.relu(h)))

@@ -6,21 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["MaskedConv", "check_image"]
-
-
-def check_image(program: Any, kernel: int) -> None:
-    """Refuses data that are no images, and kernels without a middle.
-
-    Raises:
-        ValueError: The shape of a datum is not (H, W), or the kernel is no odd number.
-    """
-    shape = tuple(program.event_shape)
-    if len(shape) != 2 or kernel % 2 == 0:
-        raise ValueError(
-            f"{type(program).__name__}({shape}, kernel={kernel}): give the height and width of an image, and an odd "
-            "kernel."
-        )
+__all__ = ["MaskedConv"]
 
 
 class MaskedConv(nn.Module):
