@@ -136,7 +136,7 @@ def of_ten(name: str) -> Shares:
         for p in program.parameters():
             torch.nn.init.normal_(p)
         for part, p in program.named_parameters():
-            p.mul_({"last": factor, "direct": factor, "offset": 0.2 * factor}.get(part.split(".")[0], 1.0))
+            p.mul_(0.2 * factor if part == "offset" else factor if "last" in part or "direct" in part else 1.0)
         shape = program.event_shape
         return program, TEN.view(1, *shape), program.observed(32).log_prob(THIRTY_TWO.view(32, *shape))
 
