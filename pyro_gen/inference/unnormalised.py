@@ -6,6 +6,7 @@ their weights give each mode its share, and the ends are resampled by the weight
 all of x missing.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,8 +20,9 @@ from pyro_gen.inference.likelihood.ais import annealed_draws
 from pyro_gen.inference.likelihood.annealing import Runs, Single
 from pyro_gen.inference.likelihood.entries import Entries, EntriesPath, path_of_entries
 from pyro_gen.inference.likelihood.enumeration import enumerated, is_enumerable
-from pyro_gen.inference.likelihood.particles import resample
+from pyro_gen.inference.likelihood.particles import gather, resample
 from pyro_gen.inference.likelihood.schedules import Options
+from pyro_gen.inference.likelihood.smc import smc
 from pyro_gen.inference.likelihood.weights import effective_sample_size
 from pyro_gen.program import Program
 
@@ -28,6 +30,8 @@ __all__ = ["complete_rows", "generate"]
 
 LEAST_CHAINS = 1024  # of one target
 CHAINS_PER_DRAW = 4  # of which draws are resampled, so that few come from one chain
+PARTICLES, ISLANDS = 128, 8  # of sequential Monte Carlo, at least
+FEWEST_ISLANDS = 2  # that count by their estimates of the density of what is seen
 MOVES = 10  # at the end, which part draws that come from one chain
 ROWS_OF_CHAINS = 2**16  # chains of all rows that are moved together
 FLOOR = 0.05  # share of the chains below which their weights do not say what share a mode has
@@ -76,7 +80,9 @@ def complete_rows(
     """Draws the missing entries of rows from their density given the seen ones, by the global generators.
 
     As the program knows (:meth:`~pyro_gen.Program.draw_missing`), by sums over all of their values where they are few
-    and discrete, else by annealed chains.
+    and discrete, by sequential Monte Carlo where the program has a normalised density, as a flow, else by annealed
+    chains. Particles that are resampled along the way need a tenth of the gradients of annealed chains; these are kept
+    for energies, whose modes lie far apart, and for whoever gives options.
 
     Arguments:
         program: The program, in evaluation mode; all missing entries are latent where this is called.
@@ -99,11 +105,12 @@ def complete_rows(
             data = (x[sums.rows], *rows_of(x, context, sums.rows))
             out[:, sums.rows] = Entries(program, data).complete(sums.select(index))
         return out
-    least = LEAST_CHAINS if len(x) == 1 else LEAST_CHAINS // 16
     first = (x[:1], *rows_of(x, context, slice(1)))
     by_gradients = path_of_entries(program, first) is None
-    if by_gradients and not _runs_at_once(program, first):
-        least = 0  # each chain more takes its time
+    at_once = not by_gradients or _runs_at_once(program, first)
+    if by_gradients and at_once and not options and not density(program, *first, per_datum=True).unnormalised:
+        return _by_particles(program, x, context, draws, verb, progress)
+    least = (LEAST_CHAINS if len(x) == 1 else LEAST_CHAINS // 16) if at_once else 0  # each more takes its time
     settings = {"start": "prior", "chains": max(least, CHAINS_PER_DRAW * draws), **(options or {})}
     poor: list[Tensor] = []
     if by_gradients:
@@ -127,6 +134,37 @@ def complete_rows(
             "which do not say what share each mode has: give more temperatures, as "
             'options={"temperatures": 1000}, or a base nearer to the density.',
             stacklevel=4,
+        )
+    return out
+
+
+def _by_particles(
+    program: Program,
+    x: Tensor,
+    context: tuple[Any, ...],
+    draws: int,
+    verb: str,
+    progress: Callable[[float], None] | None,
+) -> Tensor:
+    """Completed rows (S, N, *) by particles on islands: how far the estimates of these agree says whether to trust."""
+    out = x.expand(draws, *x.shape).clone()
+    islands = max(ISLANDS, math.ceil(CHAINS_PER_DRAW * draws / PARTICLES))
+    disagree = 0
+    for rows in row_chunks(len(x), max(1, ROWS_OF_CHAINS // (islands * PARTICLES))):
+        target = density(program, x[rows], *rows_of(x, context, rows), per_datum=True)
+        seed = int(torch.randint(2**31, ()))
+        found = smc(target, particles=PARTICLES, islands=islands, start="prior", frozen=False, seed=seed)
+        index = resample(found.log_weights, draws)
+        out[:, rows] = target.complete(gather(found.z, index))
+        of_islands = effective_sample_size(found.evidence.diagnostics["islands"])
+        disagree += int((of_islands < FEWEST_ISLANDS).sum())
+        if progress is not None:
+            progress(rows.stop / len(x))
+    if disagree:
+        warnings.warn(
+            f"{verb}: particles on {islands} islands do not agree about {disagree} of {len(x)} rows, whose draws are "
+            'not to be trusted: give annealed chains, which take longer, as options={"temperatures": 1000}.',
+            stacklevel=5,
         )
     return out
 

@@ -419,3 +419,12 @@ def test_twin_a_quarter_of_the_chains_elsewhere(chains, draws):
 def test_few_draws_are_called_few():
     x = autoregressive(np.random.default_rng(8), 4, 100, 0.8)
     assert [p.name for p in diagnose(az.from_dict(posterior={"x": x})).problems] == ["ess"]
+
+
+def test_independent_draws_need_no_effective_sample_size() -> None:
+    """Of 200 exact draws of a coin the effective number in the tails is an estimate, and below 400 at any rate."""
+    draws = (np.random.default_rng(0).random((2, 100)) < 0.5).astype(float)
+    assert not diagnose(az.from_dict(posterior={"z": draws})).ok
+    exact = az.from_dict(posterior={"z": draws})
+    exact.posterior.attrs["method"] = "exact"
+    assert diagnose(exact).ok

@@ -153,7 +153,7 @@ def diagnose(idata: Any, superchains: int | Sequence[int] | None = None) -> Diag
         problems += _of_weights(table, stats, figures)
     else:
         about = f"{method or 'draws'}: {_count(chains, 'chain')} of {draws:,} draws, {_count(len(table), 'parameter')}"
-        if method not in ("guide", "smc"):  # whose draws are independent
+        if method not in ("guide", "smc", "exact"):  # whose draws are independent
             problems += _of_convergence(table, chains, draws, figures)
             problems += _of_size(table, chains, draws, figures)
         if stats is not None:
