@@ -207,13 +207,14 @@ def impute(
     latent variables out, draws of many chains of Hamiltonian Monte Carlo do.
 
     Missing entries that no observe statement can draw, of a flow or of data that a factor weighs, are latent variables:
-    chains go from the base, or from a Gaussian with the moments of the flow's draws, to their density given the seen
-    entries by annealed importance sampling (:mod:`pyro_gen.inference.unnormalised`), or by ``"hmc"``, which says by
-    R-hat whether the chains agree. Those of a diffusion are drawn by sequential Monte Carlo along its chain
-    (:mod:`pyro_gen.inference.likelihood.twisted`), those of an absorbing diffusion by particles along it
-    (:mod:`pyro_gen.inference.likelihood.revealing`), those of an autoregressive program by particles along its order
-    (:mod:`pyro_gen.inference.likelihood.in_order`). Without options and with ``method="auto"``, a program that draws
-    missing entries itself (:meth:`pyro_gen.Program.draw_missing`) does: a VQ-VAE by Gibbs sampling of its codes.
+    they go from the base, or from a Gaussian with the moments of the flow's draws, to their density given the seen
+    entries by annealed importance sampling, of a flow by sequential Monte Carlo
+    (:mod:`pyro_gen.inference.unnormalised`); or by ``"hmc"``, which says by R-hat whether the chains agree. Those of a
+    diffusion are drawn by sequential Monte Carlo along its chain (:mod:`pyro_gen.inference.likelihood.twisted`), those
+    of an absorbing diffusion by particles along it (:mod:`pyro_gen.inference.likelihood.revealing`), those of an
+    autoregressive program by particles along its order (:mod:`pyro_gen.inference.likelihood.in_order`). Without options
+    and with ``method="auto"``, a program that draws missing entries itself (:meth:`pyro_gen.Program.draw_missing`)
+    does: a VQ-VAE by Gibbs sampling of its codes.
 
     Arguments:
         program: The program, or a plain Pyro model function.
@@ -307,7 +308,7 @@ def impute(
         if method in ("auto", "ais") and handler.every and _by_density_alone(program, kinds, x, context):
             rows = (x[holes], rows_of(x, context, holes))
             with progress_bar("impute", progress) as report:
-                out[:, holes] = complete_rows(program, *rows, draws, "impute", options, report)
+                out[:, holes] = complete_rows(program, *rows, draws, "impute", options, report, method == "ais")
             return torch.where(torch.isnan(data), out.to(data.dtype), data)
         if method == "guide" and handler.every and kinds.global_:
             raise ValueError(

@@ -76,6 +76,7 @@ def complete_rows(
     verb: str,
     options: Mapping[str, Any] | None = None,
     progress: Callable[[float], None] | None = None,
+    annealed: bool = False,
 ) -> Tensor:
     """Draws the missing entries of rows from their density given the seen ones, by the global generators.
 
@@ -92,6 +93,7 @@ def complete_rows(
         verb: What was called, for warnings.
         options: Of the annealing.
         progress: Called with the fraction done.
+        annealed: Whether chains are annealed in any case where there is nothing exact.
 
     Returns:
         Completed rows, with shape :math:`(S, N, *)`.
@@ -108,7 +110,8 @@ def complete_rows(
     first = (x[:1], *rows_of(x, context, slice(1)))
     by_gradients = path_of_entries(program, first) is None
     at_once = not by_gradients or _runs_at_once(program, first)
-    if by_gradients and at_once and not options and not density(program, *first, per_datum=True).unnormalised:
+    together = by_gradients and at_once and not options and not annealed
+    if together and not density(program, *first, per_datum=True).unnormalised:
         return _by_particles(program, x, context, draws, verb, progress)
     least = (LEAST_CHAINS if len(x) == 1 else LEAST_CHAINS // 16) if at_once else 0  # each more takes its time
     settings = {"start": "prior", "chains": max(least, CHAINS_PER_DRAW * draws), **(options or {})}
@@ -163,7 +166,7 @@ def _by_particles(
     if disagree:
         warnings.warn(
             f"{verb}: particles on {islands} islands do not agree about {disagree} of {len(x)} rows, whose draws are "
-            'not to be trusted: give annealed chains, which take longer, as options={"temperatures": 1000}.',
+            'not to be trusted: give method="ais", whose annealed chains take longer.',
             stacklevel=5,
         )
     return out

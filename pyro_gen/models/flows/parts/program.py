@@ -9,8 +9,8 @@ its mean and standard deviation, or its whole marginal distribution; it is set f
 (:meth:`FlowProgram.initialise`). So training starts from independent entries.
 
 There is no latent variable, so the ELBO *is* the log-likelihood. A flow cannot marginalise: data with missing entries
-are not trained on, and :func:`pyro_gen.impute` and :func:`pyro_gen.log_likelihood` treat missing entries as latent
-variables (Hamiltonian Monte Carlo, annealed importance sampling).
+are not trained on, and missing entries are latent variables: :func:`pyro_gen.impute` draws them by sequential Monte
+Carlo, :func:`pyro_gen.log_likelihood` integrates them out by annealed importance sampling.
 """
 
 from collections.abc import Sequence
