@@ -18,7 +18,7 @@ from pyro_gen.traces import latent_sites
 
 __all__ = ["missing_latent"]
 
-DRAWS = 8
+DRAWS = 4
 
 
 @check

@@ -55,7 +55,7 @@ from pyro_gen.inference.objectives import Noised, ScoreMatching
 from pyro_gen.models.diffusion.parts.networks import TimeMLP
 from pyro_gen.models.diffusion.parts.probability_flow import ProbabilityFlow
 from pyro_gen.models.diffusion.parts.samplers import SAMPLERS, reverse_step
-from pyro_gen.models.diffusion.parts.sdes import SDE, SDES
+from pyro_gen.models.diffusion.parts.sdes import SDE, SDES, VarianceExploding, VariancePreserving, VarianceSubPreserving
 from pyro_gen.models.flows.parts.program import FlowProgram
 from pyro_gen.observation import observe
 from pyro_gen.registry import model
@@ -84,13 +84,16 @@ class _SampledFlow(FlowDistribution):
     "score-based SDE",
     paper="Song et al. (2021)",
     small={
-        "variance exploding": lambda: (ScoreSDE(2, width=8, depth=1, steps=4), normal_rows(9, 2)),
+        "variance exploding": lambda: (
+            ScoreSDE(2, VarianceExploding(0.1, 5.0), width=8, depth=1, steps=4),
+            normal_rows(9, 2),
+        ),
         "variance preserving": lambda: (
-            ScoreSDE((2, 1), "variance preserving", width=8, depth=1, steps=4, sampler="heun"),
+            ScoreSDE((2, 1), VariancePreserving(0.1, beta_1=5.0), width=8, depth=1, steps=4, sampler="heun"),
             normal_rows(9, 2, 1),
         ),
         "sub-variance preserving, context": lambda: (
-            ScoreSDE(2, "sub-variance preserving", width=8, depth=1, steps=4, context=2),
+            ScoreSDE(2, VarianceSubPreserving(0.1, beta_1=5.0), width=8, depth=1, steps=4, context=2),
             normal_rows(9, 2),
             normal_rows(9, 2),
         ),
@@ -150,7 +153,7 @@ class ScoreSDE(FlowProgram):
                 raise ValueError(f"ScoreSDE(sde={sde!r}): choose one of {', '.join(SDES)}.")
             sde = SDES[sde]()
         network = TimeMLP(shape, shape, width, depth, context, dropout, waves=waves)
-        super().__init__(shape, ProbabilityFlow(shape, sde, network, 64, context))
+        super().__init__(shape, ProbabilityFlow(shape, sde, network, context))
         self.sde, self.steps = sde, steps
         self.sampler = sampler
         self.objective = ScoreMatching("denoising")

@@ -1,6 +1,6 @@
 """What `transform` says is the mean of the draws that `impute` gives: for every kind of column and every program.
 
-Of each column the mean over its holes is compared, in standard errors of 1,000 draws of it (and of 300 others, by which
+Of each column the mean over its holes is compared, in standard errors of 400 draws of it (and of 300 others, by which
 limits, curves and rounding are averaged over). At 4 of them a correct program fails one of the 62 checks in 0.4% of the
 seeds; the seed is fixed. Draws go round the kept draws of the posterior, over which expectations are averaged, so that
 standard errors are rather too great. What programs draw themselves to find an expectation is the same for their draws
@@ -21,7 +21,7 @@ from pyro_gen.imputation.stacking import expectations, linear_pool
 from pyro_gen.models.tabular import METHODS, TableSelection
 from pyro_gen.models.tabular.parts.ensemble import Ensemble
 
-ROWS, HOLES, DRAWS, MEAN_DRAWS = 150, 30, 1000, 300
+ROWS, HOLES, DRAWS, MEAN_DRAWS = 150, 30, 400, 300
 SMALL = {"members": 2, "particles": 100, "steps": 150}
 OPTIONS: dict[str, dict[str, Any]] = {"deep": SMALL, "not_miwae": SMALL}
 SCHEMA: dict[str, str | Column] = {
