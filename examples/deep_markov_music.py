@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 import pyro_gen as pg
@@ -54,15 +54,14 @@ def simulated() -> dict[str, float]:
     off = (drawn.mean(0) - data.test[:12, 12:]).square().mean(2).sqrt()
     low, high = drawn.quantile(torch.tensor([0.05, 0.95]), dim=0)
     inside = ((data.test[:12, 12:] >= low) & (data.test[:12, 12:] <= high)).float().mean()
-    figure, axes = plt.subplots(2, 1, figsize=(7, 5), sharex=True)
-    for axis, shown, title in zip(
-        axes,
-        (data.test[0], torch.cat([seen[0, :12], drawn[0, 0]])),
-        ("25 steps", "12 steps seen, 13 drawn"),
-        strict=True,
-    ):
-        axis.imshow(shown.T.numpy(), aspect="auto", vmin=0, vmax=1)
-        axis.set_title(title)
+    figure = Figure((7, 5), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    above.imshow(data.test[0].T.numpy(), aspect="auto", vmin=0, vmax=1)
+    above.set(title="a light passes six sensors, 25 steps", ylabel="sensor")
+    shown = below.imshow(torch.cat([seen[0, :12], drawn[0, 0]]).T.numpy(), aspect="auto", vmin=0, vmax=1)
+    below.axvline(11.5, color="white", linestyle="--")
+    below.set(title="12 steps seen, 13 drawn (behind the line)", xlabel="step", ylabel="sensor")
+    figure.colorbar(shown, ax=[above, below], shrink=0.6, label="brightness")
     print(f"saved {write(figure, 'outputs/deep_markov_music.png')}")
     return {
         "nats_per_step": found.mean() / steps,

@@ -272,8 +272,9 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "accuracy": (0.92, 0.98),
     },
     "label_latents": {
-        "accuracy": (0.78, 0.88),
+        "accuracy": (0.68, 0.88),
         "relabelled": (0.95, 1.0),
+        "spread": (0.03, 0.15),  # 0.002 with ten characteristics and without free bits: no style
     },
     "latent_arithmetic": {
         "before": (1.4, 2.4),  # distances of the mean threes to the mean eight

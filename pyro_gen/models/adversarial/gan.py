@@ -12,8 +12,8 @@ with data instead, by a critic :math:`D` that learns to tell them apart (:class:
     \min_G \; \mathbb{E} \, \log(1 + e^{-D(G(z))}) ,
 
 or by a kernel, with no second player (:class:`~pyro_gen.inference.MMD`). At its best the critic is
-:math:`\log p(x) - \log p_G(x)`, and the generator has no reason to leave what :math:`p` has; the penalty, R1, keeps
-the two from circling around that point.
+:math:`\log p(x) - \log p_G(x)`. Where the generator has the law of the data, that is 0 and nothing moves either; the
+penalty, R1, keeps the two from circling around that point.
 
 There is no encoder: what :math:`z` made an :math:`x` is asked under a stated observation noise
 (:func:`pyro_gen.with_noise`), under which there is a likelihood too, ``pg.log_likelihood(gan, x, noise=0.1)``.

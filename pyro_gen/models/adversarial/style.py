@@ -5,9 +5,9 @@ r"""The style-based generator: noise becomes a style, which scales the maps of e
     w = f\big([z \, / \sqrt{\overline{z^2}}, e_y]\big), \qquad
     h_l = \phi\big(d_l \odot (W_l * (s_l(w) \odot h_{l-1}^{\uparrow})) + \beta_l \epsilon_l + b_l\big) .
 
-The image starts from a constant :math:`h_0` that is learnt. Each layer doubles height and width
-(:math:`^{\uparrow}`), scales its input maps by an affine function :math:`s_l` of the style, convolves, and divides each
-output map by the norm that it would have of independent inputs of variance 1,
+The image starts from a constant :math:`h_0` that is learnt. Each layer but the first doubles height and width
+(:math:`^{\uparrow}`); it scales its input maps by an affine function :math:`s_l` of the style, convolves, and divides
+each output map by the norm that it would have of independent inputs of variance 1,
 :math:`d_{lo}^{-2} = \sum_{ik} s_{li}^2 W_{loik}^2`; noise :math:`\epsilon_l` of one map, with a strength
 :math:`\beta_l` of each channel, is for what a style does not fix. The image is :math:`\sigma` of a mixture of the last
 maps. A class :math:`y` that is asked for is context, and its indicator :math:`e_y` goes into the style.

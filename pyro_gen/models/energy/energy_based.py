@@ -6,9 +6,10 @@ r"""An energy-based model: a network says which data are likely, and nothing has
 
 The base :math:`p_0` has independent entries with the margins of the first data seen (:meth:`EnergyBased.initialise`)
 and is not trained: normal ones, or Bernoulli ones where the data are 0 and 1. Grey levels become real numbers by the
-transforms ``dequantize`` and ``logit``. With a normal base :math:`p_\theta` is proper whatever the network, since
-:math:`E_\theta` grows no faster than a line. Chains start at the base, and so does the annealed importance sampling
-that estimates :math:`Z_\theta`. The last layer of the network begins at zero, and the model at its base.
+transforms ``dequantize`` and ``logit``. With a normal base :math:`p_\theta` is proper whatever the weights, since
+the energy of a multilayer perceptron grows no faster than a line. Chains start at the base, and so does the annealed
+importance sampling that estimates :math:`Z_\theta`. The last layer of the network begins at zero, and the model at its
+base.
 
 The gradient of the log-likelihood needs draws of the model,
 

@@ -17,7 +17,9 @@ summed out; the classifier is Bayes' rule on the characteristics alone,
 Joy et al. train a network :math:`q(y \mid c)` and weigh its draws; here it is the exact posterior of the label given
 the characteristics, so that no weights are needed.
 
-Changing the label is drawing :math:`c` anew, from another class, with the style kept (:meth:`CCVAE.relabel`).
+Changing the label is drawing :math:`c` anew, from another class, with the style kept (:meth:`CCVAE.relabel`). Of many
+dimensions :math:`c` holds all of an image, and :math:`s` nothing: few of them, and ``ELBO(free_bits=...)``, keep a
+style (``examples/label_latents.py``).
 
 References:
     | Capturing Label Characteristics in VAEs (Joy, Schmon, Torr, Siddharth & Rainforth, 2021)

@@ -8,8 +8,9 @@ r"""A variational autoencoder whose latent variables are discrete: bits, or symb
 With two categories a unit is a bit, :math:`z_{nk} \in \{0, 1\}`; with more it is an indicator of its symbol. No
 gradient goes through a draw of them, so the objective decides how the guide learns:
 
-* :class:`~pyro_gen.inference.ScoreFunctionELBO` follows :math:`(f - b) \nabla \log q(z \mid x)`: no bias, much variance
-  that a baseline :math:`b` must take (a network: NVIL; the other draws: leave one out).
+* :class:`~pyro_gen.inference.ScoreFunctionELBO` follows :math:`(f - b) \nabla \log q(z \mid x)`, where
+  :math:`f = \log p(x, z) - \log q(z \mid x)`: no bias, and much variance, which a baseline :math:`b` takes (a network:
+  NVIL; the other draws: leave one out).
 * :class:`~pyro_gen.inference.RelaxedELBO` draws from a continuous law beside it, or passes the gradient straight
   through: little variance, some bias.
 * Of few units, ``pg.log_likelihood(method="exact")`` sums over all :math:`C^K` values.

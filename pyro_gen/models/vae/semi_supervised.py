@@ -13,8 +13,9 @@ and those with labels which is which:
     \log p(x_n, y_n) \ge \mathbb{E}_q \Big[ \log \frac{p(x_n, y_n, z)}{q(z \mid x_n)} \Big], \qquad
     \log p(x_n) \ge \mathbb{E}_q \Big[ \log \sum_y \frac{p(x_n, y, z)}{q(z \mid x_n)} \Big] .
 
-Kingma et al. have a network :math:`q(y \mid x)` for the label; here it is the best one, the posterior
-:math:`p(y \mid x, z)`, and the bound is as tight or tighter. The classifier is :func:`pyro_gen.tasks.classify`,
+Kingma et al. have a network :math:`q(y \mid x)` for the label, and :math:`q(z \mid x, y)` sees it. Here z is told by x
+alone, so that the label's posterior given it, :math:`p(y \mid x, z)`, is exact: no network for labels could give a
+tighter bound. The classifier is :func:`pyro_gen.tasks.classify`,
 :math:`p(y \mid x)`. The default objective puts the weight :math:`\alpha` on its telling the labels that are known.
 
 The offset :math:`b` of the decoder, :math:`f_\theta(y, z) = \mathrm{NN}_\theta(y, z) + b`, and the mean that is taken

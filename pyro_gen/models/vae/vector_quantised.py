@@ -123,12 +123,13 @@ class VQVAE(EncodedProgram):
 
     def initialise(self, x: Tensor, *context: Any, seed: int = 0) -> Self:
         """Sets mean and offset from data :math:`(N, *event)`, and the codebook to codes of theirs, the first time."""
-        if not self.initialised:
-            super().initialise(x, *context, seed=seed)
+        first = not self.initialised
+        super().initialise(x, *context, seed=seed)
+        if first:
             with seeded(seed), torch.no_grad():
                 u = self.encoder(self.centre(x)).flatten(0, -2)  # (N P, d)
                 self.codebook.copy_(u[torch.randint(len(u), (len(self.codebook),))])
-        return super().initialise(x, *context, seed=seed)
+        return self
 
     def freeze_codes(self) -> Self:
         """Fixes all parameters but those of the prior, for the second step of training; returns the program."""
