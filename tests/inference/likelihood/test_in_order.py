@@ -215,6 +215,20 @@ def test_options_of_particles(monkeypatch: pytest.MonkeyPatch) -> None:
         pg.impute(pg.models.MADE(10, (4,), masks=3), x, options={"particles": 2})
 
 
+def test_codes_that_move_too_slowly_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chains that stay where they started do not agree; with one sweep a round more are made until they do."""
+    with seeded(0):
+        program = telling(pg.models.VQVAE(12, 2, 8, 2, hidden=(8,), prior_hidden=4))
+        x = program.model(torch.full((50, 12), torch.nan))
+    x[:, ::3] = torch.nan
+    monkeypatch.setattr(vector_quantised, "SWEEPS", 1)
+    pg.impute(program, x, draws=5)  # without a warning, which would be an error
+    still = lambda program, k, x: program.decode(program.codebook[k]).log_prob(x.nan_to_num())  # noqa: E731
+    monkeypatch.setattr(vector_quantised.VQVAE, "_sweep", still)
+    with pytest.warns(UserWarning, match="they move too slowly to be trusted"):
+        pg.impute(program, x, draws=5)
+
+
 def test_codes_that_do_not_move_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vector_quantised, "SWEEPS", 0)
     assert not right(vq_vae())
