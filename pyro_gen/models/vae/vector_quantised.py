@@ -148,30 +148,26 @@ class VQVAE(EncodedProgram):
     def draw_missing(self, x: Tensor, draws: int, *context: Any) -> Tensor:
         """Draws missing entries by Gibbs sampling of the code, from the encoder's codes and from the prior's in turn.
 
-        After 20 sweeps the log-density of code and seen entries is compared between the two kinds of chains, in the
-        mean over data; where it differs by more than chance, 20 sweeps more are made, up to 160 in all.
+        Where their log-density differs by more than chance after 20 sweeps, 20 more are made, up to 160 in all.
         """
-        completed, chains = [], max(CHAINS, draws)
-        size = max(1, ROWS // (chains * len(self.codebook)))
-        apart = 0.0
-        for rows in told(list(row_chunks(len(x), size))):
+        completed, chains, apart = [], max(CHAINS, draws), 0.0
+        for rows in told(list(row_chunks(len(x), max(1, ROWS // (chains * len(self.codebook)))))):
             k = self.codes(x[rows]).repeat(chains, 1, 1)  # (S, N, P)
-            prior = Codewords(self.codebook, self.prior, self.places).expand(k[1::2].shape[:2])
+            prior = Codewords(self.codebook, self.prior, self.places, k[1::2].shape[:2])
             k[1::2] = nearest(prior.sample(), self.codebook)
             for _ in told(range(ROUNDS)):
                 log_p = self._sweep(k, x[rows])
-                gap = log_p[::2].mean(0) - log_p[1::2].mean(0)  # (N)
-                variance = sum(part.var(0) / len(part) for part in (log_p[::2], log_p[1::2]))
-                far = float(gap.sum().abs() / torch.as_tensor(variance).sum().clamp(min=1e-12).sqrt())
+                a, b = log_p[::2], log_p[1::2]
+                variance = (a.var(0) / len(a) + b.var(0) / len(b)).sum().clamp(min=1e-12)
+                far = float((a.mean(0) - b.mean(0)).sum().abs() / variance.sqrt())
                 if far <= APART:
                     break
             apart = max(apart, far)
             completed.append(marginalise(self.decode(self.codebook[k[:draws]]), x[rows])[2]())
         if apart > APART:
             warnings.warn(
-                f"impute: after {ROUNDS * SWEEPS} sweeps chains of codes that started at the encoder's are {apart:.1f} "
-                "standard errors from those that started at the prior's: they move too slowly to be trusted; codes of "
-                "fewer places, or a smaller codebook, move faster.",
+                f"impute: after {ROUNDS * SWEEPS} sweeps codes that started at the encoder's are {apart:.1f} standard "
+                "errors from those that started at the prior's: they move too slowly to be trusted.",
                 stacklevel=4,
             )
         return torch.where(torch.isnan(x), torch.cat(completed, 1), x)
