@@ -61,10 +61,10 @@ class Steps(abc.ABC):
 
 
 class OrderedEntries(TorchDistribution):
-    r"""What ensembles of orders have in common.
+    r"""Entries one after the other in each of M orders; abstract: networks that are told different things follow.
 
     Arguments:
-        network: Gives laws of entries, see the two kinds below.
+        network: Gives the laws of entries.
         orders: The entries in each of M orders, with shape :math:`(M, D)`.
         event_shape: The shape of a value, of D entries.
         support: The support of a single entry.
@@ -198,6 +198,7 @@ class MaskedEntries(OrderedEntries):
     all that was seen, in each of the orders, and nowhere else.
 
     Arguments:
+        network, orders, event_shape, support, batch_shape, context: As of :class:`OrderedEntries`.
         steps: ``steps(rows, m, context)`` makes a :class:`Steps` of the m-th order, whose laws are those of the network
             and cost less than to run it on all entries once more for each that is drawn.
 
@@ -262,6 +263,21 @@ class OrderAgnosticEntries(OrderedEntries):
 
     The network maps values and booleans with shape (*, D) to a distribution with batch shape (*, D), that does not
     depend on values not known. What is seen of a datum with missing entries comes first in each of the orders.
+
+    Arguments:
+        network, orders, event_shape, support, batch_shape, context: As of :class:`OrderedEntries`.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> def urn(x, known, context):  # a one is likely as often as there were ones
+        ...     share = ((x * known).sum(-1, keepdim=True) + 0.5) / (known.sum(-1, keepdim=True) + 1)
+        ...     return dist.Bernoulli(share.expand(x.shape))
+        >>> d = OrderAgnosticEntries(urn, torch.tensor([[0, 1, 2], [2, 1, 0]]), torch.Size((3,)), constraints.boolean)
+        >>> round(d.log_prob(torch.tensor([1.0, 1.0, 0.0])).exp().item(), 4)  # 1/2 of a one, 3/4 of another, 1/6
+        0.0625
+        >>> seen, values, draw = d.marginalise(torch.tensor([torch.nan, torch.nan, 0.0]))
+        >>> round(seen.log_prob(values).exp().item(), 4)
+        0.5
     """
 
     def log_density(self, flat: Tensor, seen: Tensor, m: int, context: Tensor | None) -> Tensor:

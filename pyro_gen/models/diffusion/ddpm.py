@@ -63,14 +63,8 @@ class DDPM(GaussianChain):
         levels: The number L of levels of an entry; 0 where data are numbers.
         schedule: How fast noise is added, ``"linear"``, ``"cosine"``, or a
             :class:`~pyro_gen.models.diffusion.parts.schedules.Schedule`.
-        width: The width of the network.
-        depth: The number of its residual layers.
-        context: The number C of features that the model is conditioned on, a context with shape :math:`(N, C)`, NaN
-            where it is not given.
-        dropout: The share of hidden units dropped in training.
-        drop_context: The share of rows whose context is not given in training, so that the model is one without
-            context, too; :class:`~pyro_gen.models.Guided` needs that.
-        waves: The number of frequencies of which the network sees sines and cosines of each entry.
+        width, depth, context, dropout, drop_context, waves: Those of the network,
+            :class:`~pyro_gen.models.diffusion.parts.networks.TimeMLP`.
 
     Raises:
         ValueError: Sizes are out of range, or there is no such schedule.

@@ -44,40 +44,21 @@ References:
 from collections.abc import Sequence
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from pyro_gen._sizes import check_sizes, event_of
 from pyro_gen.data.small import normal_rows
-from pyro_gen.distributions.flows import FlowDistribution, Rescaling
 from pyro_gen.inference.objectives import Noised, ScoreMatching
 from pyro_gen.models.diffusion.parts.networks import TimeMLP
 from pyro_gen.models.diffusion.parts.probability_flow import ProbabilityFlow
-from pyro_gen.models.diffusion.parts.samplers import SAMPLERS, reverse_step
+from pyro_gen.models.diffusion.parts.reverse_chain import ReverseChain, SampledFlow
+from pyro_gen.models.diffusion.parts.samplers import SAMPLERS
 from pyro_gen.models.diffusion.parts.sdes import SDE, SDES, VarianceExploding, VariancePreserving, VarianceSubPreserving
-from pyro_gen.models.flows.parts.program import FlowProgram
 from pyro_gen.observation import observe
 from pyro_gen.registry import model
 
 __all__ = ["ScoreSDE"]
-
-
-class _SampledFlow(FlowDistribution):
-    """The distribution of the flow, draws of which are made by another sampler."""
-
-    def __init__(self, program: "ScoreSDE", h: Tensor | None, batch_shape: torch.Size) -> None:
-        self.program = program
-        super().__init__(program.bijection, h, batch_shape)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "_SampledFlow":
-        h = None if self.h is None else self.h.expand(*batch_shape, self.h.shape[-1])
-        return _SampledFlow(self.program, h, torch.Size(batch_shape))
-
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
-        if self.program.sampler == "flow":
-            return super().rsample(sample_shape)
-        return self.program.draw(torch.Size((*sample_shape, *self.batch_shape)), self.h)
 
 
 @model(
@@ -99,7 +80,7 @@ class _SampledFlow(FlowDistribution):
         ),
     },
 )
-class ScoreSDE(FlowProgram):
+class ScoreSDE(ReverseChain):
     r"""Creates a score-based model.
 
     Arguments:
@@ -129,9 +110,6 @@ class ScoreSDE(FlowProgram):
         >>> pg.sample(score_sde, 5).shape
         torch.Size([5, 2])
     """
-
-    is_of_codes = False
-    sampler: str
 
     def __init__(
         self,
@@ -163,22 +141,10 @@ class ScoreSDE(FlowProgram):
             raise ValueError(f"ScoreSDE(sampler={value!r}): choose one of flow, {', '.join(SAMPLERS)}.")
         super().__setattr__(name, value)
 
-    @property
-    def flow(self) -> ProbabilityFlow:
-        """The probability flow of standardised data."""
-        return self.bijection.parts[0]  # type: ignore[return-value]
-
-    @property
-    def scaling(self) -> Rescaling:
-        """What gives standardised data the mean and the standard deviation of each entry."""
-        return self.bijection.parts[1]  # type: ignore[return-value]
-
     def model(self, x: Tensor, *context: Any) -> Tensor:
         """The density of data with shape :math:`(N, *event)` given context :math:`(N, *)` each."""
         with self.plate(x):
-            return observe("x", _SampledFlow(self, self._features(context), x.shape[:1]), x)
-
-    # What it is trained by.
+            return observe("x", SampledFlow(self, self._features(context), x.shape[:1]), x)
 
     def perturb(self, x: Tensor, time: Tensor, *context: Any) -> Noised:
         r"""Data with noise, at times that are uniform in :math:`\log \rho`; see :class:`Noised`."""
@@ -190,49 +156,3 @@ class ScoreSDE(FlowProgram):
         # In log rho the weight of the likelihood, g^2 dt / 2, is sigma^2.
         weight = 2 * (greatest - least) * sigma.flatten().square()
         return Noised(z, lambda z: self.flow.score(z, t, h), -epsilon / sigma, weight)
-
-    # Its chain of reverse steps, z_T, ..., z_0, x, between times at equal distances in log rho.
-
-    def _time(self, i: int) -> Tensor:
-        (least, greatest), like = self.flow.ends, self.scaling.loc
-        return self.sde.time(like.new_tensor(least + (greatest - least) * i / self.steps).exp())
-
-    def draw(self, shape: torch.Size, h: Tensor | None = None) -> Tensor:
-        """Draws data by the sampler, by the global generator, with shape (*shape, *event)."""
-        step, like = SAMPLERS[self.sampler], self.scaling.loc
-        nothing = torch.zeros(*shape, *self.event_shape, dtype=like.dtype, device=like.device)
-        z = self.start(nothing).sample()
-        for i in range(self.steps, 0, -1):
-            z = step(self.sde, lambda z, t: self.flow.score(z, t, h), z, self._time(i), self._time(i - 1))
-        return self.scaling(z / self.noise(0)[0])[0]  # type: ignore[no-any-return]
-
-    def noise(self, i: int) -> tuple[Tensor, Tensor]:
-        r"""The weight :math:`\alpha` of the datum in :math:`z_i`, and the deviation :math:`\sigma` of its noise."""
-        t = self._time(i)
-        return self.sde.alpha(t), self.sde.sigma(t)
-
-    def start(self, x: Tensor) -> Any:
-        """The law of :math:`z_T`, of data with the shape of ``x``."""
-        alpha, sigma = self.noise(self.steps)
-        scale = (alpha.square() + sigma.square()).sqrt()
-        return dist.Normal(torch.zeros_like(x), scale).to_event(len(self.event_shape))
-
-    def known(self, x: Tensor) -> Tensor:
-        """Data as they are noised: standardised, NaN where nothing is known."""
-        return self.scaling.inverse(x)[0]
-
-    def predict(self, z: Tensor, i: int, *context: Any) -> Tensor:
-        r"""The mean :math:`\hat x` of the standardised datum given :math:`z_i`, with shape (N, *event)."""
-        alpha, sigma = self.noise(i)
-        return self.flow.clean(z / alpha, (sigma / alpha).expand(len(z)), self._features(context))
-
-    def transition(self, z: Tensor, i: int, clean: Tensor) -> Any:
-        r"""The law :math:`q(z_{i-1} \mid z_i, \hat x)`."""
-        a, b, c = reverse_step(*zip(self.noise(i - 1), self.noise(i), strict=True))
-        return dist.Normal(a * z + b * clean, c).to_event(len(self.event_shape))
-
-    def likelihood(self, z: Tensor, *context: Any) -> Any:
-        r"""The law :math:`p(x \mid z_0)`."""
-        alpha, sigma = self.noise(0)
-        loc, scale = self.scaling(self.predict(z, 0, *context))[0], self.scaling.scale * sigma / alpha
-        return dist.Normal(loc, scale).to_event(len(self.event_shape))

@@ -76,13 +76,9 @@ class VDM(GaussianChain):
         schedule: How fast noise is added, ``"learned"``, ``"linear"``, ``"cosine"``, or a
             :class:`~pyro_gen.models.diffusion.parts.schedules.Schedule`.
         network: ``"mlp"``, or ``"convolutional"`` for images.
-        width: The width of the network, or its channels.
-        depth: The number of its residual layers.
-        context: The number C of features that the model is conditioned on, a context with shape :math:`(N, C)`, NaN
-            where it is not given.
-        dropout: The share of hidden units dropped in training.
-        drop_context: The share of rows whose context is not given in training, so that the model is one without
-            context, too; :class:`~pyro_gen.models.Guided` needs that.
+        width, depth, context, dropout, drop_context: Those of the network,
+            :class:`~pyro_gen.models.diffusion.parts.networks.TimeMLP` or
+            :class:`~pyro_gen.models.diffusion.parts.networks.TimeConvolutions`.
 
     Raises:
         ValueError: Sizes are out of range, or there is no such schedule or network.

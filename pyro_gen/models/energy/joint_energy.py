@@ -40,6 +40,7 @@ from pyro_gen.inference.mcmc.missing_entries import move_missing
 from pyro_gen.inference.mcmc.sampler import Sampler
 from pyro_gen.inference.objectives import ContrastiveDivergence, Objective
 from pyro_gen.models.energy.parts.base import IndependentBase
+from pyro_gen.models.energy.parts.given_label import GivenLabel
 from pyro_gen.nets import MLP
 from pyro_gen.observation import observe
 from pyro_gen.program import Program
@@ -48,37 +49,6 @@ from pyro_gen.registry import model
 __all__ = ["JointEnergy"]
 
 STEPS = 3  # of the sampler in a transition of a chain
-
-
-class _GivenLabel(Program):
-    """Data with shape :math:`(N, *event)` given labels (N,), or by themselves where the label is NaN: chains move so.
-
-    Arguments:
-        base: The base.
-        network: Maps data less their mean to the K outputs f.
-    """
-
-    def __init__(self, base: IndependentBase, network: nn.Module) -> None:
-        super().__init__()
-        self.base, self.network = base, network
-
-    def outputs(self, x: Tensor) -> Tensor:
-        """The outputs f, with shape :math:`(N, K)`, of complete data."""
-        x = self.base.centre(x)
-        return self.network(x.flatten(1) if isinstance(self.network, MLP) else x)  # type: ignore[no-any-return]
-
-    def negative_energy(self, x: Tensor, y: Tensor) -> Tensor:
-        r""":math:`f_y(x)`, or :math:`\log \sum_k e^{f_k(x)}` where y is not known, with shape :math:`(N,)`."""
-        f = self.outputs(x)
-        own = f.gather(-1, y.nan_to_num().long().unsqueeze(-1)).squeeze(-1)
-        return torch.where(y.isnan(), f.logsumexp(-1), own)
-
-    def model(self, x: Tensor, y: Tensor) -> Tensor:
-        """The density; returns the data completed by the base."""
-        with self.plate(x):
-            x = observe("x", self.base.law(), x)
-            pyro.factor("energy", self.negative_energy(x, y))  # (N,)
-            return x
 
 
 @model(
@@ -134,7 +104,7 @@ class JointEnergy(Program):
             network = MLP((one.numel(), *hidden, classes), activation)
             for parameter in network[-1].parameters():
                 nn.init.zeros_(parameter)
-        self.data = _GivenLabel(IndependentBase(base, one), network)
+        self.data = GivenLabel(IndependentBase(base, one), network)
         self.objective = objective or ContrastiveDivergence(4, persistent=500)
 
     def initialise(self, data: Mapping[str, Tensor], *context: Any, seed: int = 0) -> Self:

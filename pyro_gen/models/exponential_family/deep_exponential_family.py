@@ -2,14 +2,13 @@ r"""Deep exponential families: the mean of a layer is a weighted sum of the laye
 
 With layers :math:`z_1, \dots, z_L` of :math:`K_1, \dots, K_L` units above the data, and weights :math:`W_l`,
 
-=======  ==============================================================================  ==============================
-family   a layer given the one above                                                     the data
-=======  ==============================================================================  ==============================
-gamma    :math:`\operatorname{Gamma}\big(\alpha_l, \alpha_l / (z_{l+1} W_l)\big)`        Poisson, mean :math:`z_1 W_0`
-poisson  :math:`\operatorname{Poisson}(z_{l+1} W_l + b_l)`                               Poisson, mean
-                                                                                         :math:`z_1 W_0 + b_0`
-normal   :math:`\mathcal{N}(z_{l+1} W_l + b_l, \operatorname{diag} \sigma_l^2)`          normal, likewise
-=======  ==============================================================================  ==============================
+=======  ======================================================================  ===================================
+family   a layer given the one above                                             the data
+=======  ======================================================================  ===================================
+gamma    :math:`\operatorname{Gamma}(\alpha_l, \alpha_l / (z_{l+1} W_l))`        Poisson, mean :math:`z_1 W_0`
+poisson  :math:`\operatorname{Poisson}(z_{l+1} W_l + b_l)`                       Poisson, mean :math:`z_1 W_0 + b_0`
+normal   :math:`\mathcal{N}(z_{l+1} W_l + b_l, \operatorname{diag} \sigma_l^2)`  normal, likewise
+=======  ======================================================================  ===================================
 
 and the top layer about 1, of the normal family about 0. Weights of the first two are positive. Gamma layers with a
 shape :math:`\alpha < 1` are sparse: few units are far from 0, and each of them is a part of the data. One gamma layer
@@ -37,6 +36,7 @@ References:
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Self
 
 import pyro
@@ -115,15 +115,12 @@ class DeepExponentialFamily(Program):
                 f"DeepExponentialFamily(layers={tuple(layers)}, shape={shape}): give a layer or more, a positive shape."
             )
         self.event_shape, self.family, self.sizes = torch.Size((features,)), family, (features, *layers)
-        pairs = list(zip(self.sizes[1:], self.sizes[:-1], strict=True))
-        start = [0.3 * torch.randn(above, below) for above, below in pairs]
+        start = [0.3 * torch.randn(above, below) for below, above in pairwise(self.sizes)]
         if family != "normal":
             start = [w - torch.tensor(float(len(w))).log() for w in start]
         self.weights = nn.ParameterList(nn.Parameter(w) for w in start)
         low = 0.0 if family == "normal" else -3.0
-        self.bias = nn.ParameterList(
-            nn.Parameter(torch.full((below,), low)) for _, below in (pairs if family != "gamma" else ())
-        )
+        self.bias = nn.ParameterList(nn.Parameter(torch.full_like(w[0], low)) for w in start if family != "gamma")
         if family != "poisson":
             start_at = torch.tensor(shape).log() if family == "gamma" else torch.zeros(())
             self.log_shape = nn.Parameter(start_at.repeat(len(layers)))
@@ -139,25 +136,20 @@ class DeepExponentialFamily(Program):
         if self.family != "normal" and bool(((x < 0) | (x != x.round())).logical_and(~x.isnan()).any()):
             raise ValueError(f'DeepExponentialFamily(family="{self.family}") is for counts: give integers from 0 on.')
         if not self.initialised:
-            mean = x.nanmean(0).nan_to_num()
+            mean, normal = x.nanmean(0).nan_to_num(), self.family == "normal"
             with torch.no_grad():
-                if self.family == "normal":
-                    self.bias[0].copy_(mean)
-                else:
-                    self.weights[0].add_((mean + 1e-2).log())
+                (self.bias if normal else self.weights)[0].add_(mean if normal else (mean + 1e-2).log())
                 self.initialised.fill_(True)
         return super().initialise(x, *context, seed=seed)
 
     def layer(self, depth: int, above: Tensor | None) -> Any:
         """The law of a layer given the one above, with shape :math:`(*, K)`, or of the top one given none."""
-        size = self.sizes[depth]
         if above is None:
-            centre = self.weights[-1].new_full((size,), 0.0 if self.family == "normal" else 1.0)
+            centre = self.weights[-1].new_full((self.sizes[depth],), 0.0 if self.family == "normal" else 1.0)
         else:
             centre = above @ self.weight(depth)
             if self.family != "gamma":
-                bias = self.bias[depth]
-                centre = centre + (bias if self.family == "normal" else bias.exp())
+                centre = centre + (self.bias[depth] if self.family == "normal" else self.bias[depth].exp())
         if self.family == "normal":
             scale = centre.new_ones(()) if depth == len(self.sizes) - 1 else self.log_shape[depth].exp()
             return dist.Normal(centre, scale).to_event(1)
@@ -186,8 +178,7 @@ class DeepExponentialFamily(Program):
         with self.plate(x):
             z: Tensor | None = None
             for depth in range(len(self.sizes) - 1, 0, -1):
-                law = self.approximate(depth, parts[depth - 1], x, z)
-                z = pyro.sample(f"z_{depth}", law.to_event(1))
+                z = pyro.sample(f"z_{depth}", self.approximate(depth, parts[depth - 1], x, z).to_event(1))
 
     def approximate(self, depth: int, features: Tensor, x: Tensor, above: Tensor | None) -> Any:
         r"""The law :math:`q(z_l \mid x)` of units by themselves, of the network's output with shape :math:`(N, F)`."""

@@ -84,9 +84,11 @@ class TimeMLP(nn.Module):
         out: The shape of the output.
         width: The width of the hidden layers.
         depth: The number of residual layers.
-        context: The number of entries of what the density is conditional on.
+        context: The number C of features that the model is conditioned on, a context with shape :math:`(N, C)`, NaN
+            where it is not given.
         dropout: The share of hidden units dropped in training.
-        drop_context: The share of rows whose context is not given in training.
+        drop_context: The share of rows whose context is not given in training, so that the model is one without
+            context, too; :class:`~pyro_gen.models.Guided` needs that.
         waves: The number of frequencies.
 
     Example:
@@ -136,9 +138,7 @@ class TimeConvolutions(nn.Module):
         out: The shape of the output, (..., H, W).
         width: The number of channels; twice as many at half the resolution.
         depth: The number of residual layers at each scale, on the way down and on the way up.
-        context: The number of entries of what the density is conditional on.
-        dropout: The share of hidden units dropped in training.
-        drop_context: The share of rows whose context is not given in training.
+        context, dropout, drop_context: As of :class:`TimeMLP`.
 
     Raises:
         ValueError: The shape is none of an image.
