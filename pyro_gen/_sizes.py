@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["check_sizes", "check_weights", "check_widths", "event_of"]
+__all__ = ["check_known", "check_sizes", "check_weights", "check_widths", "event_of"]
 
 
 def _is_size(value: Any, least: int = 1) -> bool:
@@ -54,6 +54,20 @@ def check_widths(model: object, **widths: Any) -> None:
         if not _are_sizes(given):
             raise ValueError(
                 f"{type(model).__name__}({name}={given!r}): give a sequence of positive integers, (200, 200) say."
+            )
+
+
+def check_known(model: object, *context: Any) -> None:
+    """Refuses a context with NaN, of what is conditional on all of it.
+
+    Raises:
+        ValueError: There is some.
+    """
+    for part in context:
+        if isinstance(part, torch.Tensor) and part.is_floating_point() and bool(part.isnan().any()):
+            raise ValueError(
+                f"{type(model).__name__} is conditional on its context, and was given NaN in it, the first at index "
+                f"{part.isnan().nonzero()[0].tolist()}: leave such rows out, or fill them in."
             )
 
 

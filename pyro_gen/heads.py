@@ -207,6 +207,23 @@ class LabelHead(CategoricalHead):
     def forward(self, h: Tensor) -> Any:
         return dist.Categorical(logits=h)  # labels are no quantity: without a mean
 
+    def check(self, owner: object, y: Tensor) -> None:
+        """Refuses labels that are neither a class nor NaN.
+
+        Arguments:
+            owner: The program whose labels they are, for the error.
+            y: The labels, with shape :math:`(N)`.
+
+        Raises:
+            ValueError: One is something else; the message names it.
+        """
+        known = y[~y.isnan()]
+        if len(wrong := known[(known != known.round()) | (known < 0) | (known >= self.levels)]):
+            raise ValueError(
+                f"{type(owner).__name__} has the {self.levels} classes 0, ..., {self.levels - 1}, and was given the "
+                f"label {wrong[0].item():g}: number classes from 0 on, and give NaN for a label that is not known."
+            )
+
     def one_hot(self, y: Tensor) -> Tensor:
         """Labels with shape :math:`(*)` as indicators, :math:`(*, K)`, all zero where the label is not known."""
         dtype = y.dtype if y.is_floating_point() else torch.get_default_dtype()
@@ -218,19 +235,24 @@ def label(classes: int) -> LabelHead:
     return LabelHead(classes)
 
 
-def check_asked(model: object, classes: LabelHead | None, context: Sequence[Any]) -> None:
-    """Refuses a context that is not one label of each datum, and any context where there are no classes.
+def check_asked(model: object, classes: LabelHead | None, x: Tensor, context: Sequence[Any]) -> None:
+    """Refuses a context that is not the class of each datum, NaN for any, and all context where there are no classes.
 
     Raises:
         ValueError: It is something else.
     """
     if classes is None and context:
         raise ValueError(f"{type(model).__name__}(classes=0) takes no context: give it the number of classes.")
-    if classes is not None and (len(context) != 1 or context[0].dim() != 1):
+    if classes is None:
+        return
+    shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in context]
+    if shapes != [(len(x),)]:
+        given = f"context of shapes {shapes}" if shapes else "none"
         raise ValueError(
-            f"{type(model).__name__}(classes={classes.levels}) takes one context, the label 0, 1, ... of each datum, "
-            "with shape (N,)."
+            f"{type(model).__name__} with {classes.levels} classes takes one context, the label 0, 1, ... of each of "
+            f"the {len(x)} data, with shape ({len(x)},), and was given {given}."
         )
+    classes.check(model, context[0])
 
 
 class DiscretizedLogisticHead(Head):

@@ -90,6 +90,9 @@ class PackedProgram(Program):
     def has_kernel(self) -> bool:
         return bool(self.inner.has_kernel)
 
+    def check_inputs(self, x: Tensor, *context: Any) -> None:
+        self.inner.check_inputs(self.variables.unpack(x), *context)
+
     def model(self, x: Tensor, *context: Any) -> Tensor:
         views = self.variables.unpack(x)
         with _Completed(views) as completed:

@@ -15,7 +15,9 @@ global parameter store is never used.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
@@ -72,6 +74,15 @@ class fixed(Messenger):
 # Program
 
 
+def _advice_on_shape(given: tuple[int, ...], known: tuple[int, ...]) -> str:
+    """What to do about data of one shape, where a datum has another."""
+    if given == known:
+        return ": of one datum give x[None]"
+    if math.prod(given[1:]) == math.prod(known) and given[1:] != known:
+        return f": give x.reshape{(given[0], *known)}"
+    return ""
+
+
 @contextmanager
 def _local_parameters() -> Iterator[None]:
     with exclusive(), pyro.settings.context(module_local_params=True):
@@ -105,6 +116,7 @@ class Program(PyroModule):
         fill_missing: What the guide sees in the place of missing entries; ``None`` for NaN. The model sees NaN.
         event_shape: The shape of one datum, for generation; a mapping or a tuple of shapes where the data are several
             variables. :func:`pyro_gen.fit` sets it when the class does not.
+        any_length: Whether data of any length are taken, which is the first size of ``event_shape``: sequences.
         hidden_variables: Of several variables the names of those that data may lack, the upper layers of a Boltzmann
             machine: nothing of them is ever observed.
 
@@ -125,6 +137,7 @@ class Program(PyroModule):
 
     objective: "Objective"  # no default here: a class attribute would hide the submodule that an assignment makes
     event_shape: Any = None
+    any_length: bool = False
     hidden_variables: tuple[str, ...] = ()
     fill_missing: float | None = None
 
@@ -161,6 +174,62 @@ class Program(PyroModule):
     def given_guide(self) -> Any:
         """The guide where it was given from outside, an autoguide or a :class:`ModelGuide` say; else ``None``."""
         return None
+
+    def found_shape(self, event_shape: Any) -> None:
+        """Takes the shape of some data for that of a datum to generate; data of other shapes are not refused for it.
+
+        Arguments:
+            event_shape: As the attribute.
+        """
+        self.event_shape = event_shape
+        self.__dict__["_shape_found"] = True
+
+    def check_inputs(self, x: Any, *context: Any) -> None:
+        """Refuses data and context that the program does not take; what looks at data asks it before anything runs.
+
+        This is for the number of things to condition on, by the arguments of :meth:`model`, and for the shape of a
+        datum. Programs whose data or context have values of their own, labels say, override it.
+
+        Arguments:
+            x: The data, with shape :math:`(N, *)`, or several variables.
+            context: What the model conditions on.
+
+        Raises:
+            ValueError: They do not fit; the error says what was given and what is expected.
+        """
+        self._check_number_of(context)
+        if not isinstance(x, Tensor) or self.event_shape is None or self.__dict__.get("_shape_found"):
+            return
+        given, known = tuple(x.shape[1:]), tuple(self.event_shape)
+        if given != known and not (self.any_length and len(given) == len(known) and given[1:] == known[1:]):
+            sizes = ["T", *known[1:]] if self.any_length else known
+            raise ValueError(
+                f"{type(self).__name__} takes data of shape (N, {', '.join(map(str, sizes))}), and was given "
+                f"{tuple(x.shape)}{_advice_on_shape(tuple(x.shape), known)}."
+            )
+
+    def _check_number_of(self, context: Sequence[Any]) -> None:
+        arguments = inspect.signature(self._model_function).parameters.values()
+        taken = [a for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)][1:]  # after x
+        needed = [a.name for a in taken if a.default is a.empty]
+        any_number = any(a.kind is a.VAR_POSITIONAL for a in arguments)
+        who = type(self).__name__
+        if len(context) < len(needed):
+            raise ValueError(
+                f"{who} is conditional on {', '.join(needed)}, and was given {len(context) or 'no'} context: give each "
+                "after the data, (x, ...) in training."
+            )
+        if len(context) > len(taken) and not any_number:
+            takes = f"at most {len(taken)} ({', '.join(a.name for a in taken)})" if taken else "none"
+            raise ValueError(
+                f"{who} was given {len(context)} context beside the data and takes {takes}: leave it out, or take a "
+                "conditional program. Variables that are to be modelled together are one mapping of tensors by name."
+            )
+
+    @property
+    def _model_function(self) -> Callable[..., Any]:
+        """The function of data and context that :meth:`model` runs."""
+        return self.model
 
     def model(self, x: Any, *context: Any) -> Any:
         """The generative story :math:`p(x, z, w)`.
@@ -390,6 +459,10 @@ class FunctionProgram(Program):
     @property
     def given_guide(self) -> Any:
         return self._guide
+
+    @property
+    def _model_function(self) -> Callable[..., Any]:
+        return self._model
 
     @property
     def functions(self) -> list[Any]:

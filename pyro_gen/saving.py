@@ -123,7 +123,9 @@ def load_program(
             program = build(target or description["target"], shape, description["options"])
             if (guide := description.get("guide")) is not None:
                 program = with_guide(program, GUIDES[guide]())
-            program.event_shape, program.fill_missing = shape, description.get("fill_missing")
+            if program.event_shape is None:
+                program.found_shape(shape)
+            program.fill_missing = description.get("fill_missing")
             # Parameters that a first run creates (plain functions, autoguides) must exist before they can be filled.
             if program.state_dict().keys() != state.keys():
                 program.initialise(_zeros(program), *(torch.zeros(2, *c["shape"]) for c in context_of(description)))

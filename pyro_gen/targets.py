@@ -91,7 +91,7 @@ def build(
             return found
         program = _create(found, target, _arguments(found, target, event_shape, options), options)
     if program.event_shape is None and event_shape is not None:
-        program.event_shape = torch.Size(event_shape) if _is_one(event_shape) else event_shape
+        program.found_shape(torch.Size(event_shape) if _is_one(event_shape) else event_shape)
     return program
 
 

@@ -23,6 +23,7 @@ HEADS = {
     "discretized_logistic_mixture": ({"levels": 5, "components": 2}, lambda *shape: level_rows(5, *shape)),
     "censored": ({"low": -1.0, "high": 1.0}, lambda *shape: normal_rows(*shape).clamp(-1.0, 1.0)),
 }
+OF_OWN_NETWORKS = {"GAN, own generator", "EnergyBased, binary, convolutional"}  # which know what they take
 REGISTERED = {f"{name}, {label}": small for name, card in MODELS.items() for label, small in card.small.items()}
 
 
@@ -41,11 +42,17 @@ PROGRAMS = REGISTERED | {
 }
 
 
-@pytest.mark.parametrize("small", PROGRAMS.values(), ids=PROGRAMS)
-def test_conformance(small: Small) -> None:
-    program, x, *context = small()
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_conformance(name: str) -> None:
+    program, x, *context = PROGRAMS[name]()
     assert program.event_shape == (x.shape[1:] if isinstance(x, Tensor) else Variables.of(x).event_shape)
     check_program(program, x, *context).raise_for_failures()
+    if isinstance(x, Tensor):
+        with pytest.raises(ValueError, match=r"takes data of shape \(N, .*and was given"):
+            program.check_inputs(x.reshape(*x.shape, 1), *context)
+    if name not in OF_OWN_NETWORKS:
+        with pytest.raises(ValueError, match=r"context|to condition on"):
+            program.check_inputs(x, *context, *3 * [normal_rows(9)])
 
 
 def unregistered(package) -> Iterator[str]:

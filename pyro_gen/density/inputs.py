@@ -31,8 +31,15 @@ def as_inputs(program: Program, x: Any, *context: Any) -> tuple[Any, ...]:
         ``(x, *context)``.
 
     Raises:
-        ValueError: As by :func:`pyro_gen.data.as_tensor`.
+        ValueError: As by :func:`pyro_gen.data.as_tensor` and :meth:`pyro_gen.Program.check_inputs`.
     """
+    parts = as_tensors(program, x, *context)
+    program.check_inputs(*parts)
+    return parts
+
+
+def as_tensors(program: Program, x: Any, *context: Any) -> tuple[Any, ...]:
+    """As :func:`as_inputs`, of data that are still to be transformed to what the program takes."""
     like = next((p for p in program.parameters() if p.is_floating_point()), None)
     dtype = torch.get_default_dtype() if like is None else like.dtype
     own = x.dtype if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()) else None

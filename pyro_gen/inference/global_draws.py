@@ -227,6 +227,9 @@ class Given(Program):
         self._values = dict(values)
         self.event_shape = program.event_shape
 
+    def check_inputs(self, x: Any, *context: Any) -> None:
+        self._program.check_inputs(x, *context)
+
     def _with_values(self, side: str, *data: Any) -> Any:
         def is_given(msg: Any) -> bool:  # an autoguide draws an auxiliary variable beside it
             shared = msg["type"] == "sample" and msg["infer"].get("is_auxiliary") and not is_local(msg)

@@ -80,6 +80,9 @@ class _Noisy(Program):
     def given_guide(self) -> Any:
         return self._program.given_guide
 
+    def check_inputs(self, x: Any, *context: Any) -> None:
+        self._program.check_inputs(x, *context)
+
     def model(self, x: Tensor, *context: Any) -> Any:
         with _Noise(self.noise):
             return self._program.model(x, *context)

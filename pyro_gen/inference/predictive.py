@@ -92,7 +92,7 @@ def sample(
         >>> sample(Dice(), 3).shape
         torch.Size([3, 2])
     """
-    x = nothing_seen(program, n)
+    x = nothing_seen(program, n, *context)
     few = (x[:ROWS], *rows_of(x, context, slice(ROWS)))
     with seeded(seed), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
         kinds = structure(program, *few)

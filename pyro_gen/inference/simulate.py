@@ -35,7 +35,7 @@ def simulate(
         The data with shape :math:`(n, *)`, the values of the local latent sites by name, and where their data dimension
         lies, counted from the left.
     """
-    x = nothing_seen(program, n)
+    x = nothing_seen(program, n, *context)
     with pyro.validation_enabled(False):
         few = (x[:ROWS], *rows_of(x, context, slice(ROWS)))
         shared: dict[str, Tensor] = {}
@@ -58,7 +58,7 @@ def simulate(
     return torch.cat(data), {m: torch.cat([v[m] for v in values], d) for m, d in dims.items()}, dims
 
 
-def nothing_seen(program: Program, n: int) -> Tensor:
+def nothing_seen(program: Program, n: int, *context: Any) -> Tensor:
     """Data of which nothing was seen: NaN, with shape :math:`(n, *)`.
 
     Raises:
@@ -72,7 +72,9 @@ def nothing_seen(program: Program, n: int) -> Tensor:
             "does)."
         )
     like = next((p for p in program.parameters() if p.is_floating_point()), torch.empty(0))
-    return torch.full((n, *program.event_shape), torch.nan, dtype=like.dtype, device=like.device)
+    nothing = torch.full((n, *program.event_shape), torch.nan, dtype=like.dtype, device=like.device)
+    program.check_inputs(nothing, *context)
+    return nothing
 
 
 def not_amortised(program: Program, rows: int) -> ValueError:

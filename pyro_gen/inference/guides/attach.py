@@ -110,6 +110,9 @@ class _Guided(Program):
         assert isinstance(program, Program)
         return program
 
+    def check_inputs(self, x: Any, *context: Any) -> None:
+        self.unguided.check_inputs(x, *context)
+
     def model(self, x: Tensor, *context: Any) -> Any:
         return self.unguided.model(x, *context)
 

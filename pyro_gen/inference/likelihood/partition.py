@@ -114,7 +114,7 @@ def log_partition(
         (True, True)
     """
     rows = next((len(c) for c in context if isinstance(c, Tensor) and c.dim()), 1)
-    x = nothing_seen(program, rows)
+    x = nothing_seen(program, rows, *context)
     with evaluation(program), latent_missing(program, x, *context, every=True):
         with pyro.validation_enabled(False):  # a factor may read what is missing
             kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))

@@ -183,7 +183,7 @@ def fit(
             raise ValueError(f"Validation data of {parts} parts (x, *context), training data of {len(first)}.")
         # All rows, not this rank's: each epoch deals them anew, and all ranks start at the same parameters.
         everything = Batches(data, batch_size, **drawn)
-        missing = any_missing(everything, held_out)
+        missing = any_missing(program, everything, held_out)
         if missing and not objective.serves_missing:
             raise ValueError(missing_refused(objective))
         if isinstance(program.given_guide, AutoGuide) and batches.batch_size < batches.size:
@@ -199,7 +199,7 @@ def fit(
         objective.to(fabric.device)
         require_suitable(program, objective, structure(program, *on_device(first, fabric.device)).kind)
         if program.event_shape is None:
-            program.event_shape = torch.Size(first[0].shape[1:])
+            program.found_shape(torch.Size(first[0].shape[1:]))
         identity: dict[str, Any] = {}
         if checkpoint is not None:
             identity = {

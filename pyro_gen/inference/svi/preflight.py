@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from pyro_gen._errors import AdviceError, InvalidValuesError
 from pyro_gen.data import Batches, as_tensor
 from pyro_gen.data.batches import on_device
-from pyro_gen.density import as_inputs
+from pyro_gen.density.inputs import as_tensors
 from pyro_gen.density.missing import LatentMissing, find_latent_missing
 from pyro_gen.density.shapes import check_broadcasts
 from pyro_gen.program import Program, data_size
@@ -28,16 +28,19 @@ __all__ = ["any_missing", "first_rows", "latent_missing_of", "preflight", "refus
 ROWS_TO_INITIALISE = 4096
 
 
-def any_missing(batches: Batches, held_out: Batches | None) -> bool:
-    """Looks at all data once, so that a recorded graph need not."""
-    return any(
-        part.is_floating_point() and bool(torch.isnan(part).any())
-        for source in (batches, held_out)
-        if source is not None
-        for batch in source.epoch(0)
-        for part in batch
-        if isinstance(part, Tensor)
-    )
+def any_missing(program: Program, batches: Batches, held_out: Batches | None) -> bool:
+    """Looks at all data once, so that a recorded graph need not, and says whether any is missing.
+
+    Raises:
+        ValueError: The program does not take some of them.
+    """
+    missing = False
+    for source in (batches, held_out):
+        for batch in source.epoch(0) if source is not None else ():
+            program.check_inputs(*batch)
+            parts = [part for part in batch if isinstance(part, Tensor) and part.is_floating_point()]
+            missing = missing or any(bool(torch.isnan(part).any()) for part in parts)
+    return missing
 
 
 def latent_missing_of(
@@ -92,9 +95,9 @@ def typed(program: Program, data: Any, wide: bool) -> Any:
         return data
     x, *context = data if isinstance(data, tuple) and data else (data,)
     if not wide:
-        return as_inputs(program, x, *context)
+        return as_tensors(program, x, *context)
     x = as_tensor(x, "data", torch.float64)
-    return (x, *as_inputs(program, x[:1], *context)[1:])
+    return (x, *as_tensors(program, x[:1], *context)[1:])
 
 
 def first_rows(batches: Batches, count: int) -> list[Tensor]:

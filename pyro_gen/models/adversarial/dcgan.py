@@ -73,9 +73,12 @@ class DCGAN(Program):
         self.classes = label(classes) if classes else None
         self.generator = ConvDecoder(latent + classes, self.event_shape, channels)
 
+    def check_inputs(self, x: Tensor, *labels: Tensor) -> None:
+        super().check_inputs(x, *labels)
+        check_asked(self, self.classes, x, labels)
+
     def model(self, x: Tensor, *labels: Tensor) -> Tensor:
         r"""Draws :math:`x = \sigma(G(z, y))` for each row of ``x``, with shape :math:`(N, *event)`."""
-        check_asked(self, self.classes, labels)
         with self.plate(x):
             z = pyro.sample("z", dist.Normal(x.new_zeros(self.latent), 1.0).to_event(1))  # (N, K)
             if self.classes is not None:

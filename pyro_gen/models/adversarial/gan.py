@@ -76,6 +76,11 @@ class GAN(Program):
             generator = MLP((latent, *generator, self.event_shape.numel()))
         self.generator = generator
 
+    def check_inputs(self, x: Tensor, *context: Any) -> None:
+        super().check_inputs(x, *context)
+        if context and isinstance(self.generator, MLP):
+            raise ValueError("GAN: layers of given widths take no context: give a generator of noise and context.")
+
     def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""Draws :math:`x = G(z)` for each row of ``x``, with shape :math:`(N, *)`."""
         with self.plate(x):

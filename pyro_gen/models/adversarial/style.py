@@ -179,9 +179,12 @@ class StyleGAN(Program):
             other.psi.fill_(psi)
         return other
 
+    def check_inputs(self, x: Tensor, *labels: Tensor) -> None:
+        super().check_inputs(x, *labels)
+        check_asked(self, self.classes, x, labels)
+
     def model(self, x: Tensor, *labels: Tensor) -> Tensor:
         r"""Draws an image for each row of ``x``, with shape :math:`(N, *event)`."""
-        check_asked(self, self.classes, labels)
         with self.plate(x):
             z = pyro.sample("z", dist.Normal(x.new_zeros(self.latent), 1.0).to_event(1))  # (N, K)
             w = self.styles(z, *(y.expand(z.shape[:-1]) for y in labels)).reshape(-1, self.mean_style.shape[1])

@@ -86,6 +86,8 @@ class WaveNet(EntryProgram):
         torch.Size([3, 1, 30])
     """
 
+    any_length = True
+
     def __init__(
         self,
         event_shape: int | Sequence[int],

@@ -23,7 +23,7 @@ References:
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -106,7 +106,7 @@ class DiscreteBayesianNetwork(TableNetwork):
             logits.data = (counts / counts.sum(-1, keepdim=True)).log().to(x.device, dtype)
         return network.to(x.device)
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The density :math:`p(x)` of values with shape :math:`(N, D)`; returns them completed."""
         with self.plate(x):
             return observe("x", NetworkLaw(self.parents, [*self.log_tables().values()]), x)

@@ -131,7 +131,7 @@ class LinearGaussianBayesianNetwork(Program):
         root = inverse * self.log_scale.exp()  # (I - W)^-1 diag(sigma)
         return inverse @ self.intercept, root @ root.T
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The density :math:`p(x)` of data with shape :math:`(N, D)`; returns it completed."""
         loc, covariance = self.moments()
         with self.plate(x):

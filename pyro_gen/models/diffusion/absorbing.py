@@ -108,6 +108,14 @@ class AbsorbingDiffusion(NoisingChain):
         self.dropout = nn.Dropout(dropout)
         self.objective = DiffusionELBO()
 
+    def check_inputs(self, x: Tensor, *context: Any) -> None:
+        super().check_inputs(x, *context)
+        if len(context) > 1:
+            raise ValueError(
+                f"AbsorbingDiffusion(context={self.context}) was given {len(context)} context: give one tensor, (N, C)."
+            )
+        check_context(context[0] if context else None, self.context)
+
     def initialise(self, x: Tensor, *context: Any, seed: int = 0) -> Self:
         """Sets the offset to the frequencies in data with shape :math:`(N, *event)`, the first time only."""
         if not self.initialised:
@@ -123,7 +131,6 @@ class AbsorbingDiffusion(NoisingChain):
     def log_probs(self, z: Tensor, *context: Tensor) -> Tensor:
         """The laws of the values, given entries (*, D) of which some are hidden, with shape (*, D, K)."""
         seen = (z.unsqueeze(-1) == torch.arange(self.levels + 1, device=z.device)).to(self.offset.dtype).flatten(-2)
-        check_context(context[0] if context else None, self.context)
         if self.context:
             given = context[0] if context else seen.new_full((*seen.shape[:-1], self.context), torch.nan)
             unknown = torch.isnan(given)

@@ -72,6 +72,9 @@ class DDIM(Program):
         self.chain, self.steps = require_gaussian(self, chain), steps
         self.event_shape = self.chain.event_shape
 
+    def check_inputs(self, x: Tensor, *context: Any) -> None:
+        self.chain.check_inputs(x, *context)
+
     def _moved(self, z: Tensor, k: int, to: int, *context: Any) -> Tensor:
         """Noisy data of the k-th of the levels 0, ..., S at another one."""
         like = next(self.parameters())

@@ -72,17 +72,16 @@ class Guided(GaussianChain):
         self.schedule, self.continuous = chain.schedule, chain.continuous
         self.objective = DiffusionELBO()
 
+    def check_inputs(self, x: Tensor, *context: Any) -> None:
+        super().check_inputs(x, *context)
+        if not context:
+            raise ValueError("Guided: without a context nothing is guided: give one, or draw from the chain itself.")
+
     def known(self, x: Tensor) -> Tensor:
         return self.chain.known(x)
 
     def denoise(self, z: Tensor, gamma: Tensor, *context: Any) -> Tensor:
-        """With the context beyond what is without it, of data (*, *event) at noise levels (*).
-
-        Raises:
-            ValueError: There is no context.
-        """
-        if not context:
-            raise ValueError("Guided: without a context nothing is guided: give one, or draw from the chain itself.")
+        """With the context beyond what is without it, of data (*, *event) at noise levels (*)."""
         without = self.chain.denoise(z, gamma, *(torch.full_like(c, torch.nan) for c in context))
         return (1 + self.weight) * self.chain.denoise(z, gamma, *context) - self.weight * without
 

@@ -39,7 +39,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_gen._sizes import event_of
+from pyro_gen._sizes import check_known, event_of
 from pyro_gen.data.small import binary_rows, normal_rows
 from pyro_gen.inference.mcmc.discrete_langevin import DiscreteLangevin
 from pyro_gen.inference.mcmc.missing_entries import move_missing
@@ -106,7 +106,7 @@ class EnergyBased(Program):
     ) -> None:
         super().__init__()
         self.event_shape = event_of(self, event_shape)
-        self.base = IndependentBase(base, self.event_shape)
+        self.base, self.context = IndependentBase(base, self.event_shape), context
         if network is None:
             network = MLP((self.event_shape.numel() + context, *hidden, 1), activation)
             for parameter in network[-1].parameters():
@@ -120,6 +120,15 @@ class EnergyBased(Program):
         """Sets the base from data with shape :math:`(N, *event)`, the first time only."""
         self.base.fit(x)
         return super().initialise(x, *context, seed=seed)
+
+    def check_inputs(self, x: Tensor, *context: Any) -> None:
+        super().check_inputs(x, *context)
+        check_known(self, *context)
+        given = sum(part[0].numel() for part in context)
+        if isinstance(self.network, MLP) and given != self.context:
+            raise ValueError(
+                f"EnergyBased(context={self.context}) was given {given} numbers a row to condition on: give as many."
+            )
 
     def energy(self, x: Tensor, *context: Tensor) -> Tensor:
         r"""The energy :math:`E_\theta` of data with shape :math:`(N, *event)`: shape :math:`(N,)`, in nats."""

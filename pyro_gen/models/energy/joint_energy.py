@@ -112,7 +112,11 @@ class JointEnergy(Program):
         self.data.base.fit(data["x"])
         return super().initialise(data, *context, seed=seed)
 
-    def model(self, data: Mapping[str, Tensor], *context: Any) -> Mapping[str, Tensor]:
+    def check_inputs(self, data: Mapping[str, Tensor], *context: Any) -> None:
+        super().check_inputs(data, *context)
+        self.label.check(self, data["y"])
+
+    def model(self, data: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The joint density of data with shape :math:`(N, *shape)` and labels :math:`(N,)`; returns them completed."""
         with self.plate(data):
             x = observe("x", self.data.base.law(), data["x"])

@@ -163,7 +163,7 @@ class DeepExponentialFamily(Program):
         w: Tensor = self.weights[depth]
         return w if self.family == "normal" else w.exp()
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         """The joint density of ``z_1``, ..., ``z_L`` and data with shape :math:`(N, V)`; returns these completed."""
         with self.plate(x):
             z: Tensor | None = None
@@ -171,7 +171,7 @@ class DeepExponentialFamily(Program):
                 z = pyro.sample(f"z_{depth}", self.layer(depth, z))  # (N, K_l)
             return observe("x", self.layer(0, z), x)
 
-    def guide(self, x: Tensor, *context: Any) -> None:
+    def guide(self, x: Tensor) -> None:
         r"""The approximate posterior :math:`\prod_l q(z_l \mid x)`."""
         seen = x if self.family == "normal" else x.log1p()
         parts = self.encoder(seen).split(self.outputs, -1)

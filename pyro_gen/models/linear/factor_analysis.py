@@ -60,14 +60,14 @@ class _LinearFactors(Program):
         self.log_scale = nn.Parameter(torch.zeros(noise_shape))
         self.encoder = MissingInput(nn.Linear(features, 2 * rank)) if guide == "amortised" else None
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The joint density :math:`p(x, z)` of data with shape :math:`(N, D)`; returns it completed."""
         with self.plate(x):
             prior = dist.Normal(self.loc.new_zeros(self.rank), 1.0).to_event(1)
             z = pyro.sample("z", prior)  # (N, K)
             return observe("x", dist.Normal(z @ self.loadings.T + self.loc, self.log_scale.exp()).to_event(1), x)
 
-    def guide(self, x: Tensor, *context: Any) -> None:
+    def guide(self, x: Tensor) -> None:
         r"""The posterior :math:`p(z \mid x_o)`, or the encoder's mean-field approximation of it."""
         with self.plate(x):
             pyro.sample("z", self._posterior(x) if self.encoder is None else self._encode(x))
@@ -99,7 +99,7 @@ class _Marginal(Program):
         self.event_shape = loc.shape
         self.loc, self.loadings, self.log_scale = loc, loadings, log_scale
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         variance = (2 * self.log_scale).exp().expand_as(self.loc)
         with self.plate(x):
             return observe("x", dist.LowRankMultivariateNormal(self.loc, self.loadings, variance), x)

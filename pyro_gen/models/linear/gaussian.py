@@ -75,7 +75,7 @@ class Gaussian(Program):
         else:
             self.scale: Any = PyroParam(torch.ones(features), constraint=constraints.positive)
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The density :math:`p(x)` of data with shape :math:`(N, *event)`; returns it completed."""
         with self.plate(x):
             if self.covariance == "full":

@@ -67,7 +67,7 @@ class Mixture(Program):
         """The M-step: sets the components' parameters from data and their responsibilities, with shape (N, K)."""
         raise NotImplementedError
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The density :math:`p(x)` of data with shape :math:`(N, *event)`; returns it completed."""
         with self.plate(x):
             law: Any = dist.MixtureSameFamily(dist.Categorical(logits=self.logits), self.component())

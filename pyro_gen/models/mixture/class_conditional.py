@@ -66,7 +66,11 @@ class ClassConditional(Program):
         self.label = label(mixture.components)
         self.event_shape = {"x": mixture.event_shape, "y": torch.Size()}
 
-    def model(self, data: Mapping[str, Tensor], *context: Any) -> None:
+    def check_inputs(self, data: Mapping[str, Tensor], *context: Any) -> None:
+        super().check_inputs(data, *context)
+        self.label.check(self, data["y"])
+
+    def model(self, data: Mapping[str, Tensor]) -> None:
         r"""The joint density :math:`p(y, x)` of labels ``y``, (N,), and data ``x``, :math:`(N, *event)`."""
         with self.plate(data):
             y = observe("y", self.label(self.mixture.logits), data["y"])  # (N,)

@@ -69,7 +69,7 @@ class DirichletProcessMixture(Program):
     def given_guide(self) -> Guide:
         return self._guide
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The joint density of the parameters and of data with shape :math:`(N, D)`; returns it completed."""
         ones = x.new_ones(self.components, *self.event_shape)
         alpha = pyro.sample("alpha", dist.Gamma(x.new_tensor(2.0), 2.0))

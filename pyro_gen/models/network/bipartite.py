@@ -65,7 +65,7 @@ class BipartiteBlockModel(Program):
         self.log_weights = nn.ParameterList(torch.zeros(k) for k in groups)
         self.log_counts = nn.Parameter(torch.zeros(2, *groups))
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The joint density of groups, parameters and matrices :math:`(G, N, M)`; returns them completed."""
         n, m = self.nodes
         k, l = self.groups  # noqa: E741
@@ -80,7 +80,7 @@ class BipartiteBlockModel(Program):
         with self.plate(x):
             return observe("x", dist.Bernoulli(chance).to_event(2), x)
 
-    def guide(self, x: Tensor, *context: Any) -> None:
+    def guide(self, x: Tensor) -> None:
         """Independent draws of all parameters."""
         for name, weights in zip(("pi", "rho"), self.log_weights, strict=True):
             pyro.sample(name, dist.Dirichlet(weights.exp()))

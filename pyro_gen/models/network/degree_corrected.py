@@ -71,7 +71,7 @@ class DegreeCorrectedBlockModel(BlockModel):
         self.log_omega = nn.Parameter(torch.zeros(2, *self.pairs))
         self.log_theta = nn.Parameter(torch.zeros(2, nodes))
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The joint density of all parameters and networks with shape :math:`(G, N, N)`; returns them completed."""
         b = self.sample_groups(x)
         omega = pyro.sample("omega", dist.Gamma(x.new_ones(self.pairs), 1.0).to_event(1))
@@ -80,7 +80,7 @@ class DegreeCorrectedBlockModel(BlockModel):
         with self.plate(x):
             return observe("x", Adjacency(dist.Poisson(rate.unsqueeze(-3))), x)
 
-    def guide(self, x: Tensor, *context: Any) -> None:
+    def guide(self, x: Tensor) -> None:
         """Independent draws of all parameters."""
         self.guide_groups()
         pyro.sample("omega", dist.Gamma(*self.log_omega.exp()).to_event(1))

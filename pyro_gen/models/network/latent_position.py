@@ -66,7 +66,7 @@ class LatentPosition(Program):
     def given_guide(self) -> Guide:
         return self._guide
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The joint density of places and networks with shape :math:`(G, N, N)`; returns them completed."""
         alpha = pyro.sample("alpha", dist.Normal(x.new_zeros(()), 2.0))
         z = pyro.sample("z", dist.Normal(x.new_zeros(self.nodes, self.dims), self.scale).to_event(2))

@@ -84,7 +84,7 @@ class NestedBlockModel(BlockModel):
         self.upper_log_weights = nn.Parameter(torch.zeros(self.above))
         self.log_rate, self.log_r = nn.Parameter(torch.zeros(2, *self.pairs)), nn.Parameter(torch.zeros(2, above))
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The joint density of all parameters and networks with shape :math:`(G, N, N)`; returns them completed."""
         b = self.sample_groups(x)
         rho = pyro.sample("rho", dist.Dirichlet(x.new_ones(self.above)))
@@ -97,7 +97,7 @@ class NestedBlockModel(BlockModel):
             law = dist.Poisson(of_pairs(self.matrix(rate), b, b).unsqueeze(-3))
             return observe("x", Adjacency(law), x)
 
-    def guide(self, x: Tensor, *context: Any) -> None:
+    def guide(self, x: Tensor) -> None:
         """Independent draws of all parameters."""
         self.guide_groups()
         pyro.sample("rho", dist.Dirichlet(self.upper_log_weights.exp()))

@@ -79,7 +79,7 @@ class StochasticBlockModel(BlockModel):
         super().__init__(nodes, groups, directed)
         self.log_counts = nn.Parameter(torch.zeros(2, *self.pairs))
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The joint density of groups, parameters and networks :math:`(G, N, N)`; returns them completed."""
         b = self.sample_groups(x)
         p = pyro.sample("p", dist.Beta(x.new_ones(self.pairs), 1.0).to_event(len(self.pairs)))
@@ -87,7 +87,7 @@ class StochasticBlockModel(BlockModel):
         with self.plate(x):
             return observe("x", Adjacency(dist.Bernoulli(chance), self.directed), x)
 
-    def guide(self, x: Tensor, *context: Any) -> None:
+    def guide(self, x: Tensor) -> None:
         """Independent draws of the weights, of the group of each node, and of the probabilities."""
         self.guide_groups()
         ones, zeros = self.log_counts.exp()

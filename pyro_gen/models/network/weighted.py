@@ -75,7 +75,7 @@ class WeightedBlockModel(BlockModel):
         self.loc = nn.Parameter(torch.zeros(self.pairs))
         self.log_scale = nn.Parameter(torch.zeros(self.pairs))
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The joint density of all parameters and networks with shape :math:`(G, N, N)`; returns them completed."""
         b, dims = self.sample_groups(x), len(self.pairs)
         tau = pyro.sample("tau", dist.Gamma(x.new_ones(self.pairs), 1.0).to_event(dims))
@@ -84,7 +84,7 @@ class WeightedBlockModel(BlockModel):
         with self.plate(x):
             return observe("x", Adjacency(dist.Normal(loc, precision.rsqrt()), self.directed), x)
 
-    def guide(self, x: Tensor, *context: Any) -> None:
+    def guide(self, x: Tensor) -> None:
         """Independent draws of all parameters."""
         self.guide_groups()
         dims = len(self.pairs)

@@ -30,7 +30,7 @@ References:
 """
 
 import math
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import pyro
 import pyro.distributions as dist
@@ -106,7 +106,7 @@ class ConjugateRegression(Program):
         self.register_buffer("noise_shape", torch.tensor(shape))
         self.register_buffer("noise_rate", torch.tensor(rate))
 
-    def model(self, y: Tensor, u: Tensor, *context: Any) -> Tensor:
+    def model(self, y: Tensor, u: Tensor) -> Tensor:
         r"""The joint density of outcomes (N,) given covariates (N, P), weights and noise; returns them completed."""
         h = self._with_intercept(u)
         ones = h.new_ones(())
@@ -116,7 +116,7 @@ class ConjugateRegression(Program):
         with self.plate(y):
             return observe("y", dist.Normal(h @ beta, variance.sqrt()), y)
 
-    def guide(self, y: Tensor, *context: Any) -> None:
+    def guide(self, y: Tensor) -> None:
         """A draw of the stored posterior."""
         variance = pyro.sample("variance", dist.InverseGamma(self.noise_shape, self.noise_rate))
         pyro.sample("beta", dist.MultivariateNormal(self.mean, precision_matrix=self.precision / variance))

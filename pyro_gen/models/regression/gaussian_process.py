@@ -89,7 +89,7 @@ class GaussianProcess(Program):
                 self.initialised.fill_(True)
         return super().initialise(x, *context, seed=seed)
 
-    def model(self, x: Tensor, u: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor, u: Tensor) -> Tensor:
         """The density of functions (B, N) given their points (B, N, P); returns them completed."""
         noise = (2 * self.log_noise).exp() * torch.eye(x.shape[-1]).to(u)
         with self.plate(x):

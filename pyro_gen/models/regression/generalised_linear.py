@@ -22,8 +22,6 @@ References:
     | https://doi.org/10.1214/08-AOAS191
 """
 
-from typing import Any
-
 import pyro
 import pyro.distributions as dist
 import torch
@@ -94,7 +92,7 @@ class Regression(GuidedRegression):
         self.covariates, self.likelihood, self.levels = covariates, likelihood, levels
         self.scale, self.missing = scale, missing
 
-    def model(self, y: Tensor, u: Tensor, *context: Any) -> Tensor:
+    def model(self, y: Tensor, u: Tensor) -> Tensor:
         r"""The joint density of outcomes (N,) given covariates (N, P), and of what they share; returns them completed.
 
         Raises:

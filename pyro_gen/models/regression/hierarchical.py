@@ -29,7 +29,6 @@ References:
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -115,7 +114,7 @@ class Hierarchical(GuidedRegression):
         self.slopes = tuple(slopes)
         self.register_buffer("centred", centredness(groups))
 
-    def model(self, y: Tensor, u: Tensor, group: Tensor, *context: Any) -> Tensor:
+    def model(self, y: Tensor, u: Tensor, group: Tensor) -> Tensor:
         r"""The joint density of outcomes (N,) given covariates (N, P) and groups (N,); returns the outcomes completed.
 
         Raises:

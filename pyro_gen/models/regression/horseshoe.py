@@ -23,7 +23,6 @@ References:
 """
 
 import math
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -90,7 +89,7 @@ class Horseshoe(GuidedRegression):
         self.covariates, self.likelihood, self.levels, self.scale = covariates, likelihood, levels, scale
         self.tau_0 = relevant / (covariates - relevant) / math.sqrt(rows)
 
-    def model(self, y: Tensor, u: Tensor, *context: Any) -> Tensor:
+    def model(self, y: Tensor, u: Tensor) -> Tensor:
         r"""The joint density of outcomes (N,) given covariates (N, P), and of what they share; returns them completed.
 
         Raises:

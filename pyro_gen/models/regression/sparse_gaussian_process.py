@@ -126,7 +126,7 @@ class SparseGaussianProcess(Program):
         left = self.covariance.variance() - a.square().sum(-1)
         return a, left.clamp(min=JITTER[z.dtype] ** 2)
 
-    def model(self, y: Tensor, u: Tensor, *context: Any) -> Tensor:
+    def model(self, y: Tensor, u: Tensor) -> Tensor:
         """The joint density of outcomes (N,) given covariates (N, P), and of the function; returns them completed."""
         v = pyro.sample("v", dist.Normal(torch.zeros_like(self.loc), 1.0).to_event(1))  # (M,)
         a, left = self.weights(u)
@@ -134,7 +134,7 @@ class SparseGaussianProcess(Program):
             f = pyro.sample("f", dist.Normal(self.mean + a @ v, left.sqrt()))
             return observe("y", dist.Normal(f, self.log_noise.exp()), y)
 
-    def guide(self, y: Tensor, u: Tensor, *context: Any) -> None:
+    def guide(self, y: Tensor, u: Tensor) -> None:
         r"""A draw of :math:`q(v)`, and of the function given it."""
         v = pyro.sample("v", dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril))
         a, left = self.weights(u)

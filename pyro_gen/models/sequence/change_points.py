@@ -90,6 +90,7 @@ class ChangePoints(Program):
     centre: Tensor
     unit: Tensor
     initialised: Tensor
+    any_length = True
 
     def __init__(
         self,

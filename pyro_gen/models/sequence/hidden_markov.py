@@ -94,6 +94,7 @@ class HiddenMarkov(Program):
     centre: Tensor
     unit: Tensor
     initialised: Tensor
+    any_length = True
 
     def __init__(
         self,

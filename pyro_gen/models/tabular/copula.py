@@ -69,7 +69,7 @@ References:
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import pyro
 import pyro.distributions as dist
@@ -161,7 +161,7 @@ class TableCopula(PosteriorDrawsProgram):
         for kind, curve in curves.items():
             self.register_buffer(f"_{kind}_knots", torch.stack(curve))  # (2, D, K)
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The joint density of rows with shape :math:`(N, D)` and parameters; returns the rows completed."""
         loc, factor = sample_normal_parameters(x, self.layout.size)  # mu, (Q,), and Sigma^-1 = F F', (Q, Q)
         half = degrees(sample_log_df(x)).unsqueeze(-1).expand(len(x)) / 2
@@ -170,7 +170,7 @@ class TableCopula(PosteriorDrawsProgram):
             rows = CopulaRows(self.marginals, loc, torch.cholesky_inverse(factor), w, self._quantiles(x))
             return observe("x", rows, x)
 
-    def guide(self, x: Tensor, *context: Any) -> None:
+    def guide(self, x: Tensor) -> None:
         """Picks a posterior draw; draws weights given real columns, and levels uniformly."""
         parameters = self.sample_posterior_draw(x)
         loc, covariance = moments(parameters)

@@ -43,7 +43,7 @@ References:
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import pyro
 import pyro.distributions as dist
@@ -108,7 +108,7 @@ class TableFactors(PosteriorDrawsProgram):
     def automatic(cls, columns: int, observed: int) -> bool:
         return columns > 40  # below, a full covariance says the same in less time
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The joint density of rows with shape :math:`(N, D)` and parameters; returns the rows completed."""
         ones = x.new_ones(len(self.columns), self.rank)
         shape = torch.cat([FIRST_GROWTH_SHAPE * ones[0, :1], GROWTH_SHAPE * ones[0, 1:]])

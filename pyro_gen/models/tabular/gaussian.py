@@ -35,7 +35,7 @@ References:
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import pyro.distributions as dist
 import torch
@@ -94,7 +94,7 @@ class TableGaussian(PosteriorDrawsProgram):
     def automatic(cls, columns: int, observed: int) -> bool:
         return False  # TableStudent is it, and more
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The joint density of rows with shape :math:`(N, D)` and parameters; returns the rows completed."""
         loc, factor = sample_normal_parameters(x, x.shape[-1])  # mu, (D,), and P = F F', (D, D)
         with self.plate(x):

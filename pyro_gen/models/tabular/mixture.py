@@ -177,7 +177,7 @@ class TableMixture(PosteriorDrawsProgram):
         self.register_buffer("_log_counts", curves.log_counts)
         self.register_buffer("_ends", curves.ends)
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The joint density of rows with shape :math:`(N, D)` and parameters; returns the rows completed."""
         size, real = self.components, len(self.layout.real)
         numeric = real + len(self.layout.whole)

@@ -144,7 +144,7 @@ class TableSelection(PosteriorDrawsProgram):
     def automatic(cls, columns: int, observed: int) -> bool:
         return False  # what it assumes, the data cannot tell: it has to be asked for
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor, taken: Tensor | None = None) -> Tensor:
         r"""The joint density of rows (N, D), what the mechanism did and parameters; returns the rows completed."""
         loc, factor = sample_normal_parameters(x, x.shape[-1])  # mu, (D,), and the precision's factor, (D, D)
         zeros = x.new_zeros(x.shape[-1])
@@ -154,15 +154,15 @@ class TableSelection(PosteriorDrawsProgram):
             # The missing entries are latent: standard normal numbers, so that they can be for any pattern of holes.
             e = pyro.sample("e", dist.Normal(x.new_zeros(len(x), len(zeros)), 1.0).to_event(1))  # (N, D)
             rows = _Rows(loc, factor @ factor.mT, e)
-            if context:
-                s = context[0].to(x.dtype).masked_fill(~self.active, torch.nan)
+            if taken is not None:
+                s = taken.to(x.dtype).masked_fill(~self.active, torch.nan)
                 logits = Mechanism(signed(slope, self.known_sign.to(x)), threshold).logits(rows.complete(x))
                 observe("missing", dist.Bernoulli(logits=logits, validate_args=False).to_event(1), s)
             return observe("x", rows, x)
 
-    def guide(self, x: Tensor, *context: Any) -> None:
+    def guide(self, x: Tensor, taken: Tensor | None = None) -> None:
         """Picks a posterior draw; for missing entries, proposes from an ignorable model."""
-        super().guide(x, *context)
+        super().guide(x)
         with self.plate(x):
             pyro.sample("e", dist.Normal(x.new_zeros(len(x), len(self.columns)), 1.0).to_event(1))
 

@@ -46,7 +46,7 @@ References:
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import pyro
 import pyro.distributions as dist
@@ -116,7 +116,7 @@ class TableStudent(PosteriorDrawsProgram):
     def automatic(cls, columns: int, observed: int) -> bool:
         return columns <= 200  # the cube of it is what a row costs
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The joint density of rows with shape :math:`(N, D)` and parameters; returns the rows completed."""
         loc, factor = sample_normal_parameters(x, x.shape[-1])  # mu, (D,), and P = F F', (D, D)
         half = degrees(sample_log_df(x)).unsqueeze(-1).expand(len(x)) / 2
@@ -125,7 +125,7 @@ class TableStudent(PosteriorDrawsProgram):
             precision = w[..., None, None] * (factor @ factor.mT)
             return observe("x", dist.MultivariateNormal(loc, precision_matrix=precision), x)
 
-    def guide(self, x: Tensor, *context: Any) -> None:
+    def guide(self, x: Tensor) -> None:
         """Picks a posterior draw, and draws weights from their conditional distribution."""
         parameters = self.sample_posterior_draw(x)
         loc, covariance = moments(parameters)

@@ -89,7 +89,7 @@ class LatentDirichletAllocation(BagOfWords):
         self.log_topics = nn.Parameter(torch.randn(topics, features) * 0.1)
         self.encoder = MLP((features, hidden, topics), missing=True)
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The joint density of topics, shares and counts with shape :math:`(N, V)`; returns these completed."""
         eta = self.log_eta.exp().expand(self.topics, self.features)
         topics = pyro.sample("topics", dist.Dirichlet(eta).to_event(1))  # (K, V)
@@ -97,7 +97,7 @@ class LatentDirichletAllocation(BagOfWords):
             shares = pyro.sample("shares", dist.Dirichlet(self.log_alpha.exp()))  # (N, K)
             return observe("x", self.counts(_mixed(shares, topics)), x)
 
-    def guide(self, x: Tensor, *context: Any) -> None:
+    def guide(self, x: Tensor) -> None:
         r"""The approximate posterior :math:`q(\beta) \, q(\theta \mid x)`."""
         concentration = self.log_topics.exp()
         pyro.sample("topics", dist.Dirichlet(concentration).to_event(1))

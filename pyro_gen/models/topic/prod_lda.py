@@ -85,13 +85,13 @@ class ProdLDA(BagOfWords):
         self.encoder = MLP((features, *hidden, 2 * topics), "softplus", dropout, missing=True)
         self.normalise = nn.BatchNorm1d(2 * topics, affine=False)
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The joint density of ``h`` and of counts with shape :math:`(N, V)`; returns these completed."""
         with self.plate(x):
             h = pyro.sample("h", dist.Normal(x.new_zeros(self.topics), self.scale).to_event(1))  # (N, K)
             return observe("x", self.counts(self.decode(h)), x)
 
-    def guide(self, x: Tensor, *context: Any) -> None:
+    def guide(self, x: Tensor) -> None:
         r"""The approximate posterior :math:`q(h \mid x)`."""
         with self.plate(x):
             pyro.sample("h", self.encode(x))

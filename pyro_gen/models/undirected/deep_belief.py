@@ -156,7 +156,7 @@ class DeepBelief(Program):
             )
         return BoltzmannLaw(self.top, self.log_partition if known is None else known[0])
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         """The joint density of h and data with shape :math:`(N, *event)`; returns these completed."""
         with self.plate(x):
             h = pyro.sample("h", self.prior())  # (N, K_1)
@@ -164,7 +164,7 @@ class DeepBelief(Program):
             likelihood: Any = dist.Bernoulli(logits=logits.unflatten(-1, self.event_shape))
             return observe("x", likelihood.to_event(len(self.event_shape)), x)
 
-    def guide(self, x: Tensor, *context: Any) -> None:
+    def guide(self, x: Tensor) -> None:
         """Proposes h given what was seen."""
         with self.plate(x):
             phi = self.visible.features(x.flatten(1)).nan_to_num(nan=0.0)

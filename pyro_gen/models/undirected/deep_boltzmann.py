@@ -103,9 +103,9 @@ class DeepBoltzmann(RestrictedBoltzmann):
                 self.initialised.fill_(True)
         return super().initialise(x, *context, seed=seed)
 
-    def model(self, x: Any, *context: Any) -> Mapping[str, Tensor]:  # type: ignore[override]
+    def model(self, x: Any) -> Mapping[str, Tensor]:  # type: ignore[override]
         """The density of rows of both variables; returns these completed by the base."""
-        completed = super().model(self._rows(x), *context)
+        completed = super().model(self._rows(x))
         parts = completed.split([shape.numel() for shape in self.event_shape.values()], -1)
         return {n: p.unflatten(-1, s) for (n, s), p in zip(self.event_shape.items(), parts, strict=True)}
 

@@ -141,7 +141,7 @@ class GaussianGraphicalModel(Program):
         scale = k.diagonal().rsqrt()
         return torch.eye(len(k)).to(k) * 2 - k * scale[:, None] * scale
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The density of data with shape :math:`(N, D)`; returns it completed."""
         root = torch.linalg.solve_triangular(self.factor(), torch.eye(len(self.loc)).to(self.loc), upper=True)
         with self.plate(x):

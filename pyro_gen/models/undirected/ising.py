@@ -100,7 +100,7 @@ class Ising(PairwiseField):
         self.fields = nn.Parameter(numbers("fields", fields, (len(self.graph),), shared))
         self.objective = objective or PseudoLikelihood()
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The density of spins x in {0, 1} with shape :math:`(N, *event)`; returns them completed by the base."""
         with self.plate(x):
             fields = self.fields.expand(len(self.graph)).reshape(self.event_shape)

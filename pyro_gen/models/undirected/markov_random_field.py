@@ -144,7 +144,7 @@ class MarkovRandomField(DiscreteField):
             field.get_buffer(f"impossible_{i}").copy_(table == 0)
         return field
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The density of values 0, 1, ... with shape :math:`(N, *event)`; returns them completed by the base."""
         with self.plate(x):
             base: Any = LevelCategorical(logits=self.possible.to(x.dtype).reshape(*self.event_shape, -1))

@@ -96,7 +96,7 @@ class Potts(PairwiseField):
         self.fields = nn.Parameter(fields.clone())
         self.objective = objective or PseudoLikelihood()
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The density of values 0, ..., q - 1 with shape :math:`(N, *event)`; returns them completed by the base."""
         with self.plate(x):
             fields = self.log_base().reshape(*self.event_shape, -1)

@@ -114,7 +114,7 @@ class RestrictedBoltzmann(Program):
                 self.initialised.fill_(True)
         return super().initialise(x, *context, seed=seed)
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         """The density of data with shape :math:`(N, *event)`; returns them completed by the base."""
         with self.plate(x):
             shape = x.shape[1:]

@@ -100,13 +100,13 @@ class Autoencoder(EncodedProgram):
             MLP((latent, *hidden[::-1], features.numel()), activation), nn.Unflatten(-1, features)
         )
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The joint density :math:`p(x, z)` of data with shape :math:`(N, *event)`; returns it completed."""
         with self.plate(x):
             z = pyro.sample("z", dist.Normal(x.new_zeros(self.latent), 1.0).to_event(1))  # (N, K)
             return observe("x", self.decode(z), x)
 
-    def guide(self, x: Tensor, *context: Any) -> None:
+    def guide(self, x: Tensor) -> None:
         """The code of what the encoder sees."""
         with self.plate(x):
             pyro.sample("z", dist.Delta(self.encoder(self.hide(self.centre(x))), event_dim=1))

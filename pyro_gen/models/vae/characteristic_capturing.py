@@ -120,7 +120,11 @@ class CCVAE(EncodedProgram):
         each = self.class_prior(torch.eye(self.label.levels, dtype=c.dtype, device=c.device))
         return (each.log_prob(c.unsqueeze(-2)) + self.logits.log_softmax(-1)).log_softmax(-1)  # type: ignore[no-any-return]
 
-    def model(self, data: Mapping[str, Tensor], *context: Any) -> None:
+    def check_inputs(self, data: Mapping[str, Tensor], *context: Any) -> None:
+        super().check_inputs(data, *context)
+        self.label.check(self, data["y"])
+
+    def model(self, data: Mapping[str, Tensor]) -> None:
         r"""The joint density :math:`p(y, c, s, x)` of labels ``y``, (N,), and data ``x``, :math:`(N, *shape)`."""
         with self.plate(data):
             y = observe("y", self.label(self.logits), data["y"])  # (N,)
@@ -128,7 +132,7 @@ class CCVAE(EncodedProgram):
             s = pyro.sample("s", dist.Normal(c.new_zeros(self.sizes[1]), 1.0).to_event(1))  # (N, style)
             observe("x", self.decode(torch.cat([c, s], -1)), data["x"])
 
-    def guide(self, data: Mapping[str, Tensor], *context: Any) -> None:
+    def guide(self, data: Mapping[str, Tensor]) -> None:
         r"""The approximate posterior :math:`q(c, s \mid x_o)`, and the loss of the labels that are known."""
         with self.plate(data):
             raw = self.encoder(self.centre(data["x"]))  # (N, 2 (characteristics + style))

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from pyro_gen._sizes import check_sizes, check_widths, event_of
 from pyro_gen.data.small import binary_rows, level_rows, normal_rows
-from pyro_gen.heads import Head, label
+from pyro_gen.heads import Head, check_asked, label
 from pyro_gen.models.vae.parts.encoded import EncodedProgram
 from pyro_gen.models.vae.parts.posteriors import normal
 from pyro_gen.nets import MLP
@@ -115,6 +115,16 @@ class ConditionalVAE(EncodedProgram):
                 spread = (c - self.given_mean).square().nanmean(0).sqrt().nan_to_num()
                 self.given_scale.copy_(torch.where(spread > 0, spread, 1.0))
         return super().initialise(x, *context, seed=seed)
+
+    def check_inputs(self, x: Tensor, *context: Any) -> None:
+        super().check_inputs(x, *context)
+        if self.classes is not None:
+            check_asked(self, self.classes, x, context)
+        elif context[0].shape != (len(x), *self.given_shape):
+            raise ValueError(
+                f"ConditionalVAE(given={tuple(self.given_shape)}) takes a context of shape "
+                f"{(len(x), *self.given_shape)} for {len(x)} data, and was given {tuple(context[0].shape)}."
+            )
 
     def condition(self, c: Tensor) -> Tensor:
         """The context as the networks see it, with shape (N, C)."""

@@ -111,14 +111,14 @@ class DiscreteVAE(EncodedProgram):
         """The law of the units, from logits of shape :math:`(K, N)`, or :math:`(K, N, C)`."""
         return dist.Bernoulli(logits=logits) if len(self.units) == 1 else dist.OneHotCategorical(logits=logits)
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The joint density :math:`p(x, z)` of data with shape :math:`(N, *event)`; returns it completed."""
         with self.plate(x):
             with pyro.plate("units", self.units[0], dim=-2):
                 z = pyro.sample("z", self.law(self.prior))  # (K, N), or (K, N, C)
             return observe("x", self.decode(z.transpose(0, 1)), x)
 
-    def guide(self, x: Tensor, *context: Any) -> None:
+    def guide(self, x: Tensor) -> None:
         r"""The approximate posterior :math:`q(z \mid x_o)`."""
         logits = self.encoder(self.centre(x)).transpose(0, 1)  # (K, N), or (K, N, C)
         with self.plate(x), pyro.plate("units", self.units[0], dim=-2):

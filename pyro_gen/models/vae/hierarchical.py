@@ -148,7 +148,7 @@ class HierarchicalVAE(EncodedProgram):
             return dist.Normal(x.new_zeros(self.latent[l]), 1.0).to_event(1)
         return normal(self.priors[l](above), SCALE_FLOOR)
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The joint density of data, with shape :math:`(N, *event)`, and all layers; returns the data completed."""
         with self.plate(x):
             z = None
@@ -157,7 +157,7 @@ class HierarchicalVAE(EncodedProgram):
             assert z is not None
             return observe("x", self.decode(z), x)
 
-    def guide(self, x: Tensor, *context: Any) -> None:
+    def guide(self, x: Tensor) -> None:
         r"""The approximate posterior :math:`q(z_{1:L} \mid x_o)`."""
         with self.plate(x):
             d = self.centre(x).flatten(-len(self.event_shape))

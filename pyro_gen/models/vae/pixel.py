@@ -156,7 +156,7 @@ class PixelVAE(PixelProgram):
             z = pyro.sample("z", self.prior(self.posterior))  # (N, K)
             return observe("x", self.decode(z), x)
 
-    def guide(self, x: Tensor, *context: Any) -> None:
+    def guide(self, x: Tensor) -> None:
         r"""The approximate posterior :math:`q(z \mid x_o)`."""
         with self.plate(x):
             pyro.sample("z", self.posterior(self.likelihood.normalise(x)))

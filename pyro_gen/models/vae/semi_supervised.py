@@ -106,7 +106,11 @@ class SemiSupervisedVAE(EncodedProgram):
         )
         self.objective = SemiSupervisedELBO("y", classes, alpha)
 
-    def model(self, data: Mapping[str, Tensor], *context: Any) -> None:
+    def check_inputs(self, data: Mapping[str, Tensor], *context: Any) -> None:
+        super().check_inputs(data, *context)
+        self.label.check(self, data["y"])
+
+    def model(self, data: Mapping[str, Tensor]) -> None:
         r"""The joint density :math:`p(y, z, x)` of labels ``y``, (N,), and data ``x``, :math:`(N, *shape)`."""
         with self.plate(data):
             y = observe("y", self.label(self.logits), data["y"])  # (N,)
@@ -114,7 +118,7 @@ class SemiSupervisedVAE(EncodedProgram):
             classes = self.label.one_hot(y).expand(*z.shape[:-1], -1)  # (N, classes)
             observe("x", self.decode(torch.cat([classes, z], -1)), data["x"])
 
-    def guide(self, data: Mapping[str, Tensor], *context: Any) -> None:
+    def guide(self, data: Mapping[str, Tensor]) -> None:
         r"""The approximate posterior :math:`q(z \mid x_o)`."""
         with self.plate(data):
             pyro.sample("z", normal(self.encoder(self.centre(data["x"]))))  # (N, K)

@@ -149,13 +149,13 @@ class VAE(EncodedProgram):
         """The approximate posterior given data as the encoder sees it, with shape :math:`(*, event)`."""
         return self.posterior(self.encoder(centred))
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The joint density :math:`p(x, z)` of data with shape :math:`(N, *event)`; returns it completed."""
         with self.plate(x):
             z = pyro.sample("z", self.prior(self.encode))  # (N, K)
             return observe("x", self.decode(z), x)
 
-    def guide(self, x: Tensor, *context: Any) -> None:
+    def guide(self, x: Tensor) -> None:
         r"""The approximate posterior :math:`q(z \mid x_o)`."""
         with self.plate(x):
             pyro.sample("z", self.encode(self.centre(x)))

@@ -187,13 +187,13 @@ class VQVAE(EncodedProgram):
             found = log_p.gather(0, drawn.unsqueeze(0))[0]
         return found
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The joint density :math:`p(x, z)` of data with shape :math:`(N, *event)`; returns it completed."""
         with self.plate(x):
             z = pyro.sample("z", Codewords(self.codebook, self.prior, self.places))  # (N, P, d)
             return observe("x", self.decode(z), x)
 
-    def guide(self, x: Tensor, *context: Any) -> None:
+    def guide(self, x: Tensor) -> None:
         r"""The point :math:`q(z \mid x_o)`, and the loss of the codebook."""
         with self.plate(x):
             u = self.encoder(self.centre(x))  # (N, P, d)

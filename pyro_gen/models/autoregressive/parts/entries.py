@@ -6,7 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from pyro_gen._sizes import check_sizes, event_of
+from pyro_gen._sizes import check_known, check_sizes, event_of
 from pyro_gen.density import rows_of
 from pyro_gen.distributions import MaskedEntries, OrderedEntries, elements, of_entry
 from pyro_gen.heads import CategoricalHead, Head, make_head
@@ -115,6 +115,11 @@ class EntryProgram(Program):
             return particles_in_order(law, log_weights, rows)
 
         return make
+
+    def check_inputs(self, x: Tensor, *context: Any) -> None:
+        super().check_inputs(x, *context)
+        self.given(x, context)
+        check_known(self, *context)
 
     def given(self, x: Tensor, context: tuple[Tensor, ...]) -> Tensor | None:
         """The context, checked, in the precision of the weights.

@@ -22,6 +22,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_gen.models.diffusion.parts.networks import check_conditions
 from pyro_gen.models.diffusion.parts.schedules import Schedule, alpha_sigma
 from pyro_gen.noising import NoisingChain
 
@@ -44,6 +45,10 @@ class GaussianChain(NoisingChain):
     def denoise(self, z: Tensor, gamma: Tensor, *context: Any) -> Tensor:
         r"""What the network takes for the clean datum, of data (*, *event) at noise levels (*); the same shape."""
         raise NotImplementedError
+
+    def check_inputs(self, x: Tensor, *context: Any) -> None:
+        super().check_inputs(x, *context)
+        check_conditions(self, *context)
 
     def variance_parameters(self) -> tuple[nn.Parameter, ...]:
         return self.schedule.between() if self.continuous else ()

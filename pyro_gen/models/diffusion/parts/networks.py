@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["NETWORKS", "NoiseLevel", "TimeConvolutions", "TimeMLP", "check_context", "make_network"]
+__all__ = ["NETWORKS", "NoiseLevel", "TimeConvolutions", "TimeMLP", "check_conditions", "check_context", "make_network"]
 
 FREQUENCIES = 4
 
@@ -24,6 +24,22 @@ def check_context(context: Tensor | None, width: int) -> None:
             f"the context has the shape {tuple(context.shape)}, and the network was made for context={width} numbers a "
             f"row{'' if width else ', none'}: make it for as many, and give labels as indicators, (N, classes)."
         )
+
+
+def check_conditions(program: nn.Module, *context: Any) -> None:
+    """Refuses what a program is to condition on, where its networks were not made for it.
+
+    Raises:
+        ValueError: It is more than one tensor, or of another width than they were made for.
+    """
+    for part in program.modules():
+        if isinstance(part, NoiseLevel):
+            if len(context) > 1:
+                raise ValueError(
+                    f"{type(program).__name__} takes one context of shape (N, {part.context}), and was given "
+                    f"{len(context)}: give it as one tensor."
+                )
+            check_context(context[0] if context else None, part.context)
 
 
 class DropContext(nn.Dropout):

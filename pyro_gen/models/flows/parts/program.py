@@ -19,7 +19,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from pyro_gen._sizes import event_of
+from pyro_gen._sizes import check_known, event_of
 from pyro_gen.distributions.flows import Bijection, Chain, FlowDistribution, NormalMarginals, Rescaling
 from pyro_gen.observation import observe
 from pyro_gen.program import Program
@@ -60,6 +60,11 @@ class FlowProgram(Program):
                 self.bijection.start(torch.where(torch.isnan(x), mean, x), self._features(context))
                 self.initialised.fill_(True)
         return super().initialise(x, *context, seed=seed)
+
+    def check_inputs(self, x: Tensor, *context: Any) -> None:
+        super().check_inputs(x, *context)
+        self._features(context)
+        check_known(self, *context)
 
     def _features(self, context: Sequence[Tensor]) -> Tensor | None:
         """What is conditioned on, with shape :math:`(N, F)`, or ``None``."""

@@ -32,6 +32,7 @@ class DeepSequence(Program):
 
     mean: Tensor
     initialised: Tensor
+    any_length = True
 
     def __init__(
         self, event_shape: int | Sequence[int], latent: int, likelihood: str | Head, **head_options: Any

@@ -30,6 +30,7 @@ class SeriesProgram(Program):
     centre: Tensor
     unit: Tensor
     initialised: Tensor
+    any_length = True
 
     def __init__(
         self, event_shape: int | Sequence[int], centre: float | None = None, unit: float | None = None

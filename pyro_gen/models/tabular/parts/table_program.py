@@ -219,7 +219,7 @@ class PosteriorDrawsProgram(TableProgram):
         stored = self.num_posterior_draws
         return [(2 * s + 1) * stored // (2 * draws) if draws <= stored else s % stored for s in range(draws)]
 
-    def guide(self, x: Tensor, *context: Any) -> None:
+    def guide(self, x: Tensor) -> None:
         """Picks a posterior draw."""
         self.sample_posterior_draw(x)
 
