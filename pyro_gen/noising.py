@@ -20,6 +20,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyro_gen._sizes import check_sizes
 from pyro_gen.observation import may_be_missing, observe
 from pyro_gen.program import Program
 
@@ -34,6 +35,11 @@ class NoisingChain(Program):
     """
 
     steps: int
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "steps":
+            check_sizes(self, steps=value)
+        super().__setattr__(name, value)
 
     def start(self, x: Tensor) -> Any:
         """The law :math:`p(z_T)` of data with the shape of ``x``."""

@@ -99,3 +99,37 @@ def test_sequences_have_any_length_and_a_shape_that_was_found_in_data_binds_noth
 
     program = pg.fit(pg.Program.from_functions(steps), normal_rows(4, 3), epochs=1, progress=False).program
     assert program.event_shape == (3,) and pg.log_likelihood(program, normal_rows(2, 9)).value.shape == (2,)
+
+
+def test_options_that_the_method_chosen_does_not_take_are_refused():
+    x = normal_rows(4, 3)
+    for program in (models.Gaussian(3), models.FactorAnalysis(3, 1)):
+        said = f'"auto"\\) of {type(program).__name__} is method="exact", which has no'
+        with pytest.raises(ValueError, match=f"{said} option 'temperatures'"):
+            pg.log_likelihood(program, x, temperatures=5)
+        with pytest.raises(ValueError, match=f"{said} particles"):
+            pg.log_likelihood(program, x, num_particles=5)
+    with pytest.raises(ValueError, match='of DDPM is method="elbo", which has no option'):
+        pg.log_likelihood(models.DDPM(3, steps=3), x, temperatures=5)
+    holes = torch.where(torch.arange(3) == 0, torch.nan, x)
+    with pytest.raises(ValueError, match=r'Missing entries of ScoreSDE .*: use method="smc"'):
+        pg.log_likelihood(models.ScoreSDE(3), holes, method="exact")
+    with pytest.raises(ValueError, match=r"MADE draws missing entries in a way of its own.*leave options out"):
+        pg.impute(models.MADE(3, likelihood="normal"), holes, options={"temperatures": 5})
+
+
+def test_steps_of_a_chain_are_checked_when_they_are_set():
+    for chain in (models.DDPM(3), models.ScoreSDE(3), models.DDIM(models.DDPM(3))):
+        with pytest.raises(ValueError, match=f"{type(chain).__name__}\\(steps=0\\): give a positive integer"):
+            chain.steps = 0
+
+
+def test_what_is_advised_for_missing_entries_is_for_the_programs_of_the_objective():
+    holes = torch.where(torch.arange(3) == 0, torch.nan, normal_rows(4, 3))
+    for program, objective, way in (
+        (models.GAN((3,)), pg.inference.Adversarial(), "or fill them in by pg.impute"),
+        (models.DDPM(3, steps=3), None, "or train a density by ELBO"),
+        (models.EnergyBased(3), pg.inference.NoiseContrastive(), "or train an energy by ContrastiveDivergence"),
+    ):
+        with pytest.raises(ValueError, match=f"is for complete data.*rows that have some, {way}"):
+            pg.fit(program, holes, objective=objective, epochs=1, progress=False)

@@ -113,15 +113,18 @@ def log_likelihood(
     """
     if method not in METHODS:
         raise ValueError(f"log_likelihood(method={method!r}): choose one of {', '.join(METHODS)}.")
-    if method in ("exact", "elbo", "iwae") and options:
-        raise ValueError(f'log_likelihood(method="{method}") has no option {next(iter(options))!r}.')
-    if method in ("exact", "ais", "bdmc", "smc") and num_particles is not None:
-        raise ValueError(f'log_likelihood(method="{method}") has no particles: num_particles is for "elbo" and "iwae".')
+    _check_options(method, options, num_particles)
     program = program if isinstance(program, Program) else Program.from_functions(program)
     if noise is not None:
         program = with_noise(program, noise)
     x, *parts = as_inputs(program, x, *context)
     context = tuple(parts)
+    if method == "exact" and is_twisted(program) and any_missing(x):
+        raise AdviceError(
+            f"Missing entries of {type(program).__name__} have no closed-form integral: use {{method}}, which "
+            "draws them along its chain.",
+            method="smc",
+        )
     if (method == "smc" or (method == "auto" and any_missing(x))) and is_twisted(program):
         if num_particles is not None:
             raise _no_such_particles(num_particles, type(program).__name__)
@@ -149,21 +152,26 @@ def log_likelihood(
             how = {"method": method, "num_particles": num_particles, "seed": seed, "progress": progress}
             return predictive_density(program, kinds, x, context, posterior, **how, **options)  # type: ignore[arg-type]
         if kinds.kind == "exact" and method in ("auto", "exact"):
+            _check_options("exact", options, num_particles, program)
             return exact_likelihood(program, x, context)
         if type(program).marginal is not Program.marginal and method in ("auto", "exact"):
+            _check_options("exact", options, num_particles, program)
             known = {"method": method, "num_particles": num_particles, "seed": seed, "progress": progress}
             return log_likelihood(program.marginal(), x, *context, **known, **options)  # type: ignore[arg-type]
         discrete = is_enumerable(program, x, *context)
         if discrete and method in ("auto", "exact"):
+            _check_options("exact", options, num_particles, program)
             return enumerated_likelihood(program, x, context, progress)
         chain = program if isinstance(program, NoisingChain) else None
         if chain is not None and method == "auto":
             method = "elbo"  # annealing would be over all steps
+            _check_options(method, options, num_particles, program)
         if chain is not None and method == "elbo" and not any_missing(x):
             return chain_bound(chain, x, context, 64 if num_particles is None else num_particles, seed, progress)
         by_gibbs = every and misses_levels(program, x, *context)
         if method == "auto":
             method = "ais" if by_gibbs or is_annealed(program, x, *context) else "iwae"
+        _check_options(method, options, num_particles, program)
         if kinds.global_:
             raise AdviceError(
                 f"{type(program).__name__} has the global latent variable '{kinds.global_[0]}', shared by all data, so "
@@ -206,3 +214,20 @@ def log_likelihood(
         if num_particles is None:
             num_particles = 64 if method == "elbo" else 1000
         return guide_bound(program, x, context, method, num_particles, seed, progress)
+
+
+def _check_options(
+    method: str, options: dict[str, Any], num_particles: int | None, chosen_for: Program | None = None
+) -> None:
+    """Refuses options that a method does not take: the one that was asked for, or chosen for a program.
+
+    Raises:
+        ValueError: There are some; the error names method and option.
+    """
+    how = f'log_likelihood(method="{method}")'
+    if chosen_for is not None:
+        how = f'log_likelihood(method="auto") of {type(chosen_for).__name__} is method="{method}", which'
+    if method in ("exact", "elbo", "iwae") and options:
+        raise ValueError(f"{how} has no option {next(iter(options))!r}.")
+    if method in ("exact", "ais", "bdmc", "smc") and num_particles is not None:
+        raise ValueError(f'{how} has no particles: num_particles is for "elbo" and "iwae".')

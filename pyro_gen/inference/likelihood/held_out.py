@@ -213,6 +213,11 @@ def _pointwise(
     with seeded(seed), torch.no_grad(), pyro.validation_enabled(False):
         draws = global_draws(program, kinds, x, context, posterior, verb)
         known = method in ("auto", "exact") and _summed(program, kinds, x, context)
+        if known and options:
+            raise ValueError(
+                f"{verb} of {type(program).__name__} is exact given the posterior, and has no option "
+                f"{next(iter(options))!r}."
+            )
         if known:
             return (draws := draws.at_most(max(1, NUMBERS // len(x)))), _exactly(program, x, context, draws, progress)
         if method == "exact":
@@ -222,6 +227,11 @@ def _pointwise(
             )
         guided = guide_obstacle(program, x, *context) is None and _guides_local(program, kinds, x, context)
         how = method if method != "auto" else "iwae" if guided or not is_annealed(program, x, *context) else "ais"
+        if how == "iwae" and options:
+            raise ValueError(
+                f'{verb} of {type(program).__name__} given the posterior is method="iwae", which has no option '
+                f'{next(iter(options))!r}: give method="ais", or leave it out.'
+            )
         draws = draws.at_most(WEIGHED_DRAWS if how == "iwae" else ANNEALED_DRAWS)
         parts = []
         for s in range(len(draws)):

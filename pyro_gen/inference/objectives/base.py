@@ -127,9 +127,16 @@ class Objective(nn.Module):
 
 def missing_refused(objective: Objective) -> str:
     """What is said of missing entries to an objective that does not serve them."""
+    kinds, otherwise = objective.kinds, []
+    if "implicit" in kinds:
+        otherwise.append("fill them in by pg.impute of a program that has a density")
+    elif "exact" in kinds or "bound" in kinds:
+        otherwise.append("train a density by ELBO, which scores what was seen")
+    if "unnormalised" in kinds:
+        otherwise.append("train an energy by ContrastiveDivergence, which draws them")
     return (
         f"{type(objective).__name__} is for complete data, and some entries of x are missing (NaN): leave out the rows "
-        "that have some, or train an energy by ContrastiveDivergence, which draws them."
+        f"that have some, or {', or '.join(otherwise)}."
     )
 
 

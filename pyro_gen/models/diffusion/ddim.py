@@ -68,9 +68,13 @@ class DDIM(Program):
 
     def __init__(self, chain: GaussianChain, steps: int = 20) -> None:
         super().__init__()
-        check_sizes(self, steps=steps)
         self.chain, self.steps = require_gaussian(self, chain), steps
         self.event_shape = self.chain.event_shape
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "steps":
+            check_sizes(self, steps=value)
+        super().__setattr__(name, value)
 
     def check_inputs(self, x: Tensor, *context: Any) -> None:
         self.chain.check_inputs(x, *context)

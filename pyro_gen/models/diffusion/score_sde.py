@@ -124,7 +124,7 @@ class ScoreSDE(ReverseChain):
         steps: int = 100,
     ) -> None:
         shape = event_of(self, event_shape)
-        check_sizes(self, width=width, steps=steps)
+        check_sizes(self, width=width)
         check_sizes(self, 0, depth=depth, waves=waves, context=context)
         if isinstance(sde, str):
             if sde not in SDES:
@@ -139,6 +139,8 @@ class ScoreSDE(ReverseChain):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "sampler" and value not in ("flow", *SAMPLERS):
             raise ValueError(f"ScoreSDE(sampler={value!r}): choose one of flow, {', '.join(SAMPLERS)}.")
+        if name == "steps":
+            check_sizes(self, steps=value)
         super().__setattr__(name, value)
 
     def model(self, x: Tensor, *context: Any) -> Tensor:
