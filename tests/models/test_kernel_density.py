@@ -129,5 +129,5 @@ def test_arguments_and_data_of_other_shapes_are_refused() -> None:
     for wrong in ({"event_shape": 0}, {"event_shape": 3, "min_bandwidth": -1.0}):
         with pytest.raises(ValueError, match="give a positive"):
             KernelDensity(**wrong)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"data have the shape \(4,\) each"):
+    with pytest.raises(ValueError, match=r"takes data of shape \(N, 3\), and was given \(20, 4\)"):
         pg.fit(KernelDensity(3), torch.randn(20, 4), epochs=1, progress=False)

@@ -129,13 +129,9 @@ class KernelDensity(Program):
             seed: Not used: nothing is drawn.
 
         Raises:
-            ValueError: There are fewer than two data, entries are missing, or data are of another shape.
+            ValueError: There are fewer than two data, or entries are missing.
         """
         if len(self.points) == 0:
-            if x.shape[1:] != self.event_shape:
-                raise ValueError(
-                    f"KernelDensity({tuple(self.event_shape)}): data have the shape {tuple(x.shape[1:])} each."
-                )
             if len(x) < 2 or x.isnan().any():
                 raise ValueError(
                     f"KernelDensity: points are two complete data at least, got {len(x)} with {int(x.isnan().sum())} "
