@@ -20,12 +20,14 @@ References:
     | https://arxiv.org/abs/1801.01401
 """
 
+import math
+
 import torch
 from torch import Tensor
 
-from pyro_gen.evaluation.samples.result import SampleFigure, figures
+from pyro_gen.evaluation.samples.result import SampleFigure, errors, figures, rows
 
-__all__ = ["frechet", "frechet_distance", "kernel_distance", "polynomial_mmd"]
+__all__ = ["frechet", "frechet_distance", "kernel_distance", "polynomial_mmd", "relative_frechet_distance"]
 
 
 def frechet_distance(samples: Tensor, real: Tensor, other: Tensor | None = None) -> SampleFigure:
@@ -46,6 +48,31 @@ def frechet_distance(samples: Tensor, real: Tensor, other: Tensor | None = None)
         (True, True)
     """
     return figures(lambda s, r: frechet(s, r)[None], samples, real, other)[0]
+
+
+def relative_frechet_distance(samples: Tensor, real: Tensor, other: Tensor) -> SampleFigure:
+    """The Frechet distance of samples to real data over that of other real data: 1 of a perfect model.
+
+    The real data are the same in both, so its errors are those of the ratio. ``data_error`` is from both sets of real
+    data, ``real`` the distance that it is divided by.
+
+    Arguments:
+        samples: Features of the samples, with shape :math:`(N, D)`.
+        real: Features of real data, with shape :math:`(N_r, D)`.
+        other: Features of other real data, as many as samples.
+
+    Raises:
+        ValueError: There are too few rows, or values are missing.
+    """
+
+    def ratio(s: Tensor, r: Tensor, o: Tensor) -> Tensor:
+        beside = frechet(o, r)
+        return torch.stack([frechet(s, r) / beside, beside])
+
+    sets = rows(samples, "samples"), rows(real, "real data"), rows(other, "other real data")
+    (value, beside), (of_draws, of_real, of_other) = ratio(*sets).tolist(), torch.stack(errors(ratio, *sets)).tolist()
+    distance = SampleFigure(beside, of_other[1], of_real[1])
+    return SampleFigure(value, of_draws[0], math.hypot(of_real[0], of_other[0]), distance)
 
 
 def frechet(s: Tensor, r: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from pyro_gen._random import fork, seeded
 from pyro_gen.data.prepared import Prepared, rows_of
 from pyro_gen.data.transforms import Transform
 from pyro_gen.evaluation.samples.classifier import DIGIT_LEVELS, digits_classifier
-from pyro_gen.evaluation.samples.distances import frechet_distance, kernel_distance
+from pyro_gen.evaluation.samples.distances import frechet_distance, kernel_distance, relative_frechet_distance
 from pyro_gen.evaluation.samples.neighbours import nearest_neighbours
 from pyro_gen.evaluation.samples.result import SampleFigure
 from pyro_gen.evaluation.samples.two_sample import TwoSampleTest, two_sample_test
@@ -149,12 +149,9 @@ def program_features(
 # Measures
 
 
-def _measured(found: SampleFigure, draws: int, relative: bool = False) -> Measured:
-    beside = found.real
-    assert beside is not None
-    scale = 1 / beside.value if relative else 1.0
-    text = f"{draws} samples; real against real {beside}"
-    return Measured(scale * found.value, scale * found.draw_error, scale * found.standard_error, "estimate", text)
+def _measured(found: SampleFigure, draws: int) -> Measured:
+    text = f"{draws} samples; real against real {found.real}"
+    return Measured(found.value, found.draw_error, found.standard_error, "estimate", text)
 
 
 @measure("frechet", unit="", better="lower")
@@ -180,7 +177,7 @@ def frechet(
         progress: Not used.
     """
     parts = program_features(program, data, features, draws, seed)
-    return _measured(frechet_distance(*parts), len(parts[0]), relative)
+    return _measured((relative_frechet_distance if relative else frechet_distance)(*parts), len(parts[0]))
 
 
 @measure("kernel_distance", unit="", better="lower")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["SampleFigure", "figures", "rows"]
+__all__ = ["SampleFigure", "errors", "figures", "rows"]
 
 BLOCKS = 10  # of the jackknife, on either side
 
-Statistic = Callable[[Tensor, Tensor], Tensor]
+Statistic = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,7 @@ class SampleFigure:
 def figures(
     statistic: Statistic, samples: Tensor, real: Tensor, other: Tensor | None, smallest: int = 1
 ) -> list[SampleFigure]:
-    r"""Figures of samples against real data, each with its errors by the jackknife over ten blocks of either.
-
-    With :math:`\theta_b` the statistic without the b-th of B blocks, the variance is
-    :math:`\frac{B - 1}{B} \sum_b (\theta_b - \bar\theta)^2`.
-
-    References:
-        | The Jackknife, the Bootstrap and Other Resampling Plans (Efron, 1982)
+    """Figures of samples against real data, each with its :func:`errors`.
 
     Arguments:
         statistic: Takes two sets of rows, float64; returns M numbers.
@@ -68,12 +62,34 @@ def figures(
     if s.shape[1] != r.shape[1]:
         raise ValueError(f"samples have {s.shape[1]} numbers each and real data {r.shape[1]}: expected the same.")
     values = statistic(s, r)
-    draws = _jackknife([statistic(_without(s, b), r) for b in range(BLOCKS)])
-    data = _jackknife([statistic(s, _without(r, b)) for b in range(BLOCKS)])
+    draws, data = errors(statistic, s, r)
     return [
         SampleFigure(float(values[i]), float(draws[i]), float(data[i]), None if beside is None else beside[i])
         for i in range(len(values))
     ]
+
+
+def errors(statistic: Statistic, *sets: Tensor) -> list[Tensor]:
+    r"""The standard errors of a statistic of several sets of rows, from each of them: the jackknife over ten blocks.
+
+    With :math:`\theta_b` the statistic without the b-th of B blocks of a set, the variance is
+    :math:`\frac{B - 1}{B} \sum_b (\theta_b - \bar\theta)^2`.
+
+    References:
+        | The Jackknife, the Bootstrap and Other Resampling Plans (Efron, 1982)
+
+    Arguments:
+        statistic: Takes the sets; returns M numbers.
+        sets: The sets, each with shape :math:`(N_k, *)`.
+
+    Returns:
+        M errors for each set.
+    """
+    out = []
+    for k, part in enumerate(sets):
+        left_out = [statistic(*sets[:k], _without(part, b), *sets[k + 1 :]) for b in range(BLOCKS)]
+        out.append(((BLOCKS - 1) * torch.stack(left_out).var(0, correction=0)).sqrt())
+    return out
 
 
 def rows(x: Tensor, what: str, smallest: int = 1) -> Tensor:
@@ -94,8 +110,3 @@ def rows(x: Tensor, what: str, smallest: int = 1) -> Tensor:
 
 def _without(x: Tensor, block: int) -> Tensor:
     return x[torch.arange(len(x), device=x.device) % BLOCKS != block]
-
-
-def _jackknife(values: list[Tensor]) -> Tensor:
-    left_out = torch.stack(values)
-    return ((BLOCKS - 1) * left_out.var(0, correction=0)).sqrt()

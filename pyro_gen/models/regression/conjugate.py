@@ -116,7 +116,7 @@ class ConjugateRegression(Program):
         with self.plate(y):
             return observe("y", dist.Normal(h @ beta, variance.sqrt()), y)
 
-    def guide(self, y: Tensor) -> None:
+    def guide(self, y: Tensor, u: Tensor) -> None:
         """A draw of the stored posterior."""
         variance = pyro.sample("variance", dist.InverseGamma(self.noise_shape, self.noise_rate))
         pyro.sample("beta", dist.MultivariateNormal(self.mean, precision_matrix=self.precision / variance))

@@ -114,7 +114,7 @@ class DeepLatentTable(LatentTable):
             log_prior = log_prior - 0.125 * (w["log_size"] - 1.0).square().sum()
         return log_prior
 
-    def model(self, x: Tensor) -> Tensor:
+    def model(self, x: Tensor, *context: Any) -> Tensor:
         """The joint density :math:`p(x, z)` of rows with shape :math:`(N, D)`; returns them completed."""
         with self.plate(x):
             z = pyro.sample("z", self.prior())  # (N, K)

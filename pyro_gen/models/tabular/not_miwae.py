@@ -147,22 +147,22 @@ class NotMIWAE(LatentTable):
         r"""The intercepts :math:`\alpha` of the present member, with shape :math:`(D)`."""
         return INTERCEPT_SCALE * self.current["raw_intercept"]
 
-    def model(self, x: Tensor, taken: Tensor | None = None) -> Tensor:
+    def model(self, x: Tensor, *context: Any) -> Tensor:
         r"""The joint density :math:`p(z) \, p(s \mid z) \, p(x \mid z, s)`; returns the rows completed.
 
         Arguments:
             x: Rows with shape :math:`(N, D)`.
-            taken: What the mechanism did, with shape :math:`(N, D)`: 1 missing, 0 seen, NaN unknown; nothing is
+            context: What the mechanism did, with shape :math:`(N, D)`: 1 missing, 0 seen, NaN unknown; nothing is
                 known of it where it is left out.
         """
         with self.plate(x):
             z = pyro.sample("z", self.prior())  # (N, K)
-            s = self._mechanism(x, () if taken is None else (taken,))
+            s = self._mechanism(x, context)
             mechanism = self._selected(z, torch.ones_like(s))
-            of_taken, of_left = mechanism.log_selected(), mechanism.log_selected(-1.0)
-            if taken is not None:
-                observe("missing", dist.Bernoulli(logits=of_taken - of_left, validate_args=False).to_event(1), s)
-            log_selected = torch.where(torch.isnan(s), -math.log(2.0), torch.where(s == 1, of_taken, of_left))
+            taken, left = mechanism.log_selected(), mechanism.log_selected(-1.0)
+            if context:
+                observe("missing", dist.Bernoulli(logits=taken - left, validate_args=False).to_event(1), s)
+            log_selected = torch.where(torch.isnan(s), -math.log(2.0), torch.where(s == 1, taken, left))
             cells: Any = self._selected(z, s, log_selected)
             return observe("x", cells.to_event(1), x)
 

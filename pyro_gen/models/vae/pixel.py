@@ -149,9 +149,8 @@ class PixelVAE(PixelProgram):
         log_p, log_q = prior.log_prob(z).double(), q.log_prob(z).double()
         return self.decode(z), log_p - torch.logaddexp(log_p + shares[0], log_q + shares[1])
 
-    def model(self, x: Tensor, *context: Any) -> Tensor:
+    def model(self, x: Tensor) -> Tensor:
         r"""The joint density :math:`p(x, z)` of images with shape :math:`(N, H, W)`; returns them completed."""
-        self.given(x, context)
         with self.plate(x):
             z = pyro.sample("z", self.prior(self.posterior))  # (N, K)
             return observe("x", self.decode(z), x)

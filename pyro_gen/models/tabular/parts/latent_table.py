@@ -141,6 +141,17 @@ class LatentTable(Ensemble):
         out = self.network("decoder", z)
         return h + out[..., : h.shape[-1]], out[..., h.shape[-1] :]
 
+    def check_inputs(self, x: Tensor, *context: Any) -> None:
+        """As of any program; the training of an ensemble gives weights and held-out entries after the context."""
+        super().check_inputs(x, *context)
+        in_training = len(context) > 1 and isinstance(context[-1], Tensor) and context[-1].dtype == torch.bool
+        given, most = len(context) - 2 * in_training, len(self.inputs(x[:1])) - 1
+        if given > most:
+            raise ValueError(
+                f"{type(self).__name__} was given {given} context beside the data and takes {most or 'none'}: leave it "
+                "out."
+            )
+
     def guide(self, x: Tensor, *context: Any) -> None:
         r"""The approximate posterior :math:`q(z \mid x_o)` of rows with shape :math:`(N, D)`."""
         with self.plate(x):
