@@ -114,8 +114,6 @@ def test_options_that_the_method_chosen_does_not_take_are_refused():
     holes = torch.where(torch.arange(3) == 0, torch.nan, x)
     with pytest.raises(ValueError, match=r'Missing entries of ScoreSDE .*: use method="smc"'):
         pg.log_likelihood(models.ScoreSDE(3), holes, method="exact")
-    with pytest.raises(ValueError, match=r"MADE draws missing entries in a way of its own.*leave options out"):
-        pg.impute(models.MADE(3, likelihood="normal"), holes, options={"temperatures": 5})
 
 
 def test_steps_of_a_chain_are_checked_when_they_are_set():
