@@ -141,8 +141,8 @@ def of_ten(name: str) -> Shares:
         return program, TEN.view(1, *shape), program.observed(32).log_prob(THIRTY_TWO.view(32, *shape))
 
 
-def off(made: Shares, copies: int = 3000) -> float:
-    """By how many standard errors the mean of 2 x 3000 estimates of p(x_o), by 8 particles each, is off its sum.
+def off(made: Shares, copies: int = 2000) -> float:
+    """By how many standard errors the mean of 2 x 2000 estimates of p(x_o), by 8 particles each, is off its sum.
 
     More than 4 in 6e-5 of seeds.
     """
