@@ -49,13 +49,8 @@ def particles_in_order(law: MaskedEntries, log_weights: Tensor, x: Tensor) -> tu
     Returns:
         Completed rows, with shape :math:`(S, N, *event)`, their log-weights, (S, N), and how many particles of each
         row counted at the entry where fewest did, (N,).
-
-    Raises:
-        ValueError: There are fewer particles than orders.
     """
     orders, (count, n) = len(law.orders), log_weights.shape
-    if count < orders:
-        raise ValueError(f"Of {count} particles not each of {orders} orders has one: give particles={orders} or more.")
     flat = x.flatten(1)
     shares = torch.arange(count, device=x.device).tensor_split(orders)
     values, weights = x.new_empty(count, *flat.shape), torch.empty_like(log_weights)

@@ -211,8 +211,6 @@ def test_options_of_particles(monkeypatch: pytest.MonkeyPatch) -> None:
             pg.impute(program, x, options=options)
     with pytest.raises(ValueError, match="give particles=, of each island"):
         pg.log_likelihood(program, x, num_particles=9)
-    with pytest.raises(ValueError, match="give particles=3 or more"):
-        pg.impute(pg.models.MADE(10, (4,), masks=3), x, options={"particles": 2})
 
 
 def test_codes_that_move_too_slowly_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

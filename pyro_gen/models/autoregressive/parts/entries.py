@@ -15,6 +15,8 @@ from pyro_gen.program import MissingParticles, Program
 
 __all__ = ["EntryProgram"]
 
+PARTICLES_PER_ORDER = 64  # of an ensemble of orders, at least
+
 
 class EntryProgram(Program):
     """A program of D entries that follow each other.
@@ -104,13 +106,17 @@ class EntryProgram(Program):
         return law, torch.zeros(count, len(x), dtype=torch.float64, device=x.device)
 
     def missing_particles(self, x: Tensor, *context: Any) -> MissingParticles | None:
-        """Particles along the order; ``None`` where no order is fixed, and where missing entries come last."""
+        """Particles along the order; ``None`` where no order is fixed, and where missing entries come last.
+
+        Of an ensemble each order has 64 of them, or its share of those asked for where this is more.
+        """
         first, _ = self.particles(1, x[:1], *rows_of(x, context, slice(1)))
         if not isinstance(first, MaskedEntries) or first.drops_out(~torch.isnan(x.flatten(1))):
             return None
 
         def make(rows: Tensor, given: tuple[Any, ...], count: int) -> tuple[Tensor, Tensor, Tensor]:
-            law, log_weights = self.particles(count, rows, *given)
+            enough = PARTICLES_PER_ORDER * len(first.orders) if len(first.orders) > 1 else count
+            law, log_weights = self.particles(max(count, enough), rows, *given)
             assert isinstance(law, MaskedEntries)
             return particles_in_order(law, log_weights, rows)
 
