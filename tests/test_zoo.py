@@ -97,6 +97,7 @@ SLOW = (
     "pixel-rnn-digits",
     "pixel-vae-digits",
     "pixel-vae-digits-levels",
+    "pixel-vae-digits-rate",
     "poisson-diabetes",
     "potts-digits",
     "prod-lda-docstrings",
