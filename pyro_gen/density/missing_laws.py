@@ -32,6 +32,7 @@ INFLATION = 1.25  # of the standard deviations: a reference needs wider tails th
 DENSE = 200  # entries up to which a reference has correlations
 DRAWS = 2000  # of the distribution, for its moments
 AT_ONCE = 250  # of them
+FAR = 3  # times the width of the middle 96 percent of them, some 12 standard deviations
 
 
 class Moments(NamedTuple):
@@ -147,6 +148,11 @@ def moments_of(d: Any, draws: int = DRAWS) -> Moments | None:
         return None
     u = torch.cat(parts)
     u = u[u.isfinite().all(1)]
+    # Without those far out: of a flow some lie so far that they would be all that the moments tell of.
+    ordered = u.sort(0).values
+    low, middle, high = (ordered[int(share * (len(u) - 1))] for share in (0.02, 0.5, 0.98))
+    far = (u - middle).abs() > FAR * (high - low)
+    u = u[~(far & (high > low)).any(1)]
     size = u.shape[1]
     variance = INFLATION**2 * u.var(0) + 1e-10
     if size > DENSE:

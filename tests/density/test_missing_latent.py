@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 import pyro_gen as pg
+from pyro_gen._random import seeded
 from pyro_gen.density import density, missing_laws
 from pyro_gen.observation import MissingLaw
 
@@ -201,3 +202,32 @@ def test_entries_that_are_tied_to_each_other_are_refused_in_part() -> None:
     with pytest.raises(ValueError, match="tied to each other"):
         density(Tied(), torch.tensor([[0.2, NAN, NAN]]), missing="latent")
     assert density(Tied(), torch.full((1, 3), NAN), missing="latent").dim == 2
+
+
+class Mixed(dist.MultivariateNormal):
+    """A share of the draws of a standard normal law are so many times as large."""
+
+    share, times = 0.01, 1e12
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        x = super().rsample(sample_shape)
+        return torch.where(torch.rand(x.shape[:-1]).unsqueeze(-1) < self.share, self.times * x, x)
+
+
+@pytest.mark.parametrize(
+    ("share", "times", "low", "high"), [(0.01, 1e12, 0.9, 1.1), (0.1, 100.0, 800.0, 1200.0)], ids=["far", "slab"]
+)
+@pytest.mark.parametrize("far", [None, 1e30])
+def test_moments_leave_out_what_lies_far(
+    monkeypatch: pytest.MonkeyPatch, share: float, times: float, low: float, high: float, far: float | None
+) -> None:
+    """A hundredth of the draws would be all that the moments tell of, as they are of the twin; a tenth is kept."""
+    monkeypatch.setattr(Mixed, "share", share)
+    monkeypatch.setattr(Mixed, "times", times)
+    if far is not None:
+        monkeypatch.setattr(missing_laws, "FAR", far)
+    with seeded(0):
+        moments = missing_laws.moments_of(Mixed(torch.zeros(2), torch.eye(2)), 20_000)
+    assert moments is not None
+    mean = float(moments.covariance.diagonal().mean()) / missing_laws.INFLATION**2
+    assert (low < mean < high) is (far is None or share > 0.02)
