@@ -10,7 +10,8 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 
 # One thread for each process: the tests run in WORKERS processes, and one thread gives the same sums everywhere.
-TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg
+# Bytecode is kept whatever the environment says: tests start many processes, each of which would compile the package.
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg PYTHONDONTWRITEBYTECODE=
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: help demo test verify lint format clean

@@ -166,7 +166,8 @@ def test_a_flow_guide_fits_a_banana(kind: str) -> None:
     evidence = banana_evidence(x)
     options: Any = {"layers": 2, "hidden": (32,)} if kind == "affine" else {"layers": 3, "hidden": (64, 64)}
     program = pg.Program.from_functions(banana, Flow(kind, init_scale=1.0, **options))
-    train(program, x, epochs=1000, lr=0.02 if kind == "affine" else 0.01, particles=128)
+    lr, particles = (0.02, 32) if kind == "affine" else (0.01, 128)
+    train(program, x, epochs=1000, lr=lr, particles=particles)
     log_w = log_weights(program, x)
     assert -0.01 < evidence - log_w.mean() < 0.05
     if kind == "affine":  # the twin: the best Gaussian is far from it
