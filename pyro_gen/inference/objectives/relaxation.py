@@ -29,9 +29,10 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
+import torch.nn.functional as F
+from pyro.distributions.util import sum_rightmost
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyro_gen.distributions.innermost import innermost
 from pyro_gen.inference.objectives.base import Objective, over_particles, positive
@@ -98,9 +99,20 @@ def _relaxable(distribution: Any) -> bool:
 def _divergence(p: Any | None, q: Any) -> Tensor:
     """KL(q || p) of a site, summed: of discrete laws exact, of others as they are drawn."""
     if p is not None and _relaxable(q["fn"]):
-        value = kl_divergence(q["fn"], p["fn"]) * q["scale"]
+        value = _exact(q["fn"], p["fn"]) * q["scale"]
         return value.sum() if q["mask"] is None else torch.where(q["mask"], value, 0.0).sum()
     return -log_ratio_of(p, q, site_log_prob).sum()
+
+
+def _exact(q: Any, p: Any) -> Tensor:
+    """KL(q || p) by batch shape. That of torch indexes by a mask, which ``vmap`` does not do."""
+    a, b = (innermost(law).logits.expand(law.shape()) for law in (q, p))
+    if isinstance(innermost(q), dist.Bernoulli):
+        value = a.sigmoid() * (a - b) - F.softplus(a) + F.softplus(b)
+    else:
+        log_q, log_p = a.log_softmax(-1), b.log_softmax(-1)
+        value = log_q.exp() * (log_q - log_p)
+    return sum_rightmost(value, len(q.event_shape))  # type: ignore[no-any-return]  # Pyro has no types
 
 
 class _Relaxed(Messenger):

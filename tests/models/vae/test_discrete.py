@@ -144,6 +144,26 @@ def test_straight_through_has_the_loss_of_the_bound_and_a_gradient_with_bias():
     assert objective.eval().loss(program, x).isfinite()
 
 
+@pytest.mark.parametrize("categories", [2, 3])
+def test_particles_of_the_relaxation_have_the_divergence_of_the_laws(categories):
+    """Of a guide with dropout, too, whose laws are others for each particle."""
+    with seeded(0):
+        program, x = DiscreteVAE(6, 3, categories, hidden=(5,), dropout=0.5).eval(), torch.rand(4, 6).round()
+        program.prior.data.add_(torch.randn_like(program.prior))
+    objective = RelaxedELBO(num_particles=2)
+
+    def loss(kl_weight):
+        with seeded(1):
+            return objective.loss(program, x, kl_weight=kl_weight).item()
+
+    q = program.law(program.encoder(program.centre(x)).transpose(0, 1))
+    p = program.law(program.prior.expand(q.shape()))
+    kl, other = (torch.distributions.kl_divergence(*laws).sum().item() for laws in ((q, p), (p, q)))
+    assert abs(loss(1.0) - loss(0.0) - kl) < 1e-4 < abs(other - kl)
+    program.train()
+    assert loss(1.0) > loss(0.0)
+
+
 @pytest.mark.parametrize(
     "objective", [ScoreFunctionELBO("leave_one_out", num_particles=3), RelaxedELBO(), RelaxedELBO(1.0, True), VIMCO(3)]
 )
