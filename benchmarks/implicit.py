@@ -154,7 +154,7 @@ def table(stored: dict[str, Any]) -> str:
         found = stored[name]
         if "gap" in found:
             figure = f"{found['value']:.2f} ± {found['error']:.2f}"
-            cells = [name, figure, f"{found['gap']:.2f}", f"{found['parzen']:.2f}"]
+            cells = [name, figure, f"{found['gap']:z.2f}", f"{found['parzen']:.2f}"]
         else:
             cells = [name, f"{found['value']:.2f}, exact", "", ""]
         lines.append(f"| {' | '.join(cells)} | {found['data']}, {found['sampling_error']:.1f} |")

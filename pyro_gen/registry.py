@@ -55,12 +55,12 @@ class Registry(Mapping[str, T], Generic[T]):
         self._items: dict[str, T] = {}
 
     def add(self, name: str, item: T) -> None:
-        """Registers a thing.
+        """Registers a thing; the same definition, of a file that is run again (a doctest of it is), takes its place.
 
         Raises:
             ValueError: Another one has the name.
         """
-        if name in self._items:
+        if name in self._items and _definition(self._items[name]) != _definition(item):
             raise ValueError(f"there is a {self.sort} {name!r} already: give this one another name.")
         self._items[name] = item
 
@@ -87,6 +87,13 @@ class Registry(Mapping[str, T], Generic[T]):
         if self.home is not None:
             importlib.import_module(self.home)
         return self._items
+
+
+def _definition(item: Any) -> Any:
+    """Where a thing is defined, by module and name; what has neither is its own definition."""
+    defined = getattr(item, "cls", getattr(item, "function", item))
+    name = getattr(defined, "__qualname__", None)
+    return item if name is None else (defined.__module__, name)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

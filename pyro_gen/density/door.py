@@ -15,7 +15,7 @@ from pyro_gen._random import seeded
 from pyro_gen.density.completed import reads_missing
 from pyro_gen.density.inputs import (
     any_missing,
-    as_inputs,
+    as_tensors,
     evaluation,
     local_site,
 )
@@ -125,7 +125,7 @@ def density(
             raise ValueError("A program needs its data: density(program, x, *context).")
         if len(data[0]) == 0:
             raise ValueError("The density of no data: x has 0 rows.")
-        data = as_inputs(program, *data)
+        data = as_tensors(program, *data)
     tensors = [d for d in data if isinstance(d, Tensor)]
     sets = None
     first = data
@@ -138,6 +138,8 @@ def density(
             )
         sets = len(tensors[0])
         first = tuple(d[0] if isinstance(d, Tensor) else d for d in data)
+    if isinstance(program, Program):
+        program.check_inputs(*first)
     holes = bool(tensors) and any_missing(*tensors)
     with ExitStack() as stack:
         stack.enter_context(evaluation(program))

@@ -99,6 +99,11 @@ class Figure:
         """How the figure is measured: the method in its options, else the measure itself."""
         return str(self.options.get("method", self.measure))
 
+    @property
+    def what(self) -> str:
+        """What the figure is, for tables: its method, in words, and whether it is relative to that of real data."""
+        return f"{'relative ' if self.options.get('relative') else ''}{self.method.replace('_', ' ')}"
+
     def holds(self, value: float) -> bool:
         """Whether a measured value reproduces the figure; NaN does not."""
         if self.at_least is not None:

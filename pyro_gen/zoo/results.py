@@ -53,7 +53,7 @@ def table() -> str:
         "|---|---|---|---|---|---|",
     ]
     for entry in map(load, names()):
-        row = f"| `{entry.name}` | {entry.title} | {entry.figure} ({entry.figure.method}) "
+        row = f"| `{entry.name}` | {entry.title} | {entry.figure} ({entry.figure.what}) "
         found = results.get(entry.name)
         if found is None:
             lines.append(row + "| not run yet | | |")
@@ -75,10 +75,11 @@ def models_table() -> str:
         program, *rows = next(iter(card.small.values()))()
         found = []
         for entry in (e for e in recipes if e.model == name):
-            value = (
-                f"{results[entry.name]['value']:.2f} {entry.figure.unit}" if entry.name in results else "not run yet"
-            )
-            found.append(f"`{entry.name}`: {value.strip()}")
+            value = "not run yet"
+            if entry.name in results:
+                # A pure number says by its measure what it is.
+                value = f"{results[entry.name]['value']:.2f} {entry.figure.unit or f'({entry.figure.what})'}"
+            found.append(f"`{entry.name}`: {value}")
         if card.command == "impute":
             found.append("`pyro-gen impute`")
         row = (f"`{name}`", card.title, card.paper, structure(program, *rows).kind, "; ".join(found))

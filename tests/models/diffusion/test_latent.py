@@ -57,13 +57,24 @@ def test_with_a_linear_autoencoder_draws_are_gaussian() -> None:
     assert off(drawn, exact, alpha.square().item()) > 5  # the twin: noise has taken from the codes and nobody gave back
 
 
-def test_the_bound_is_below_the_density_of_that_gaussian() -> None:
+def test_the_bound_is_below_the_density_of_that_gaussian(monkeypatch: pytest.MonkeyPatch) -> None:
     program = linear()
     exact = law(program)
     with seeded(1):
         x = exact.sample((200,))
     found = pg.log_likelihood(program, x, num_particles=200)
-    assert found.mean() < exact.log_prob(x).mean().item()
+    error = (found.standard_error.square().sum().sqrt() / len(x)).item()  # of the mean, by random steps
+    # By chance it is above, at 4 errors, in 3e-5 of seeds at most.
+    assert found.mean() < exact.log_prob(x).mean().item() + 4 * error
+
+    step = program.step
+
+    def gained(x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+        loss, weight = step(x, time)
+        return -loss, weight
+
+    monkeypatch.setattr(program, "step", gained)  # the twin: what steps cost counts as a gain
+    assert pg.log_likelihood(program, x, num_particles=200).mean() > exact.log_prob(x).mean().item() + 4 * error
 
 
 def test_frozen_codes_stay() -> None:
