@@ -205,6 +205,28 @@ CASES: dict[str, Case] = {
     "WaveNet": Case(lambda: M.WaveNet(16, layers=3, scale="entry"), flat, 10, SLOW_ROWS),
 }
 
+FLOW = "a gradient of all particles takes some .1 s of a CPU, where RealNVP takes .02: minutes in all"
+ANNEALED = (
+    "rows whose guide is not to be trusted are annealed over all that is latent: a minute of a CPU was not enough"
+)
+NOT_RUN = "it has not been run to its end"
+NOT_STORED: dict[str, str] = {  # programs without a stored result, and why
+    "MAF": "its affine maps explode: of its own draws some lie where no particle has a finite density",
+    "IAF": FLOW,
+    "NeuralSpline, autoregressive": FLOW,
+    "NeuralSpline, coupling": FLOW,
+    "Glow": FLOW,
+    "ResidualFlow": FLOW,
+    "ContinuousFlow": FLOW,
+    "VariationalRNN": ANNEALED,
+    "DeepExponentialFamily, gamma": ANNEALED,
+    "DeepExponentialFamily, poisson": NOT_RUN,
+    "VariationalDequantization": NOT_RUN,
+    "DiscreteVAE": NOT_RUN,
+    "NADE": "its law given what is seen is of orders that begin with that, its data are of all: .945 (.001) of both",
+    "PixelRNN": "each missing pixel takes a pass of the whole network for all particles: a minute was not enough",
+}
+
 
 def masks(x: Tensor, seed: int) -> dict[str, Tensor]:
     """What is hidden of data (N, *event): half of it at random, and the lower half, the latter half of steps."""
@@ -298,6 +320,9 @@ def main() -> int:
             settings = {"level": LEVEL, "draws": DRAWS}
             result = {"settings": settings, "programs": everything, "processor": processor()}
             RESULT.write_text(json.dumps(result | {"versions": versions("torch", "pyro-ppl")}, indent=2) + "\n")
+    for name in NOT_STORED:
+        if name not in rows:
+            print(f"{name:32} is not stored: {NOT_STORED[name]}")
     return int(any(not row["passed"] for row in rows.values()))
 
 

@@ -1,6 +1,7 @@
 """The benchmark of imputation by deep programs: exact draws pass, and draws without their weights do not."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -130,3 +131,7 @@ def test_every_deep_program_is_asked(benchmark: ModuleType) -> None:
     names = {card.cls.__name__ for _, card in MODELS.items() if card.family in deep}
     asked = {name.partition(",")[0] for name in benchmark.CASES}
     assert names | {"DeepMarkov", "VariationalRNN"} <= asked
+    stored = json.loads((FOLDER / "results" / "completion.json").read_text())["programs"]
+    assert {*stored, *benchmark.NOT_STORED} == {*benchmark.CASES}
+    assert not stored.keys() & benchmark.NOT_STORED.keys()
+    assert all(row["passed"] for row in stored.values())

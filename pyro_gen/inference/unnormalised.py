@@ -156,7 +156,13 @@ def _by_particles(
     for rows in row_chunks(len(x), max(1, ROWS_OF_CHAINS // (islands * PARTICLES))):
         target = density(program, x[rows], *rows_of(x, context, rows), per_datum=True)
         seed = int(torch.randint(2**31, ()))
-        found = smc(target, particles=PARTICLES, islands=islands, start="prior", frozen=False, seed=seed)
+        try:
+            found = smc(target, particles=PARTICLES, islands=islands, start="prior", frozen=False, seed=seed)
+        except ValueError as error:
+            raise ValueError(
+                f"{verb}: of some row no particle has a finite density: look at rows whose seen entries lie far from "
+                'the data that the program was trained on, or give method="ais".'
+            ) from error
         index = resample(found.log_weights, draws)
         out[:, rows] = target.complete(gather(found.z, index))
         of_islands = effective_sample_size(found.evidence.diagnostics["islands"])

@@ -259,6 +259,11 @@ def at_the_start(target: Any, particles: int, islands: int, seed: int, **options
     return SimpleNamespace(z=z, log_weights=log_w, evidence=evidence)
 
 
+def test_a_row_where_no_particle_can_be_is_told() -> None:
+    with pytest.raises(ValueError, match="impute: of some row no particle has a finite density"):
+        pg.impute(Flow(), torch.tensor([[1e30, NAN, NAN, -1.0]]), draws=5)
+
+
 def test_islands_that_do_not_agree_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unnormalised, "FEWEST_ISLANDS", 100)
     with pytest.warns(UserWarning, match="islands do not agree about 1 of 1 rows"):
