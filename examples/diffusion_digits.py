@@ -42,9 +42,8 @@ def main(epochs: int = 40) -> dict[str, float]:
         Row("drawn in 100 steps", ancestral / 16),
         Row("20 steps of DDIM", implicit / 16),
         Row("test images", images / 16),
-        Row("their upper half", holed.nan_to_num(8.0) / 16, gap=0.0),
-        Row("completed", drawn[0] / 16, gap=0.0),
-        Row("completed again", drawn[1] / 16, gap=0.0),
+        Row("their upper half", holed / 16, gap=0.0),
+        *(Row(f"completed, {k + 1}", drawn[k] / 16, holed.isnan(), gap=0.0) for k in range(3)),
     ]
     print("picture:", write(image_rows(rows, "Digits out of noise"), "outputs/diffusion_digits.png"))
     return numbers

@@ -99,8 +99,9 @@ class Reproduction:
         verdict = "holds" if self.holds else "DOES NOT HOLD"
         # Of a single datum, a series say, nothing is known of how others would differ.
         sampling = "" if math.isnan(self.sampling_error) else f", sampling error {self.sampling_error:.3f}"
+        how = ", ".join(dict.fromkeys((self.method, self.kind)))  # of what is exact they are one word
         return (
-            f"{self.name}: {self.value:.3f} +- {self.standard_error:.3f} {self.unit} ({self.method}, {self.kind}; "
+            f"{self.name}: {self.value:.3f} +- {self.standard_error:.3f} {self.unit} ({how}; "
             f"{self.data} test data{sampling}); the figure {self.figure} {verdict}; "
             f"{self.seconds:.0f} s on {self.device}"
         )
