@@ -201,7 +201,7 @@ def draw_binary(logits: Tensor) -> Tensor:
         The values, with the shape of ``logits``.
     """
     count = logits.numel()
-    words = torch.randint(-(2**63), 2**63 - 1, ((count + 3) // 4,), device=logits.device)
+    words = torch.randint(-(2**63), 2**63 - 1, ((count + 3) // 4,), device=logits.device) ^ -(2**63)
     r = words.view(torch.int16)[:count].view_as(logits)
     u = torch.rand((), dtype=logits.dtype, device=logits.device)
     return logits.sigmoid_().sub_(r, alpha=2.0**-16).gt(0.5 + u * 2.0**-16).to(logits.dtype)
