@@ -83,9 +83,9 @@ class DirichletProcessMixture(Program):
             mixture: Any = dist.MixtureSameFamily(dist.Categorical(logits=log_stick_weights(v)), components)
             return observe("x", mixture, x)
 
-    def guide(self, x: Tensor, *context: Any) -> Any:
+    def guide(self, x: Tensor) -> Any:
         """A draw of the global latent variables from a normal of independent entries, without constraints."""
-        return self._guide(self.model, x, *context)
+        return self._guide(self.model, x)
 
 
 def log_stick_weights(v: Tensor) -> Tensor:

@@ -74,9 +74,9 @@ class LatentPosition(Program):
         with self.plate(x):
             return observe("x", Adjacency(dist.Bernoulli(logits=logits.unsqueeze(-3))), x)
 
-    def guide(self, x: Tensor, *context: Any) -> Any:
+    def guide(self, x: Tensor) -> Any:
         """A draw of places from a normal of independent entries."""
-        return self._guide(self.model, x, *context)
+        return self._guide(self.model, x)
 
 
 def distances(z: Tensor) -> Tensor:

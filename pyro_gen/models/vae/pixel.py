@@ -78,7 +78,8 @@ class PixelVAE(PixelProgram):
         head_options: Passed to the likelihood head, ``levels=17`` say.
 
     Raises:
-        ValueError: The data are no images, the kernel is even, sizes are out of range, or there is no such likelihood.
+        ValueError: The data are no images, the kernel is even, sizes are out of range, or there is no such likelihood
+            or prior.
 
     Example:
         >>> vae = PixelVAE((2, 2), latent=1, hidden=(8,), channels=4, layers=1)
@@ -139,7 +140,7 @@ class PixelVAE(PixelProgram):
         return normal(self.encoder(normalised.flatten(-2)))
 
     def particles(self, count: int, x: Tensor, *context: Any) -> tuple[MaskedEntries, Tensor]:
-        """Particles whose latent variables are draws of guide and prior by turns, so that no weight is more than 3."""
+        """Particles whose latent variables are draws of guide and prior by turns, so that no weight is more than 2."""
         q = self.posterior(self.likelihood.normalise(x))
         prior = self.prior(self.posterior).expand((len(x),))
         from_prior = torch.arange(count, device=x.device).reshape(-1, 1, 1) % 2 == 0
