@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["check_known", "check_sizes", "check_weights", "check_widths", "event_of"]
+__all__ = ["check_conditions_a_row", "check_known", "check_sizes", "check_weights", "check_widths", "event_of"]
 
 
 def _is_size(value: Any, least: int = 1) -> bool:
@@ -69,6 +69,19 @@ def check_known(model: object, *context: Any) -> None:
                 f"{type(model).__name__} is conditional on its context, and was given NaN in it, the first at index "
                 f"{part.isnan().nonzero()[0].tolist()}: leave such rows out, or fill them in."
             )
+
+
+def check_conditions_a_row(model: object, made_for: int, given: int) -> None:
+    """Refuses a context of another number of numbers a row than a model was made for.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if given != made_for:
+        raise ValueError(
+            f"{type(model).__name__}(context={made_for}) is conditional on {made_for or 'no'} numbers a row, and was "
+            f"given {given or 'none'}: give a context of as many, or make it with context={given}."
+        )
 
 
 def check_weights(owner: object, **weights: Any) -> None:

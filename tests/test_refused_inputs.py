@@ -56,6 +56,12 @@ def test_a_context_is_refused_where_none_is_taken_and_asked_for_where_one_is():
         pg.sample(pg.with_noise(vae(), 0.1), 5, context=(beside,))
     with pytest.raises(ValueError, match="ConditionalVAE is conditional on c, and was given no context"):
         pg.sample(models.ConditionalVAE(6, 3, latent=2, hidden=(4,)), 5)
+    for program in (models.MAF(6, context=2), models.EnergyBased(6, (4,), context=2)):
+        program.check_inputs(rows, beside)
+        with pytest.raises(ValueError, match=r"context=2\) is conditional on 2 numbers a row, and was given none"):
+            program.check_inputs(rows)
+        with pytest.raises(ValueError, match=r"and was given 4: .*, or make it with context=4"):
+            program.check_inputs(rows, beside, beside)
     with pytest.raises(ValueError, match=r"MADE is conditional on its context, and was given NaN .*index \[0, 0\]"):
         pg.log_likelihood(models.MADE(6, context=2), rows, torch.full((5, 2), torch.nan))
 

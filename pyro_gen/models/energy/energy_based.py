@@ -39,7 +39,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_gen._sizes import check_known, event_of
+from pyro_gen._sizes import check_conditions_a_row, check_known, event_of
 from pyro_gen.data.small import binary_rows, normal_rows
 from pyro_gen.inference.mcmc.discrete_langevin import DiscreteLangevin
 from pyro_gen.inference.mcmc.missing_entries import move_missing
@@ -124,11 +124,9 @@ class EnergyBased(Program):
     def check_inputs(self, x: Tensor, *context: Any) -> None:
         super().check_inputs(x, *context)
         check_known(self, *context)
-        given = sum(part[0].numel() for part in context)
-        if isinstance(self.network, MLP) and given != self.context:
-            raise ValueError(
-                f"EnergyBased(context={self.context}) was given {given} numbers a row to condition on: give as many."
-            )
+        if isinstance(self.network, MLP):
+            given = sum(part.shape[1:].numel() for part in context if isinstance(part, Tensor))
+            check_conditions_a_row(self, self.context, given)
 
     def energy(self, x: Tensor, *context: Tensor) -> Tensor:
         r"""The energy :math:`E_\theta` of data with shape :math:`(N, *event)`: shape :math:`(N,)`, in nats."""

@@ -19,7 +19,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from pyro_gen._sizes import check_known, event_of
+from pyro_gen._sizes import check_conditions_a_row, check_known, event_of
 from pyro_gen.distributions.flows import Bijection, Chain, FlowDistribution, NormalMarginals, Rescaling
 from pyro_gen.observation import observe
 from pyro_gen.program import Program
@@ -70,11 +70,7 @@ class FlowProgram(Program):
         """What is conditioned on, with shape :math:`(N, F)`, or ``None``."""
         rows = torch.cat([c.reshape(len(c), -1) for c in context], -1) if context else None
         size = 0 if rows is None else rows.shape[1]
-        if size != self.bijection.features:
-            raise ValueError(
-                f"{type(self).__name__}(context={self.bijection.features}) was given {size} numbers a row to condition "
-                "on: give it as context when you make it."
-            )
+        check_conditions_a_row(self, self.bijection.features, size)
         return rows
 
     def model(self, x: Tensor, *context: Any) -> Tensor:
