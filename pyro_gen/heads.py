@@ -217,7 +217,7 @@ class LabelHead(CategoricalHead):
         Raises:
             ValueError: One is something else; the message names it.
         """
-        known = y[~y.isnan()]
+        known = y[~y.isnan()].double()  # of booleans, too
         if len(wrong := known[(known != known.round()) | (known < 0) | (known >= self.levels)]):
             raise ValueError(
                 f"{type(owner).__name__} has the {self.levels} classes 0, ..., {self.levels - 1}, and was given the "

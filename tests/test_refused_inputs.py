@@ -33,7 +33,8 @@ def test_labels_that_are_no_class_are_refused_and_unknown_ones_are_taken(wrong):
         pg.fit(joint, {"x": rows, "y": bad}, epochs=1, batch_size=2, progress=False)
     unknown = torch.where(bad == wrong, torch.nan, bad)
     assert pg.sample(gan, 5, context=(unknown,)).isfinite().all()
-    conditional.check_inputs(rows, unknown)
+    for labels in (unknown, LABELS.long(), LABELS > 0):
+        conditional.check_inputs(rows, labels)
     joint.check_inputs({"x": rows, "y": unknown})
 
 

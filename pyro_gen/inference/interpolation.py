@@ -68,7 +68,7 @@ def interpolate(
     """
     if steps < 2:
         raise ValueError(f"interpolate(steps={steps}): a path has at least its two ends.")
-    ends = [end if isinstance(end, int) else as_inputs(program, end)[0] for end in (a, b)]
+    ends = [end if isinstance(end, int) else as_inputs(program, end, *context)[0] for end in (a, b)]
     data = [end for end in ends if isinstance(end, Tensor)]
     if len({end.shape for end in data}) > 1:
         raise ValueError(f"interpolate: the ends have shapes {', '.join(str(tuple(e.shape)) for e in data)}.")

@@ -68,6 +68,25 @@ def test_encodings_are_the_ends():
     assert torch.allclose(mixed[0], path[0]) and mixed.shape == (2, 3, 5)
 
 
+class Shifted(pg.Program):
+    """z and its data are apart by what is conditioned on, and noise."""
+
+    def model(self, x, c):
+        with self.plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            return pg.observe("x", dist.Normal(z + c, 1.0).to_event(1), x)
+
+    def guide(self, x, c):
+        with self.plate(x):
+            pyro.sample("z", dist.Normal((x - c) / 2, 0.5**0.5).to_event(1))
+
+
+def test_ends_are_encoded_given_what_is_conditioned_on():
+    a, b, c = torch.randn(3, 2, 3)
+    path = pg.interpolate(Shifted(), a, b, c, steps=2)
+    assert torch.allclose(path, torch.stack([a + c, b + c]) / 2, atol=1e-6)
+
+
 def test_one_seed_one_path():
     program = ProbabilisticPCA(4, 2)
     before = torch.get_rng_state()
