@@ -25,6 +25,7 @@ References:
     | https://arxiv.org/abs/1308.3432
 """
 
+import math
 from typing import Any
 
 import pyro.distributions as dist
@@ -111,7 +112,7 @@ def _exact(q: Any, p: Any) -> Tensor:
         value = a.sigmoid() * (a - b) - F.softplus(a) + F.softplus(b)
     else:
         log_q, log_p = a.log_softmax(-1), b.log_softmax(-1)
-        value = log_q.exp() * (log_q - log_p)
+        value = log_q.exp() * torch.where(log_q > -math.inf, log_q - log_p, 0.0)
     return sum_rightmost(value, len(q.event_shape))  # type: ignore[no-any-return]  # Pyro has no types
 
 

@@ -3,6 +3,8 @@
 import itertools
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -162,6 +164,34 @@ def test_particles_of_the_relaxation_have_the_divergence_of_the_laws(categories)
     assert abs(loss(1.0) - loss(0.0) - kl) < 1e-4 < abs(other - kl)
     program.train()
     assert loss(1.0) > loss(0.0)
+
+
+def test_values_that_a_guide_never_has_add_nothing_to_the_divergence():
+    weights = torch.tensor([0.5, 1.0, 2.0], requires_grad=True)
+
+    def law():
+        return dist.OneHotCategorical(logits=weights.masked_fill(torch.tensor([False, False, True]), -math.inf))
+
+    def symbols(x):
+        with pg.plate(x):
+            z = pyro.sample("z", dist.OneHotCategorical(torch.ones(3)))
+            pg.observe("x", dist.Normal(z @ torch.arange(3.0), 1.0), x)
+
+    def guide(x):
+        with pg.plate(x):
+            pyro.sample("z", law())
+
+    program, x, objective = pg.Program.from_functions(symbols, guide), torch.zeros(1), RelaxedELBO().eval()
+
+    def loss(kl_weight):
+        with seeded(1):
+            return objective.loss(program, x, kl_weight=kl_weight)
+
+    found = loss(1.0) - loss(0.0)
+    exact = math.log(3) - dist.Categorical(logits=weights[:2]).entropy()
+    assert torch.allclose(found, exact, atol=1e-6)
+    slopes = [torch.autograd.grad(value, weights)[0] for value in (found, exact)]
+    assert torch.allclose(*slopes, atol=1e-6)
 
 
 @pytest.mark.parametrize(
