@@ -75,12 +75,12 @@ def particle_draws(
     sizes = (count,) if options else (count, MORE * count)
     completed, fewest = x.expand(draws, *x.shape).clone(), torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for size in told(sizes):
-        poor = (fewest < FEWEST).nonzero()[:, 0]
+        poor = (~(fewest >= FEWEST)).nonzero()[:, 0]  # NaN where no particle can be
         for some in told(list(row_chunks(len(poor), max(1, ROWS // size)))):
             rows = poor[some]
             values, log_w, fewest[rows] = make(x[rows], rows_of(x, context, rows), size)
             completed[:, rows] = gather(values, resample(log_w, draws))
-    if bool((few := fewest < FEWEST).any()):
+    if bool((few := ~(fewest >= FEWEST)).any()):
         advice = "options with more of them" if options else 'method="ais", which is slower'
         warnings.warn(
             f"impute: of {sizes[-1]} particles fewer than {FEWEST} count at some entry of {int(few.sum())} of "

@@ -276,6 +276,13 @@ def test_too_few_particles_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         pg.impute(program, x, draws=3, options={"particles": 50})
 
 
+def test_a_row_where_no_particle_can_be_is_told() -> None:
+    """Of one whose weights are all zero no number counts, not even too few of them."""
+    x = torch.tensor([[torch.nan, 1e30, 0.0]])  # its square is infinite
+    with pytest.warns(UserWarning, match="particles fewer than"):
+        pg.impute(pg.models.WaveNet(3, 4, 2, likelihood="normal"), x, draws=3)
+
+
 def test_resampling_along_the_way() -> None:
     """A chain of bits, of which every fourth is seen: most particles are lost on the way, and others take their place.
 
