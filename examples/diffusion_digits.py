@@ -4,6 +4,7 @@ The network is small, and trained for a few seconds; the recipe vdm-digits has a
 """
 
 import math
+import warnings
 
 import pyro
 import torch
@@ -30,7 +31,10 @@ def main(epochs: int = 40) -> dict[str, float]:
     lower = torch.arange(8).view(8, 1) >= 4
     holed = torch.where(lower, torch.nan, images)
     vdm.steps = 25
-    drawn = pg.impute(vdm, holed, draws=8, progress=False)  # (8, 12, 8, 8), by twisted sequential Monte Carlo
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        drawn = pg.impute(vdm, holed, draws=8, progress=False)  # (8, 12, 8, 8), by twisted sequential Monte Carlo
+    print(*(warning.message for warning in told))  # 256 particles are few: completions of an image are much alike
 
     def right(x: torch.Tensor) -> float:
         """How often a pixel of the lower half is on the right side of the middle level."""

@@ -49,6 +49,7 @@ from pyro_gen.program import Program
 __all__ = ["GaussianDiffusion", "is_twisted", "twisted_draws", "twisted_likelihoods"]
 
 FLOOR = 4  # draws that count, below which they do not say what share each mode has
+FEWEST_ISLANDS = 1.5  # that count by their estimates of the density of what is seen
 
 
 @runtime_checkable
@@ -206,18 +207,26 @@ def twisted_draws(
         ValueError: An option does not exist, or is no number of 2 or more.
     """
     settings = _Options.of("impute", {"particles": max(64, 2 * draws), **options})
-    out, least = x.expand(draws, *x.shape).clone(), math.inf
+    out, least, alone = x.expand(draws, *x.shape).clone(), math.inf, 0
     assert isinstance(program, Program)
     with torch.no_grad(), evaluation(program):
         for rows, completed, log_w in _islands(program, x, context, settings, progress):
             weights = log_w.flatten(0, 1)
             out[:, rows] = gather(completed.flatten(0, 1), resample(weights, draws))
             least = min(least, float(effective_sample_size(weights).min()))
+            # The particles of an island come to have one ancestor: where one island counts, all draws are much alike.
+            alone += int((effective_sample_size(log_w.logsumexp(0)) < FEWEST_ISLANDS).sum())
     if least < FLOOR:
         warnings.warn(
             f"impute: of {settings.particles * settings.islands} particles only {least:.0f} count by their weights, "
             'which do not say what share each mode has: give more, as options={"particles": 500}.',
-            stacklevel=3,
+            stacklevel=4,
+        )
+    elif alone:
+        warnings.warn(
+            f"impute: of {alone} of {len(x)} rows one of {settings.islands} islands of particles outweighs the others: "
+            'draws are alike and intervals too narrow. Give more, as options={"particles": 500, "islands": 16}.',
+            stacklevel=4,
         )
     return out
 

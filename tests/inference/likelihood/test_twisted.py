@@ -160,3 +160,13 @@ def test_what_does_not_apply_is_said() -> None:
         pg.impute(ddpm(), torch.tensor([[9.0, -9.0, math.nan]]), options={"particles": 2, "islands": 2}, draws=2)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="give particles="):
         pg.log_likelihood(ddpm(), x, num_particles=8)  # type: ignore[arg-type]
+
+
+def test_islands_of_which_one_counts_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their particles have one ancestor, and are alike however many of them count."""
+    log_w, x = torch.zeros(64, 4, 1, dtype=torch.float64), torch.tensor([[0.0, 1.0, math.nan]])
+    monkeypatch.setattr(twisted, "_islands", lambda *given: [(slice(0, 1), torch.zeros(64, 4, 1, 3), log_w)])
+    twisted.twisted_draws(ddpm(), x, draws=8)
+    log_w[:, 1:] = -20.0  # the defect: three islands do not count, and 64 particles do
+    with pytest.warns(UserWarning, match="one of 4 islands of particles outweighs"):
+        twisted.twisted_draws(ddpm(), x, draws=8)
