@@ -222,8 +222,9 @@ class Program(PyroModule):
         if len(context) > len(taken) and not any_number:
             takes = f"at most {len(taken)} ({', '.join(a.name for a in taken)})" if taken else "none"
             raise ValueError(
-                f"{who} was given {len(context)} context beside the data and takes {takes}: leave it out, or take a "
-                "conditional program. Variables that are to be modelled together are one mapping of tensors by name."
+                f"{who} was given {len(context)} context beside the data and takes {takes}: leave it out, also of "
+                "what a Dataset gives, or take a conditional program. Variables that are to be modelled together are "
+                "one mapping of tensors by name."
             )
 
     @property
