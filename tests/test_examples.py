@@ -364,7 +364,16 @@ def test_every_example_is_listed() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == set(EXPECTED), "name the bounds of its numbers in EXPECTED"
 
 
-@pytest.mark.parametrize("name", sorted(EXPECTED))
+# Those that train for more than 20 seconds of a quiet core.
+LONG = {
+    *("deep_markov_music", "diffusion_digits", "discrete_latents", "energy_digits", "gan_digits", "gan_modes"),
+    "score_sde_2d",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in sorted(EXPECTED)]
+)
 def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     numbers = run(EXAMPLES / f"{name}.py")

@@ -29,6 +29,7 @@ class Markov(pg.Program):
     """A deep Markov model in small, with a guide that reads one step at a time."""
 
     event_shape = torch.Size([STEPS, 2])
+    any_length = True
 
     def __init__(self):
         super().__init__()

@@ -120,7 +120,7 @@ def test_weights_of_another_shape_and_a_changed_class_are_refused(
     code, _, err = run(capsys, "evaluate", "w.pt", "--trust", "--data", "four.npy", "--no-progress")
     assert code == 2 and "four.npy has data of shape (4,), the program is for data of shape (3,)" in err
     source = Path("own.py").read_text(encoding="utf-8")
-    Path("own.py").write_text(source.replace("factors=2", "factors=4"), encoding="utf-8")
+    Path("own.py").write_text(source.replace("factors=2", "factors=4") + "# changed\n", encoding="utf-8")
     assert "has changed since the program was trained" in err_line(capsys, "sample", "w.pt", "--trust")
     err = err_line(capsys, "evaluate", "w.pt", "--target", "own.py:Fixed", "--data", "t.csv", "--no-progress")
     assert "weights do not fit" in err

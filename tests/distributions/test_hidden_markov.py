@@ -371,6 +371,7 @@ class Chain(pg.Program):
     """A hidden Markov model with parameters of its own."""
 
     event_shape = torch.Size([STEPS])
+    any_length = True
 
     def __init__(self):
         super().__init__()

@@ -145,13 +145,7 @@ class WaveNet(EntryProgram):
         return self.observed(len(x), context, x.shape[1])
 
     def model(self, x: Tensor, *context: Tensor) -> Tensor:
-        """The density of series with shape :math:`(N, T)`; returns them completed.
-
-        Raises:
-            ValueError: The data are no series.
-        """
-        if x.dim() != 2:
-            raise ValueError(f"WaveNet: the data have shape {tuple(x.shape)}: give series, one a row, (N, T).")
+        """The density of series with shape :math:`(N, T)`; returns them completed."""
         with self.plate(x):
             return observe("x", self.observed_like(x, self.given(x, context)), x)
 

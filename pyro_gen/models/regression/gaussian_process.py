@@ -72,6 +72,7 @@ class GaussianProcess(Program):
     """
 
     initialised: Tensor
+    any_length = True
 
     def __init__(self, covariates: int, points: int, kernel: str = "squared_exponential") -> None:
         super().__init__()

@@ -143,5 +143,5 @@ def test_a_context_is_one_tensor_with_a_row_for_each_datum() -> None:
         with pytest.raises(ValueError, match=r"give one tensor with shape \(N, 2\)"):
             pg.log_likelihood(program, x, *context)
     for without in (PixelCNN((2, 2), channels=4, layers=1), PixelVAE((2, 2), 1, (4,), channels=4, layers=1)):
-        with pytest.raises(ValueError, match="give no context"):
+        with pytest.raises(ValueError, match=r"give no context|takes none"):
             pg.log_likelihood(without, x, c)

@@ -133,5 +133,5 @@ def test_a_hole_in_a_series_of_another_length_has_its_conditional_law(size, weig
 def test_a_datum_is_a_series() -> None:
     with pytest.raises(ValueError, match="length T of a series"):
         WaveNet((3, 3))
-    with pytest.raises(ValueError, match="one a row"):
+    with pytest.raises(ValueError, match=r"takes data of shape \(N, T\)"):
         pg.log_likelihood(WaveNet(3, layers=0), torch.zeros(3))
