@@ -101,7 +101,7 @@ def test_the_density_is_conditional_on_its_context() -> None:
     pg.fit(program, (x, c), epochs=30, lr=0.02, progress=False, compile=False)
     right = pg.log_likelihood(program, x, c).mean()
     assert right > pg.log_likelihood(program, x, c.flip(0)).mean() + 2
-    with pytest.raises(ValueError, match=r"MAF\(context=1\) was given 0 numbers"):
+    with pytest.raises(ValueError, match=r"MAF\(context=1\) is conditional on 1 numbers a row"):
         pg.log_likelihood(program, x)
 
 
