@@ -22,7 +22,7 @@ from pyro_gen.inference.likelihood.entries import Entries, EntriesPath, path_of_
 from pyro_gen.inference.likelihood.enumeration import enumerated, is_enumerable
 from pyro_gen.inference.likelihood.particles import gather, resample
 from pyro_gen.inference.likelihood.schedules import Options
-from pyro_gen.inference.likelihood.smc import smc
+from pyro_gen.inference.likelihood.smc import NoFiniteLikelihood, smc
 from pyro_gen.inference.likelihood.weights import effective_sample_size
 from pyro_gen.program import Program
 
@@ -158,7 +158,7 @@ def _by_particles(
         seed = int(torch.randint(2**31, ()))
         try:
             found = smc(target, particles=PARTICLES, islands=islands, start="prior", frozen=False, seed=seed)
-        except ValueError as error:
+        except NoFiniteLikelihood as error:
             raise ValueError(
                 f"{verb}: of some row no particle has a finite density: look at rows whose seen entries lie far from "
                 'the data that the program was trained on, or give method="ais".'

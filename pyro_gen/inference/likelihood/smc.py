@@ -50,7 +50,7 @@ from pyro_gen.inference.mcmc import Kernel
 from pyro_gen.inference.mcmc.hmc import Metric, Point
 from pyro_gen.program import Program
 
-__all__ = ["likelihoods", "smc"]
+__all__ = ["NoFiniteLikelihood", "likelihoods", "smc"]
 
 OPTIONS_OF_ONE = {"particles": 512, "islands": 8, "length": 16}  # of a single target
 OPTIONS_OF_MANY = {"particles": 128, "islands": 4, "length": 8}  # of each target of many
@@ -94,6 +94,10 @@ class _Options:
             raise ValueError(
                 f'smc(start={self.start!r}): choose "prior" or "guide", or give a distribution of torch\'s.'
             )
+
+
+class NoFiniteLikelihood(ValueError):
+    """No particle has a finite likelihood."""
 
 
 def smc(
@@ -322,7 +326,7 @@ class _Run:
             points = self.engine.unflatten(point.z)
             found = obstacle(target, points) if isinstance(target, ProgramDensity) else None
             why = f"of the points reached, {found}" if found else "or the likelihood is infinite somewhere"
-            raise ValueError(
+            raise NoFiniteLikelihood(
                 f"smc found no next temperature: no draw of the start has finite likelihood, {why}. Start nearer to "
                 'the posterior, start="guide", or look at the model.'
             )
