@@ -107,6 +107,7 @@ def test_without_the_lock_threads_disturb_one_another(monkeypatch: pytest.Monkey
         found = []
     finally:
         pyro.poutine.runtime._PYRO_STACK.clear()
+        pyro.settings.set(module_local_params=False)  # which they may have left as they found it of one another
     assert not found or not all(torch.equal(a, b) for a, b in zip(alone, found, strict=True))
 
 
