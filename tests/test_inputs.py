@@ -45,3 +45,17 @@ def test_integers_and_context() -> None:
     assert pg.log_likelihood(program, X.round().long()).mean() == pg.log_likelihood(program, X.round()).mean()
     with pytest.raises(ValueError, match="text"):
         pg.log_likelihood(program, pd.DataFrame({"a": ["x"], "b": [1.0], "c": [2.0]}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_context_as_a_user_has_it(kind: str) -> None:
+    program, rows = pg.models.MADE(4, context=3), (X > 0)[:, [0, 1, 2, 0]].float()
+    given = KINDS[kind](X)
+    ours, theirs = (pg.sample(program, 30, context=(c,), seed=1) for c in (X, given))
+    torch.testing.assert_close(ours, theirs)
+    ours, theirs = (pg.log_likelihood(program, rows, c).value for c in (X, given))
+    torch.testing.assert_close(ours, theirs)
+    with pytest.raises(TypeError, match=r"give a tuple of what the model conditions on, \(labels,\) of one"):
+        pg.sample(program, 30, context=X)
+    with pytest.raises(ValueError, match=r"context 1.*text"):
+        pg.log_likelihood(program, rows, pd.DataFrame({"a": ["x"] * 30, "b": [1.0] * 30, "c": [2.0] * 30}))

@@ -22,6 +22,7 @@ from pyro_gen.density.errors import first_line
 from pyro_gen.density.inputs import (
     any_missing,
     as_arguments,
+    as_context,
     as_inputs,
     entries_per_datum,
     evaluation,
@@ -43,6 +44,7 @@ __all__ = [
     "Terms",
     "any_missing",
     "as_arguments",
+    "as_context",
     "as_inputs",
     "density",
     "entries_per_datum",

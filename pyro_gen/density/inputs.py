@@ -1,7 +1,7 @@
 """What everything that evaluates a program shares: its inputs, their rows, and chunks of them by memory."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,7 +25,7 @@ def as_inputs(program: Program, x: Any, *context: Any) -> tuple[Any, ...]:
     Arguments:
         program: The program.
         x: The data: a tensor, array, data frame or list of numbers with shape :math:`(N, *)`, NaN where missing.
-        context: Tensors, arrays or data frames; whatever else is handed on as it is.
+        context: Tensors, arrays, data frames or lists with a number for each row; all else is handed on as it is.
 
     Returns:
         ``(x, *context)``.
@@ -46,12 +46,30 @@ def as_tensors(program: Program, x: Any, *context: Any) -> tuple[Any, ...]:
     # A tensor keeps its precision where no parameter says another one.
     exact = as_tensor(x, dtype=torch.float64 if _is_wide(x) else dtype)
     keeps = own is not None and like is None
-    parts = [exact if keeps else to_precision(exact, dtype, _names(x))]
-    for part in context:
-        array_like = not isinstance(part, Tensor) and hasattr(part, "__array__")
-        parts.append(torch.as_tensor(np.array(part)) if array_like else part)
-    floating = [isinstance(p, Tensor) and p.is_floating_point() for p in parts]
-    return tuple(p.to(like.dtype) if f and like is not None else p for p, f in zip(parts, floating, strict=True))
+    exact = exact if keeps else to_precision(exact, dtype, _names(x))
+    exact = exact if like is None else exact.to(like.dtype)
+    return (exact, *as_context(program, len(exact) if exact.dim() else 0, context))
+
+
+def as_context(program: Program, rows: int, context: Sequence[Any]) -> tuple[Any, ...]:
+    """What a model conditions on as tensors, of the floating dtype of the program where they are no integers.
+
+    Arguments:
+        program: The program.
+        rows: The number of data: a list of as many numbers is a tensor, of any other length what the program makes it.
+        context: As of :func:`as_inputs`.
+    """
+    like = next((p.dtype for p in program.parameters() if p.is_floating_point()), None)
+    out = []
+    for i, part in enumerate(context, 1):
+        listed = isinstance(part, list) and len(part) == rows and not any(isinstance(p, Tensor | str) for p in part)
+        if listed or (not isinstance(part, Tensor) and hasattr(part, "__array__")):
+            array = np.array(part)
+            part = as_tensor(part, f"context {i}") if array.dtype.kind not in "biuf" else torch.as_tensor(array)
+            part = part.to(torch.get_default_dtype()) if listed and part.is_floating_point() else part
+        is_real = isinstance(part, Tensor) and part.is_floating_point()
+        out.append(part.to(like) if is_real and like is not None else part)
+    return tuple(out)
 
 
 def _is_wide(x: Any) -> bool:

@@ -149,6 +149,7 @@ def _of_program(
     program: Program, draws: Any, data: tuple[Any, ...], new: tuple[Any, ...] | None, method: str, seed: int
 ) -> Compared:
     out = Compared()
+    quiet: dict[str, Any] = {"seed": seed, "progress": False}
     whole, x = packed_inputs(program, data[0])
     x, *context = as_inputs(whole, x, *data[1:])
     with evaluation(whole), ImproperAnywhere(), latent_missing(whole, x, *context):
@@ -162,13 +163,13 @@ def _of_program(
         )
     if not kinds.global_:
         if not fitted:
-            of_data = _tried(out, "loo", lambda: log_likelihood(program, *data, seed=seed))
+            of_data = _tried(out, "loo", lambda: log_likelihood(program, *data, **quiet))
             if of_data is None:
                 out.reasons["evidence"] = out.reasons["loo"]
             else:
                 out.loo, out.evidence = of_data, of_all_data(of_data, of_data.method)
         if new is not None:
-            out.held_out = _tried(out, "held_out", lambda: log_likelihood(program, *new, seed=seed))
+            out.held_out = _tried(out, "held_out", lambda: log_likelihood(program, *new, **quiet))
         return out
     if draws is None:
         try:
@@ -177,14 +178,14 @@ def _of_program(
             out.reasons |= dict.fromkeys(("loo", "held_out") if new is not None else ("loo",), str(error))
     if "evidence" not in out.reasons:
         own = None if isinstance(draws, str) else _own_evidence(draws)
-        out.evidence = own or _tried(out, "evidence", lambda: log_evidence(program, *data, method=method, seed=seed))
+        out.evidence = own or _tried(out, "evidence", lambda: log_evidence(program, *data, method=method, **quiet))
     if draws is not None and "loo" not in out.reasons:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "loo: Pareto", UserWarning)  # a remark says it
-            out.loo = _tried(out, "loo", lambda: loo(program, *data, posterior=draws, seed=seed))
+            out.loo = _tried(out, "loo", lambda: loo(program, *data, posterior=draws, **quiet))
         _remark_khat(out)
     if draws is not None and new is not None:
-        out.held_out = _tried(out, "held_out", lambda: log_likelihood(program, *new, posterior=draws, seed=seed))
+        out.held_out = _tried(out, "held_out", lambda: log_likelihood(program, *new, posterior=draws, **quiet))
     return out
 
 

@@ -49,7 +49,7 @@ def _test_likelihood(
     program: Program, data: Prepared, seed: int, progress: Progress, options: dict[str, Any]
 ) -> LogLikelihood:
     parts = _on_device(program, (data.test, *data.test_context))
-    return log_likelihood(program, *parts, seed=seed, progress=progress, **options)
+    return log_likelihood(program, *parts, seed=seed, progress=progress or False, **options)
 
 
 def _on_device(program: Program, data: Any) -> Any:
@@ -89,7 +89,8 @@ def log_predictive(
         options["blocks"] = program.blocks()
     train = _on_device(program, (data.train, *data.context))
     drawn = posterior(program, *train, seed=seed, progress=False, **options)
-    found = log_likelihood(program, *_on_device(program, (data.test, *data.test_context)), posterior=drawn, seed=seed)
+    test = _on_device(program, (data.test, *data.test_context))
+    found = log_likelihood(program, *test, posterior=drawn, seed=seed, progress=False)
     return Measured(found.mean(), found.mean_standard_error(), found.sampling_error(), found.kind, found.method)
 
 

@@ -43,6 +43,7 @@ from pyro_gen.inference.likelihood.smc import smc
 from pyro_gen.inference.mcmc.driver import run
 from pyro_gen.inference.mcmc.initial import NoStart
 from pyro_gen.inference.mcmc.sampler import Sampler
+from pyro_gen.inference.progress import progress_bar
 from pyro_gen.inference.simulate import given_site, simulate_sets
 from pyro_gen.inference.uniformity import simultaneous_band, uniformity
 from pyro_gen.packing import PackedProgram, packs
@@ -245,7 +246,7 @@ def sbc(
     draws: int = 63,
     alpha: float = 0.01,
     seed: int = 0,
-    progress: Callable[[float], None] | None = None,
+    progress: bool | Callable[[float], None] = True,
     **options: Any,
 ) -> Calibration:
     r"""Checks by simulation-based calibration that a method draws from the posterior of a program.
@@ -266,7 +267,8 @@ def sbc(
         draws: The number L of draws for each.
         alpha: The probability that a correct method is flagged, at most.
         seed: Seeds everything; the caller's generators are left alone.
-        progress: Called with the fraction done, where the method reports it.
+        progress: Whether to show a progress bar on standard error once 2 seconds have passed; or a function to be
+            called with the fraction done, where the method reports it.
         options: Passed to :func:`pyro_gen.inference.mcmc.run` (``warmup``, ``init``, ...) or
             :func:`pyro_gen.inference.likelihood.smc.smc`.
 
@@ -306,19 +308,20 @@ def sbc(
     if isinstance(x, tuple):
         x = torch.zeros(x, device=next((p.device for p in program.parameters()), None))
     x, *rest = as_inputs(program, x, *context)
-    with seeded(seed), torch.no_grad(), evaluation(program):
+    shown = progress_bar("simulation-based calibration", progress)
+    with seeded(seed), torch.no_grad(), evaluation(program), shown as report:
         data, values = _simulate(program, x, tuple(rest), simulations)
         target, truth = _targets(program, data, rest, values)
         # Seeds of their own: the stream that made the data must not come again in the draws.
         method_seed, again = torch.randint(2**31, (2,)).tolist()
         if callable(method) and not isinstance(method, type):
-            z = _one_by_one(target, method, draws, method_seed, progress, options)
+            z = _one_by_one(target, method, draws, method_seed, report, options)
         elif method == "guide":
-            z = _one_by_one(target, _guide, draws, method_seed, progress, options)
+            z = _one_by_one(target, _guide, draws, method_seed, report, options)
         elif method == "smc":
-            z = smc(target, seed=method_seed, progress=progress, **options).draws(draws, again)
+            z = smc(target, seed=method_seed, progress=report, **options).draws(draws, again)
         else:
-            tick = None if progress is None else lambda fraction, figures: progress(fraction)
+            tick = lambda fraction, figures: report(fraction)  # noqa: E731
             settings = {"chains": draws, "draws": 1, "seed": method_seed, "progress": tick, **options}
             try:
                 z = run(target, method, **settings).z[-1]
@@ -400,7 +403,7 @@ def _one_by_one(
     method: Method,
     draws: int,
     seed: int,
-    progress: Callable[[float], None] | None,
+    progress: Callable[[float], None],
     options: dict[str, Any],
 ) -> Tensor:
     """Calls a method for each data set: points with shape (L, S, D)."""
@@ -419,8 +422,7 @@ def _one_by_one(
                     f"tensors of shape ({draws}, ...) for all of {', '.join(kept)}."
                 )
             parts.append(values[name])
-        if progress is not None:
-            progress((i + 1) / count)
+        progress((i + 1) / count)
     return target.unconstrain({name: torch.stack(parts, 1) for name, parts in kept.items()})
 
 

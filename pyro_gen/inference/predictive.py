@@ -35,7 +35,7 @@ from pyro_gen.inference.posterior import posterior
 from pyro_gen.inference.progress import progress_bar
 from pyro_gen.inference.proposals import guide_draws, guide_obstacle, guide_on, require_encoder
 from pyro_gen.inference.returned import complete, require_completed
-from pyro_gen.inference.simulate import ROWS, not_amortised, nothing_seen, simulate
+from pyro_gen.inference.simulate import ROWS, given_context, not_amortised, nothing_seen, simulate
 from pyro_gen.inference.unnormalised import complete_rows, generate
 from pyro_gen.observation import assume_missing, completions
 from pyro_gen.packing import packs, packs_functions
@@ -69,7 +69,7 @@ def sample(
     Arguments:
         program: The program.
         n: The number of data.
-        context: What the model conditions on, each with shape :math:`(n, *)`.
+        context: A tuple of what the model conditions on, each with shape :math:`(n, *)`.
         options: Of these chains, as ``{"chains": 4000, "temperatures": 500}``.
         seed: Seeds the draws; the caller's generators are left alone.
         progress: Whether to show a progress bar on standard error once 2 seconds have passed; or a function to be
@@ -92,6 +92,7 @@ def sample(
         >>> sample(Dice(), 3).shape
         torch.Size([3, 2])
     """
+    context = given_context(program, n, context)
     x = nothing_seen(program, n, *context)
     few = (x[:ROWS], *rows_of(x, context, slice(ROWS)))
     with seeded(seed), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):

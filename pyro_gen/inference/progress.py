@@ -38,14 +38,17 @@ def _silent(fraction: float, words: str = "") -> None:
 
 
 @contextmanager
-def progress_bar(text: str, progress: bool | Callable[[float], None]) -> Iterator[Report]:
+def progress_bar(text: str, progress: bool | Callable[[float], None] | None) -> Iterator[Report]:
     """Yields what to call with the fraction done and a few words; a bar shows once it has taken a while.
 
     Arguments:
         text: What is being done; the words are appended.
-        progress: Whether to show a bar, or a function to be called with the fraction done instead.
+        progress: Whether to show a bar, or a function to be called with the fraction done instead; ``None`` shows none.
     """
-    if not isinstance(progress, bool):
+    if progress is None or progress is False:
+        yield _silent
+        return
+    if progress is not True:
         called = progress
 
         def call(fraction: float, words: str = "") -> None:
@@ -53,21 +56,21 @@ def progress_bar(text: str, progress: bool | Callable[[float], None]) -> Iterato
 
         yield call
         return
-    if not progress:
-        yield _silent
-        return
-    bar = new_bar()
-    task, began = bar.add_task(text, total=1.0), time.monotonic()
+    began = time.monotonic()
+    bars: list[Progress] = []
 
     def report(fraction: float, words: str = "") -> None:
         if time.monotonic() - began >= PATIENCE:
-            bar.start()  # nothing where it has started
-            bar.update(task, completed=fraction, description=f"{text}{words}")
+            if not bars:  # made when it shows: most calls are over before
+                bars.append(new_bar())
+                bars[0].add_task(text, total=1.0)
+                bars[0].start()
+            bars[0].update(bars[0].task_ids[0], completed=fraction, description=f"{text}{words}")
 
     try:
         yield report
     finally:
-        if bar.live.is_started:  # to stop what never started prints an empty line
+        for bar in bars:
             bar.stop()
 
 

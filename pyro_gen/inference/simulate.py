@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen._progress import told
-from pyro_gen.density import row_chunks, rows_of
+from pyro_gen.density import as_context, row_chunks, rows_of
 from pyro_gen.inference.factors import refuse_data_factors
 from pyro_gen.inference.proposals import guide_obstacle
 from pyro_gen.inference.returned import complete, require_completed
@@ -15,7 +15,7 @@ from pyro_gen.observation import completions, no_completion
 from pyro_gen.program import Program, fixed
 from pyro_gen.traces import Structure, data_dim, is_local, sample_sites, structure, trace_side
 
-__all__ = ["ROWS", "given_site", "not_amortised", "nothing_seen", "simulate", "simulate_sets"]
+__all__ = ["ROWS", "given_context", "given_site", "not_amortised", "nothing_seen", "simulate", "simulate_sets"]
 
 ROWS = 1024  # rows at a time; part of what a seed means
 
@@ -56,6 +56,19 @@ def simulate(
             values.append({name: s["value"] for name, s in latent.items()})
             dims = {name: data_dim(s) for name, s in latent.items()}
     return torch.cat(data), {m: torch.cat([v[m] for v in values], d) for m, d in dims.items()}, dims
+
+
+def given_context(program: Program, n: int, context: Any) -> tuple[Any, ...]:
+    """The context of so many data to generate as tensors, from the tuple that a user gave.
+
+    Raises:
+        TypeError: It is no tuple.
+    """
+    if not isinstance(context, tuple | list):
+        raise TypeError(
+            f"context={type(context).__name__}: give a tuple of what the model conditions on, (labels,) of one tensor."
+        )
+    return as_context(program, n, context)
 
 
 def nothing_seen(program: Program, n: int, *context: Any) -> Tensor:

@@ -76,7 +76,7 @@ class ChangeRegimes:
         most = min(self.max_changes, max(series.lengths) - 1)
         labels = np.concatenate([self._program.segmentation(x)[0].numpy() for x in parts])
         found = np.concatenate([self._program.memberships(x, most)[0].numpy() for x in parts])
-        log_density = sum(float(log_likelihood(self._program, x).value) for x in parts)
+        log_density = sum(float(log_likelihood(self._program, x, progress=False).value) for x in parts)
         return labels, found, log_density
 
     def table(self, columns: list[str]) -> pd.DataFrame:

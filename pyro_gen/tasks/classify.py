@@ -165,7 +165,7 @@ def _likelihood(
         if method == "auto":
             method = "exact" if kinds.kind == "exact" or _is_summed(program, x, context) else "iwae"
     particles: Any = {"num_particles": num_particles or DRAWS} if method in ("elbo", "iwae") else {}
-    return log_likelihood(program, x, *context, method=method, seed=seed, **particles)
+    return log_likelihood(program, x, *context, method=method, seed=seed, progress=False, **particles)
 
 
 def _is_summed(program: Program, x: Tensor, context: tuple[Any, ...]) -> bool:

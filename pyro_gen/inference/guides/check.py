@@ -202,7 +202,7 @@ def check_guide(
     simulations: int = 0,
     refit: Mapping[str, Any] | None = None,
     seed: int = 0,
-    progress: Callable[[float], None] | None = None,
+    progress: bool | Callable[[float], None] = True,
     **options: Any,
 ) -> GuideReport:
     r"""Measures how near a program's guide is to the posterior.
@@ -220,7 +220,8 @@ def check_guide(
         refit: Options of :func:`pyro_gen.fit` by which a guide that does not read the data (:class:`Guide`) is
             trained anew on each simulated data set, the model's parameters held; another guide is taken as it is.
         seed: Seeds all draws; the caller's generators are left alone.
-        progress: Called with the fraction of the simulations done.
+        progress: Whether to show progress bars on standard error once 2 seconds have passed; or a function to be
+            called with the fraction of the simulations done.
         options: Passed to the estimate of the evidence.
 
     Returns:
@@ -280,10 +281,8 @@ def check_guide(
     if evidence == "auto":
         evidence = "smc" if joint else "ais"
     if isinstance(evidence, str):
-        if joint:
-            evidence = log_evidence(program, *data, method=evidence, seed=fork(seed), **options)
-        else:
-            evidence = log_likelihood(program, *data, method=evidence, seed=fork(seed), **options)
+        how: dict[str, Any] = {"method": evidence, "seed": fork(seed), "progress": progress is True, **options}
+        evidence = log_evidence(program, *data, **how) if joint else log_likelihood(program, *data, **how)
     calibration = None
     if simulations:
         method = _Refit(refit) if blind and refit is not None else "guide"

@@ -30,7 +30,8 @@ from pyro_gen.inference.likelihood.paths import OfDensity
 from pyro_gen.inference.likelihood.result import LogLikelihood, entries_seen
 from pyro_gen.inference.likelihood.schedules import CHAINS, Options
 from pyro_gen.inference.likelihood.weights import left_out, log_mean_exp
-from pyro_gen.inference.simulate import given_site, simulate, simulate_sets
+from pyro_gen.inference.progress import progress_bar
+from pyro_gen.inference.simulate import given_context, given_site, simulate, simulate_sets
 from pyro_gen.packing import packs
 from pyro_gen.program import Program
 from pyro_gen.traces import structure
@@ -47,7 +48,7 @@ def bdmc(
     context: tuple[Any, ...] = (),
     preset: str | None = None,
     seed: int = 0,
-    progress: Callable[[float], None] | None = None,
+    progress: bool | Callable[[float], None] = True,
     **options: Any,
 ) -> LogLikelihood:
     r"""Measures how sharp annealed importance sampling is, on data simulated from the program.
@@ -59,7 +60,8 @@ def bdmc(
         context: What the model conditions on, each with shape :math:`(n, *)`.
         preset: As in :func:`ais`.
         seed: Seeds data and draws; the caller's generators are left alone.
-        progress: As in :func:`ais`.
+        progress: Whether to show a progress bar on standard error once 2 seconds have passed; or a function to be
+            called with the fraction done.
         options: As in :func:`ais`; from the prior where there are global latent variables.
 
     Returns:
@@ -71,7 +73,9 @@ def bdmc(
     Raises:
         ValueError: As in :func:`ais`, the program does not know the shape of a datum, or it observes its context.
     """
-    return _sandwich(program, n, sets, context, None, seed, progress, preset, options)
+    context = given_context(program, n, context)
+    with progress_bar("bdmc", progress) as report:
+        return _sandwich(program, n, sets, context, None, seed, report, preset, options)
 
 
 def _sandwich(

@@ -26,6 +26,7 @@ from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.likelihood.smc import likelihoods
 from pyro_gen.inference.likelihood.twisted import is_twisted, twisted_likelihoods
 from pyro_gen.inference.noise import with_noise
+from pyro_gen.inference.progress import progress_bar
 from pyro_gen.noising import NoisingChain
 from pyro_gen.packing import packs_functions
 from pyro_gen.program import Program
@@ -53,7 +54,7 @@ def log_likelihood(
     num_particles: int | None = None,
     noise: float | None = None,
     seed: int = 0,
-    progress: Callable[[float], None] | None = None,
+    progress: bool | Callable[[float], None] = True,
     **options: Any,
 ) -> LogLikelihood:
     r"""Estimates :math:`\log p(x_n)` of each datum under a program.
@@ -88,7 +89,8 @@ def log_likelihood(
             measured like it. It is part of the figure, which is always an estimate by ``"ais"`` or with its sandwich by
             ``"bdmc"``.
         seed: Seeds the draws; the caller's generators are left alone.
-        progress: Called with the fraction done, now and then.
+        progress: Whether to show a progress bar on standard error once 2 seconds have passed; or a function to be
+            called with the fraction done.
         options: Passed to :func:`pyro_gen.inference.likelihood.ais.ais` or its sandwich, or to
             :func:`pyro_gen.inference.likelihood.smc.smc`; of a diffusion and of an autoregressive program ``particles``
             of each of so many ``islands``.
@@ -117,6 +119,22 @@ def log_likelihood(
     program = program if isinstance(program, Program) else Program.from_functions(program)
     if noise is not None:
         program = with_noise(program, noise)
+    with progress_bar("log-likelihood", progress) as report:
+        return _estimate(program, x, context, method, posterior, num_particles, seed, report, options)
+
+
+def _estimate(
+    program: Program,
+    x: Any,
+    context: tuple[Any, ...],
+    method: str,
+    posterior: Any,
+    num_particles: int | None,
+    seed: int,
+    progress: Callable[[float], None],
+    options: dict[str, Any],
+) -> LogLikelihood:
+    """What :func:`log_likelihood` returns, of arguments that it has checked."""
     x, *parts = as_inputs(program, x, *context)
     context = tuple(parts)
     if method == "exact" and is_twisted(program) and any_missing(x):
@@ -156,8 +174,8 @@ def log_likelihood(
             return exact_likelihood(program, x, context)
         if type(program).marginal is not Program.marginal and method in ("auto", "exact"):
             _check_options("exact", options, num_particles, program)
-            known = {"method": method, "num_particles": num_particles, "seed": seed, "progress": progress}
-            return log_likelihood(program.marginal(), x, *context, **known, **options)  # type: ignore[arg-type]
+            known = (method, None, num_particles, seed, progress, options)
+            return _estimate(program.marginal(), x, context, *known)
         discrete = is_enumerable(program, x, *context)
         if discrete and method in ("auto", "exact"):
             _check_options("exact", options, num_particles, program)
@@ -192,8 +210,12 @@ def log_likelihood(
         if method == "exact":
             return exact_likelihood(program.marginal(), x, context)  # which says why there is none
         if kinds.kind == "exact":
+            whole = "" if any_missing(x) else " and no entry of these data is missing"
             raise AdviceError(
-                f"{type(program).__name__} has no latent variable: its likelihood is {{method}}.", method="exact"
+                f"{type(program).__name__} has no latent variable{whole}, so {{method}} has nothing to draw: its "
+                "likelihood is {method_}.",
+                method=method,
+                method_="exact",
             )
         if by_gibbs and method in ("bdmc", "smc"):
             raise AdviceError(

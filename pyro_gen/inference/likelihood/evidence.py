@@ -28,6 +28,7 @@ from pyro_gen.inference.likelihood.paths import unit_of
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.likelihood.smc import smc
 from pyro_gen.inference.likelihood.weights import effective_sample_size, log_mean_exp, psis_khat
+from pyro_gen.inference.progress import progress_bar
 from pyro_gen.inference.proposals import draws_for
 from pyro_gen.packing import packs
 from pyro_gen.program import Program
@@ -46,7 +47,7 @@ def log_evidence(
     *context: Any,
     method: str = "smc",
     seed: int = 0,
-    progress: Callable[[float], None] | None = None,
+    progress: bool | Callable[[float], None] = True,
     **options: Any,
 ) -> LogLikelihood:
     r"""Estimates the evidence of a data set under a program, all latent variables integrated out.
@@ -63,7 +64,8 @@ def log_evidence(
             (``num_particles``, 1000). ``"exact"`` where no latent variable is global and
             :func:`pyro_gen.log_likelihood` knows an exact method.
         seed: Seeds the draws; the caller's generators are left alone.
-        progress: Called with the fraction done, now and then.
+        progress: Whether to show a progress bar on standard error once 2 seconds have passed; or a function to be
+            called with the fraction done.
         options: Passed to the method.
 
     Returns:
@@ -87,6 +89,18 @@ def log_evidence(
     if method not in METHODS:
         raise ValueError(f"log_evidence(method={method!r}): choose one of {', '.join(METHODS)}.")
     data = as_arguments(program, x, *context)
+    with progress_bar(f"log-evidence ({method})", progress) as report:
+        return _evidence(program, data, method, seed, report, options)
+
+
+def _evidence(
+    program: Program | Callable[..., Any],
+    data: tuple[Any, ...],
+    method: str,
+    seed: int,
+    progress: Callable[[float], None],
+    options: dict[str, Any],
+) -> LogLikelihood:
     if method == "exact":
         if isinstance(program, Program) and not _global(program, data):
             return of_all_data(log_likelihood(program, *data, method="exact", progress=progress, **options), "exact")
@@ -110,8 +124,7 @@ def log_evidence(
     if method == "ais":
         return anneal(target, seed=seed, progress=progress, **options).evidence
     if method == "bridge":
-        report = None if progress is None else lambda fraction, _: progress(fraction)
-        return bridge_evidence(target, seed=seed, progress=report, **options)
+        return bridge_evidence(target, seed=seed, progress=lambda fraction, _: progress(fraction), **options)
     if not isinstance(program, Program):
         needs = "simulates data, which takes" if method == "bdmc" else "draws from a guide, which only"
         raise ValueError(

@@ -37,6 +37,7 @@ from pyro_gen.inference.likelihood.enumeration import MAX_ASSIGNMENTS, Summed, p
 from pyro_gen.inference.likelihood.guide_bounds import guide_bound
 from pyro_gen.inference.likelihood.result import LogLikelihood, entries_seen
 from pyro_gen.inference.likelihood.weights import psis, psis_khat
+from pyro_gen.inference.progress import progress_bar
 from pyro_gen.inference.proposals import guide_obstacle
 from pyro_gen.packing import packed_inputs, packs
 from pyro_gen.program import Program
@@ -102,7 +103,7 @@ def loo(
     method: str = "auto",
     num_particles: int | None = None,
     seed: int = 0,
-    progress: Callable[[float], None] | None = None,
+    progress: bool | Callable[[float], None] = True,
     **options: Any,
 ) -> LogLikelihood:
     r"""Leaves each datum out once: :math:`\log p(x_n \mid x_{-n})` by Pareto-smoothed importance sampling.
@@ -119,7 +120,8 @@ def loo(
         method: How local latent variables are integrated out, as in :func:`pyro_gen.log_likelihood`.
         num_particles: Draws of the guide for each draw of the posterior, where that is how.
         seed: Seeds the draws; the caller's generators are left alone.
-        progress: Called with the fraction done, now and then.
+        progress: Whether to show a progress bar on standard error once 2 seconds have passed; or a function to be
+            called with the fraction done.
         options: Of annealed importance sampling, where that is how.
 
     Returns:
@@ -152,8 +154,9 @@ def loo(
         kinds = structure(program, x, *rest)
         if kinds.kind == "implicit":
             raise not_for(program, kinds.kind, "loo")
-        how = (method, num_particles, seed, progress, options)
-        draws, log_p = _pointwise(program, kinds, x, tuple(rest), posterior, "loo", *how)
+        with progress_bar("loo", progress) as report:
+            how = (method, num_particles, seed, report, options)
+            draws, log_p = _pointwise(program, kinds, x, tuple(rest), posterior, "loo", *how)
     found = leave_one_out(draws, log_p, entries_seen(x))
     if len(bad := (found.diagnostics["khat"] > RELIABLE).nonzero()[:, 0]):
         warnings.warn(

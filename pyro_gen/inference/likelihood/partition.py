@@ -50,6 +50,7 @@ from pyro_gen.inference.likelihood.particles import resample
 from pyro_gen.inference.likelihood.result import LogLikelihood, entries_seen
 from pyro_gen.inference.likelihood.schedules import Options
 from pyro_gen.inference.likelihood.weights import effective_sample_size, log_mean_exp
+from pyro_gen.inference.progress import progress_bar
 from pyro_gen.inference.simulate import nothing_seen
 from pyro_gen.packing import packs
 from pyro_gen.program import Program
@@ -71,7 +72,7 @@ def log_partition(
     *context: Any,
     method: str = "auto",
     seed: int = 0,
-    progress: Callable[[float], None] | None = None,
+    progress: bool | Callable[[float], None] = True,
     **options: Any,
 ) -> LogLikelihood:
     r"""Estimates log Z, the normalising constant of an unnormalised program.
@@ -82,7 +83,8 @@ def log_partition(
         method: ``"exact"`` sums over all values of x, as the program knows (:meth:`~pyro_gen.Program.log_sum`) or one
             by one (at most 16384); ``"ais"``; ``"auto"`` takes the first where it applies.
         seed: Seeds the draws; the caller's generators are left alone.
-        progress: Called with the fraction done, now and then.
+        progress: Whether to show a progress bar on standard error once 2 seconds have passed; or a function to be
+            called with the fraction done.
         options: As in :func:`pyro_gen.inference.likelihood.ais.ais`: ``chains`` (1024, or 64 for each of many rows),
             ``temperatures`` or the ``spread`` of the log-weights (0.25) that they are chosen for, ``schedule``, ...
             ``kernel`` moves the chains, forward and back: a sampler where the entries are real numbers, else a function
@@ -122,7 +124,8 @@ def log_partition(
             plain = all(n.endswith(".missing") for n in (*kinds.local, *kinds.global_))
             raise not_for(program, "exact" if kinds.kind == "bound" and plain else kinds.kind, "log_partition")
         refuse_global(program, kinds, "log_partition")
-        return _partition(program, x, context, method, seed, progress, options)
+        with progress_bar("log Z", progress) as report:
+            return _partition(program, x, context, method, seed, report, options)
 
 
 def refuse_global(program: Program, kinds: Structure, verb: str) -> None:

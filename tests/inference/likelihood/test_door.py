@@ -3,6 +3,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from pyro_gen import models
 from pyro_gen.inference import proposals
 from pyro_gen.inference.likelihood import enumeration, exact
 from pyro_gen.inference.likelihood.door import log_likelihood
@@ -372,3 +373,19 @@ def test_data_outside_of_the_support_are_named(method):
     with pytest.raises(ValueError, match=r"Site 'x': the observed value -1 \(entry 2\) is outside"):
         log_likelihood(Waiting(), torch.tensor([1.0, torch.nan, -1.0]), method=method)
     assert log_likelihood(Waiting(), torch.tensor([1.0, torch.nan]), method="iwae").value[1].abs() < 1e-6
+
+
+@pytest.mark.parametrize("method", ["elbo", "iwae", "ais", "bdmc", "smc"])
+def test_what_has_nothing_to_draw_is_told_why(method):
+    x = torch.zeros(3, 4)
+    for program in (models.MADE(4), models.MAF(4), models.Gaussian(4)):
+        reason = f'has no latent variable and no entry of these data is missing, so method="{method}" has nothing to '
+        with pytest.raises(
+            ValueError, match=f'{type(program).__name__} {reason}draw: its likelihood is method="exact"'
+        ):
+            log_likelihood(program, x, method=method)
+    holes = x.index_fill(1, torch.tensor([1]), torch.nan)
+    if method == "smc":
+        assert log_likelihood(models.MADE(4), holes, method="smc").method == "smc"
+    with pytest.raises(ValueError, match=f'Gaussian has no latent variable, so method="{method}" has nothing'):
+        log_likelihood(models.Gaussian(4), holes, method=method)
