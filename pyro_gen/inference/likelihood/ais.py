@@ -65,8 +65,9 @@ def ais(
         seed: Seeds the draws; the caller's generators are left alone.
         progress: Called with the fraction done, after each temperature.
         options: ``chains`` per datum (16); ``temperatures``, chosen so that the standard deviation of a log-weight is
-            about ``spread`` (0.5) when it is left out; ``schedule``, ``"equalised"`` (every step adds the same
-            divergence, measured in the pilot rounds), ``"sigmoid"``, ``"linear"`` or a sequence of betas;
+            about ``spread`` (0.5) when it is left out, but at most 1000, with a warning; ``schedule``,
+            ``"equalised"`` (every step adds the same divergence, measured in the pilot rounds), ``"sigmoid"``,
+            ``"linear"`` or a sequence of betas;
             ``leapfrog`` steps per temperature; ``start``, ``"guide"``, ``"prior"`` or a distribution of torch's over
             unconstrained points, of shape :math:`(N, D)` in all; ``precondition``, whether coordinates are scaled by
             the standard deviations found in the pilot rounds; ``target_acceptance`` (0.75). Or ``kernel`` in the place
@@ -78,7 +79,8 @@ def ais(
         The logarithms of the mean weights: stochastic lower bounds whose bias vanishes with chains and temperatures;
         ``lower`` is the mean log-weight, the looser bound of one chain. Diagnostics per datum: ``ess``, ``khat`` (from
         21 chains on, else of all weights together, each relative to the mean of its datum), ``start_khat`` (the same
-        of the weights without annealing, where the base is not the prior), ``acceptance``, ``barrier``,
+        of the weights without annealing, where the base is not the prior), ``spread``, the standard deviation of the
+        log-weights, ``acceptance``, ``barrier``,
         ``thermodynamic`` (the estimate by thermodynamic integration); and ``betas``, from the prior also the mean
         ``rate`` and ``distortion`` at each of them, and ``gradients``, how many were evaluated per datum in all.
 

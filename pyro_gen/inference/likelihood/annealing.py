@@ -23,6 +23,7 @@ References:
     | https://arxiv.org/abs/2408.12057
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from pyro_gen.density import Density, density, row_chunks, rows_of, rows_per_chunk
 from pyro_gen.inference.likelihood.paths import Engine, OfDensity, Path
-from pyro_gen.inference.likelihood.pilot import MAX_PILOT_CHAINS, MIN_PILOT_CHAINS, Tuner, explore
+from pyro_gen.inference.likelihood.pilot import MAX_PILOT_CHAINS, MIN_PILOT_CHAINS, NATS_OFF_SUPPORT, Tuner, explore
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.likelihood.schedules import CHAINS, Options, Plan, intensity
 from pyro_gen.inference.likelihood.weights import effective_sample_size, log_mean_exp, psis_khat
@@ -207,11 +208,24 @@ class Runs:
             tuner.learn(plan, seen)
             # The variance of log w falls like 1 / T. A quantile, since a few data that lost a mode never have enough.
             spread = float(log_w.var(0).quantile(0.75).sqrt())
-            needed = int(min(max(size * (spread / self.settings.spread) ** 2, PILOT_TEMPERATURES), MAX_TEMPERATURES))
+            wanted = size * (spread / self.settings.spread) ** 2
+            needed = int(min(max(wanted, PILOT_TEMPERATURES), MAX_TEMPERATURES))
             if size >= PILOT_TEMPERATURES and (temperatures is not None or needed <= 4 * size):
                 break
             size *= 2
+        off = float(log_w.amin()) < -NATS_OFF_SUPPORT  # these count infinitely at any temperature
+        if temperatures is None and wanted > MAX_TEMPERATURES and not off:
+            self._say_capped(wanted)
         return tuner, needed if temperatures is None else temperatures
+
+    def _say_capped(self, wanted: float) -> None:
+        warnings.warn(
+            f"ais: log-weights that spread by {self.settings.spread:g} nats would take about {wanted:.2g} "
+            f"temperatures, and {MAX_TEMPERATURES} are taken, with which they spread by about "
+            f"{self.settings.spread * (wanted / MAX_TEMPERATURES) ** 0.5:.2g}: give temperatures= to take more, or a "
+            "greater spread=.",
+            stacklevel=9,  # of log_likelihood
+        )
 
     def result(self, log_w: Tensor, method: str, event_dims: float, unit: str = "nats per datum") -> LogLikelihood:
         """The estimates from the weights (C, N) of all targets."""
@@ -219,6 +233,7 @@ class Runs:
         n = log_w.shape[1]
         diagnostics = {
             "ess": effective_sample_size(log_w),
+            "spread": log_w.std(0) if len(log_w) > 1 else torch.full_like(value, torch.nan),
             "khat": _khat(log_w),
             **{name: torch.cat([getattr(c, name) for c in self.curves]) for name in _Curve._fields[:3]},
             "betas": self.betas,

@@ -13,7 +13,7 @@ from pyro_gen.inference.likelihood.paths import Engine
 from pyro_gen.inference.likelihood.schedules import Options, Plan, intensity
 from pyro_gen.inference.likelihood.weights import effective_sample_size
 
-__all__ = ["MAX_PILOT_CHAINS", "MIN_PILOT_CHAINS", "Tuner", "explore"]
+__all__ = ["MAX_PILOT_CHAINS", "MIN_PILOT_CHAINS", "NATS_OFF_SUPPORT", "Tuner", "explore"]
 
 MIN_PILOT_CHAINS = 8  # chains of a pilot round, below which their spread says nothing
 MAX_PILOT_CHAINS = 256  # chains of a pilot round, above which they say no more

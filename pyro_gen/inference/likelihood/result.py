@@ -136,7 +136,7 @@ class LogLikelihood:
 
     def __str__(self) -> str:
         error, sampling = self.mean_standard_error(), self.sampling_error()
-        bounds = "" if self.upper is None else f" in [{_mean(self.lower):.3f}, {_mean(self.upper):.3f}]"
+        bounds = "" if self.upper is None else _between(_mean(self.lower), _mean(self.upper), error)
         if self.upper is None and "gap" in self.diagnostics:  # from data simulated from the program
             bounds = f" (upper bound on simulated data: {float(self.diagnostics['gap'].mean()):.3f} above)"
         if self.quantity is not None and "ess_back" in self.diagnostics:
@@ -147,6 +147,15 @@ class LogLikelihood:
         of = "" if self.unit == "nats" else f"; {len(self.value)} {_UNITS[self.unit]}"
         of += "" if self.unit == "nats" or math.isnan(sampling) else f", sampling error {sampling:.3f}"
         return f"{what} {self.mean():.3f} +- {error:.3f} {self.unit}{bounds} ({label}{of})"
+
+
+def _between(lower: float, upper: float, error: float) -> str:
+    """Both bounds of a sandwich in words, the errors of which are about ``error`` each: by noise they may cross."""
+    if not round(lower, 3) > round(upper, 3):
+        return f" in [{lower:.3f}, {upper:.3f}]"
+    crossed = f", lower bound {lower:.3f} above the upper {upper:.3f}"
+    within = lower - upper <= 4 * error  # two standard errors of the difference of two that agree in sign
+    return crossed + (" within their errors" if within else ", more than their errors explain: take more chains")
 
 
 def _mean(tensor: Tensor | None) -> float:

@@ -416,3 +416,11 @@ def test_likelihoods_of_data_that_have_none():
 
     with pytest.raises(ValueError, match="has a factor"):
         ais(Factor(), torch.randn(6), start="prior")
+
+
+def test_a_spread_that_takes_too_many_temperatures_is_said(program, data, monkeypatch):
+    monkeypatch.setattr(annealing, "MAX_TEMPERATURES", 40)
+    with pytest.warns(UserWarning, match=r"spread by 0.05 nats would take about .* and 40 are taken, .*temperatures="):
+        capped = ais(program, data, spread=0.05, start="prior")
+    assert len(capped.diagnostics["betas"]) == 41 and float(capped.diagnostics["spread"].mean()) > 0.1
+    ais(program, data, spread=5.0, start="prior")  # warnings are errors here

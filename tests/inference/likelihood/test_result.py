@@ -65,3 +65,16 @@ def test_evidence_of_a_data_set():
     assert str(several).startswith("log-evidence -6.000 +- 0.250 nats per data set (ais, estimate; 2 data sets")
     with pytest.raises(ValueError, match="nats per data set"):
         make(unit="bits")
+
+
+def test_bounds_that_cross_are_no_interval():
+    def text(lower, upper, error=0.1):
+        bounds = {"lower": torch.tensor([lower]), "upper": torch.tensor([upper])}
+        return str(make(value=torch.zeros(1), standard_error=torch.tensor([error]), kind="sandwich", **bounds))
+
+    assert "nats per datum, lower bound 0.150 above the upper -0.150 within their errors (ais" in text(0.15, -0.15)
+    assert "lower bound 0.300 above the upper -0.300, more than their errors explain: take more chains" in text(
+        0.3, -0.3
+    )
+    for lower, upper in ((-0.15, 0.15), (0.0001, -0.0001)):  # as printed, the last are one number
+        assert f"in [{lower:.3f}, {upper:.3f}]" in text(lower, upper)
