@@ -5,6 +5,7 @@ model, an objective, a data set or a measurement is added by writing it down onc
 """
 
 import importlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -53,16 +54,24 @@ class Registry(Mapping[str, T], Generic[T]):
     def __init__(self, sort: str, home: str | None = None) -> None:
         self.sort, self.home = sort, home
         self._items: dict[str, T] = {}
+        self._executions: dict[str, Any] = {}
 
     def add(self, name: str, item: T) -> None:
         """Registers a thing; the same definition, of a file that is run again (a doctest of it is), takes its place.
 
         Raises:
-            ValueError: Another one has the name.
+            ValueError: Another one has the name, be it of the same module.
         """
-        if name in self._items and _definition(self._items[name]) != _definition(item):
-            raise ValueError(f"there is a {self.sort} {name!r} already: give this one another name.")
-        self._items[name] = item
+        execution = _execution(item)
+        if name in self._items:
+            old = self._items[name]
+            again = _definition(old) == _definition(item)
+            if again and execution is not None and execution is self._executions[name]:
+                again = _defined(old) is _defined(item)
+            if not again:
+                where = f", of {module}" if (module := getattr(_defined(old), "__module__", None)) else ""
+                raise ValueError(f"there is a {self.sort} {name!r} already{where}: give this one another name.")
+        self._items[name], self._executions[name] = item, execution
 
     def find(self, name: Any) -> T:
         """The thing of that name.
@@ -89,11 +98,22 @@ class Registry(Mapping[str, T], Generic[T]):
         return self._items
 
 
+def _defined(item: Any) -> Any:
+    """The class or function that a thing is about."""
+    return getattr(item, "cls", getattr(item, "function", item))
+
+
 def _definition(item: Any) -> Any:
     """Where a thing is defined, by module and name; what has neither is its own definition."""
-    defined = getattr(item, "cls", getattr(item, "function", item))
+    defined = _defined(item)
     name = getattr(defined, "__qualname__", None)
     return item if name is None else (defined.__module__, name)
+
+
+def _execution(item: Any) -> Any:
+    """What is another object each time that the module of a thing is run; ``None`` of a script or a notebook."""
+    module = sys.modules.get(getattr(_defined(item), "__module__", ""))
+    return getattr(module, "__spec__", None)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """The registries, and what a model costs: a toy one is added the way CONTRIBUTING says, and everything knows it."""
 
+import importlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -97,3 +99,25 @@ def test_a_name_is_given_once() -> None:
     with pytest.raises(ValueError, match="there is a number 'one' already"):
         registry.add("one", 2)
     assert dict(registry) == {"one": 1}
+
+
+def test_a_name_is_given_once_in_a_module_that_may_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = "twice_in_a_module"
+    first = "class Toy: pass\nregistry.add('Toy', Toy)\n"
+    (tmp_path / f"{module}.py").write_text("from tests_of_names import registry\n" + first, encoding="utf-8")
+    home = ModuleType("tests_of_names")
+    monkeypatch.setitem(sys.modules, "tests_of_names", home)
+    monkeypatch.syspath_prepend(tmp_path)
+    home.registry = Registry("model")  # type: ignore[attr-defined]
+    loaded = importlib.import_module(module)
+    importlib.reload(loaded)
+    for fresh in range(2):  # as a doctest does it, with another module
+        monkeypatch.delitem(sys.modules, module)
+        loaded = importlib.import_module(module)
+        assert home.registry["Toy"] is loaded.Toy, fresh
+    (tmp_path / f"{module}.py").write_text("from tests_of_names import registry\n" + first * 2, encoding="utf-8")
+    monkeypatch.delitem(sys.modules, module)
+    importlib.invalidate_caches()
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    with pytest.raises(ValueError, match=f"there is a model 'Toy' already, of {module}: give this one another name"):
+        importlib.import_module(module)
