@@ -211,6 +211,12 @@ def test_an_argument_that_the_model_does_not_have_is_named() -> None:
         zoo.Entry.parse("x", text)
 
 
+def test_the_minutes_of_a_recipe_are_those_of_its_stored_run() -> None:
+    for name, result in zoo.stored().items():
+        minutes, taken = zoo.load(name).minutes, result["seconds"] / 60
+        assert taken < 1 or minutes / 5 < taken < 5 * minutes, (name, minutes, taken)  # other work makes it slower
+
+
 def test_unknown_entries_and_missing_data_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYRO_GEN_DATA", raising=False)
     with pytest.raises(ValueError, match="no entry 'vae-digit'"):

@@ -136,7 +136,8 @@ class Entry:
         group: The column that numbers groups, or the empty text.
         training: Arguments of :func:`pyro_gen.fit`, as the file has them.
         figure: The figure.
-        minutes: About how long it takes on two CPU cores, or on a GPU where it is meant for one.
+        minutes: About how long the run took whose result is stored, training and figure, on a CPU beside other work;
+            where there is none an estimate, for two cores or for the GPU that it is meant for.
         gpu: Whether it is meant for a GPU.
         text: The file.
         labels_per_class: How many labels of each class training data keep, 0 for all.
@@ -238,7 +239,9 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str) -> Entry:
-    """Reads an entry.
+    """Reads an entry: its recipe and the figure that it must reproduce. Nothing is trained.
+
+    :func:`pyro_gen.zoo.train` gives the trained program, of the data of :func:`pyro_gen.zoo.prepare`.
 
     Raises:
         ValueError: There is no entry of that name, or its recipe is wrong.
