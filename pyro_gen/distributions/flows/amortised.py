@@ -14,7 +14,8 @@ class AmortisedFlow(nn.Module):
     r"""A conditional density :math:`q(z \mid h)` on :math:`\mathbb{R}^D`, for local latent variables in a guide.
 
     Arguments:
-        features: The size F of the context, an encoder's output.
+        features: The size F of the context, an encoder's output. With 2 D or more the first D entries are the means
+            and the next D the log-scales of the normal distribution that the layers begin from, before training.
         dim: The number D of latent dimensions.
         kind: ``"affine"``, ``"spline"``, ``"affine-coupling"`` or ``"coupling"``, see :class:`Transport`. A bound of
             several particles, or a likelihood by importance sampling, needs the density of given values: coupling
@@ -59,6 +60,8 @@ class AmortisedFlow(nn.Module):
             raise ValueError(f"AmortisedFlow(features={features}, dim={dim}): both are positive.")
         self.features = features
         self.transport = Transport(dim, features, kind, layers, hidden, bins)
+        if self.transport.head is not None and features >= 2 * dim:
+            nn.init.eye_(self.transport.head.weight)
 
     def forward(self, h: Tensor) -> FlowDistribution:
         """Creates the distribution given a context.

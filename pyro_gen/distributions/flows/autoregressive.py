@@ -7,10 +7,11 @@ in its input,
     v_i = e^{a_i} \, S_i(u_i) + m_i, \quad (a_i, m_i, S_i) \text{ functions of } u_{<i} \text{ and of a context } h, \\
     \log q(z) = \log \mathcal{N}(u; 0, I) - \sum_i \big( a_i + \log S_i'(u_i) \big) ,
 
-with :math:`S_i` the identity or a monotone rational-quadratic spline. Drawing takes one pass, which is what variational
-inference needs; the density of a value that the flow did not draw takes as many passes as there are groups of
-dimensions that depend on each other: D of them, or two for coupling layers. An
-:class:`~pyro_gen.distributions.flows.Inverse` has it the other way round.
+with :math:`S_i` the identity or a monotone rational-quadratic spline. Given a context, the first layer begins from
+:math:`\mu(h) + \sigma(h) \, u`, a draw of the normal distribution that a guide without a flow has (Kingma et al.,
+2016). Drawing takes one pass, which is what variational inference needs; the density of a value that the flow did not
+draw takes as many passes as there are groups of dimensions that depend on each other: D of them, or two for coupling
+layers. An :class:`~pyro_gen.distributions.flows.Inverse` has it the other way round.
 
 References:
     | Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016)
@@ -185,28 +186,29 @@ class Transport(Bijection):
             nn.init.zeros_(self.head.weight[dim:])
             nn.init.zeros_(self.head.bias)
 
-    def _outer(self, h: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _base(self, h: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and log-scale of the normal distribution that the layers begin from, given the context."""
         if h is None or self.head is None:
-            return self.loc, self.log_scale
+            return torch.zeros_like(self.loc), torch.zeros_like(self.log_scale)
         loc, log_scale = self.head(h).chunk(2, -1)
-        return self.loc + loc, self.log_scale + log_scale
+        return loc, log_scale
 
     def forward(self, u: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        loc, log_scale = self._outer(h)
-        log_det = log_scale.sum(-1)
+        loc, log_scale = self._base(h)
+        v, log_det = loc + log_scale.exp() * u, log_scale.sum(-1) + self.log_scale.sum()
         for layer in self.layers:
-            u, part = layer(u, h)
+            v, part = layer(v, h)
             log_det = log_det + part
-        return loc + log_scale.exp() * u, log_det
+        return self.loc + self.log_scale.exp() * v, log_det
 
     def inverse(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        loc, log_scale = self._outer(h)
-        u, log_det = (x - loc) * (-log_scale).exp(), log_scale.sum(-1)
+        loc, log_scale = self._base(h)
+        v, log_det = (x - self.loc) * (-self.log_scale).exp(), log_scale.sum(-1) + self.log_scale.sum()
         for layer in reversed(self.layers):
             assert isinstance(layer, _Layer)
-            u, part = layer.inverse(u, h)
+            v, part = layer.inverse(v, h)
             log_det = log_det + part
-        return u, log_det
+        return (v - loc) * (-log_scale).exp(), log_det
 
 
 def check_options(kind: str, layers: int, hidden: Sequence[int], bins: int) -> None:

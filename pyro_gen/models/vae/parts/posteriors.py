@@ -4,8 +4,8 @@ r"""Approximate posteriors :math:`q(z \mid x)`: the output :math:`h` of an encod
 .. math::
     \text{mean field:} \quad & \mathcal{N}\big(\mu(h), \operatorname{diag} \sigma(h)^2\big) \\
     \text{full covariance:} \quad & \mathcal{N}\big(\mu(h), L(h) L(h)^\top\big), \quad L \text{ lower triangular} \\
-    \text{iaf, spline:} \quad & z = T(u; h), \quad u \sim \mathcal{N}(0, I_K), \quad
-        \log q(z \mid h) = \log \mathcal{N}(u; 0, I_K) - \log |\det \partial T / \partial u|
+    \text{iaf, spline:} \quad & z = T\big(\mu(h) + \sigma(h) \, u; h\big), \quad u \sim \mathcal{N}(0, I_K), \quad
+        \log q(z \mid h) = \log \mathcal{N}(u; 0, I_K) - \log |\det \partial z / \partial u|
 
 The flows are those of :mod:`pyro_gen.distributions.flows`: affine maps, each autoregressive in its input (Kingma et
 al., 2016), and coupling layers of rational-quadratic splines (Durkan et al., 2019), of which a value that they did not
@@ -30,8 +30,6 @@ from torch import Tensor, nn
 from pyro_gen.distributions.flows import AmortisedFlow
 
 __all__ = ["POSTERIORS", "FullCovariance", "MeanField", "make_posterior", "normal"]
-
-FLOW_FEATURES = 64  # what an encoder hands to a flow
 
 
 def normal(h: Tensor, floor: float = 1e-4) -> Any:
@@ -67,6 +65,8 @@ class MeanField(nn.Module):
 class FullCovariance(nn.Module):
     """A normal distribution with any covariance, through its lower triangular factor.
 
+    What is below the diagonal is divided by K: an untrained encoder's noise there would be most of the variance.
+
     Arguments:
         latent: The number of latent dimensions K.
 
@@ -74,7 +74,7 @@ class FullCovariance(nn.Module):
         features: The size of an encoder's output: K means, K raw scales, K (K - 1) / 2 entries below the diagonal.
 
     Example:
-        >>> q = FullCovariance(2)(torch.tensor([0.0, 0.0, 0.5413, 0.5413, 2.0]))  # softplus(0.5413) = 1
+        >>> q = FullCovariance(2)(torch.tensor([0.0, 0.0, 0.5413, 0.5413, 4.0]))  # softplus(0.5413) = 1
         >>> q.covariance_matrix.round(decimals=2).tolist()
         [[1.0, 2.0], [2.0, 5.0]]
     """
@@ -93,15 +93,15 @@ class FullCovariance(nn.Module):
     def forward(self, h: Tensor) -> Any:
         """The distribution given features with shape (*, features)."""
         loc, raw_scale = h[..., : 2 * self.latent].chunk(2, -1)
-        factor = h[..., self.below.flatten()].unflatten(-1, (self.latent, self.latent)).tril(-1)
+        factor = h[..., self.below.flatten()].unflatten(-1, (self.latent, self.latent)).tril(-1) / self.latent
         return dist.MultivariateNormal(loc, scale_tril=factor + torch.diag_embed(1e-4 + F.softplus(raw_scale)))
 
 
 POSTERIORS: dict[str, Any] = {
     "mean field": MeanField,
     "full covariance": FullCovariance,
-    "iaf": lambda latent: AmortisedFlow(FLOW_FEATURES, latent, "affine", layers=2),
-    "spline": lambda latent: AmortisedFlow(FLOW_FEATURES, latent, "coupling", layers=2),
+    "iaf": lambda latent: AmortisedFlow(2 * latent, latent, "affine", layers=2),
+    "spline": lambda latent: AmortisedFlow(2 * latent, latent, "coupling", layers=2),
 }
 
 

@@ -39,7 +39,7 @@ def linear_vae(guide: str) -> Any:
         vae.encoder.weight[:2] = inverse @ W.T
         scale = factor.diagonal() if guide == "full covariance" else (NOISE**2 * inverse).diagonal().sqrt()
         raw = (scale - 1e-4).expm1().log()
-        vae.encoder.bias.copy_(torch.cat([torch.zeros(2), raw, factor[1:, 0]])[: len(vae.encoder.bias)])
+        vae.encoder.bias.copy_(torch.cat([torch.zeros(2), raw, 2 * factor[1:, 0]])[: len(vae.encoder.bias)])
     return vae
 
 
