@@ -366,8 +366,9 @@ def test_every_example_is_listed() -> None:
 
 # Those that train for more than 20 seconds of a quiet core.
 LONG = {
-    *("deep_markov_music", "diffusion_digits", "discrete_latents", "energy_digits", "gan_digits", "gan_modes"),
-    "score_sde_2d",
+    *("clusters_wine", "deep_markov_music", "diffusion_digits", "discrete_latents", "energy_digits", "gan_digits"),
+    *("gan_modes", "hierarchical_vae", "joint_energy", "score_sde_2d", "semi_supervised", "text_characters"),
+    "topics_docstrings",
 }
 
 

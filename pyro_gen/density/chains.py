@@ -1,5 +1,6 @@
 """Functions of one chain, mapped over many."""
 
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -9,7 +10,17 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from pyro_gen._random import vmap_draws
 
-__all__ = ["looped", "vmap_or_loop"]
+__all__ = ["looped", "mapped", "vmap_or_loop"]
+
+
+def mapped(function: Callable[..., Any], *args: Any) -> Any:
+    """Maps a function by vmap, without torch's notice that it has no rule for some operation and runs that by turns.
+
+    As an error, which Python makes of warnings if asked to, the notice would end in a loop over the whole function.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")
+        return torch.vmap(function)(*args)
 
 
 def looped(function: Callable[..., Any], *args: Any) -> Any:
@@ -30,5 +41,5 @@ def vmap_or_loop(function: Callable[..., Any], *args: Any, draws: bool = False) 
         draws: Whether the function draws, each time anew.
     """
     with suppress(Exception):
-        return vmap_draws(function, len(tree_leaves(args)[0]), *args) if draws else torch.vmap(function)(*args)
+        return vmap_draws(function, len(tree_leaves(args)[0]), *args) if draws else mapped(function, *args)
     return looped(function, *args)

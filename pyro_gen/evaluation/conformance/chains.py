@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen.density import any_missing
+from pyro_gen.density.chains import mapped
 from pyro_gen.evaluation.conformance.case import SIDES, Case, Latents, trace_of
 from pyro_gen.evaluation.conformance.check import Failed, Skipped, check
 from pyro_gen.evaluation.conformance.error_place import first_line, place_of
@@ -34,7 +35,7 @@ def vmap(case: Case) -> str | None:
 
         try:
             with torch.no_grad():
-                vectorised = torch.vmap(scores)(stacked)
+                vectorised = mapped(scores, stacked)
         except Exception as error:
             raise Skipped(
                 f"The {side} cannot be vectorised, at {place_of(error)}: {first_line(error)} Training works without; "

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from pyro_gen._random import seeded
-from pyro_gen.density.chains import vmap_or_loop
+from pyro_gen.density.chains import mapped, vmap_or_loop
 from pyro_gen.density.finite import finite_sites
 from pyro_gen.density.missing import (
     MissingEntries,
@@ -213,7 +213,7 @@ def _compare(
             return Comparison(site, found, None, error, f"an entry of '{site}' has no values of its own")
         points: Sequence[int] = POINTS
         try:
-            torch.vmap(log_joint_of_one)(missing.values[:2])
+            mapped(log_joint_of_one, missing.values[:2])
         except Exception:  # a model that runs once for each value is asked for fewer of them
             points = POINTS[:2]
         transform = None if real else biject_to(support)

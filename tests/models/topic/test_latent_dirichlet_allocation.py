@@ -218,3 +218,14 @@ def test_what_is_no_count_gets_one_line(wrong: float, words: str) -> None:
         LatentDirichletAllocation(3, 2).initialise(torch.tensor([[1.0, 2.0, wrong]]))
     with pytest.raises(ValueError, match="2 words and 1 topic"):
         LatentDirichletAllocation(1, 2)
+
+
+@pytest.mark.parametrize("k", range(1, 10))
+def test_tokens_are_found_by_halving(k: int) -> None:
+    weights = torch.rand(6, k)
+    weights[0, :] = 0.0
+    weights[1, k // 2 :] = 0.0
+    upto, row = weights.cumsum(1), torch.arange(6).repeat_interleave(50)
+    level = torch.rand(300) * upto[:, -1][row] * 1.01  # a few above all
+    found = gibbs._steps_up_to(upto, row, level).clamp(max=k - 1)
+    assert torch.equal(found, (upto[row] <= level.unsqueeze(1)).sum(1).clamp(max=k - 1))

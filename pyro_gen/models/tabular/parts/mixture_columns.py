@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_gen._internals import is_vmapped
 from pyro_gen.data.atoms import at_atom, atoms_of
 from pyro_gen.data.column import Column
 from pyro_gen.distributions.monotone_spline import MonotoneSpline
@@ -180,5 +181,8 @@ def prepare(x: Tensor, layout: MixtureLayout, curves: MixtureCurves) -> MixtureE
     for code, size in zip(torch.cat(codes, 1).unbind(1), layout.sizes, strict=True):
         chosen.append((code.unsqueeze(-1) == torch.arange(size, device=x.device)).to(x))
     pairs = torch.stack([lower, upper]).unbind(2)
-    values = [own.unique(dim=1, return_inverse=True) for own in pairs]
+    if is_vmapped(lower):  # how many differ is then not known
+        values = [(own, torch.arange(len(x), device=x.device)) for own in pairs]
+    else:
+        values = [own.unique(dim=1, return_inverse=True) for own in pairs]
     return MixtureEvidence(real, log_slope.nan_to_num(), lower, upper, values, torch.cat(chosen, 1), layout.sizes)

@@ -161,12 +161,23 @@ def split(corpus: Corpus, shares: Tensor, topics: Tensor) -> tuple[Tensor, Tenso
         upto = weights.cumsum(1)
         token = torch.repeat_interleave(corpus.counts[cells])
         level = torch.rand(len(token)) * upto[:, -1][token]
-        chosen.append((upto[token] <= level.unsqueeze(1)).sum(1).clamp(max=k - 1))
+        chosen.append(_steps_up_to(upto, token, level).clamp(max=k - 1))
     topic = torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.long)
     cell = torch.repeat_interleave(corpus.counts)
     of_documents = torch.bincount(corpus.documents[cell] * k + topic, minlength=n * k).view(n, k)
     of_words = torch.bincount(corpus.words[cell] * k + topic, minlength=v * k).view(v, k)
     return of_documents.to(shares), of_words.T.to(shares)
+
+
+def _steps_up_to(upto: Tensor, row: Tensor, level: Tensor) -> Tensor:
+    """How many entries of its row of ``upto``, which rises, are at most each level: by halving, in log K steps."""
+    k = upto.shape[1]
+    flat, first = upto.flatten(), row * k
+    found = torch.zeros_like(row)
+    for step in (2**i for i in reversed(range(k.bit_length()))):
+        probe = (found + (step - 1)).clamp(max=k - 1)
+        found += step * (flat[first + probe] <= level)
+    return found
 
 
 def minka(counts: Tensor, prior: Tensor) -> Tensor:
