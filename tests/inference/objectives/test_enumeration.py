@@ -1,7 +1,6 @@
 """EnumELBO with missing entries, imputation after it, and losses that draw from the model."""
 
 import math
-import time
 
 import pyro
 import pyro.distributions as dist
@@ -56,7 +55,10 @@ def test_enumeration_with_holes_is_the_likelihood_of_what_was_seen(expand):
 def test_fit_and_impute_a_mixture_whose_assignment_is_summed_out():
     """The means are global, with an autoguide; the assignment is in no guide, and is drawn given the rest."""
 
+    runs = []
+
     def model(x):
+        runs.append(len(x))
         with pyro.plate("components", 2):
             places = pyro.sample("places", dist.Normal(torch.tensor([-3.0, 3.0]), 2.0))
         with pg.plate(x):
@@ -72,9 +74,9 @@ def test_fit_and_impute_a_mixture_whose_assignment_is_summed_out():
     program = pg.Program.from_functions(model, guide)
     program.event_shape = torch.Size([2])
     pg.fit(program, x, objective=EnumELBO(), epochs=25, batch_size=200, lr=0.2, schedule="cosine", progress=False)
-    start = time.process_time()
+    runs.clear()
     y = pg.impute(program, x, draws=50)
-    assert time.process_time() - start < 3
+    assert len(runs) < 100  # one for each draw and some more, not one for each draw of each row
     # A missing column has the mean of its component: 50 rows of 50 draws each of standard deviation .5 and rounding
     # of the means of .05.
     assert abs(y[:, :100, 1][:, k[:100]].mean() - 2) < 0.3 and abs(y[:, :100, 1][:, ~k[:100]].mean() + 2) < 0.3
