@@ -25,6 +25,7 @@ def test_clusters_of_a_file_with_holes(here: Path, capsys: pytest.CaptureFixture
     assert Path("c.png").read_bytes().startswith(b"\x89PNG")
     page = Path("c.html").read_text(encoding="utf-8")
     assert "2 with probability" in page and "&lt;b&gt;" in page and "<b>" not in page and "red (100%)" in page
+    words[4:] = ["2", "--draws", "4"]
     code, text, _ = run(capsys, *words, "--out", "c.csv", "--overwrite")
     assert code == 0 and text.startswith("Clusters of 40 rows: 2 with probability")
 

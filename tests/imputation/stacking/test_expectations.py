@@ -1,10 +1,10 @@
 """What `transform` says is the mean of the draws that `impute` gives: for every kind of column and every program.
 
-Of each column the mean over its holes is compared, in standard errors of 400 draws of it (and of 300 others, by which
-limits, curves and rounding are averaged over). At 4 of them a correct program fails one of the 62 checks in 0.4% of the
-seeds; the seed is fixed. Draws go round the kept draws of the posterior, over which expectations are averaged, so that
-standard errors are rather too great. What programs draw themselves to find an expectation is the same for their draws
-(ensembles), or has an error of its own (selection).
+Of each column the mean over its holes, 20 or 30 rows of 60, is compared, in standard errors of 200 draws of it (and of
+150 others, by which limits, curves and rounding are averaged over). At 4 of them a correct program fails one of the 62
+checks in 0.4% of the seeds; the seed is fixed. Draws go round the kept draws of the posterior, over which expectations
+are averaged, so that standard errors are rather too great. What programs draw themselves to find an expectation is the
+same for their draws (ensembles), or has an error of its own (selection).
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from pyro_gen.imputation.stacking import expectations, linear_pool
 from pyro_gen.models.tabular import METHODS, TableSelection
 from pyro_gen.models.tabular.parts.ensemble import Ensemble
 
-ROWS, HOLES, DRAWS, MEAN_DRAWS = 150, 30, 400, 300
+ROWS, HOLES, DRAWS, MEAN_DRAWS = 180, 60, 200, 150
 SMALL = {"members": 2, "particles": 100, "steps": 150}
 OPTIONS: dict[str, dict[str, Any]] = {"deep": SMALL, "not_miwae": SMALL}
 SCHEMA: dict[str, str | Column] = {
@@ -139,11 +139,11 @@ def test_expectations_of_counts_end_where_draws_end(method: str, monkeypatch: py
     frame = pd.DataFrame({"z": z, "visits": rng.poisson(np.exp(1.3 * z)).astype(float)})
     imputer = Imputer(method=method, schema={"visits": "count"}, options=OPTIONS.get(method), random_state=0).fit(frame)
     new = pd.DataFrame({"z": np.full(10, 4.5), "visits": np.nan})
-    completed = imputer.impute(new, draws=DRAWS)
-    draws = np.stack([completed.cells(k).numpy() for k in range(DRAWS)])
+    completed = imputer.impute(new, draws=400)
+    draws = np.stack([completed.cells(k).numpy() for k in range(400)])
     last = imputer.scaling_.columns[1].upper
     assert last is not None and draws.max() == last and (draws == draws.round()).all()
-    error = draws.mean(1).std() / np.sqrt(DRAWS)
+    error = draws.mean(1).std() / np.sqrt(400)
 
     def away() -> float:
         return float(abs(imputer.transform(new)["visits"].mean() - draws.mean()) / error)

@@ -193,9 +193,9 @@ def log_density(mixture: PlaneMixture, x: Tensor) -> Tensor:
 
 def test_it_learns_a_ring_and_integrates_to_one() -> None:
     mixture = ring(0.3)
-    program = ScoreSDE(2, width=96, waves=3)
+    program = ScoreSDE(2, width=64, waves=3)
     x, _ = mixture.draw(8000, 0)
-    result = pg.fit(program, x, epochs=50, batch_size=400, lr=0.005, schedule="cosine", ema=0.99, progress=False)
+    result = pg.fit(program, x, epochs=60, batch_size=400, lr=0.005, schedule="cosine", ema=0.99, progress=False)
     assert result.mode == "traced", result.mode_reason
     y, _ = mixture.draw(500, 1)
     found = pg.log_likelihood(program, y)
@@ -207,8 +207,8 @@ def test_it_learns_a_ring_and_integrates_to_one() -> None:
         axis = torch.arange(-3.6, 3.6, step)
         return float(pg.log_likelihood(program, torch.cartesian_prod(axis, axis)).value.exp().sum()) * step**2
 
-    # What is learned is finer than the mixture: with steps of half a standard deviation this is 1.005, by any solver.
-    assert abs(integral(0.075) - 1) < 1e-3
+    # What is learned is finer than the mixture: steps of half a standard deviation are too wide.
+    assert abs(integral(0.1) - 1) < 2e-3
     with no_divergence():
         assert abs(integral(0.15) - 1) > 0.1
 
