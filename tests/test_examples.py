@@ -368,7 +368,7 @@ def test_every_example_is_listed() -> None:
 LONG = {
     *("clusters_wine", "deep_markov_music", "diffusion_digits", "discrete_latents", "energy_digits", "gan_digits"),
     *("gan_modes", "hierarchical_vae", "joint_energy", "label_latents", "mnar", "pixel_cnn_digits", "regimes_returns"),
-    *("score_sde_2d", "semi_supervised", "text_characters", "topics_docstrings"),
+    *("score_sde_2d", "semi_supervised", "switching_nile", "text_characters", "topics_docstrings"),
 }
 
 
