@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any, TypeVar
 
 import torch
@@ -38,12 +39,26 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
+def checked_seed(seed: Any) -> int:
+    """A seed as an integer of Python's.
+
+    Raises:
+        ValueError: It is no integer, negative, or has more than 63 bits.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < 2**63:
+        raise ValueError(f"seed={seed!r}: give an integer of 0 or more, below 2^63.")
+    return int(seed)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seeds torch's generators inside the block and restores their states after it.
 
     Arguments:
         seed: A non-negative integer. Same seed, same device, same draws.
+
+    Raises:
+        ValueError: The seed is none.
 
     Example:
         >>> before = torch.get_rng_state()
@@ -57,7 +72,7 @@ def seeded(seed: int) -> Iterator[None]:
     """
     # CUDA is forked only once it is in use: asking for its state would initialise it, and torch.manual_seed would
     # note its seed for later, with a stack trace that takes milliseconds.
-    cuda = torch.cuda.is_initialized()
+    cuda, seed = torch.cuda.is_initialized(), checked_seed(seed)
     with exclusive(), torch.random.fork_rng(devices=range(torch.cuda.device_count()) if cuda else ()):
         (torch.manual_seed if cuda else torch.default_generator.manual_seed)(seed)
         yield

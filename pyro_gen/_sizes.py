@@ -2,11 +2,20 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
 
-__all__ = ["check_conditions_a_row", "check_known", "check_sizes", "check_weights", "check_widths", "event_of"]
+__all__ = [
+    "check_conditions_a_row",
+    "check_counts",
+    "check_known",
+    "check_sizes",
+    "check_weights",
+    "check_widths",
+    "event_of",
+]
 
 
 def _is_size(value: Any, least: int = 1) -> bool:
@@ -42,6 +51,18 @@ def check_sizes(model: object, least: int = 1, **sizes: Any) -> None:
         if not _is_size(size, least):
             wanted = "a positive integer" if least == 1 else f"an integer of {least} or more"
             raise ValueError(f"{type(model).__name__}({name}={size!r}): give {wanted}.")
+
+
+def check_counts(verb: str, least: int = 1, **counts: Any) -> None:
+    """Refuses arguments of a function that are no whole numbers, or smaller than the least.
+
+    Raises:
+        ValueError: One is; the message names function and argument.
+    """
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, Integral) or count < least:
+            wanted = "a positive integer" if least == 1 else f"an integer of {least} or more"
+            raise ValueError(f"{verb}({name}={count!r}): give {wanted}.")
 
 
 def check_widths(model: object, **widths: Any) -> None:

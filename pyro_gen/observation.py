@@ -50,8 +50,8 @@ def _any_missing(value: Tensor) -> bool:
 
 
 @effectful(type="observed_law")
-def _law_of_observed(distribution: Any) -> Any:
-    """The distribution that an observe statement is of: a handler may put another one in its place."""
+def _law_of_observed(distribution: Any, value: Tensor | None) -> Any:
+    """The distribution that an observe statement of data is of: a handler may put another one in its place."""
     return distribution
 
 
@@ -263,7 +263,7 @@ def observe(name: str, distribution: Any, value: Tensor | None = None) -> Tensor
         >>> round(trace.log_prob_sum().item(), 4)  # one standard normal at its mode
         -0.9189
     """
-    distribution = _law_of_observed(distribution, name=name)
+    distribution = _law_of_observed(distribution, value, name=name)
     if value is None:
         return pyro.sample(name, distribution)
     distribution = hidden_markov.of_sequence(distribution, value)
@@ -329,7 +329,7 @@ class missing_observed(Messenger):
         if msg["infer"].get(_SERVED) or msg["infer"].get("_deterministic") or value.numel() == 0:
             return
         msg["infer"] = {**msg["infer"], _SERVED: True}
-        distribution = _law_of_observed(msg["fn"], name=msg["name"])
+        distribution = _law_of_observed(msg["fn"], value, name=msg["name"])
         msg["fn"], msg["value"], self.complete[msg["name"]] = _observed(msg["name"], distribution, value)
 
     def _pyro_post_sample(self, msg: Any) -> None:

@@ -134,6 +134,17 @@ class Batches:
             [digest(self._fetch(torch.arange(s, min(s + step, self.size), device=self._device))) for s in starts]
         )
 
+    def rows(self, epoch: int) -> Iterator[Tensor]:
+        """Which rows of the data the batches of :meth:`epoch` hold."""
+        generator = torch.Generator().manual_seed(_mix_seed(self.seed, epoch))
+        # One batch with everything in it stays in order: a guide with parameters for each datum relies on that.
+        whole = self.batch_size >= self.size
+        order = (torch.arange(self.size) if whole else torch.randperm(self.size, generator=generator)).to(self._device)
+        for step in range(len(self)):
+            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+            share = len(batch) // self.world_size
+            yield batch[self.rank * share : (self.rank + 1) * share] if self.world_size > 1 else batch
+
     def epoch(self, epoch: int) -> Iterator[tuple[Any, ...]]:
         r"""Goes once through the data.
 
@@ -144,15 +155,7 @@ class Batches:
             Tuples ``(x, *context)``: this rank's slice of each global batch, ``x`` with shape (n, \*event), on the
             device of the data (the CPU for a ``Dataset``). What has no rows is whole.
         """
-        generator = torch.Generator().manual_seed(_mix_seed(self.seed, epoch))
-        # One batch with everything in it stays in order: a guide with parameters for each datum relies on that.
-        whole = self.batch_size >= self.size
-        order = (torch.arange(self.size) if whole else torch.randperm(self.size, generator=generator)).to(self._device)
-        for step in range(len(self)):
-            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-            if self.world_size > 1:
-                share = len(batch) // self.world_size
-                batch = batch[self.rank * share : (self.rank + 1) * share]
+        for step, batch in enumerate(self.rows(epoch)):
             x, *context = self._fetch(batch)
             if self.transform is not None:
                 x = self._transformed(self.transform, x, _mix_seed(self.seed, epoch, step, self.rank))

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from pyro_gen._progress import listening, told
 from pyro_gen._random import seeded
+from pyro_gen._sizes import check_counts
 from pyro_gen.data import as_tensor
 from pyro_gen.density import as_inputs, evaluation, row_chunks, rows_of
+from pyro_gen.density.data_support import DataSupport, require_support
 from pyro_gen.density.finite import finite_sites, joint_values, present_units
 from pyro_gen.density.missing import latent_missing, missing_site, needs_latent
 from pyro_gen.inference.diagnose import diagnose
@@ -124,8 +126,7 @@ def reconstruct(program: Program, x: Any, *context: Any, draws: int = 1, seed: i
     Raises:
         ValueError: The likelihood has no mean, or no observed site has the shape of the data.
     """
-    if draws < 1:
-        raise ValueError(f"reconstruct(draws={draws}): give a positive number.")
+    check_counts("reconstruct", draws=draws)
     x, *rest = as_inputs(program, x, *context)
     context = tuple(rest)
     out = []
@@ -136,7 +137,10 @@ def reconstruct(program: Program, x: Any, *context: Any, draws: int = 1, seed: i
         pyro.validation_enabled(False),
         latent_missing(program, x, *context) as handler,
     ):
-        kinds = structure(program, x[:ROWS], *rows_of(x, context, slice(ROWS)))
+        few = (x[:ROWS].contiguous(), *rows_of(x, context, slice(ROWS)))
+        with DataSupport(few[0]) as found:
+            kinds = structure(program, *few)
+        require_support(program, found, x, context)
         if kinds.kind == "unnormalised":
             if not kinds.local and not kinds.global_:
                 raise not_for(program, kinds.kind, "reconstruct")
@@ -258,8 +262,7 @@ def impute(
     """
     if method not in ("auto", "guide", "ais", "smc", "hmc"):
         raise ValueError(f'impute(method={method!r}): choose "auto", "guide", "ais", "smc" or "hmc".')
-    if draws < 1 or num_proposals < 1:
-        raise ValueError(f"impute(draws={draws}, num_proposals={num_proposals}): give positive numbers.")
+    check_counts("impute", draws=draws, num_proposals=num_proposals)
     if options and (method == "guide" or options.get("method") in ("guide", "smc")):
         raise ValueError(OPTIONS_REFUSED)
     program = program if isinstance(program, Program) else Program.from_functions(program)
@@ -282,7 +285,10 @@ def impute(
         pyro.validation_enabled(False),
         latent_missing(program, x, *context, every=needs_latent(program, x, *context)) as handler,
     ):
-        kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
+        few = (x[:2].contiguous(), *rows_of(x, context, slice(2)))
+        with DataSupport(few[0]) as found:
+            kinds = structure(program, *few)
+        require_support(program, found, x, context)
         if kinds.kind == "unnormalised" and kinds.global_:
             refuse_data_factors(program, x, *context, verb="impute")
         some, given = x[holes], rows_of(x, context, holes)

@@ -84,7 +84,14 @@ def fit(program: pg.Program, x: Tensor, **options: Any) -> None:
         (BadLikelihood(), X, "in the model, after site 'z', the parameter scale of Normal", "model", "z", False),
         # The first run of an autoguide is one of the model.
         (with_autoguide(BadPrior), X, "in the model, the parameter scale of Normal", "model", None, False),
-        (PositiveData(), X, "in the model, at site 'x', .* in the data: transform it", "model", "x", True),
+        (
+            PositiveData(),
+            X,
+            r"'x': the value -2 at index \[0, 0\] .* numbers of 0 or more",
+            "model",
+            "x",
+            True,
+        ),
         (PositivePrior(), X, "at site 'z', .*: the guide draws outside of the support", "model", "z", False),
     ],
 )

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from pyro_gen._random import seeded
 from pyro_gen.density import row_chunks, rows_of
-from pyro_gen.distributions import innermost
 from pyro_gen.inference.likelihood.result import LogLikelihood, entries_seen
 from pyro_gen.noising import NoisingChain
 
@@ -45,12 +44,10 @@ def chain_bound(
         progress: Called with the fraction done, now and then.
 
     Raises:
-        ValueError: The number of times is not positive, or data are outside of the support.
+        ValueError: The number of times is not positive.
     """
     if times < 1:
         raise ValueError(f"log_likelihood(num_particles={times}): give a positive number.")
-    with seeded(seed), torch.no_grad():
-        _check_support(program, x, context)
     values: list[Tensor] = []
     errors: list[Tensor] = []
     with seeded(seed), torch.no_grad():
@@ -72,14 +69,3 @@ def chain_bound(
     return LogLikelihood(
         value, error, "stochastic lower bound", "elbo", entries_seen(x), lower=value, diagnostics=diagnostics
     )
-
-
-def _check_support(program: NoisingChain, x: Tensor, context: tuple[Any, ...]) -> None:
-    first = slice(1)
-    law = program.likelihood(program.start(x[first]).sample(), *rows_of(x, context, first))
-    wrong = (~law.support.check(x)).nonzero()[:, 0]
-    if len(wrong):
-        raise ValueError(
-            f"log_likelihood: {len(wrong)} data, the first is row {int(wrong[0])}, are outside of the support of "
-            f"{type(innermost(law)).__name__}, {innermost(law).support}: transform them as in training."
-        )

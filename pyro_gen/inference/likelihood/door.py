@@ -7,7 +7,9 @@ from typing import Any
 import pyro
 
 from pyro_gen._errors import AdviceError, InPython
+from pyro_gen._sizes import check_counts
 from pyro_gen.density import any_missing, as_inputs, evaluation, rows_of
+from pyro_gen.density.data_support import DataSupport, require_support
 from pyro_gen.density.missing import latent_missing, needs_latent
 from pyro_gen.density.sites import ImproperAnywhere
 from pyro_gen.inference.kinds import not_for
@@ -30,7 +32,7 @@ from pyro_gen.inference.progress import progress_bar
 from pyro_gen.noising import NoisingChain
 from pyro_gen.packing import packs_functions
 from pyro_gen.program import Program
-from pyro_gen.traces import structure
+from pyro_gen.traces import Structure, structure
 
 __all__ = ["log_likelihood"]
 
@@ -116,6 +118,8 @@ def log_likelihood(
     if method not in METHODS:
         raise ValueError(f"log_likelihood(method={method!r}): choose one of {', '.join(METHODS)}.")
     _check_options(method, options, num_particles)
+    if num_particles is not None:
+        check_counts("log_likelihood", num_particles=num_particles)
     program = program if isinstance(program, Program) else Program.from_functions(program)
     if noise is not None:
         program = with_noise(program, noise)
@@ -158,10 +162,11 @@ def _estimate(
     if make is not None and num_particles is not None:
         raise _no_such_particles(num_particles, type(program).__name__)
     if make is not None:
+        with evaluation(program), latent_missing(program, x, *context, every=every):
+            _kinds(program, x, context)
         return particle_likelihoods(program, make, x, context, seed, progress, options)
     with evaluation(program), given, latent_missing(program, x, *context, every=every):
-        with ImproperAnywhere(), pyro.validation_enabled(False):  # a factor may read what is missing
-            kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))
+        kinds = _kinds(program, x, context)
         if kinds.kind == "implicit":
             raise not_for(program, kinds.kind, "log_likelihood")
         if kinds.kind == "unnormalised":
@@ -236,6 +241,15 @@ def _estimate(
         if num_particles is None:
             num_particles = 64 if method == "elbo" else 1000
         return guide_bound(program, x, context, method, num_particles, seed, progress)
+
+
+def _kinds(program: Program, x: Any, context: tuple[Any, ...]) -> Structure:
+    """The kind of a program, by a run on two rows; all rows are to be in the support of the laws of its sites."""
+    few = (x[:2].contiguous(), *rows_of(x, context, slice(2)))
+    with ImproperAnywhere(), pyro.validation_enabled(False), DataSupport(few[0]) as found:
+        kinds = structure(program, *few)  # without validation: a factor may read what is missing
+    require_support(program, found, x, context)
+    return kinds
 
 
 def _check_options(

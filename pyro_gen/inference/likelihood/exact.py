@@ -32,6 +32,11 @@ def exact_likelihood(program: Program, x: Tensor, context: tuple[Any, ...]) -> L
     """The log-densities of data under a program without latent variables."""
     with torch.no_grad(), evaluation(program), no_completion():
         first = trace_side(program, "model", x[:1], *rows_of(x, context, slice(1)))
+        if all(s["infer"].get("_deterministic") for s in sample_sites(first).values()):
+            raise ValueError(
+                f"{type(program).__name__} observes nothing, so data have no likelihood: observe them in the model, "
+                'pg.observe("x", distribution, x).'
+            )
         values = []
         for rows in row_chunks(len(x), rows_per_chunk(entries_per_datum(first), x.device)):
             trace = trace_side(program, "model", x[rows], *rows_of(x, context, rows))

@@ -15,6 +15,7 @@ References:
 """
 
 from collections.abc import Callable
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from pyro_gen._errors import AdviceError
 from pyro_gen._identity import digest, settings_of
-from pyro_gen._random import seeded, undisturbed
+from pyro_gen._random import checked_seed, seeded, undisturbed
 from pyro_gen.data import Batches
 from pyro_gen.data.batches import on_device
 from pyro_gen.density.missing import LatentMissing
@@ -45,7 +46,7 @@ from pyro_gen.inference.svi.preflight import (
     any_missing,
     first_rows,
     latent_missing_of,
-    preflight,
+    preflight_all,
     refuse_local_latents,
     typed,
 )
@@ -152,7 +153,15 @@ def fit(
         what = "the class itself: create an instance" if isinstance(program, type) else type(program).__name__
         raise TypeError(f"pg.fit trains a pyro_gen.Program, and was given {what}.")
     if fill_missing is not None:
+        if isinstance(fill_missing, bool) or not isinstance(fill_missing, Real):
+            raise AdviceError("{fill_missing}: give a number, 0 say.", fill_missing=fill_missing)
         program.fill_missing = float(fill_missing)
+    if transform is not None and (isinstance(transform, type) or not callable(transform)):
+        given = transform.__name__ if isinstance(transform, type) else repr(transform)
+        raise TypeError(
+            f"transform={given}: give a function of x of a minibatch, or an instance, pg.data.Binarize(8) say."
+        )
+    seed = checked_seed(seed)
     default = objective is None and getattr(program, "objective", None) is None
     objective = resolve_objective(program, objective)
     settings = Settings(epochs, batch_size, lr, patience, schedule, kl_warmup, seed, ema)
@@ -191,8 +200,9 @@ def fit(
         rows = first_rows(everything, ROWS_TO_INITIALISE)
         program.initialise(*on_device(rows, device_of(program, data)), seed=seed)
         program.to(fabric.device)
-        for batch in (first, *(() if held_out is None else (next(held_out.epoch(0)),))):
-            preflight(program, on_device(batch, fabric.device), batches.size)
+        preflight_all(program, batches, everything, fabric.device)
+        if held_out is not None:
+            preflight_all(program, held_out, held_out, fabric.device)
         if default and (asked := asked_to_enumerate(program, *on_device(first, fabric.device))) is not None:
             objective = asked
             _refuse_warmup(objective, kl_warmup)

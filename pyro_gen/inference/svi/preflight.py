@@ -15,13 +15,14 @@ from torch.utils.data import Dataset
 from pyro_gen._errors import AdviceError, InvalidValuesError
 from pyro_gen.data import Batches, as_tensor
 from pyro_gen.data.batches import on_device
+from pyro_gen.density.data_support import DataSupport
 from pyro_gen.density.inputs import as_tensors
 from pyro_gen.density.missing import LatentMissing, find_latent_missing
 from pyro_gen.density.shapes import check_broadcasts
 from pyro_gen.program import Program, data_size
 from pyro_gen.traces import is_local, sample_sites, structure, trace_pair, validated
 
-__all__ = ["any_missing", "first_rows", "latent_missing_of", "preflight", "refuse_local_latents", "typed"]
+__all__ = ["any_missing", "first_rows", "latent_missing_of", "preflight_all", "refuse_local_latents", "typed"]
 
 
 # Rows that a program sees before training, to create its parameters and to start them near the data.
@@ -115,11 +116,45 @@ def _has_rows(batch: Sequence[Any], part: Any) -> bool:
     return isinstance(part, Tensor) and part.shape[:1] == batch[0].shape[:1]
 
 
-def preflight(program: Program, batch: Sequence[Any], size: int) -> None:
-    """Runs the program once with Pyro's validation on: the user meets Pyro's messages, and no silent broadcast."""
+def preflight_all(program: Program, batches: Batches, everything: Batches, device: torch.device) -> None:
+    """Runs the program on a first batch, and asks of all data whether they have values that no site takes.
+
+    Arguments:
+        program: The program.
+        batches: The data of this process.
+        everything: Those of all processes.
+        device: Of the program.
+
+    Raises:
+        ValueError: Program and data do not fit.
+    """
+
+    def run(batch: Sequence[Any], rows: Tensor) -> DataSupport:
+        return preflight(program, on_device(batch, device), batches.size, lambda i: int(rows[i]))
+
+    found = run(next(batches.epoch(0)), next(batches.rows(0)))
+    for batch, rows in zip(everything.epoch(0), everything.rows(0), strict=True) if found.rules else ():
+        if found.first_outside(batch[0].to(device)) is not None:
+            run(batch, rows)  # a bound that it computes from the data may be another here
+
+
+def preflight(program: Program, batch: Sequence[Any], size: int, row: Callable[[int], int]) -> DataSupport:
+    """Runs the program once with Pyro's validation on: the user meets Pyro's messages, and no silent broadcast.
+
+    Arguments:
+        program: The program.
+        batch: Data and their context.
+        size: The number of all data.
+        row: The number that the user knows a row of the batch by.
+
+    Returns:
+        What values the observed sites take.
+    """
+    found = DataSupport(batch[0].contiguous())
     with torch.no_grad(), pyro.validation_enabled(True), data_size(size):
         try:
-            model_trace, guide_trace = trace_pair(program, *batch)
+            with found:
+                model_trace, guide_trace = trace_pair(program, found.x, *batch[1:])
         except (RuntimeError, ValueError) as error:
             if len(batch[0]) == size or isinstance(error, InvalidValuesError):
                 raise
@@ -129,6 +164,7 @@ def preflight(program: Program, batch: Sequence[Any], size: int) -> None:
                 "{batch_size}, or a guide that computes the local latent variables from x.",
                 batch_size=size,
             ) from error
+        found.check(found.x, row)
         for where, trace in (("guide", guide_trace), ("model", model_trace)):
             for site in sample_sites(trace).values():
                 with validated(where, site):
@@ -140,6 +176,7 @@ def preflight(program: Program, batch: Sequence[Any], size: int) -> None:
                     raise ValueError(f"{where} of {type(program).__name__}, {str(error).strip()}") from None
             check_broadcasts(trace)
         _say_what_is_not_scaled(program, model_trace, guide_trace, size / len(batch[0]))
+    return found
 
 
 def _score(trace: Trace, name: str) -> None:
@@ -161,5 +198,5 @@ def _say_what_is_not_scaled(program: Program, model: Trace, guide: Trace, scale:
             "if it were all of them, so the loss is not that of a datum, and global latent variables weigh too much "
             "against the data: open the data plate by self.plate(x), pg.plate(x) in a function, which scales to the "
             "data size.",
-            stacklevel=6,
+            stacklevel=7,
         )

@@ -370,7 +370,7 @@ class Waiting(Program):
 
 @pytest.mark.parametrize("method", ["elbo", "iwae", "ais"])
 def test_data_outside_of_the_support_are_named(method):
-    with pytest.raises(ValueError, match=r"Site 'x': the observed value -1 \(entry 2\) is outside"):
+    with pytest.raises(ValueError, match=r"Site 'x': the value -1 at index \[2\] is outside of the support"):
         log_likelihood(Waiting(), torch.tensor([1.0, torch.nan, -1.0]), method=method)
     assert log_likelihood(Waiting(), torch.tensor([1.0, torch.nan]), method="iwae").value[1].abs() < 1e-6
 

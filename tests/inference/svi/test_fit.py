@@ -679,7 +679,7 @@ def test_data_of_another_shape_is_refused_in_its_first_line() -> None:
 
 
 def test_without_the_preflight_it_would_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "preflight", lambda *_: None)
+    monkeypatch.setattr(door, "preflight_all", lambda *_: None)
     with pyro.validation_enabled(False):
         assert quiet(Broadcast(), torch.randn(20, 1), epochs=1).steps == 1
 
