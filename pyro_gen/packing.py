@@ -7,6 +7,7 @@ puts together what the observed sites completed. Parameters, modules and modes a
 
 import copy
 import functools
+import inspect
 from collections.abc import Callable, Hashable, Mapping
 from numbers import Integral
 from typing import Any, ParamSpec, Self, TypeVar
@@ -218,6 +219,7 @@ def packs_functions(door: Callable[P, R]) -> Callable[P, R]:
 
 def _packing(door: Callable[P, R], functions: bool) -> Callable[P, R]:
     call: Any = door
+    takes_functions = "Callable" in str(inspect.get_annotations(door).get("program", ""))
 
     @functools.wraps(door)
     def wrapper(*args: Any, **options: Any) -> Any:
@@ -225,6 +227,7 @@ def _packing(door: Callable[P, R], functions: bool) -> Callable[P, R]:
         if "x" in options:
             data.insert(0, options.pop("x"))
         if not isinstance(program, Program):
+            _require_program(door.__name__, program, takes_functions)
             if not (functions and data and has_several(data[0])):
                 return call(program, *data, **options)
             program = Program.from_functions(program)
@@ -238,6 +241,20 @@ def _packing(door: Callable[P, R], functions: bool) -> Callable[P, R]:
         return dict(parts) if isinstance(parts, dict) else tuple(parts)
 
     return wrapper
+
+
+def _require_program(name: str, given: Any, takes_functions: bool) -> None:
+    """Refuses what is no program, and no model function where such a one is taken."""
+    needs = f"{name} needs a Program, got"
+    if isinstance(given, type):
+        raise TypeError(f"{needs} the class {given.__name__} itself: create an instance, {given.__name__}(...).")
+    if isinstance(getattr(given, "program", None), Program):
+        raise TypeError(f"{needs} {type(given).__name__}, which has one: give its attribute program.")
+    if not (takes_functions and callable(given)):
+        raise TypeError(
+            f"{needs} {type(given).__name__}: the program comes first, one of pg.models, of a class of your own, or "
+            "Program.from_functions(model, guide)."
+        )
 
 
 def packs_training_data(door: Callable[P, R]) -> Callable[P, R]:

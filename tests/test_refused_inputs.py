@@ -1,5 +1,8 @@
 """Data and context that a program does not take end in one sentence, before anything runs."""
 
+import re
+
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -138,3 +141,70 @@ def test_what_is_advised_for_missing_entries_is_for_the_programs_of_the_objectiv
     ):
         with pytest.raises(ValueError, match=f"is for complete data.*rows that have some, {way}"):
             pg.fit(program, holes, objective=objective, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("verb", [pg.sample, pg.log_likelihood, pg.impute, pg.latents, pg.reconstruct, pg.log_evidence])
+def test_what_is_no_program_is_refused_in_one_sentence(verb):
+    x = binary_rows(5, 6)
+    trained = pg.fit(vae(), x, epochs=1, progress=False)
+    name = verb.__name__
+    for given, said in (
+        (models.VAE, f"{name} needs a Program, got the class VAE itself: create an instance, VAE"),
+        (trained, f"{name} needs a Program, got FitResult, which has one: give its attribute program"),
+        (pg.zoo.load("vae-digits"), f"{name} needs a Program, got Entry: the program comes first, one of pg.models"),
+        ("VAE", f"{name} needs a Program, got str: the program comes first"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            verb(given, 3 if verb is pg.sample else x)
+    with pytest.raises(ValueError, match=r"FunctionProgram observes nothing, so data have no likelihood: observe them"):
+        pg.log_likelihood(lambda x: None, x)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, None, "a", True, 2**63])
+def test_seeds_are_integers_of_0_or_more(seed):
+    x = normal_rows(4, 3)
+    holes = torch.where(x > 1e3, x, torch.nan)
+    for call in (
+        lambda: pg.fit(models.Gaussian(3), x, epochs=1, seed=seed, progress=False),
+        lambda: pg.sample(models.Gaussian(3), 2, seed=seed),
+        lambda: pg.impute(models.Gaussian(3), holes, draws=2, seed=seed),
+    ):
+        with pytest.raises(ValueError, match=rf"seed={re.escape(repr(seed))}: give an integer of 0 or more"):
+            call()
+    assert pg.sample(models.Gaussian(3), 2, seed=np.int64(3)).equal(pg.sample(models.Gaussian(3), 2, seed=3))
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, "2", True])
+def test_counts_are_positive_integers(count):
+    x, shown = binary_rows(4, 6), re.escape(repr(count))
+    with pytest.raises(ValueError, match=rf"The number of data to generate is {shown}: give a positive integer"):
+        pg.sample(vae(), count)
+    for name, call in (
+        ("impute(draws", lambda: pg.impute(vae(), x, draws=count)),
+        ("reconstruct(draws", lambda: pg.reconstruct(vae(), x, draws=count)),
+        ("log_likelihood(num_particles", lambda: pg.log_likelihood(vae(), x, method="iwae", num_particles=count)),
+    ):
+        with pytest.raises(ValueError, match=rf"{re.escape(name)}={shown}\): give a positive integer"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"lr": "0.1"}, 'lr="0.1": give a number'),
+        ({"kl_warmup": "3"}, 'kl_warmup="3": give a number'),
+        ({"fill_missing": "mean"}, 'fill_missing="mean": give a number'),
+        ({"transform": "binarize=8"}, r"transform='binarize=8': give a function of x .* pg.data.Binarize\(8\)"),
+        ({"transform": pg.data.Binarize}, r"transform=Binarize: .* or an instance, pg.data.Binarize\(8\)"),
+        ({"accelerator": "gpux"}, r"fit\(accelerator='gpux', .* does not suit this machine: .* on cpu"),
+        ({"devices": 0}, r"fit\(accelerator='cpu', devices=0, .* does not suit this machine"),
+    ],
+)
+def test_settings_of_a_wrong_type_are_refused_in_one_sentence(options, said):
+    with pytest.raises((TypeError, ValueError), match=said):
+        pg.fit(vae(), binary_rows(5, 6), epochs=1, progress=False, **options)
+
+
+def test_sparse_data_are_refused():
+    with pytest.raises(TypeError, match=r"expected a dense tensor, got a sparse one: give x.to_dense\(\)"):
+        pg.fit(models.Gaussian(3), normal_rows(4, 3).to_sparse(), epochs=1, progress=False)

@@ -163,6 +163,8 @@ def as_tensor(x: Any, name: str = "x", dtype: torch.dtype | None = None) -> Tens
     if isinstance(x, Tensor):
         if x.is_complex():
             raise TypeError(f"{name}: expected real numbers, got complex ones.")
+        if x.layout != torch.strided:
+            raise TypeError(f"{name}: expected a dense tensor, got a sparse one: give x.to_dense().")
         tensor = x if x.is_floating_point() else x.to(dtype)
     else:
         try:

@@ -299,8 +299,6 @@ def sbc(
         >>> sbc(Mean(), (5,), method=prior, simulations=100).flagged
         ('log-likelihood',)
     """
-    if not isinstance(program, Program):
-        raise TypeError(f"sbc(program={type(program).__name__}): give a Program, or Program.from_functions(model).")
     if simulations < 1 or draws < 1:
         raise ValueError(f"sbc(simulations={simulations}, draws={draws}): give positive numbers.")
     if not 0 < alpha < 1:

@@ -102,10 +102,6 @@ def predict(
         raise ValueError(f"predict(draws={draws}): give a positive number.")
     if coords and returns != "inference_data":
         raise ValueError('predict(coords=...) labels InferenceData: give returns="inference_data".')
-    if not callable(program):
-        raise TypeError(
-            "predict: the program comes first, and its posterior by name: predict(program, None, ..., posterior=idata)."
-        )
     if leaves_outcome_out(program, x, context):
         with seeded(seed):
             found = predicted_sites(program, (x, *context), posterior, draws or DRAWS, returns == "mean")

@@ -1,5 +1,6 @@
 """What simulates data from a program: rows with the latent variables that made them, whole data sets, completions."""
 
+from numbers import Integral
 from typing import Any
 
 import pyro
@@ -77,8 +78,8 @@ def nothing_seen(program: Program, n: int, *context: Any) -> Tensor:
     Raises:
         ValueError: The number is not positive, or the program does not know the shape of a datum.
     """
-    if n < 1:
-        raise ValueError(f"The number of data to generate is {n}: give a positive one.")
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
+        raise ValueError(f"The number of data to generate is {n!r}: give a positive integer.")
     if program.event_shape is None:
         raise ValueError(
             f"{type(program).__name__} does not know the shape of one datum: set program.event_shape (pyro_gen.fit "

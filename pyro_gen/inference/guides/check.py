@@ -247,8 +247,6 @@ def check_guide(
     """
     if draws < 100:
         raise ValueError(f"check_guide(draws={draws}): give at least 100, of which the largest weights make k-hat.")
-    if not isinstance(program, Program):
-        raise TypeError(f"check_guide checks the guide of a Program, and was given {type(program).__name__}.")
     x, *parts = as_inputs(program, x, *context)
     data = (x, *parts)
     blind = isinstance(program.given_guide, Guide)

@@ -10,6 +10,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyro_gen._errors import said
 from pyro_gen.data.batches import on_device
 from pyro_gen.inference.svi.step import GradientStep, LossModule, NotTraceableError, compiler_available
 from pyro_gen.program import Program
@@ -48,7 +49,15 @@ def launch(
         accelerator = "gpu" if device.type == "cuda" else device.type
         if device.index is not None and devices == 1:
             indices = [device.index]
-    fabric = Fabric(accelerator=accelerator, devices=indices, num_nodes=num_nodes, strategy=strategy, loggers=loggers)
+    given = {"accelerator": accelerator, "devices": indices, "num_nodes": num_nodes, "strategy": strategy}
+    try:
+        fabric = Fabric(**given, loggers=loggers)
+    except (RuntimeError, TypeError, ValueError) as error:
+        asked = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        raise ValueError(
+            f"fit({asked}) does not suit this machine: {said(error)} Leave them out to train where the program is, on "
+            f"{device_of(program, data)}."
+        ) from error
     fabric.launch()
     return fabric
 

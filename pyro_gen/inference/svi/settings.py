@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from pyro_gen._errors import AdviceError
@@ -27,6 +28,10 @@ class Settings:
         """Raises where a setting has no meaning."""
         if not isinstance(self.epochs, int) or self.epochs < 1:
             raise AdviceError("{epochs}: give a whole number of epochs, at least one.", epochs=self.epochs)
+        for name in ("kl_warmup", "lr", "ema", "patience"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+                raise AdviceError("{given}: give a number.".replace("given", name), **{name: value})
         if self.kl_warmup < 0:
             raise AdviceError("{kl_warmup}: give a number of epochs, 0 for none.", kl_warmup=self.kl_warmup)
         if not self.lr > 0:
