@@ -1,11 +1,21 @@
 """Errors that say what to do, to whoever called: in Python, or on the command line."""
 
+import difflib
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["Advice", "AdviceError", "CannotMarginaliseError", "InPython", "InvalidValuesError", "Words", "said"]
+__all__ = [
+    "Advice",
+    "AdviceError",
+    "CannotMarginaliseError",
+    "InPython",
+    "InvalidValuesError",
+    "Words",
+    "meant",
+    "said",
+]
 
 Words = Mapping[str, Callable[[Any], str]]
 
@@ -138,6 +148,18 @@ class InvalidValuesError(AdviceError):
 
 class CannotMarginaliseError(ValueError):
     """A distribution is observed in part, and has no marginal density of that part."""
+
+
+def meant(name: Any, known: Iterable[str]) -> str:
+    """Which of some names was meant by one that is none of them, as part of a sentence; empty where that is not clear.
+
+    Example:
+        >>> meant("vae-digts", ["vae-digits", "made-digits"]), meant("vae", ["vae-digits", "made-digits"])
+        (" (did you mean 'vae-digits'?)", '')
+    """
+    by_lower = {other.lower(): other for other in known}
+    found = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.75)
+    return f" (did you mean {by_lower[found[0]]!r}?)" if found else ""
 
 
 def said(error: BaseException) -> str:

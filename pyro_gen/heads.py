@@ -1,5 +1,6 @@
 """Likelihood heads: the output of a decoder becomes the distribution of one datum."""
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -409,6 +410,7 @@ def make_head(likelihood: str | Head, event_shape: torch.Size | tuple[int, ...],
 
     Raises:
         ValueError: There is no head of that name, or the given head is for another shape or given with options.
+        TypeError: The head has no such option.
     """
     if isinstance(likelihood, Head):
         if options:
@@ -420,4 +422,11 @@ def make_head(likelihood: str | Head, event_shape: torch.Size | tuple[int, ...],
         return likelihood
     if likelihood not in HEADS:
         raise ValueError(f"There is no likelihood named {likelihood!r}: choose one of {', '.join(sorted(HEADS))}.")
+    known = [name for name in inspect.signature(HEADS[likelihood]).parameters if name != "event_shape"]
+    if unknown := [name for name in options if name not in known]:
+        has = f"has the options {', '.join(known)}" if known else "has no options"
+        raise TypeError(
+            f"unexpected keyword argument {unknown[0]!r}: it is none of the program's, and the likelihood "
+            f"{likelihood!r} {has}."
+        )
     return HEADS[likelihood](event_shape, **options)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from pyro_gen._errors import meant
+
 if TYPE_CHECKING:
     from pyro_gen.data.datasets import DataSet
     from pyro_gen.program import Program
@@ -80,7 +82,7 @@ class Registry(Mapping[str, T], Generic[T]):
             ValueError: There is none; the message lists the names.
         """
         if name not in self:
-            raise ValueError(f"there is no {self.sort} {name!r}: choose one of {', '.join(self)}.")
+            raise ValueError(f"there is no {self.sort} {name!r}{meant(name, self)}: choose one of {', '.join(self)}.")
         return self._items[name]
 
     def __getitem__(self, name: str) -> T:

@@ -194,9 +194,10 @@ def test_counts_are_positive_integers(count):
         ({"lr": "0.1"}, 'lr="0.1": give a number'),
         ({"kl_warmup": "3"}, 'kl_warmup="3": give a number'),
         ({"fill_missing": "mean"}, 'fill_missing="mean": give a number'),
-        ({"transform": "binarize=8"}, r"transform='binarize=8': give a function of x .* pg.data.Binarize\(8\)"),
+        ({"transform": "binarize=8"}, r"transform='binarize=8': give a function of data, .* pg.data.Binarize\(8\)"),
         ({"transform": pg.data.Binarize}, r"transform=Binarize: .* or an instance, pg.data.Binarize\(8\)"),
         ({"accelerator": "gpux"}, r"fit\(accelerator='gpux', .* does not suit this machine: .* on cpu"),
+        ({"objective": pg.inference.IWAE}, "give an objective such as"),
         ({"devices": 0}, r"fit\(accelerator='cpu', devices=0, .* does not suit this machine"),
     ],
 )
@@ -208,3 +209,32 @@ def test_settings_of_a_wrong_type_are_refused_in_one_sentence(options, said):
 def test_sparse_data_are_refused():
     with pytest.raises(TypeError, match=r"expected a dense tensor, got a sparse one: give x.to_dense\(\)"):
         pg.fit(models.Gaussian(3), normal_rows(4, 3).to_sparse(), epochs=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: pg.zoo.prepare("vae-digits"), r"an entry of the zoo is needed, and 'vae-digits' is none: give .*load"),
+        (lambda: pg.zoo.train("vae-digits", None), "an entry of the zoo is needed, and 'vae-digits' is none"),
+        (lambda: pg.compare([vae()], binary_rows(4, 6)), r"compare\(list\): give models by name"),
+        (lambda: pg.data.load("digits", transform="binarize=8"), "transform='binarize=8': give a function of data"),
+        (lambda: models.VAE(6, latents=2), "unexpected keyword argument 'latents': .* 'bernoulli' has no options"),
+        (lambda: models.VAE(6, likelihood="categorical", level=3), "'level': .* 'categorical' has the options levels"),
+        (lambda: models.Gaussian("3"), r"Gaussian\(event_shape='3'\): give a positive integer"),
+        (lambda: models.Gaussian(0), r"Gaussian\(event_shape=0\): give a positive integer"),
+        (lambda: pg.inference.IWAE(1.5), "num_particles=1.5: at least one particle is needed, a whole number"),
+        (lambda: pg.Imputer(time_limit="1h").fit(normal_rows(9, 3)), r"time_limit='1h'\): give a positive number"),
+        (lambda: pg.latents(vae(), binary_rows(4, 6), draws=1.5), r"latents\(draws=1.5\): give a positive integer"),
+        (
+            lambda: pg.log_likelihood(vae(), binary_rows(4, 6), method="ais", chains=1.5),
+            r"ais\(chains=1.5\): give a pos",
+        ),
+        (
+            lambda: pg.log_likelihood(vae(), binary_rows(4, 6), method="ais", spread="a"),
+            r"ais\(spread='a'\): give a pos",
+        ),
+    ],
+)
+def test_other_mistakes_end_in_one_sentence(call, said):
+    with pytest.raises((TypeError, ValueError), match=said):
+        call()

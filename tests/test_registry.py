@@ -89,7 +89,9 @@ def test_a_registry_names_what_it_has() -> None:
     assert {"ContrastiveDivergence", "ScoreMatching", "NoiseContrastive", "PseudoLikelihood"} <= set(OBJECTIVES)
     assert {"VAE", "Gaussian", "TableStudent"} <= set(MODELS)
     assert DATA_SETS["mnist"].from_folder and not DATA_SETS["iris"].from_folder
-    with pytest.raises(ValueError, match=r"there is no objective 'ELBOW': choose one of Adversarial, Beta"):
+    with pytest.raises(
+        ValueError, match=r"no objective 'ELBOW' \(did you mean 'ELBO'\?\): choose one of Adversarial, Beta"
+    ):
         OBJECTIVES.find("ELBOW")
 
 

@@ -219,7 +219,7 @@ def test_the_minutes_of_a_recipe_are_those_of_its_stored_run() -> None:
 
 def test_unknown_entries_and_missing_data_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYRO_GEN_DATA", raising=False)
-    with pytest.raises(ValueError, match="no entry 'vae-digit'"):
+    with pytest.raises(ValueError, match=r"no entry 'vae-digit' \(did you mean 'vae-digits'\?\); there are"):
         zoo.load("vae-digit")
     with pytest.raises(ValueError, match="vae-mnist needs mnist"):
         zoo.prepare(zoo.load("vae-mnist"))

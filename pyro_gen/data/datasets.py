@@ -25,6 +25,7 @@ from pyro_gen.data.series import CO2, NILE, SUNSPOTS
 from pyro_gen.data.shapes import draw_shapes
 from pyro_gen.data.tables import as_tensor
 from pyro_gen.data.transforms import Transform
+from pyro_gen.data.transforms.base import require_function
 from pyro_gen.registry import DATA_SETS, Source
 
 __all__ = ["DataSet", "load"]
@@ -181,6 +182,7 @@ def load(
         >>> round(binary.train.mean().item(), 3)
         0.323
     """
+    require_function(transform)
     data = DATA_SETS.find(name).load(root)
     if transform is None:
         return data

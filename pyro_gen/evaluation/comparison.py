@@ -85,8 +85,8 @@ def compare(
         >>> found.best(), bool(found.to_pandas().loc["wide", "probability"] < 0.05)
         ('narrow', True)
     """
-    if not entries:
-        raise ValueError('compare({}): give models by name, {"linear": program, ...}.')
+    if not isinstance(entries, Mapping) or not entries:
+        raise ValueError(f'compare({type(entries).__name__}): give models by name, {{"linear": program, ...}}.')
     new = None if held_out is None else held_out if isinstance(held_out, tuple) else (held_out,)
     compared: dict[str, Compared] = {}
     with progress_bar("compare", progress) as report:

@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -210,8 +211,8 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f'Imputer(strategy={self.strategy!r}): give "mean", "median" or "draw".')
         if not isinstance(self.draws, int | np.integer) or self.draws < 1:
             raise ValueError(f"Imputer(draws={self.draws!r}): give a positive whole number.")
-        if self.time_limit is not None and not self.time_limit > 0:
-            raise ValueError(f"Imputer(time_limit={self.time_limit}): give a positive number of seconds.")
+        if self.time_limit is not None and not (isinstance(self.time_limit, Real) and self.time_limit > 0):
+            raise ValueError(f"Imputer(time_limit={self.time_limit!r}): give a positive number of seconds.")
         several = isinstance(self.method, Iterable) and not isinstance(self.method, str)
         names = list(self.method) if several else [self.method]
         known = all(name in METHODS for name in names) and len(set(names)) == len(names) > 0

@@ -42,6 +42,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pyro_gen._errors import meant
 from pyro_gen.data.prepared import FORMS
 from pyro_gen.inference.objectives import Objective
 from pyro_gen.inference.svi import fit
@@ -251,6 +252,6 @@ def load(name: str) -> Entry:
         '-3.68 ± 0.01 nats'
     """
     if name not in names():
-        raise ValueError(f"the zoo has no entry {name!r}; there are: {', '.join(names())}.")
+        raise ValueError(f"the zoo has no entry {name!r}{meant(name, names())}; there are: {', '.join(names())}.")
     file = importlib.resources.files("pyro_gen") / "recipes" / f"{name}.toml"
     return Entry.parse(name, file.read_text(encoding="utf-8"))

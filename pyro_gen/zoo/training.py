@@ -22,6 +22,12 @@ from pyro_gen.zoo.entries import Entry, make_objective
 __all__ = ["prepare", "train"]
 
 
+def _require_entry(entry: Any) -> None:
+    if not isinstance(entry, Entry):
+        shown = repr(entry) if isinstance(entry, str) else type(entry).__name__
+        raise TypeError(f"an entry of the zoo is needed, and {shown} is none: give pyro_gen.zoo.load(name).")
+
+
 def prepare(entry: Entry, data_root: str | Path | None = None) -> Prepared:
     """Loads the data of an entry and transforms it.
 
@@ -32,6 +38,7 @@ def prepare(entry: Entry, data_root: str | Path | None = None) -> Prepared:
     Raises:
         ValueError: The data is not there.
     """
+    _require_entry(entry)
     root = data_root or os.environ.get("PYRO_GEN_DATA")
     if DATA_SETS[entry.data].from_folder and root is None:
         raise ValueError(
@@ -132,6 +139,7 @@ def train(
         progress: Whether to show a progress bar on standard error.
         overrides: Arguments of :func:`pyro_gen.fit` other than the recipe's.
     """
+    _require_entry(entry)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     program = build(entry.model, data.event_shape, entry.options, seed=seed).to(device)
     if entry.training.get("closed_form"):

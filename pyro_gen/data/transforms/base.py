@@ -2,11 +2,12 @@
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Transform", "by_rows", "check_batch", "check_levels", "check_range"]
+__all__ = ["Transform", "by_rows", "check_batch", "check_levels", "check_range", "require_function"]
 
 
 class Transform(ABC):
@@ -117,3 +118,14 @@ def check_range(transform: Transform, x: Tensor, upper: float) -> None:
     bad = (x < 0) | (x > upper)
     if bad.any():
         raise ValueError(f"{transform}: expected values in [0, {upper:g}], got {x[bad][0].item():g}.")
+
+
+def require_function(transform: Any) -> None:
+    """Refuses what is given as a transform of data, and is none: a text, or the class of one.
+
+    Raises:
+        TypeError: It is no function.
+    """
+    if transform is not None and (isinstance(transform, type) or not callable(transform)):
+        given = transform.__name__ if isinstance(transform, type) else repr(transform)
+        raise TypeError(f"transform={given}: give a function of data, or an instance, pg.data.Binarize(8) say.")

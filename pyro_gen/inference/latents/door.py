@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen._random import seeded
+from pyro_gen._sizes import check_counts
 from pyro_gen.density import as_inputs, evaluation, rows_of
 from pyro_gen.density.finite import FiniteSite, finite_sites
 from pyro_gen.density.missing import LatentMissing, latent_missing, missing_site
@@ -94,8 +95,8 @@ def latents(
     """
     if method not in METHODS:
         raise ValueError(f"latents(method={method!r}): choose one of {', '.join(METHODS)}.")
-    if draws < 1 or num_proposals < 2:
-        raise ValueError(f"latents(draws={draws}, num_proposals={num_proposals}): give positive numbers, 2 proposals.")
+    check_counts("latents", draws=draws)
+    check_counts("latents", 2, num_proposals=num_proposals)
     if options and method != "hmc":
         raise ValueError('latents(options=...) is for Markov chains: give method="hmc".')
     program, x = packed_inputs(program if isinstance(program, Program) else Program.from_functions(program), x)

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_gen._sizes import check_counts
 from pyro_gen.density import Density
 from pyro_gen.inference.likelihood.kernels import engine_of
 from pyro_gen.inference.likelihood.particles import Correlated
@@ -59,11 +61,10 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("chains", "temperatures", "leapfrog"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"ais({name}={value}): give a positive number.")
-        if not self.spread > 0:
-            raise ValueError(f"ais(spread={self.spread}): give a positive number of nats.")
+            if (value := getattr(self, name)) is not None:
+                check_counts("ais", **{name: value})
+        if not isinstance(self.spread, Real) or not self.spread > 0:
+            raise ValueError(f"ais(spread={self.spread!r}): give a positive number of nats.")
         if not isinstance(self.start, Distribution) and self.start not in ("prior", "guide"):
             raise ValueError(
                 f'ais(start={self.start!r}): choose "prior" or "guide", or give a distribution of torch\'s.'

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import pyro
@@ -142,8 +143,8 @@ def missing_refused(objective: Objective) -> str:
 
 def positive(num_particles: int) -> int:
     """A number of particles, checked."""
-    if num_particles < 1:
-        raise ValueError(f"num_particles={num_particles}: at least one particle is needed.")
+    if isinstance(num_particles, bool) or not isinstance(num_particles, Integral) or num_particles < 1:
+        raise ValueError(f"num_particles={num_particles!r}: at least one particle is needed, a whole number.")
     return num_particles
 
 

@@ -28,6 +28,7 @@ from pyro_gen._identity import digest, settings_of
 from pyro_gen._random import checked_seed, seeded, undisturbed
 from pyro_gen.data import Batches
 from pyro_gen.data.batches import on_device
+from pyro_gen.data.transforms.base import require_function
 from pyro_gen.density.missing import LatentMissing
 from pyro_gen.inference.objectives import (
     Objective,
@@ -156,11 +157,7 @@ def fit(
         if isinstance(fill_missing, bool) or not isinstance(fill_missing, Real):
             raise AdviceError("{fill_missing}: give a number, 0 say.", fill_missing=fill_missing)
         program.fill_missing = float(fill_missing)
-    if transform is not None and (isinstance(transform, type) or not callable(transform)):
-        given = transform.__name__ if isinstance(transform, type) else repr(transform)
-        raise TypeError(
-            f"transform={given}: give a function of x of a minibatch, or an instance, pg.data.Binarize(8) say."
-        )
+    require_function(transform)
     seed = checked_seed(seed)
     default = objective is None and getattr(program, "objective", None) is None
     objective = resolve_objective(program, objective)

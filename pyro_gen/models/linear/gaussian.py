@@ -25,6 +25,7 @@ from pyro.nn import PyroParam
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_gen._sizes import event_of
 from pyro_gen.data.small import normal_rows
 from pyro_gen.observation import observe
 from pyro_gen.program import Program
@@ -54,7 +55,7 @@ class Gaussian(Program):
         scale: The standard deviations :math:`\sigma`, with shape :math:`(D,)`, if diagonal.
 
     Raises:
-        ValueError: There is no covariance of that name.
+        ValueError: There is no covariance of that name, or the shape is none.
 
     Example:
         >>> x = torch.tensor([[1.0, torch.nan], [0.0, 2.0]])
@@ -66,7 +67,7 @@ class Gaussian(Program):
         super().__init__()
         if covariance not in ("full", "diagonal"):
             raise ValueError(f'Gaussian(covariance={covariance!r}): give "full" or "diagonal".')
-        self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
+        self.event_shape = event_of(self, event_shape)
         self.covariance = covariance
         features = self.event_shape.numel()
         self.loc = nn.Parameter(torch.zeros(features))
