@@ -55,6 +55,7 @@ __all__ = ["NoFiniteLikelihood", "likelihoods", "smc"]
 OPTIONS_OF_ONE = {"particles": 512, "islands": 8, "length": 16}  # of a single target
 OPTIONS_OF_MANY = {"particles": 128, "islands": 4, "length": 8}  # of each target of many
 MIN_STEP = 1e-10  # of the steps in beta: below, the start has nothing in common with the target
+FEWEST = 4  # particles of each island that the first of these steps leaves
 
 
 @dataclass(frozen=True)
@@ -321,7 +322,9 @@ class _Run:
             if known and 0.01 < left < 1:
                 power = min(max(math.log(math.log(left) / math.log(before[1])) / (step - before[0]), 0.5), 4.0)
         high = low + math.exp(near)
-        if near <= math.log(2 * MIN_STEP) or high == low:
+        few = self.settings.particles * share(high) < FEWEST
+        # Of a start where most have nearly no likelihood, a flow at points far from its data, the others go on.
+        if high == low or (near <= math.log(2 * MIN_STEP) and (low > 0 or few)):
             target = getattr(self.engine, "density", None)  # a path has none
             points = self.engine.unflatten(point.z)
             found = obstacle(target, points) if isinstance(target, ProgramDensity) else None

@@ -134,6 +134,25 @@ def test_points_off_the_support():
         smc(nowhere)
 
 
+def test_points_where_the_likelihood_is_nearly_nothing():
+    """Most of the prior's draws, but no more than they are: Z = P(z > 1) = .16. False-alarm rate 1e-4, of t with 7."""
+
+    def wall(at: float) -> Density:
+        return Density.from_functions(
+            lambda z: -1e14 * (at - z[..., 0]).clamp(min=0.0),
+            1,
+            log_prior=lambda z: dist.Normal(0.0, 1.0).log_prob(z).sum(-1),
+            sample_prior=lambda n: torch.randn(n, 1),
+        )
+
+    result = smc(wall(1.0))
+    exact = math.log(0.5 * math.erfc(1 / math.sqrt(2)))
+    assert abs(result.evidence.mean() - exact) < 7.5 * result.evidence.mean_standard_error() < 0.5
+    assert bool((result.draws(1000) > 1 - 1e-6).all())
+    with pytest.raises(ValueError, match="finite likelihood"):
+        smc(wall(4.0))  # of 4096 draws none is there
+
+
 def test_a_distribution_as_start():
     target = Density.from_functions(lambda z: -0.5 * (z - 3).square().sum(-1), 2)
     with pytest.raises(ValueError, match="sample_prior"):
