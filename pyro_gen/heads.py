@@ -422,8 +422,10 @@ def make_head(likelihood: str | Head, event_shape: torch.Size | tuple[int, ...],
         return likelihood
     if likelihood not in HEADS:
         raise ValueError(f"There is no likelihood named {likelihood!r}: choose one of {', '.join(sorted(HEADS))}.")
-    known = [name for name in inspect.signature(HEADS[likelihood]).parameters if name != "event_shape"]
-    if unknown := [name for name in options if name not in known]:
+    parameters = inspect.signature(HEADS[likelihood]).parameters
+    known = [name for name in parameters if name != "event_shape"]
+    hands_on = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())  # to a head inside it
+    if not hands_on and (unknown := [name for name in options if name not in known]):
         has = f"has the options {', '.join(known)}" if known else "has no options"
         raise TypeError(
             f"unexpected keyword argument {unknown[0]!r}: it is none of the program's, and the likelihood "

@@ -44,6 +44,12 @@ def test_a_number_of_classes_is_checked(classes):
         label(classes)
 
 
+def test_options_of_a_censored_head_are_those_of_the_head_inside_it():
+    assert make_head("censored", (3,), low=0.0, scale=0.3).head(torch.zeros(3)).stddev.tolist() == pytest.approx([0.3] * 3)
+    with pytest.raises(TypeError, match="argument 'scal': .* 'normal' has the options scale, min_scale"):
+        make_head("censored", (3,), low=0.0, scal=0.3)
+
+
 # The head gives weights first, then locations, then scales; the twin takes them in another order.
 @pytest.mark.parametrize("twin", [False, True])
 def test_a_mixture_of_discretised_logistics_is_the_weighted_sum_of_its_components(twin):
