@@ -198,5 +198,5 @@ def _say_what_is_not_scaled(program: Program, model: Trace, guide: Trace, scale:
             "if it were all of them, so the loss is not that of a datum, and global latent variables weigh too much "
             "against the data: open the data plate by self.plate(x), pg.plate(x) in a function, which scales to the "
             "data size.",
-            stacklevel=7,
+            stacklevel=8,
         )

@@ -763,8 +763,9 @@ def test_a_data_plate_that_is_not_scaled_is_named(plate: Any, scaled: bool) -> N
         )
         assert abs(one - other) < 1e-4 * one
         return
-    with pytest.warns(UserWarning, match=r"fit: site 'x' of Plated counts a minibatch of 1 / 3 of the data"):
-        quiet(Plated(plate), x, epochs=1, batch_size=20)
+    with pytest.warns(UserWarning, match=r"fit: site 'x' of Plated counts a minibatch of 1 / 3 of the data") as said:
+        pg.fit(Plated(plate), x, epochs=1, batch_size=20, progress=False)
+    assert said[0].filename == __file__
 
 
 def test_the_first_fit_leaves_what_is_pythons_own_as_it_was() -> None:
