@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import pyro_gen as pg
+from pyro_gen.density import as_context
 
 X = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
 KINDS: dict[str, Callable[[Tensor], Any]] = {
@@ -45,6 +46,12 @@ def test_integers_and_context() -> None:
     assert pg.log_likelihood(program, X.round().long()).mean() == pg.log_likelihood(program, X.round()).mean()
     with pytest.raises(ValueError, match="text"):
         pg.log_likelihood(program, pd.DataFrame({"a": ["x"], "b": [1.0], "c": [2.0]}))
+
+
+def test_lists_of_several_lengths_are_handed_on_as_they_are() -> None:
+    words = [[1, 2], [3], [4, 5, 6]]
+    assert as_context(pg.models.Gaussian(3), 3, (words,))[0] is words
+    assert as_context(pg.models.Gaussian(3), 3, ([[1, 2], [3, 4], [5, 6]],))[0].tolist() == [[1, 2], [3, 4], [5, 6]]
 
 
 @pytest.mark.parametrize("kind", KINDS)

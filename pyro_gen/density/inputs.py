@@ -63,6 +63,7 @@ def as_context(program: Program, rows: int, context: Sequence[Any]) -> tuple[Any
     out = []
     for i, part in enumerate(context, 1):
         listed = isinstance(part, list) and len(part) == rows and not any(isinstance(p, Tensor | str) for p in part)
+        listed = listed and len({np.shape(p) for p in part}) == 1  # of several lengths they are no numbers of a row
         if listed or (not isinstance(part, Tensor) and hasattr(part, "__array__")):
             array = np.array(part)
             part = as_tensor(part, f"context {i}") if array.dtype.kind not in "biuf" else torch.as_tensor(array)
