@@ -55,7 +55,7 @@ __all__ = ["NoFiniteLikelihood", "likelihoods", "smc"]
 OPTIONS_OF_ONE = {"particles": 512, "islands": 8, "length": 16}  # of a single target
 OPTIONS_OF_MANY = {"particles": 128, "islands": 4, "length": 8}  # of each target of many
 MIN_STEP = 1e-10  # of the steps in beta: below, the start has nothing in common with the target
-FEWEST = 4  # particles of each island that the first of these steps leaves
+FEWEST = 4  # particles that such a step from the start must leave effective on an island, in the mean over islands
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class _Options:
 
 
 class NoFiniteLikelihood(ValueError):
-    """No particle has a finite likelihood."""
+    """No particle has a finite likelihood, or too few of the start have one that counts."""
 
 
 def smc(
@@ -134,8 +134,8 @@ def smc(
         evaluated per target in all.
 
     Raises:
-        ValueError: An option does not exist or does not apply, the prior is improper, or no draw of the start has
-            finite likelihood.
+        ValueError: An option does not exist or does not apply, the prior is improper, or of the draws of the start
+            on an island fewer than four have a likelihood that is more than nothing beside the others'.
 
     Example:
         >>> import pyro, torch
@@ -322,16 +322,18 @@ class _Run:
             if known and 0.01 < left < 1:
                 power = min(max(math.log(math.log(left) / math.log(before[1])) / (step - before[0]), 0.5), 4.0)
         high = low + math.exp(near)
-        few = self.settings.particles * share(high) < FEWEST
-        # Of a start where most have nearly no likelihood, a flow at points far from its data, the others go on.
-        if high == low or (near <= math.log(2 * MIN_STEP) and (low > 0 or few)):
+        stuck = high == low
+        if not stuck and near <= math.log(2 * MIN_STEP):
+            # Of a start where most have nearly no likelihood, a flow at points far from its data, the others go on.
+            stuck = low > 0 or self.settings.particles * share(high) < FEWEST
+        if stuck:
             target = getattr(self.engine, "density", None)  # a path has none
             points = self.engine.unflatten(point.z)
             found = obstacle(target, points) if isinstance(target, ProgramDensity) else None
             why = f"of the points reached, {found}" if found else "or the likelihood is infinite somewhere"
             raise NoFiniteLikelihood(
-                f"smc found no next temperature: no draw of the start has finite likelihood, {why}. Start nearer to "
-                'the posterior, start="guide", or look at the model.'
+                f"smc found no next temperature: hardly a draw of the start has finite likelihood, {why}. Start nearer "
+                'to the posterior, start="guide", or look at the model.'
             )
         return high
 

@@ -147,10 +147,10 @@ def test_points_where_the_likelihood_is_nearly_nothing():
 
     result = smc(wall(1.0))
     exact = math.log(0.5 * math.erfc(1 / math.sqrt(2)))
-    assert abs(result.evidence.mean() - exact) < 7.5 * result.evidence.mean_standard_error() < 0.5
+    assert abs(result.evidence.mean() - exact) < 8 * result.evidence.mean_standard_error() < 1.0
     assert bool((result.draws(1000) > 1 - 1e-6).all())
     with pytest.raises(ValueError, match="finite likelihood"):
-        smc(wall(4.0))  # of 4096 draws none is there
+        smc(wall(4.0))  # of the 1024 draws of the first run none is there
 
 
 def test_a_distribution_as_start():
