@@ -71,7 +71,7 @@ class Registry(Mapping[str, T], Generic[T]):
             if again and execution is not None and execution is self._executions[name]:
                 again = _defined(old) is _defined(item)
             if not again:
-                where = f", of {module}" if (module := getattr(_defined(old), "__module__", None)) else ""
+                where = f", of {_defined(old).__module__}" if hasattr(_defined(old), "__qualname__") else ""
                 raise ValueError(f"there is a {self.sort} {name!r} already{where}: give this one another name.")
         self._items[name], self._executions[name] = item, execution
 

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from pyro_gen.registry import DATA_SETS, MODELS, OBJECTIVES, Registry
+from pyro_gen.registry import DATA_SETS, MODELS, OBJECTIVES, Registry, Source
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -101,6 +101,10 @@ def test_a_name_is_given_once() -> None:
     with pytest.raises(ValueError, match="there is a number 'one' already"):
         registry.add("one", 2)
     assert dict(registry) == {"one": 1}
+    sources: Registry[Source] = Registry("data set")
+    sources.add("two", Source(lambda root: None, False))  # type: ignore[arg-type, return-value]
+    with pytest.raises(ValueError, match="there is a data set 'two' already: give this one another name"):
+        sources.add("two", Source(lambda root: None, True))  # type: ignore[arg-type, return-value]
 
 
 def test_a_name_is_given_once_in_a_module_that_may_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
