@@ -62,6 +62,15 @@ def test_the_layers_begin_from_the_normal_distribution_that_the_context_gives(ki
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_new_flow_is_the_normal_distribution_that_an_encoder_gives(kind: str) -> None:
+    h, z = torch.randn(4, 7), torch.randn(4, 3)
+    law = dist.Normal(h[:, :3], h[:, 3:6].exp()).to_event(1)  # the last entry is for the layers alone
+    assert torch.allclose(AmortisedFlow(7, 3, kind)(h).log_prob(z), law.log_prob(z), atol=1e-4)
+    other = AmortisedFlow(5, 3, kind)(h[:, :5])  # of fewer features the means are a map of all, and scales are 1
+    assert not torch.allclose(other.log_prob(z), law.log_prob(z), atol=0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_new_flow_is_the_identity(kind: str) -> None:
     u = 3 * torch.randn(50, 4)
     z, log_det = Transport(4, 0, kind)(u)
