@@ -58,7 +58,7 @@ def seeded(seed: int) -> Iterator[None]:
         seed: A non-negative integer. Same seed, same device, same draws.
 
     Raises:
-        ValueError: The seed is none.
+        ValueError: It is no such integer, or has more than 63 bits.
 
     Example:
         >>> before = torch.get_rng_state()

@@ -55,7 +55,7 @@ class Gaussian(Program):
         scale: The standard deviations :math:`\sigma`, with shape :math:`(D,)`, if diagonal.
 
     Raises:
-        ValueError: There is no covariance of that name, or the shape is none.
+        ValueError: There is no covariance of that name, or a size is no positive integer.
 
     Example:
         >>> x = torch.tensor([[1.0, torch.nan], [0.0, 2.0]])
