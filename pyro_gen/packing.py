@@ -272,17 +272,22 @@ def packs_training_data(door: Callable[P, R]) -> Callable[P, R]:
     def wrapper(*args: Any, **options: Any) -> Any:
         program, *rest = args if args else (options.pop("program", None),)
         data = rest.pop(0) if rest else options.pop("data")
+        if rest or "context" in options:
+            raise TypeError(
+                f"{door.__name__}: data and context are one tuple in training, {door.__name__}(program, (x, context)); "
+                "all else is given by name."
+            )
         first = _first_of(data)
         variables = _variables(program, first) if isinstance(program, Program) else None
         if variables is None:
-            return call(program, data, *rest, **options)
+            return call(program, data, **options)
         who = type(program).__name__
         packed = PackedProgram(program, variables)
         if options.get("validation") is not None:
             options["validation"] = _pack_parts(variables, options["validation"], who)
         if options.get("transform") is not None:
             options["transform"] = _OfVariables(variables, options["transform"])
-        result = call(packed, _pack_parts(variables, data, who), *rest, **options)
+        result = call(packed, _pack_parts(variables, data, who), **options)
         result.program = program
         return result
 

@@ -56,6 +56,10 @@ def test_a_context_is_refused_where_none_is_taken_and_asked_for_where_one_is():
             verb(vae(), rows, beside)
     with pytest.raises(ValueError, match=said):
         pg.fit(vae(), (rows, beside), epochs=1, progress=False)
+    in_training = r"data and context are one tuple in training, fit\(program, \(x, context\)\)"
+    for context, named in (((beside,), {}), ((), {"context": beside})):
+        with pytest.raises(TypeError, match=in_training):
+            pg.fit(models.MAF(6, context=2), normal_rows(5, 6), *context, epochs=1, progress=False, **named)
     with pytest.raises(ValueError, match=said):
         pg.sample(pg.with_noise(vae(), 0.1), 5, context=(beside,))
     with pytest.raises(ValueError, match="ConditionalVAE is conditional on c, and was given no context"):

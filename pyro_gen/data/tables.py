@@ -346,7 +346,7 @@ def _to_array(x: Any) -> npt.NDArray[Any]:
     try:
         array = np.asarray(x)
     except ValueError:
-        raise ValueError("rows of different lengths, expected a rectangular table of numbers") from None
+        raise ValueError("rows of different lengths, expected a table of numbers: pad shorter ones with NaN") from None
     if array.dtype.kind == "c":
         raise TypeError("expected real numbers, got complex ones")
     if array.dtype.kind in "biuf":

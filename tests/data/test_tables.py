@@ -185,7 +185,7 @@ VALUE_ERRORS = [
     (pd.DataFrame({"town": ["Bern", None]}), "x: column 'town' holds text: 'Bern' in row 1"),
     (pd.DataFrame({"day": pd.to_datetime(["2024-05-01"])}), "x: column 'day' holds Timestamp"),
     (pd.DataFrame([[1.0, 2.0]], columns=["a", "a"]), "x: duplicate column name 'a'"),
-    ([[1, 2], [3]], "x: rows of different lengths"),
+    ([[1, 2], [3]], "x: rows of different lengths, .*: pad shorter ones with NaN"),
     ([], r"x: .*empty shape \(0,\)"),
     (np.empty((0, 3)), r"empty shape \(0, 3\)"),
     (pd.DataFrame(index=[1, 2]), r"empty shape \(2, 0\)"),

@@ -150,7 +150,17 @@ class CCVAE(EncodedProgram):
             x: Data with shape :math:`(N, *shape)`.
             y: The labels that they are to have, with shape (N,).
             seed: Draws the characteristics of the class; ``None`` for their mean.
+
+        Raises:
+            ValueError: There is not one label for each image, it is no class, or images are of another shape.
         """
+        if x.shape != (*y.shape, *self.event_shape["x"]) or y.ndim != 1:
+            one = ", ".join(map(str, self.event_shape["x"]))
+            raise ValueError(
+                f"relabel: give data of shape (N, {one}) and a label for each, (N,), not {tuple(x.shape)} and "
+                f"{tuple(y.shape)}."
+            )
+        self.label.check(self, y)
         with torch.no_grad():
             raw = self.encoder(self.centre(x))
             s = normal(raw[..., 2 * self.sizes[0] :]).mean

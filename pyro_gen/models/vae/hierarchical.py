@@ -10,9 +10,9 @@ r"""The hierarchical variational autoencoder: several stochastic layers, and two
 .. math:: q(z_{1:L} \mid x) = q(z_1 \mid x) \prod_{l > 1} q(z_l \mid z_{l-1}) .
 
 *Top down* (the ladder of Sønderby et al., 2016), a deterministic pass upwards, :math:`d_0 = x` and
-:math:`d_l = \mathrm{NN}_l(d_{l-1})`, says what the data tell of each layer given :math:`d_l`,
-:math:`\mathcal{N}(\hat\mu_l, \hat\sigma_l^2)`. The layers are then drawn in the order of the model, each from the
-product of that and its prior,
+:math:`d_l = \mathrm{NN}_l(d_{l-1})`, the last layer of each network with its activation too, says what the data tell of
+each layer, :math:`\mathcal{N}(\hat\mu_l, \hat\sigma_l^2)`, linear in :math:`d_l` (before the scale is made positive).
+The layers are then drawn in the order of the model, each from the product of that and its prior,
 
 .. math::
     q(z_l \mid z_{l+1}, x) \propto \mathcal{N}(z_l; \hat\mu_l, \hat\sigma_l^2) \, p(z_l \mid z_{l+1}), \qquad
@@ -133,13 +133,16 @@ class HierarchicalVAE(EncodedProgram):
         up = inference == "bottom up"
         sizes = [self.event_shape.numel(), *(latent if up else widths)]
         ends = [2 * k for k in latent] if up else widths
-        self.upwards = nn.ModuleList(
+        networks = [
             network(before, width, after, missing=i == 0)
             for i, (before, width, after) in enumerate(zip(sizes, widths, ends, strict=False))
-        )
+        ]
+        if not up:
+            for one in networks:
+                one.append(ACTIVATIONS[activation]())
+        self.upwards = nn.ModuleList(networks)
         self.readings = nn.ModuleList(
-            nn.Sequential(ACTIVATIONS[activation](), nn.Linear(width, 2 * k))
-            for width, k in zip(widths, () if up else latent, strict=False)
+            nn.Linear(width, 2 * k) for width, k in zip(widths, () if up else latent, strict=False)
         )
 
     def prior(self, l: int, above: Tensor | None, x: Tensor) -> Any:  # noqa: E741  # the layer's index in the formulas

@@ -6,8 +6,8 @@ r"""The vector-quantised variational autoencoder (VQ-VAE): an image is coded by 
     q(k_p \mid x) = 1 \text{ at } \arg\min_k \lVert u_{\phi p}(x) - e_k \rVert
 
 The latent variable ``z`` is the P vectors :math:`e_{k_p}` of the codebook. It has finitely many values, and its
-posterior is a point, so the ELBO is the description length of the image: its code by the prior, then the image by the
-decoder,
+posterior is a point (given a part of an image it is not: :func:`pyro_gen.impute` draws codes by Gibbs sampling), so the
+ELBO is the description length of the image: its code by the prior, then the image by the decoder,
 
 .. math:: \log p(x) \ge \log p_\psi(k(x)) + \log p_\theta(x \mid k(x)) .
 
@@ -16,8 +16,6 @@ No gradient goes through the choice of the nearest vector: that of the decoder g
 
 .. math:: \lVert \operatorname{sg}(u) - e \rVert^2 + \beta \lVert u - \operatorname{sg}(e) \rVert^2 , \qquad
     \operatorname{sg} = \text{stop gradient} .
-
-Given a part of an image the posterior is no point: :func:`pyro_gen.impute` draws codes by Gibbs sampling.
 
 No gradient of the prior reaches the encoder. So there are two steps: after training, the codes are fixed
 (:meth:`VQVAE.freeze_codes`), and training again fits the autoregressive prior to them.
@@ -86,8 +84,7 @@ class VQVAE(EncodedProgram):
         ValueError: Sizes are out of range, or there is no likelihood or activation of that name.
 
     Example:
-        >>> vq = VQVAE((8, 8), places=4, words=16)
-        >>> vq.codes(torch.zeros(5, 8, 8)).shape
+        >>> VQVAE((8, 8), places=4, words=16).codes(torch.zeros(5, 8, 8)).shape
         torch.Size([5, 4])
     """
 
@@ -109,8 +106,7 @@ class VQVAE(EncodedProgram):
         check_sizes(self, places=places, words=words, size=size, prior_hidden=prior_hidden)
         check_widths(self, hidden=hidden)
         check_weights(self, commitment=commitment)
-        self.places, self.commitment = places, commitment
-        features = self.likelihood.features
+        self.places, self.commitment, features = places, commitment, self.likelihood.features
         self.codebook = nn.Parameter(torch.randn(words, size))
         self.prior = MaskedPredictor(places, words, prior_hidden)
         self.encoder = nn.Sequential(
@@ -142,6 +138,7 @@ class VQVAE(EncodedProgram):
 
     def codes(self, x: Tensor) -> Tensor:
         """The numbers of the vectors that data :math:`(N, *event)` are coded by, with shape (N, P)."""
+        self.check_inputs(x)
         with torch.no_grad():
             return nearest(self.encoder(self.centre(x)), self.codebook)
 

@@ -2,6 +2,7 @@
 
 import math
 
+import pyro
 import pytest
 import torch
 from torch.distributions import Normal
@@ -101,17 +102,13 @@ def test_labels_are_scored_where_known_and_summed_out_where_not():
 def test_telling_the_labels_has_its_weight_in_the_loss():
     program, y = ccvae(), torch.tensor([1.0, NAN, 0.0])
     data = {"x": torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0], [1.0, 1.0, 1.0]]), "y": y}
-    losses, told = {}, []
+    losses = {}
     for alpha in (0.0, 7.0):
         program.alpha = alpha
         with seeded(1), torch.no_grad():
             losses[alpha] = ELBO().loss(program, data)
     with seeded(1), torch.no_grad():
-        c = pg.program.Program.guide  # the guide's own draws, by its trace
-        import pyro
-
-        trace = pyro.poutine.trace(program.guide).get_trace(data)
-        c = trace.nodes["c"]["value"]
+        c = pyro.poutine.trace(program.guide).get_trace(data).nodes["c"]["value"]
         told = program.label_given(c)[[0, 2], [1, 0]].sum()
     torch.testing.assert_close(losses[7.0] - losses[0.0], -7 * told, rtol=1e-4, atol=1e-4)
     with torch.no_grad():  # Bayes' rule on the characteristics alone
@@ -133,3 +130,7 @@ def test_relabelling_keeps_the_style():
     assert not torch.equal(program.relabel(x, torch.tensor([0.0]), seed=1), as_is)
     with pytest.raises(ValueError, match="0 or more"):
         CCVAE(3, 3, alpha=-1.0)
+    with pytest.raises(ValueError, match=r"classes 0, \.\.\., 2, and was given the label 3"):
+        program.relabel(x, torch.tensor([3.0]))
+    with pytest.raises(ValueError, match=r"shape \(N, 3\) and a label for each"):
+        program.relabel(x, torch.tensor([1.0, 2.0]))

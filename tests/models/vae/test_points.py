@@ -85,6 +85,8 @@ def test_the_second_step_trains_the_prior_alone():
     assert moved and all(n.startswith("prior.") for n in moved)
     assert second.history[-1]["train_loss"] < second.history[0]["train_loss"]
     assert first.mode == second.mode == "traced"
+    with pytest.raises(ValueError, match=r"VQVAE takes data of shape \(N, 6\), and was given \(60, 4\)"):
+        program.codes(x[:, :4])
 
 
 def test_of_a_continuous_point_there_is_no_density_and_errors_say_what_applies():
