@@ -91,7 +91,7 @@ class Training:
         for i in range(rounds):
             progress = (epoch * rounds + i) / (settings.epochs * rounds)
             if settings.kl_warmup:
-                weight = min(1.0, (epoch + i / rounds) / settings.kl_warmup)
+                weight = min(1.0, (epoch + i / rounds) / float(settings.kl_warmup))
                 kl_weight = torch.tensor(weight, device=self.fabric.device)
             reached: dict[str, Tensor] | None = None
             for k in turns:

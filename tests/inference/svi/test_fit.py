@@ -487,6 +487,11 @@ def test_the_warm_up_trains_without_kl_first() -> None:
     assert free > pulled
 
 
+def test_numbers_of_numpy_are_settings_in_a_recorded_graph_too() -> None:
+    result = pg.fit(vae(), binary(), epochs=1, kl_warmup=np.int64(2), lr=np.float32(0.1), progress=False)  # type: ignore[arg-type]
+    assert result.mode == "traced"
+
+
 def _kl(program: Program) -> Tensor:
     with torch.no_grad():
         q = pyro.poutine.trace(program.guide).get_trace(binary()).nodes["z"]["fn"].base_dist
