@@ -197,6 +197,8 @@ def test_counts_are_positive_integers(count):
     [
         ({"lr": "0.1"}, 'lr="0.1": give a number'),
         ({"kl_warmup": "3"}, 'kl_warmup="3": give a number'),
+        ({"clip_norm": "1"}, 'clip_norm="1": give a number'),
+        ({"weight_decay": "0.1"}, 'weight_decay="0.1": give a number'),
         ({"fill_missing": "mean"}, 'fill_missing="mean": give a number'),
         ({"transform": "binarize=8"}, r"transform='binarize=8': give a function of data, .* pg.data.Binarize\(8\)"),
         ({"transform": pg.data.Binarize}, r"transform=Binarize: .* or an instance, pg.data.Binarize\(8\)"),

@@ -52,7 +52,7 @@ from pyro_gen.inference.svi.preflight import (
     typed,
 )
 from pyro_gen.inference.svi.result import FitResult
-from pyro_gen.inference.svi.settings import Settings
+from pyro_gen.inference.svi.settings import Settings, check_numbers
 from pyro_gen.inference.svi.step import LossModule
 from pyro_gen.packing import packs_training_data
 from pyro_gen.program import Program
@@ -163,6 +163,7 @@ def fit(
     objective = resolve_objective(program, objective)
     settings = Settings(epochs, batch_size, lr, patience, schedule, kl_warmup, seed, ema)
     settings.check(validation)
+    check_numbers(clip_norm=clip_norm, weight_decay=weight_decay)
     if clip_norm is not None and not clip_norm > 0:
         raise AdviceError("{clip_norm}: the greatest norm of the gradient is positive.", clip_norm=clip_norm)
     if resume and checkpoint is None:

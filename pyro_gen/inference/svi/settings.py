@@ -8,7 +8,14 @@ from typing import Any
 
 from pyro_gen._errors import AdviceError
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "check_numbers"]
+
+
+def check_numbers(**given: Any) -> None:
+    """Refuses arguments of :func:`pyro_gen.fit` that are given, and are no numbers."""
+    for name, value in given.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise AdviceError(f"{{{name}}}: give a number.", **{name: value})
 
 
 @dataclass(frozen=True)
@@ -28,10 +35,7 @@ class Settings:
         """Raises where a setting has no meaning."""
         if not isinstance(self.epochs, int) or self.epochs < 1:
             raise AdviceError("{epochs}: give a whole number of epochs, at least one.", epochs=self.epochs)
-        for name in ("kl_warmup", "lr", "ema", "patience"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
-                raise AdviceError("{given}: give a number.".replace("given", name), **{name: value})
+        check_numbers(kl_warmup=self.kl_warmup, lr=self.lr, ema=self.ema, patience=self.patience)
         if self.kl_warmup < 0:
             raise AdviceError("{kl_warmup}: give a number of epochs, 0 for none.", kl_warmup=self.kl_warmup)
         if not self.lr > 0:
