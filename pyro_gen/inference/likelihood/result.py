@@ -154,7 +154,7 @@ def _between(lower: float, upper: float, error: float) -> str:
     if not round(lower, 3) > round(upper, 3):
         return f" in [{lower:.3f}, {upper:.3f}]"
     crossed = f", lower bound {lower:.3f} above the upper {upper:.3f}"
-    within = lower - upper <= 4 * error  # two standard errors of the difference of two that agree in sign
+    within = lower - upper <= 4 * error  # two standard errors of each, if they add up
     return crossed + (" within their errors" if within else ", more than their errors explain: take more chains")
 
 

@@ -1,6 +1,6 @@
 """What `transform` says is the mean of the draws that `impute` gives: for every kind of column and every program.
 
-Of each column the mean over its holes, 20 or 30 rows of 60, is compared, in standard errors of 200 draws of it (and of
+Of each column the mean over its holes, 29 or 30 rows of 60, is compared, in standard errors of 200 draws of it (and of
 150 others, by which limits, curves and rounding are averaged over). At 4 of them a correct program fails one of the 62
 checks in 0.4% of the seeds; the seed is fixed. Draws go round the kept draws of the posterior, over which expectations
 are averaged, so that standard errors are rather too great. What programs draw themselves to find an expectation is the
