@@ -84,8 +84,9 @@ class VAE(EncodedProgram):
             to :math:`(*, features)` of the guide; in mean field :math:`(*, 2 K)`, the means, then the raw scales.
         decoder: A module to use instead, from :math:`(*, K)` to :math:`(*, features)` of the likelihood head.
         prior: ``"standard"``, ``"mixture"`` (of normals), ``"vamp"`` (VampPrior), ``"flow"`` (neural spline),
-            ``"autoregressive"``, or a module of :mod:`~pyro_gen.models.vae.parts.priors` or one's own that is called
-            with the approximate posterior, a function, and returns a distribution of event shape :math:`(K)`.
+            ``"autoregressive"``, ``"correlated"`` (delta-VAE), or a module of
+            :mod:`~pyro_gen.models.vae.parts.priors` or one's own that is called with the approximate posterior, a
+            function, and returns a distribution of event shape :math:`(K)`.
         guide: The approximate posterior: ``"mean field"``, ``"full covariance"``, ``"iaf"`` or ``"spline"`` (amortised
             flows), or a module from an encoder's output, whose size is its attribute ``features``, to a distribution.
         head_options: Passed to the likelihood head, ``levels=17`` say.

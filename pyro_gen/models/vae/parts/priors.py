@@ -6,11 +6,15 @@ r"""Priors :math:`p(z)` on :math:`\mathbb{R}^K` of latent variables, with parame
     \text{vamp:} \quad & \textstyle\frac{1}{C} \sum_c q(z \mid u_c), \quad \text{pseudo-inputs } u_c \text{ learned} \\
     \text{flow:} \quad & \mathcal{N}(u; 0, I_K) \, |\det \partial u / \partial z|, \quad u = T(z) \\
     \text{autoregressive:} \quad & \textstyle\prod_i \sum_c \pi_c(z_{<i}) \, \mathcal{N}\big(z_i; \mu_c(z_{<i}),
-        \sigma_c(z_{<i})^2\big)
+        \sigma_c(z_{<i})^2\big) \\
+    \text{correlated:} \quad & \mathcal{N}(z_1; 0, 1) \, \textstyle\prod_{i > 1} \mathcal{N}\big(z_i; \alpha z_{i-1},
+        1 - \alpha^2\big)
 
 The bound is highest where the prior is the mean of the approximate posteriors over the data,
 :math:`\frac{1}{N} \sum_n q(z \mid x_n)`: the VampPrior is that mean over a few data that are made up. The flow is of
-rational-quadratic splines; the autoregressive prior is a network with masked weights.
+rational-quadratic splines; the autoregressive prior is a network with masked weights. The correlated one is not
+learned: no mean-field posterior is equal to it, so that the divergence has a least value :math:`\delta > 0`, and the
+posterior cannot collapse however strong the decoder is (the delta-VAE).
 
 A prior is a module that is called with the approximate posterior, a function from data as the encoder sees it to a
 distribution, which the VampPrior needs, and returns a distribution of event shape :math:`(K)`.
@@ -24,6 +28,8 @@ References:
     | https://arxiv.org/abs/1502.03509
     | Variational Lossy Autoencoder (Chen et al., 2017), autoregressive priors
     | https://arxiv.org/abs/1611.02731
+    | Preventing Posterior Collapse with delta-VAEs (Razavi et al., 2019), the correlated prior
+    | https://arxiv.org/abs/1901.03416
 """
 
 from collections.abc import Callable, Sequence
@@ -42,6 +48,7 @@ from pyro_gen.nets import MaskedLinear
 __all__ = [
     "PRIORS",
     "AutoregressivePrior",
+    "CorrelatedPrior",
     "FlowPrior",
     "MixturePrior",
     "StandardPrior",
@@ -202,12 +209,53 @@ class _Autoregressive(dist.TorchDistribution):
             return z
 
 
+class CorrelatedPrior(nn.Module):
+    r"""A stationary autoregression of order one over the latent dimensions, fixed: the prior of the delta-VAE.
+
+    Arguments:
+        latent: The number of latent dimensions K.
+        correlation: The correlation :math:`\alpha` of neighbours, between -1 and 1.
+
+    Raises:
+        ValueError: The correlation is out of range.
+
+    Example:
+        >>> round(CorrelatedPrior(8).least_divergence(), 2)
+        1.99
+    """
+
+    factor: Tensor
+
+    def __init__(self, latent: int, correlation: float = 0.8) -> None:
+        super().__init__()
+        if not -1 < correlation < 1:
+            raise ValueError(f"CorrelatedPrior(correlation={correlation!r}): give a number between -1 and 1.")
+        lags = (torch.arange(latent)[:, None] - torch.arange(latent)).abs()
+        covariance = torch.tensor(correlation, dtype=torch.float64) ** lags
+        factor = torch.linalg.cholesky(covariance).to(torch.get_default_dtype())
+        self.register_buffer("factor", factor, persistent=False)
+
+    def least_divergence(self) -> float:
+        r"""The least :math:`\delta = \min_q \mathrm{KL}(q \,\|\, p)` of normal q with independent entries, in nats.
+
+        With the precision :math:`\Lambda` of the prior it is that of variances :math:`1 / \Lambda_{ii}`,
+        :math:`\tfrac{1}{2} \big( \sum_i \log \Lambda_{ii} - \log |\Lambda| \big)`.
+        """
+        factor = self.factor.double()
+        precision = torch.cholesky_inverse(factor)
+        return float(0.5 * precision.diagonal().log().sum() + factor.diagonal().log().sum())
+
+    def forward(self, posterior: Posterior) -> Any:
+        return dist.MultivariateNormal(self.factor.new_zeros(len(self.factor)), scale_tril=self.factor)
+
+
 PRIORS: dict[str, Callable[[int, Sequence[int]], nn.Module]] = {
     "standard": lambda latent, shape: StandardPrior(latent),
     "mixture": lambda latent, shape: MixturePrior(latent),
     "vamp": lambda latent, shape: VampPrior(shape),
     "flow": lambda latent, shape: FlowPrior(latent),
     "autoregressive": lambda latent, shape: AutoregressivePrior(latent),
+    "correlated": lambda latent, shape: CorrelatedPrior(latent),
 }
 
 

@@ -12,7 +12,15 @@ import pyro_gen as pg
 from pyro_gen.inference import ELBO
 from pyro_gen.models import VAE
 from pyro_gen.models.vae.parts.posteriors import MeanField, normal
-from pyro_gen.models.vae.parts.priors import PRIORS, AutoregressivePrior, FlowPrior, MixturePrior, VampPrior, make_prior
+from pyro_gen.models.vae.parts.priors import (
+    PRIORS,
+    AutoregressivePrior,
+    CorrelatedPrior,
+    FlowPrior,
+    MixturePrior,
+    VampPrior,
+    make_prior,
+)
 from pyro_gen.nets import MissingInput
 
 
@@ -142,3 +150,35 @@ def test_a_prior_of_ones_own() -> None:
         VAE(3, 2, guide="full rank")
     with pytest.raises(ValueError, match="attribute features"):
         VAE(3, 2, guide=nn.Linear(2, 2))
+
+
+def test_the_correlated_prior_is_an_autoregression_with_a_least_divergence() -> None:
+    """Razavi et al. (2019), at the variances 1 / Lambda_ii; the twin without correlation has none."""
+    alpha, k = 0.7, 5
+    prior = CorrelatedPrior(k, alpha).double()
+    z = torch.randn(4, k, dtype=torch.float64)
+    chain = dist.Normal(0.0, 1.0).log_prob(z[:, 0])
+    chain = chain + dist.Normal(alpha * z[:, :-1], math.sqrt(1 - alpha**2)).log_prob(z[:, 1:]).sum(-1)
+    p = prior(encode)
+    assert torch.allclose(p.log_prob(z), chain, atol=1e-5)
+    # of the tridiagonal precision: 1 / (1 - alpha^2) at the ends, (1 + alpha^2) / (1 - alpha^2) between
+    delta = (k - 2) / 2 * math.log(1 + alpha**2) - math.log(1 - alpha**2) / 2
+    assert abs(prior.least_divergence() - delta) < 1e-5
+    assert abs(CorrelatedPrior(k, 0.0).least_divergence()) < 1e-6
+    raw = torch.zeros(k, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([raw], max_iter=100)
+
+    def divergence() -> Tensor:
+        q = torch.distributions.MultivariateNormal(torch.zeros_like(raw), scale_tril=raw.exp().diag())
+        return torch.distributions.kl_divergence(q, p)
+
+    def step() -> Tensor:
+        optimiser.zero_grad()
+        value = divergence()
+        value.backward()
+        return value
+
+    optimiser.step(step)  # type: ignore[no-untyped-call]
+    assert abs(float(divergence().detach()) - delta) < 1e-4
+    with pytest.raises(ValueError, match="between -1 and 1"):
+        CorrelatedPrior(3, 1.0)
