@@ -105,8 +105,8 @@ def test_a_deadline_stops_it():
     said = []
     program = DeepLatentTable(REAL, hidden=(16,), steps=20_000)
     program.fit_posterior(x, deadline=time.monotonic() + 2, progress=lambda *words: said.append(words))
-    (share, words), *_ = said
-    assert share < 1 and "out of time" in words
+    assert any("out of time" in words for _, words in said)
+    assert len(said) < 10_000  # each step of 20,000 is reported
     assert not program.cell_mean(x).isnan().any()
 
 
