@@ -56,6 +56,7 @@ SLOW = (
     "deep-boltzmann-digits",
     "deep-exponential-family-digits",
     "deep-markov-beacon",
+    "delta-vae-digits",
     "degree-corrected-les-miserables",
     "dirichlet-process-iris",
     "discrete-digits",
