@@ -16,20 +16,18 @@ from pyro_gen.models.tabular import METHODS
 from pyro_gen.models.tabular.parts import marginal_transforms
 from pyro_gen.models.tabular.parts.marginal_transforms import fit_real, fit_real_columns
 
-LIMIT = 3.0  # seconds of the processor, which others do not use up
+LIMIT = 6.0  # seconds of the processor, which others do not use up
 
 
-def test_a_table_of_2000_columns_ends_soon_after_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The curves of all columns took half a minute, learnt twice, and the spread of the pool as long again: 90 seconds
-    where 7 or 8 are enough. The bar leaves room for a machine of a fifth of the speed.
-    """
+def test_a_table_of_2000_columns_ends_within_about_twice_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The curves of all columns took half a minute, learnt twice, and the spread of the pool as long again."""
     monkeypatch.setattr(time, "monotonic", time.process_time)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(50, 2000)) + rng.normal(size=(50, 1))
     x[rng.random(x.shape) < 0.1] = np.nan
     began = time.process_time()
     imputer = Imputer(time_limit=LIMIT, random_state=0).fit(x)
-    assert time.process_time() - began < 40
+    assert time.process_time() - began < 2.5 * LIMIT
     assert any("at the time limit" in note for note in imputer.info_["warnings"])
     assert len(imputer.weights_) > 0
 
