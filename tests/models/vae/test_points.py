@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import pyro
 import pytest
 import torch
 
@@ -10,7 +11,8 @@ import pyro_gen as pg
 from pyro_gen._random import seeded
 from pyro_gen.inference import ELBO, WassersteinAutoencoder
 from pyro_gen.models import VQVAE, Autoencoder
-from pyro_gen.models.vae.parts.codebook import Codewords, MaskedPredictor, NearestCodeword
+from pyro_gen.models.vae.parts import codebook
+from pyro_gen.models.vae.parts.codebook import Codewords, MaskedPredictor, NearestCodeword, nearest
 
 
 def shaken(program):
@@ -50,30 +52,112 @@ def test_the_prior_is_autoregressive_and_sums_to_one():
     assert ((share - 1 / 27).abs() > 4.5 * (p * (1 - p) / 3000).sqrt() + 1e-3).any()
 
 
-def test_the_bound_is_the_length_of_code_and_data_and_below_the_likelihood():
+def by_inner_product(u, book):
+    """The planted defect: the squares of the vectors are left out."""
+    return (u @ book.T).argmax(-1)
+
+
+def next_to_nearest(u, book):
+    return torch.cdist(u, book).topk(2, largest=False).indices[..., 1]
+
+
+def without_the_prior(self, value):
+    return torch.zeros(torch.broadcast_shapes(value.shape[:-2], self.batch_shape))
+
+
+DEFECTS = {
+    "right": None,
+    "inner product": (codebook, "nearest", by_inner_product),
+    "next to nearest": (codebook, "nearest", next_to_nearest),
+    "no prior": (Codewords, "log_prob", without_the_prior),
+}
+
+
+# Sums over all 27 codes; nothing is random.
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_the_bound_is_the_length_of_code_and_data_and_below_the_likelihood(defect, monkeypatch):
     program, x = quantised(), torch.rand(5, 4).round()
     codes, log_p = texts(program)
     logits = program.decoder(program.codebook[codes]) + program.offset
     log_x = (x[:, None] * logits - torch.nn.functional.softplus(logits)).sum(-1)  # (5, 27)
-    own = (program.codes(x)[:, None] == codes).all(-1)  # (5, 27)
-    found = pg.log_likelihood(program, x, method="elbo", num_particles=2)
-    expected = (log_x + log_p)[own]
-    torch.testing.assert_close(found.value.float(), expected.detach(), rtol=1e-5, atol=1e-5)
-    assert (found.value < (log_x + log_p).logsumexp(1)).all()
-    x[0, 1:] = math.nan  # what is missing is coded as such and not scored
-    assert pg.log_likelihood(program, x, method="elbo").value[0] > -8
+    outputs = program.encoder(program.centre(x))
+    own = (torch.cdist(outputs, program.codebook).argmin(-1)[:, None] == codes).all(-1)  # (5, 27)
+    expected, exact = (log_x + log_p)[own].detach(), (log_x + log_p).logsumexp(1)
+    if planted := DEFECTS[defect]:
+        monkeypatch.setattr(*planted)
+    found = pg.log_likelihood(program, x, method="elbo", num_particles=2).value.float()
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5) is (planted is None)
+    if planted is None:
+        assert (found < exact).all() and torch.equal(program.codes(x), codes[own.int().argmax(1)])
+        x[0, 1:] = math.nan  # what is missing is coded as such and not scored
+        assert pg.log_likelihood(program, x, method="elbo").value[0] > -8
 
 
-def test_gradients_go_straight_through_and_the_book_has_its_loss():
-    u, book = torch.randn(4, 3, 2).requires_grad_(), torch.randn(3, 2)
-    z = NearestCodeword(u, book).rsample()
-    weights = torch.randn_like(z)
-    (slope,) = torch.autograd.grad((z * weights).sum(), u)
-    assert torch.equal(slope, weights) and torch.allclose(z, NearestCodeword(u, book).mean)
+def straight(self, u, book):
+    """The planted defect: without its stop, the gradient goes to the book."""
+    self.u, self.book = u, book
+    super(NearestCodeword, self).__init__(book[nearest(u, book)], event_dim=2, validate_args=False)
+
+
+def guide_by(apart):
+    """With another loss of the codebook, of other stops: its value is the same, and its gradient is not."""
+
+    def guide(self, x):
+        with self.plate(x):
+            u = self.encoder(self.centre(x))
+            pyro.sample("z", NearestCodeword(u, self.codebook))
+            pyro.factor("apart", apart(u, self.codebook[nearest(u, self.codebook)]).sum((-1, -2)), has_rsample=True)
+
+    return guide
+
+
+STOPS = {
+    "right": None,
+    "not straight through": None,
+    "no stops": lambda u, e: 1.25 * (u - e).square(),
+    "stops swapped": lambda u, e: (u - e.detach()).square() + 0.25 * (u.detach() - e).square(),
+}
+
+
+@pytest.mark.parametrize("defect", STOPS)
+def test_gradients_are_those_of_the_paper(defect, monkeypatch):
+    """By hand, with g the gradient of -log p(x | z) at the code: u gets g + 2 beta (u - e), the book 2 (e - u)."""
     program, x = quantised(), torch.rand(6, 4).round()
+    u = program.encoder(program.centre(x))
+    k = torch.cdist(u, program.codebook).argmin(-1)
+    z = program.codebook.detach()[k].requires_grad_()
+    (g,) = torch.autograd.grad(-program.decode(z).log_prob(x).sum(), z)
+    weights = list(program.encoder.parameters())
+    of_encoder = torch.autograd.grad(u, weights, g + 0.5 * (u - z).detach())
+    of_book = torch.zeros_like(program.codebook).index_add(0, k.flatten(), 2 * (z - u).flatten(0, 1)).detach()
+    if STOPS[defect]:
+        monkeypatch.setattr(VQVAE, "guide", guide_by(STOPS[defect]))
+    if defect == "not straight through":
+        monkeypatch.setattr(NearestCodeword, "__init__", straight)
+    loss = ELBO().loss(program, x)
+    found = torch.autograd.grad(loss, [program.codebook, *weights])
+    same = [torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(found, [of_book, *of_encoder], strict=True)]
+    assert all(same) is (defect == "right")
     bound = pg.log_likelihood(program, x, method="elbo").value.sum().float()
-    apart = (program.encoder(program.centre(x)) - program.codebook[program.codes(x)]).square().sum()
-    torch.testing.assert_close(ELBO().loss(program, x) + bound, 1.25 * apart, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(loss + bound, 1.25 * (u - z).square().sum(), rtol=1e-4, atol=1e-4)
+
+
+# Full batches; nothing is random but where training starts. The twin's symbols do not know of each other.
+@pytest.mark.parametrize("blind", [False, True])
+def test_after_the_second_step_the_prior_is_the_law_of_the_codes(blind):
+    program, x = VQVAE(6, 2, 3, 2, hidden=(8,), prior_hidden=16), torch.rand(60, 6).round()
+    program.initialise(x).freeze_codes()
+    codes = program.codes(x) @ torch.tensor([3, 1])
+    if blind:
+        program.prior.after.zero_()
+        program.prior.direct.zero_()
+    pg.fit(program, x, epochs=80, lr=0.1, schedule="cosine", progress=False)
+    program.eval()
+    share = torch.bincount(codes, minlength=9) / 60
+    entropy = -torch.special.xlogy(share, share).sum()
+    z = program.codebook[program.codes(x)]
+    length = -Codewords(program.codebook, program.prior, 2).log_prob(z).mean()
+    assert ((length - entropy).abs() < 1e-3).item() is not blind
 
 
 def test_the_second_step_trains_the_prior_alone():
