@@ -1,8 +1,10 @@
-"""Errors that say what to do, to whoever called: in Python, or on the command line."""
+"""Errors and warnings that say what to do, to whoever called: in Python, or on the command line."""
 
 import difflib
+import inspect
 import re
 import shlex
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,10 +16,18 @@ __all__ = [
     "InvalidValuesError",
     "Words",
     "meant",
+    "refuse_unknown",
     "said",
+    "shown",
+    "warn",
 ]
 
 Words = Mapping[str, Callable[[Any], str]]
+
+# What stands between a user's line and the code that it runs, beside this package.
+_BETWEEN = {"pyro_gen", "pyro", "torch", "lightning", "sklearn", "contextlib"}
+
+LONGEST_SHOWN = 80  # characters of a value in a sentence
 
 
 class InPython(NamedTuple):
@@ -162,6 +172,29 @@ def meant(name: Any, known: Iterable[str]) -> str:
     return f" (did you mean {by_lower[found[0]]!r}?)" if found else ""
 
 
+def refuse_unknown(who: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuses options that something does not have.
+
+    Arguments:
+        who: What was given the options, as the subject of a sentence.
+        given: Their names.
+        known: The names that it takes.
+
+    Raises:
+        ValueError: There is one; the message names it, and what there is.
+
+    Example:
+        >>> refuse_unknown("smc", ["partciles"], ["particles", "islands"])
+        Traceback (most recent call last):
+            ...
+        ValueError: smc has no option 'partciles' (did you mean 'particles'?): choose from particles, islands.
+    """
+    known = list(known)
+    if unknown := [name for name in given if name not in known]:
+        choose = f"choose from {', '.join(known)}" if known else "it has none"
+        raise ValueError(f"{who} has no option {unknown[0]!r}{meant(unknown[0], known)}: {choose}.")
+
+
 def said(error: BaseException) -> str:
     """The type of an exception and what it says, in one line; also where it cannot say it.
 
@@ -174,3 +207,25 @@ def said(error: BaseException) -> str:
     except BaseException:  # its __str__ is code of whoever wrote it
         text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def shown(value: Any) -> str:
+    """A value as a sentence quotes it: as it is written, or by its class where that would take lines.
+
+    Example:
+        >>> import torch
+        >>> shown("Glow"), shown(torch.nn.Sequential(torch.nn.ReLU())), shown(torch.nn.ReLU)
+        ("'Glow'", '<Sequential>', '<class ReLU>')
+    """
+    if isinstance(value, type):
+        return f"<class {value.__name__}>"
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN and "\n" not in text else f"<{type(value).__name__}>"
+
+
+def warn(text: str) -> None:
+    """Warns at the line of the user that led here: the nearest one that is not of this package or what it runs on."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)  # noqa: TID251 -- the one place

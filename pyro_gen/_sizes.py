@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from pyro_gen._errors import shown
+
 __all__ = [
     "check_conditions_a_row",
     "check_counts",
@@ -35,8 +37,8 @@ def event_of(model: object, event_shape: int | Sequence[int], name: str = "event
     shape = (event_shape,) if isinstance(event_shape, int) else event_shape
     if not _are_sizes(shape) or len(shape) == 0:
         raise ValueError(
-            f"{type(model).__name__}({name}={event_shape!r}): give a positive integer, or a sequence of them, (8, 8) "
-            "say."
+            f"{type(model).__name__}({name}={shown(event_shape)}): give a positive integer, or a sequence of them, "
+            "(8, 8) say."
         )
     return torch.Size(shape)
 
@@ -50,7 +52,7 @@ def check_sizes(model: object, least: int = 1, **sizes: Any) -> None:
     for name, size in sizes.items():
         if not _is_size(size, least):
             wanted = "a positive integer" if least == 1 else f"an integer of {least} or more"
-            raise ValueError(f"{type(model).__name__}({name}={size!r}): give {wanted}.")
+            raise ValueError(f"{type(model).__name__}({name}={shown(size)}): give {wanted}.")
 
 
 def check_counts(verb: str, least: int = 1, **counts: Any) -> None:
@@ -62,7 +64,7 @@ def check_counts(verb: str, least: int = 1, **counts: Any) -> None:
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, Integral) or count < least:
             wanted = "a positive integer" if least == 1 else f"an integer of {least} or more"
-            raise ValueError(f"{verb}({name}={count!r}): give {wanted}.")
+            raise ValueError(f"{verb}({name}={shown(count)}): give {wanted}.")
 
 
 def check_widths(model: object, **widths: Any) -> None:
@@ -74,7 +76,7 @@ def check_widths(model: object, **widths: Any) -> None:
     for name, given in widths.items():
         if not _are_sizes(given):
             raise ValueError(
-                f"{type(model).__name__}({name}={given!r}): give a sequence of positive integers, (200, 200) say."
+                f"{type(model).__name__}({name}={shown(given)}): give a sequence of positive integers, (200, 200) say."
             )
 
 
@@ -113,4 +115,4 @@ def check_weights(owner: object, **weights: Any) -> None:
     """
     for name, weight in weights.items():
         if not 0 <= weight < math.inf:
-            raise ValueError(f"{type(owner).__name__}({name}={weight!r}): a weight is a finite number, 0 or more.")
+            raise ValueError(f"{type(owner).__name__}({name}={shown(weight)}): a weight is a finite number, 0 or more.")

@@ -223,6 +223,8 @@ def _packing(door: Callable[P, R], functions: bool) -> Callable[P, R]:
 
     @functools.wraps(door)
     def wrapper(*args: Any, **options: Any) -> Any:
+        if not args and "program" not in options:
+            return call(**options)  # and Python says what is missing
         program, *data = args if args else (options.pop("program"),)
         if "x" in options:
             data.insert(0, options.pop("x"))
@@ -270,7 +272,9 @@ def packs_training_data(door: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(door)
     def wrapper(*args: Any, **options: Any) -> Any:
-        program, *rest = args if args else (options.pop("program", None),)
+        if not (args or "program" in options) or not (len(args) > 1 or "data" in options):
+            return call(*args, **options)  # and Python says what is missing
+        program, *rest = args if args else (options.pop("program"),)
         data = rest.pop(0) if rest else options.pop("data")
         if rest or "context" in options:
             raise TypeError(

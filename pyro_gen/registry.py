@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pyro_gen._errors import meant
+from pyro_gen._errors import meant, shown
 
 if TYPE_CHECKING:
     from pyro_gen.data.datasets import DataSet
@@ -82,7 +82,8 @@ class Registry(Mapping[str, T], Generic[T]):
             ValueError: There is none; the message lists the names.
         """
         if name not in self:
-            raise ValueError(f"there is no {self.sort} {name!r}{meant(name, self)}: choose one of {', '.join(self)}.")
+            close = meant(name.__name__ if isinstance(name, type) else name, self)
+            raise ValueError(f"there is no {self.sort} {shown(name)}{close}: choose one of {', '.join(self)}.")
         return self._items[name]
 
     def __getitem__(self, name: str) -> T:

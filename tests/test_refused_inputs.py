@@ -11,12 +11,21 @@ import torch
 import pyro_gen as pg
 from pyro_gen import models
 from pyro_gen.data.small import binary_rows, normal_rows
+from pyro_gen.registry import MODELS
 
 LABELS = torch.tensor([0.0, 1.0, 2.0, 0.0, 1.0])
 
 
 def vae():
     return models.VAE(6, 2, (4,))
+
+
+def vectors(x):
+    """Two independent variables."""
+    loc = pyro.param("loc", torch.zeros(()))
+    with pg.plate(x["a"]):
+        pg.observe("a", dist.Normal(loc, 1.0), x["a"])
+        pg.observe("b", dist.Normal(loc, 1.0), x["b"])
 
 
 @pytest.mark.parametrize("wrong", [7.0, 0.5, -1.0])
@@ -212,6 +221,25 @@ def test_settings_of_a_wrong_type_are_refused_in_one_sentence(options, said):
         pg.fit(vae(), binary_rows(5, 6), epochs=1, progress=False, **options)
 
 
+@pytest.mark.parametrize("program", [models.Gaussian(2), pg.Program.from_functions(vectors)], ids=["tensor", "mapping"])
+def test_data_of_which_nothing_was_observed_are_refused_and_a_row_of_them_is_taken(program):
+    x = normal_rows(6, 2)
+    x[1], nothing = torch.nan, torch.full((6, 2), torch.nan)
+    wrapped = (lambda x: x) if isinstance(program, models.Gaussian) else (lambda x: {"a": x[:, 0], "b": x[:, 1]})
+    pg.fit(program, wrapped(x), epochs=1, batch_size=2, progress=False)
+    for data, validation, said in ((nothing, x, "data"), (x, nothing, "validation")):
+        with pytest.raises(ValueError, match=f"fit: nothing is observed in {said}: all 6 rows are NaN throughout"):
+            pg.fit(program, wrapped(data), validation=wrapped(validation), epochs=1, batch_size=2, progress=False)
+
+
+@pytest.mark.parametrize("verb", [pg.sample, pg.fit, pg.impute, pg.log_likelihood, pg.latents, pg.check_program])
+def test_arguments_that_are_left_out_are_named(verb):
+    with pytest.raises(TypeError, match=rf"{verb.__name__}\(\) missing .*'program'"):
+        verb()
+    with pytest.raises(TypeError, match=rf"{verb.__name__}\(\) missing 1 required positional argument: '(x|n|data)'"):
+        verb(program=vae())
+
+
 def test_sparse_data_are_refused():
     with pytest.raises(TypeError, match=r"expected a dense tensor, got a sparse one: give x.to_dense\(\)"):
         pg.fit(models.Gaussian(3), normal_rows(4, 3).to_sparse(), epochs=1, progress=False)
@@ -229,6 +257,25 @@ def test_sparse_data_are_refused():
         (lambda: models.Gaussian("3"), r"Gaussian\(event_shape='3'\): give a positive integer"),
         (lambda: models.Gaussian(0), r"Gaussian\(event_shape=0\): give a positive integer"),
         (lambda: pg.inference.IWAE(1.5), "num_particles=1.5: at least one particle is needed, a whole number"),
+        (lambda: pg.fit(models.Gaussian(2), [[1, 2], [3]]), "x: rows of different lengths, 2 in row 1 and 1 in row 2"),
+        (
+            lambda: pg.fit(models.RealNVP(2, context=1), (normal_rows(3, 2), [[1], [2, 3], [4]])),
+            "context 1: rows of different lengths, 1 in row 1 and 2 in row 2, expected .*: pad shorter ones with NaN",
+        ),
+        (
+            lambda: models.VariationalDequantization(3, 5, torch.nn.Sequential(torch.nn.ReLU())),
+            r"VariationalDequantization\(flow=<Sequential>\): give the name of a flow, one of ContinuousFlow, Glow, ",
+        ),
+        (lambda: models.Gaussian(torch.nn.Sequential(torch.nn.ReLU())), r"Gaussian\(event_shape=<Sequential>\): give"),
+        (lambda: MODELS.find(models.VAE), r"there is no model <class VAE> \(did you mean 'VAE'\?\): choose one of"),
+        (
+            lambda: pg.Imputer("factor_analysis", options={"rnk": 3}).fit(normal_rows(9, 3)),
+            r"Imputer\(method='factor_analysis'\) has no option 'rnk' \(did you mean 'rank'\?\): choose from rank\.",
+        ),
+        (
+            lambda: pg.Imputer("gaussian", options={"rank": 3}).fit(normal_rows(9, 3)),
+            r"Imputer\(method='gaussian'\) has no option 'rank': it has none\.",
+        ),
         (lambda: pg.Imputer(time_limit="1h").fit(normal_rows(9, 3)), r"time_limit='1h'\): give a positive number"),
         (lambda: pg.latents(vae(), binary_rows(4, 6), draws=1.5), r"latents\(draws=1.5\): give a positive integer"),
         (

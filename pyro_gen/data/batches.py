@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_co
 
 from pyro_gen._identity import digest
 from pyro_gen._random import seeded
-from pyro_gen.data.tables import as_tensor
+from pyro_gen.data.tables import as_numbers, as_tensor
 from pyro_gen.data.transforms import Transform
 
 __all__ = ["Batches", "on_device"]
@@ -194,7 +194,7 @@ def _in_memory(data: Any) -> tuple[Any, ...]:
     for i, part in enumerate(context, 1):
         numbers = isinstance(part, list) and len(part) == len(parts[0]) and not any(isinstance(p, Tensor) for p in part)
         if not isinstance(part, Tensor) and (numbers or hasattr(part, "__array__")):
-            part = torch.as_tensor(np.asarray(part))
+            part = as_numbers(part, f"context {i}")
         if isinstance(part, Tensor) and part.shape[:1] == parts[0].shape[:1] and part.device != parts[0].device:
             raise ValueError(f"data: part {i} of the tuple is on {part.device}, x on {parts[0].device}.")
         parts.append(part)

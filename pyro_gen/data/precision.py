@@ -1,10 +1,11 @@
 """What single precision takes from numbers that are large and differ little, such as Unix times."""
 
-import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from pyro_gen._errors import warn
 
 __all__ = ["to_precision"]
 
@@ -42,11 +43,10 @@ def to_precision(x: Tensor, dtype: torch.dtype, columns: Sequence[str] | None = 
         what = f"Column {first if columns is None else repr(columns[first])}" if rows.shape[1] > 1 else "The data"
         more = f" and {len(coarse) - 1} more" if len(coarse) > 1 else ""
         precision = str(dtype).removeprefix("torch.")
-        warnings.warn(
+        warn(
             f"{what}{more}: numbers near {float(mean[first]):.6g} that differ by {float(spread[first]):.2g} or so lose "
             f"that in {precision}, in which the program computes. Standardise them before, as by "
             "fit(transform=Standardize.fit(x)) on float64 data, or compute in float64 (program.double(), a tensor of "
-            "float64 for a plain function).",
-            stacklevel=3,
+            "float64 for a plain function)."
         )
     return out

@@ -339,6 +339,23 @@ def _column_to_array(name: str, series: "pd.Series[Any]") -> npt.NDArray[np.floa
     return numbers
 
 
+def as_numbers(x: Any, name: str) -> Tensor:
+    """As :func:`as_tensor` of an array or list, but whole numbers and booleans stay what they are."""
+    try:
+        array = np.array(x)
+    except ValueError:
+        raise ValueError(f"{name}: {_different_lengths(x)}.") from None
+    return torch.as_tensor(array) if array.dtype.kind in "biuf" else as_tensor(x, name)
+
+
+def _different_lengths(rows: Sequence[Any]) -> str:
+    """What is wrong with nested lists of which numpy makes no array."""
+    lengths = [len(row) if isinstance(row, list | tuple) or getattr(row, "shape", None) else "no list" for row in rows]
+    other = next((i for i, length in enumerate(lengths) if length != lengths[0]), None)
+    where = "" if other is None else f", {lengths[0]} in row 1 and {lengths[other]} in row {other + 1}"
+    return f"rows of different lengths{where}, expected a table of numbers: pad shorter ones with NaN"
+
+
 def _to_array(x: Any) -> npt.NDArray[Any]:
     """The numbers of an array or nested list, (N, *event), NaN where missing; errors name the column."""
     if isinstance(x, np.ma.MaskedArray):  # asarray would uncover what is masked
@@ -346,7 +363,7 @@ def _to_array(x: Any) -> npt.NDArray[Any]:
     try:
         array = np.asarray(x)
     except ValueError:
-        raise ValueError("rows of different lengths, expected a table of numbers: pad shorter ones with NaN") from None
+        raise ValueError(_different_lengths(x)) from None
     if array.dtype.kind == "c":
         raise TypeError("expected real numbers, got complex ones")
     if array.dtype.kind in "biuf":

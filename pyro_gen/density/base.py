@@ -2,7 +2,6 @@
 
 import abc
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from pyro_gen._errors import warn
 from pyro_gen._internals import is_transformed
 from pyro_gen._random import seeded
 from pyro_gen.density.chains import looped, vmap_or_loop
@@ -280,7 +280,7 @@ class Density(abc.ABC):
                 reason, place = first_line(error), error_line(error)
                 if kind != "values":
                     self._check_gradient(args[0], *args[1 + (kind == "tempered") :])
-            warnings.warn(f"{notice}{reason}{place}", stacklevel=7)
+            warn(f"{notice}{reason}{place}")
         return function
 
     def _compiled(self, graph: Any, *args: Tensor) -> Callable[..., tuple[Tensor, ...]]:
@@ -311,7 +311,7 @@ class Density(abc.ABC):
                 self.mode = "compiled"
                 return compiled
         if self.compile == "on":
-            warnings.warn(f"Not compiled, so slower: {problem}.", stacklevel=8)
+            warn(f"Not compiled, so slower: {problem}.")
         return lean(graph)
 
     def expect(self, evaluations: int) -> None:

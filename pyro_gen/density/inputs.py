@@ -15,6 +15,7 @@ from pyro_gen._internals import site_mask
 from pyro_gen._random import exclusive
 from pyro_gen.data import as_tensor
 from pyro_gen.data.precision import to_precision
+from pyro_gen.data.tables import as_numbers
 from pyro_gen.program import Program
 from pyro_gen.traces import data_frame, is_local, sample_sites
 
@@ -63,14 +64,22 @@ def as_context(program: Program, rows: int, context: Sequence[Any]) -> tuple[Any
     out = []
     for i, part in enumerate(context, 1):
         listed = isinstance(part, list) and len(part) == rows and not any(isinstance(p, Tensor | str) for p in part)
-        listed = listed and len({np.shape(p) for p in part}) == 1  # of several lengths they are no numbers of a row
+        listed = listed and _is_table(part)  # of several lengths they are no numbers of a row
         if listed or (not isinstance(part, Tensor) and hasattr(part, "__array__")):
-            array = np.array(part)
-            part = as_tensor(part, f"context {i}") if array.dtype.kind not in "biuf" else torch.as_tensor(array)
+            part = as_numbers(part, f"context {i}")
             part = part.to(torch.get_default_dtype()) if listed and part.is_floating_point() else part
         is_real = isinstance(part, Tensor) and part.is_floating_point()
         out.append(part.to(like) if is_real and like is not None else part)
     return tuple(out)
+
+
+def _is_table(rows: list[Any]) -> bool:
+    """Whether all rows have the same lengths, at any depth."""
+    try:
+        np.array(rows)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_wide(x: Any) -> bool:

@@ -6,6 +6,7 @@ what they say of entries that were hidden from them.
 """
 
 import hashlib
+import inspect
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -19,6 +20,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from pyro_gen._errors import refuse_unknown
 from pyro_gen._random import fork
 from pyro_gen.data.column import Column
 from pyro_gen.data.scaling import Scaling
@@ -222,6 +224,10 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             )
         if self.options and (len(names) > 1 or self.method == "auto"):
             raise ValueError("Imputer(options=...) goes with a method that names one program.")
+        if self.options:
+            name = str(names[0])
+            taken = list(inspect.signature(METHODS[name]).parameters)[1:]  # after the columns
+            refuse_unknown(f"Imputer(method={name!r})", self.options, taken)
 
     def _schema(self, table: Any) -> Schema:
         if isinstance(self.schema, Schema):

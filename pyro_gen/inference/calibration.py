@@ -24,7 +24,6 @@ References:
 import functools
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_gen._errors import warn
 from pyro_gen._files import save_figure
 from pyro_gen._random import seeded
 from pyro_gen.density import Density, ProgramDensity, as_inputs, density, evaluation
@@ -389,10 +389,9 @@ def _targets(
 
 
 def _announce(count: int, simulations: int, why: str) -> None:
-    warnings.warn(
+    warn(
         f"sbc: {count} of {simulations} simulated data sets are left out, since {why}: the priors allow values that "
-        "overflow.",
-        stacklevel=5,
+        "overflow."
     )
 
 

@@ -3,7 +3,6 @@
 import inspect
 import json
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pyro_gen._errors import refuse_unknown, warn
 from pyro_gen.density import ProgramDensity
 from pyro_gen.inference import mcmc
 from pyro_gen.inference.export import Exporter, block_size
@@ -48,11 +48,10 @@ class Length:
     def complain(self, watch: Watch, done: int) -> None:
         """Warns of a run that ended before its target."""
         if self.draws is None and done >= self.last and watch.more():
-            warnings.warn(
+            warn(
                 f"posterior: the run ended at {done:,} draws of each chain, worth {watch.worth:,.0f} independent ones "
                 f"where target_ess={self.target:g} was asked for, with chains that agree: see pg.diagnose, and give "
-                "draws= for more.",
-                stacklevel=4,
+                "draws= for more."
             )
 
 
@@ -84,10 +83,8 @@ def from_chains(
     """
     known = inspect.signature(mcmc.SAMPLERS[method]).parameters
     names = [name for name, p in known.items() if name != "density" and p.kind is not p.VAR_KEYWORD]
-    if len(names) + 1 == len(known) and (unknown := [name for name in options if name not in names]):
-        raise ValueError(
-            f'posterior(method="{method}") has no option {unknown[0]!r}: choose from {", ".join(names) or "(none)"}.'
-        )
+    if len(names) + 1 == len(known):
+        refuse_unknown(f'posterior(method="{method}")', options, names)
     size = block_size(target, exporter, settings["chains"])
     mark = fingerprint(target, exporter, method, settings, start, options)
     if state is not None:

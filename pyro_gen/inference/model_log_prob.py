@@ -1,6 +1,5 @@
 """The log-density of a model at many values of its latent variables at once."""
 
-import warnings
 from collections.abc import Collection
 from contextlib import nullcontext
 from typing import Any
@@ -9,6 +8,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_gen._errors import warn
 from pyro_gen.density import first_line, local_site
 from pyro_gen.density.completed import completed_data, reads_missing, reread
 from pyro_gen.density.missing import active
@@ -65,10 +65,9 @@ class ModelLogProb:
                 except Exception as error:
                     one({n: v[0] for n, v in values.items()})  # an error of the model itself comes out here
                     self.vectorised = False
-                    warnings.warn(
+                    warn(
                         "The model cannot be vectorised by torch.vmap, so particles are evaluated one after another. "
-                        f"{first_line(error)}",
-                        stacklevel=2,
+                        f"{first_line(error)}"
                     )
             size = len(next(iter(values.values())))
             return torch.stack([one({n: v[k] for n, v in values.items()}) for k in range(size)])

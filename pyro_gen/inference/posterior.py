@@ -6,7 +6,6 @@ in memory or, a block at a time, on disk; :func:`pyro_gen.diagnose` says whether
 """
 
 import json
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_gen._errors import warn
 from pyro_gen._random import seeded
 from pyro_gen.density import ProgramDensity, as_arguments, density, evaluation
 from pyro_gen.density.finite import finite_sites
@@ -181,9 +181,8 @@ def posterior(
     except NoLatentError as error:
         raise without_latents(program, arguments, "posterior", error) from None
     if not any(site["is_observed"] for site in sample_sites(target.prototype).values()):
-        warnings.warn(
+        warn(
             "Nothing is observed in the model (no obs=, no pg.observe, no factor): these are draws of its prior.",
-            stacklevel=3,
         )
     names = layout(target.prototype, dims, coords)
     if target_ess is not None and draws is not None:
@@ -286,10 +285,9 @@ def _fits(name: str, asked: bool | None, target: ProgramDensity, draws: int) -> 
         return asked
     numbers = draws * _observed_numbers(target)
     if numbers > LIMIT:
-        warnings.warn(
+        warn(
             f"posterior: the group {name} would be {numbers:,} numbers, so it is left out; {name}=True makes it (with "
-            f"save=, on disk), {name}=False says that it is not wanted.",
-            stacklevel=4,
+            f"save=, on disk), {name}=False says that it is not wanted."
         )
     return numbers <= LIMIT
 
@@ -306,7 +304,7 @@ def _check_groups(exporter: Exporter, target: ProgramDensity, predictive: bool |
             what = "an observed site has a distribution that cannot be drawn from, so there are no replicated data"
             if predictive:
                 raise ValueError(f"posterior(predictive=True): {what}; leave predictive out.") from error
-            warnings.warn(f"posterior: {what}; predictive=False says that they are not wanted.", stacklevel=4)
+            warn(f"posterior: {what}; predictive=False says that they are not wanted.")
             exporter.predictive = False
             groups = exporter.groups(0, z, values, {}, held)
     exporter.datasets(groups)

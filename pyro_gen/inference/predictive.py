@@ -6,7 +6,6 @@ variables of the posterior, :math:`p(x_m | x_o) = \int p(x_m | x_o, z) \, p(z | 
 """
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_gen._errors import warn
 from pyro_gen._progress import listening, told
 from pyro_gen._random import seeded
 from pyro_gen._sizes import check_counts
@@ -364,10 +364,9 @@ def impute(
                 completed[:, hard] = _by_ais(program, y[hard], rows_of(y, context, hard), draws, start)
                 hard = hard[:0]
             if len(hard):
-                warnings.warn(
+                warn(
                     f"impute: the guide misses part of the posterior of {len(hard)} of {len(y)} rows (by Pareto k-hat "
-                    'and effective sample size), so their draws are not to be trusted: use method="auto".',
-                    stacklevel=3,
+                    'and effective sample size), so their draws are not to be trusted: use method="auto".'
                 )
     out[:, holes] = completed
     return torch.where(torch.isnan(data), out.to(data.dtype), data)  # the program may be of lower precision
@@ -422,7 +421,7 @@ def _by_hmc(
         raise ValueError(f"impute(draws={draws}): the posterior has {total} draws; give options with more of them.")
     diagnosis = diagnose(found)
     if diagnosis.problems:
-        warnings.warn(f"impute: the chains are not to be trusted. {diagnosis}", stacklevel=4)
+        warn(f"impute: the chains are not to be trusted. {diagnosis}")
     values = {name: torch.tensor(found.posterior[name].values).flatten(0, 1).to(x.device) for name in latent}
     # Over the chains: neighbours in one resemble each other.
     spread = torch.linspace(0, total - 1, draws, dtype=torch.float64).round().long()

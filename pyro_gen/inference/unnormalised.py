@@ -7,13 +7,13 @@ all of x missing.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyro_gen._errors import warn
 from pyro_gen.density import density, row_chunks, rows_of
 from pyro_gen.density.missing import latent_missing
 from pyro_gen.inference.likelihood.ais import annealed_draws
@@ -132,11 +132,10 @@ def complete_rows(
                 progress(rows.stop / len(x))
     ess = torch.cat(poor)
     if bool((ess < FLOOR * settings["chains"]).any()):
-        warnings.warn(
+        warn(
             f"{verb}: of {settings['chains']} annealed chains only {float(ess.min()):.0f} count by their weights, "
             "which do not say what share each mode has: give more temperatures, as "
-            'options={"temperatures": 1000}, or a base nearer to the density.',
-            stacklevel=4,
+            'options={"temperatures": 1000}, or a base nearer to the density.'
         )
     return out
 
@@ -170,10 +169,9 @@ def _by_particles(
         if progress is not None:
             progress(rows.stop / len(x))
     if disagree:
-        warnings.warn(
+        warn(
             f"{verb}: particles on {islands} islands do not agree about {disagree} of {len(x)} rows, whose draws are "
-            'not to be trusted: give method="ais", whose annealed chains take longer.',
-            stacklevel=5,
+            'not to be trusted: give method="ais", whose annealed chains take longer.'
         )
     return out
 

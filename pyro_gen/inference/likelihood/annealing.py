@@ -23,13 +23,13 @@ References:
     | https://arxiv.org/abs/2408.12057
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyro_gen._errors import warn
 from pyro_gen.density import Density, density, row_chunks, rows_of, rows_per_chunk
 from pyro_gen.inference.likelihood.paths import Engine, OfDensity, Path
 from pyro_gen.inference.likelihood.pilot import MAX_PILOT_CHAINS, MIN_PILOT_CHAINS, NATS_OFF_SUPPORT, Tuner, explore
@@ -219,12 +219,11 @@ class Runs:
         return tuner, needed if temperatures is None else temperatures
 
     def _say_capped(self, wanted: float) -> None:
-        warnings.warn(
+        warn(
             f"ais: log-weights that spread by {self.settings.spread:g} nats would take about {wanted:.2g} "
             f"temperatures, and {MAX_TEMPERATURES} are taken, with which they spread by about "
             f"{self.settings.spread * (wanted / MAX_TEMPERATURES) ** 0.5:.2g}: give temperatures= to take more, or a "
-            "greater spread=.",
-            stacklevel=9,  # of log_likelihood
+            "greater spread=."
         )
 
     def result(self, log_w: Tensor, method: str, event_dims: float, unit: str = "nats per datum") -> LogLikelihood:

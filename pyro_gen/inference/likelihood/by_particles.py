@@ -14,13 +14,13 @@ References:
 """
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyro_gen._errors import warn
 from pyro_gen._progress import listening, told
 from pyro_gen._random import seeded
 from pyro_gen.density import evaluation, row_chunks, rows_of
@@ -82,10 +82,9 @@ def particle_draws(
             completed[:, rows] = gather(values, resample(log_w, draws))
     if bool((few := ~(fewest >= FEWEST)).any()):
         advice = "options with more of them" if options else 'method="ais", which is slower'
-        warnings.warn(
+        warn(
             f"impute: of {sizes[-1]} particles fewer than {FEWEST} count at some entry of {int(few.sum())} of "
-            f"{len(x)} rows, whose draws are not to be trusted: give {advice}.",
-            stacklevel=4,
+            f"{len(x)} rows, whose draws are not to be trusted: give {advice}."
         )
     return completed
 

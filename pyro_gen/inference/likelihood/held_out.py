@@ -17,7 +17,6 @@ References:
     | https://arxiv.org/abs/1507.04544
 """
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +24,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_gen._errors import warn
 from pyro_gen._random import seeded
 from pyro_gen.density import as_inputs, entries_per_datum, evaluation, row_chunks, rows_of, rows_per_chunk
 from pyro_gen.density.finite import finite_sites, joint_values, present_units
@@ -159,11 +159,10 @@ def loo(
             draws, log_p = _pointwise(program, kinds, x, tuple(rest), posterior, "loo", *how)
     found = leave_one_out(draws, log_p, entries_seen(x))
     if len(bad := (found.diagnostics["khat"] > RELIABLE).nonzero()[:, 0]):
-        warnings.warn(
+        warn(
             f"loo: Pareto k-hat is above {RELIABLE} for {len(bad)} of {len(x)} data (the first is row {int(bad[0])}, "
             "counted from 0): the posterior without such a datum is too far from the one with it, so its value is not "
-            "to be trusted. Leave these data out of pg.posterior, and score them by pg.log_likelihood(posterior=...).",
-            stacklevel=2,
+            "to be trusted. Leave these data out of pg.posterior, and score them by pg.log_likelihood(posterior=...)."
         )
     return found
 

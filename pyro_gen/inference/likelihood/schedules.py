@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_gen._errors import refuse_unknown
 from pyro_gen._sizes import check_counts
 from pyro_gen.density import Density
 from pyro_gen.inference.likelihood.kernels import engine_of
@@ -51,10 +52,7 @@ class Options:
             options = {**fixed, "precondition": False, "target_acceptance": 0.65, **options}
         elif preset is not None:
             raise ValueError(f'ais(preset={preset!r}): the only preset is "wu2017".')
-        if unknown := [name for name in options if name not in Options.__dataclass_fields__]:
-            raise ValueError(
-                f"ais has no option {unknown[0]!r}: choose from {', '.join(Options.__dataclass_fields__)}."
-            )
+        refuse_unknown("ais", options, Options.__dataclass_fields__)
         if options.get("kernel") is not None and (wrong := [name for name in OF_DEFAULT_MOVES if name in options]):
             raise ValueError(f"ais(kernel=...) moves by a sampler with options of its own: leave {wrong[0]} out.")
         return Options(**options)

@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_gen._errors import refuse_unknown
 from pyro_gen._random import seeded
 from pyro_gen.density import Density, ProgramDensity, density, evaluation, row_chunks, rows_of, rows_per_chunk
 from pyro_gen.density.support import obstacle
@@ -72,9 +73,7 @@ class _Options:
 
     @staticmethod
     def of(many: bool, options: dict[str, Any]) -> "_Options":
-        known = [f.name for f in fields(_Options)]
-        if unknown := [name for name in options if name not in known]:
-            raise ValueError(f"smc has no option {unknown[0]!r}: choose from {', '.join(known)}.")
+        refuse_unknown("smc", options, [f.name for f in fields(_Options)])
         wrong = [name for name in ("leapfrog", "target_acceptance") if name in options]
         if wrong and options.get("kernel") is not None:
             raise ValueError(f"smc(kernel=...) moves by a sampler with options of its own: leave {wrong[0]} out.")

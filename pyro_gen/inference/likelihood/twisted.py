@@ -29,7 +29,6 @@ References:
 """
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeGuard, runtime_checkable
@@ -37,6 +36,7 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 import torch
 from torch import Tensor
 
+from pyro_gen._errors import refuse_unknown, warn
 from pyro_gen._random import seeded
 from pyro_gen.density import evaluation, row_chunks, rows_of, rows_per_chunk
 from pyro_gen.distributions import innermost
@@ -85,9 +85,7 @@ class _Options:
 
     @staticmethod
     def of(verb: str, options: dict[str, Any]) -> "_Options":
-        known = [f.name for f in fields(_Options)]
-        if unknown := [name for name in options if name not in known]:
-            raise ValueError(f"{verb} of a diffusion has no option {unknown[0]!r}: choose from {', '.join(known)}.")
+        refuse_unknown(f"{verb} of a diffusion", options, [f.name for f in fields(_Options)])
         for name, value in options.items():
             if not isinstance(value, int) or value < 2:
                 raise ValueError(f"{verb}({name}={value!r}): give an integer of 2 or more.")
@@ -217,16 +215,14 @@ def twisted_draws(
             # The particles of an island come to have one ancestor: where one island counts, all draws are much alike.
             alone += int((effective_sample_size(log_w.logsumexp(0)) < FEWEST_ISLANDS).sum())
     if least < FLOOR:
-        warnings.warn(
+        warn(
             f"impute: of {settings.particles * settings.islands} particles only {least:.0f} count by their weights, "
-            'which do not say what share each mode has: give more, as options={"particles": 500}.',
-            stacklevel=4,
+            'which do not say what share each mode has: give more, as options={"particles": 500}.'
         )
     elif alone:
-        warnings.warn(
+        warn(
             f"impute: of {alone} of {len(x)} rows one of {settings.islands} islands of particles outweighs the others: "
-            'draws are alike and intervals too narrow. Give more, as options={"particles": 500, "islands": 16}.',
-            stacklevel=4,
+            'draws are alike and intervals too narrow. Give more, as options={"particles": 500, "islands": 16}.'
         )
     return out
 

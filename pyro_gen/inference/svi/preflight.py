@@ -1,6 +1,5 @@
 """What is looked at before the first step: data and program, and whether they go together."""
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +11,7 @@ from pyro.util import check_site_shape
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pyro_gen._errors import AdviceError, InvalidValuesError
+from pyro_gen._errors import AdviceError, InvalidValuesError, warn
 from pyro_gen.data import Batches, as_tensor
 from pyro_gen.data.batches import on_device
 from pyro_gen.density.data_support import DataSupport
@@ -33,14 +32,24 @@ def any_missing(program: Program, batches: Batches, held_out: Batches | None) ->
     """Looks at all data once, so that a recorded graph need not, and says whether any is missing.
 
     Raises:
-        ValueError: The program does not take some of them.
+        ValueError: The program does not take some of them, or nothing is observed in them.
     """
     missing = False
-    for source in (batches, held_out):
-        for batch in source.epoch(0) if source is not None else ():
+    for source, given in ((batches, "data"), (held_out, "validation")):
+        if source is None:
+            continue
+        observed = False
+        for batch in source.epoch(0):
             program.check_inputs(*batch)
             parts = [part for part in batch if isinstance(part, Tensor) and part.is_floating_point()]
             missing = missing or any(bool(torch.isnan(part).any()) for part in parts)
+            observed = observed or not bool(torch.isnan(batch[0]).all())
+        if not observed:
+            raise ValueError(
+                f"fit: nothing is observed in {given}: all {source.size} rows are NaN throughout, so there is nothing "
+                "to learn from. Rows and entries may be missing, not all of them: look at how these were read, scaled "
+                "or transformed."
+            )
     return missing
 
 
@@ -193,10 +202,9 @@ def _say_what_is_not_scaled(program: Program, model: Trace, guide: Trace, scale:
     sites += [] if any(is_local(s) for s in observed) else observed[:1]
     plain = [s["name"] for s in sites if not isinstance(s["scale"], Tensor) and s["scale"] == 1.0]
     if plain:
-        warnings.warn(
+        warn(
             f"fit: site '{plain[0]}' of {type(program).__name__} counts a minibatch of 1 / {scale:.3g} of the data as "
             "if it were all of them, so the loss is not that of a datum, and global latent variables weigh too much "
             "against the data: open the data plate by self.plate(x), pg.plate(x) in a function, which scales to the "
-            "data size.",
-            stacklevel=8,
+            "data size."
         )

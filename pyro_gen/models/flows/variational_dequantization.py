@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.transforms import Transform
 
+from pyro_gen._errors import meant, shown
 from pyro_gen._sizes import check_sizes, check_widths, event_of
 from pyro_gen.data.small import level_rows
 from pyro_gen.distributions.flows import FlowDistribution
@@ -134,13 +135,16 @@ class VariationalDequantization(Program):
         **options: Any,
     ) -> None:
         super().__init__()
-        made = MODELS.find(flow)
-        if made.family != "flows" or made.cls is VariationalDequantization:
-            raise ValueError(f"VariationalDequantization(flow={flow!r}): give the name of a flow, Glow say.")
+        flows = {name: m.cls for name, m in MODELS.items() if m.family == "flows" and m.cls is not type(self)}
+        if not isinstance(flow, str) or flow not in flows:
+            raise ValueError(
+                f"VariationalDequantization(flow={shown(flow)}){meant(flow, flows)}: give the name of a flow, one of "
+                f"{', '.join(flows)}."
+            )
         check_sizes(self, 2, levels=levels)
         check_widths(self, hidden=hidden)
         self.event_shape, self.levels = event_of(self, event_shape), levels
-        make: Any = made.cls
+        make: Any = flows[flow]
         self.bijection = make(event_shape, **({"marginals": "spline"} | options)).bijection
         if self.bijection.features:
             raise ValueError("VariationalDequantization has no context: leave out context.")

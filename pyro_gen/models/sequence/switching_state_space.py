@@ -27,13 +27,13 @@ References:
     | https://doi.org/10.1111/1467-9868.00421
 """
 
-import warnings
 from collections.abc import Sequence
 
 import pyro
 import torch
 from torch import Tensor, nn
 
+from pyro_gen._errors import warn
 from pyro_gen._random import seeded
 from pyro_gen.data.small import normal_rows
 from pyro_gen.distributions import StateSpaceSeries
@@ -202,10 +202,9 @@ class SwitchingStateSpace(SeriesProgram):
             law, filled, _ = self.series(z).marginalise(x.expand(num_particles, -1, -1))
             weights = (law.log_prob(filled) + self.chain(x.shape[1]).log_prob(z) - q.log_prob(z)).softmax(0)
         if bool((count := 1 / weights.square().sum(0).min()) < FEWEST_PATHS):
-            warnings.warn(
+            warn(
                 f"probabilities: {count:.1f} of {num_particles} paths count, so they are not to be trusted: give a "
-                "greater num_particles, or a shorter series.",
-                stacklevel=2,
+                "greater num_particles, or a shorter series."
             )
         one_hot = nn.functional.one_hot(z, self.states).to(weights)
         return torch.einsum("sn,sntk->ntk", weights, one_hot)

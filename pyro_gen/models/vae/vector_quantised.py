@@ -25,7 +25,6 @@ References:
     | https://arxiv.org/abs/1711.00937
 """
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -33,6 +32,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyro_gen._errors import warn
 from pyro_gen._progress import told
 from pyro_gen._random import seeded
 from pyro_gen._sizes import check_sizes, check_weights, check_widths
@@ -162,10 +162,9 @@ class VQVAE(EncodedProgram):
             apart = max(apart, far)
             completed.append(marginalise(self.decode(self.codebook[k[:draws]]), x[rows])[2]())
         if apart > APART:
-            warnings.warn(
+            warn(
                 f"impute: after {ROUNDS * SWEEPS} sweeps codes that started at the encoder's are {apart:.1f} standard "
-                "errors from those that started at the prior's: they move too slowly to be trusted.",
-                stacklevel=4,
+                "errors from those that started at the prior's: they move too slowly to be trusted."
             )
         return torch.where(torch.isnan(x), torch.cat(completed, 1), x)
 

@@ -420,7 +420,11 @@ def test_likelihoods_of_data_that_have_none():
 
 def test_a_spread_that_takes_too_many_temperatures_is_said(program, data, monkeypatch):
     monkeypatch.setattr(annealing, "MAX_TEMPERATURES", 40)
-    with pytest.warns(UserWarning, match=r"spread by 0.05 nats would take about .* and 40 are taken, .*temperatures="):
+    words = r"spread by 0.05 nats would take about .* and 40 are taken, .*temperatures="
+    with pytest.warns(UserWarning, match=words) as said:
         capped = ais(program, data, spread=0.05, start="prior")
+    with pytest.warns(UserWarning, match=words) as said_by_bdmc:
+        bdmc(program, 1, spread=0.05, start="prior", chains=4)
+    assert said[0].filename == said_by_bdmc[0].filename == __file__  # the line that calls, however far down it is
     assert len(capped.diagnostics["betas"]) == 41 and float(capped.diagnostics["spread"].mean()) > 0.1
     ais(program, data, spread=5.0, start="prior")  # warnings are errors here
