@@ -40,6 +40,8 @@ WITHOUT_GRADIENTS = (
 )
 SLOW = (
     "absorbing-digits",
+    "absorbing-digits-levels",
+    "autoencoder-digits",
     "autoregression-sunspots",
     "bernoulli-mixture-digits",
     "bipartite-block-davis",

@@ -23,6 +23,7 @@ from pyro_gen.inference.objectives.base import over_particles
 from pyro_gen.inference.objectives.importance import local_log_weight
 from pyro_gen.inference.objectives.pairs import trace_pair_with_missing
 from pyro_gen.inference.posterior import posterior
+from pyro_gen.inference.predictive import reconstruct
 from pyro_gen.program import Program
 from pyro_gen.registry import Measured, measure
 from pyro_gen.tasks.classify import classify
@@ -40,6 +41,7 @@ __all__ = [
     "perplexity",
     "rate",
     "translation_agreement",
+    "variance_explained",
 ]
 
 Progress = Callable[[float], None] | None
@@ -206,3 +208,38 @@ def accuracy(
     value = found.accuracy(data.test["y"])
     kind = found.kind if found.kind == "exact" else "estimate"
     return Measured(value, 0.0, math.sqrt(value * (1 - value) / len(x)), kind, found.method)
+
+
+@measure("variance_explained", unit="", better="higher")
+def variance_explained(
+    program: Program, data: Prepared, *, missing: float = 0.0, draws: int = 1, seed: int = 0, progress: Progress = None
+) -> Measured:
+    r"""The share of the variance of test data that their reconstructions explain, also of programs without a density.
+
+    .. math:: 1 - \sum_n \lVert x_n - \hat x_n \rVert^2 \Big/ \sum_n \lVert x_n - \bar x \rVert^2
+
+    Arguments:
+        program: A program with a guide.
+        data: The data.
+        missing: The share of the entries of each datum that are hidden from the guide, drawn by the seed. They are to
+            be reconstructed as the others.
+        draws: How many draws of the guide a reconstruction is the mean of.
+        seed: Seeds all draws.
+        progress: Not used.
+
+    Raises:
+        ValueError: The data are several variables, or have missing entries themselves.
+    """
+    if isinstance(data.test, Mapping) or torch.isnan(data.test).any():
+        raise ValueError("variance_explained is of data that are one tensor, without missing entries.")
+    x, *context = _on_device(program, (data.test, *data.test_context))
+    with seeded(seed):
+        hidden = torch.rand(data.test.shape) < missing
+    found = reconstruct(program, x.masked_fill(hidden.to(x.device), torch.nan), *context, draws=draws, seed=seed)
+    left = (x - found).double().square().flatten(1).sum(1)  # (N,)
+    whole = (x - x.mean(0)).double().square().flatten(1).sum(1)
+    share = (left.sum() / whole.sum()).item()
+    error = (
+        (left - share * whole).std() / (whole.mean() * math.sqrt(len(x)))
+    ).item()  # of a ratio, by the delta method
+    return Measured(1 - share, 0.0, error, "estimate", f"reconstruction, {missing:.0%} hidden")
