@@ -266,6 +266,12 @@ def test_sparse_data_are_refused():
             lambda: models.VariationalDequantization(3, 5, torch.nn.Sequential(torch.nn.ReLU())),
             r"VariationalDequantization\(flow=<Sequential>\): give the name of a flow, one of ContinuousFlow, Glow, ",
         ),
+        (lambda: models.SemiSupervisedVAE(6, 1), r"SemiSupervisedVAE\(classes=1\): give an integer of 2 or more"),
+        (lambda: models.ConditionalVAE(6, 1), r"ConditionalVAE\(given=1\): give an integer of 2 or more"),
+        (
+            lambda: models.ClassConditional(models.GaussianMixture(3, 1)),
+            r"GaussianMixture\(components=1\): give an integer of 2 or more",
+        ),
         (lambda: models.Gaussian(torch.nn.Sequential(torch.nn.ReLU())), r"Gaussian\(event_shape=<Sequential>\): give"),
         (lambda: MODELS.find(models.VAE), r"there is no model <class VAE> \(did you mean 'VAE'\?\): choose one of"),
         (

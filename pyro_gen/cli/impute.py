@@ -23,7 +23,6 @@ from pyro_gen.cli.options import Decimal, Json, Overwrite, Progress, Seed, Singl
 from pyro_gen.cli.outputs import check_distinct, check_output
 from pyro_gen.cli.workers import dask_client
 from pyro_gen.data.column import DISCRETE, KINDS, Column
-from pyro_gen.inference.progress import progress_bar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,8 +191,8 @@ def command(
         if not found:
             why = "no cell of a column of numbers or ordered levels was hidden"
             print(f"note: {why}: the report does not say how far to trust the draws.", file=sys.stderr)
-        with progress_bar("report", progress) as tick:
-            told["report"] = str(write_report(completed, report, title=f"Imputation of {data.name}", progress=tick))
+        page = write_report(completed, report, title=f"Imputation of {data.name}", progress=progress)
+        told["report"] = str(page)
     info = completed.info
     if as_json:
         scores = {name: score for name, score in info["scores"].items()}

@@ -70,8 +70,10 @@ def read_mixed(
     from pyro_gen.imputation.files import read_mixed_table, with_observed_columns
 
     if Path(data).is_file() and Path(data).suffix not in (".npy", ".pt"):
+        with in_options(WORDS):
+            table = read_mixed_table(data, decimal=decimal)
         with in_options(WORDS, f"{data}: "):
-            return data, with_observed_columns(read_mixed_table(data, decimal=decimal), drop_empty=drop_empty)
+            return data, with_observed_columns(table, drop_empty=drop_empty)
     read = read_data(data, part, data_root, drop_empty, decimal, to_train=False)
     values = read.x.flatten(1).double().numpy()
     return read.name, pd.DataFrame(values, columns=list(read.columns or map(str, range(values.shape[1]))))

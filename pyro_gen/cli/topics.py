@@ -8,7 +8,6 @@ import typer
 from pyro_gen.cli.inputs import read_data
 from pyro_gen.cli.options import DataRoot, Json, Overwrite, Part, Report, Seed
 from pyro_gen.cli.outputs import Results
-from pyro_gen.inference.progress import progress_bar
 
 
 def command(
@@ -47,8 +46,7 @@ def command(
     from pyro_gen.structure.topics import Topics
 
     found = Topics(topics, chains, draws, None if stop_words == "none" else stop_words, min_documents, seed)
-    with progress_bar("Topics", not as_json) as tell:
-        found.fit(documents, progress=tell)
+    found.fit(documents, progress=not as_json)
 
     def table() -> pd.DataFrame:
         shares = {f"topic {k}": share for k, share in enumerate(found.shares_.T)}

@@ -18,13 +18,15 @@ from torch.distributions import constraints
 
 from pyro_gen._errors import InvalidValuesError
 from pyro_gen._random import seeded
-from pyro_gen.density.inputs import rows_of
+from pyro_gen.density.inputs import row_chunks, rows_of
 from pyro_gen.distributions import elements
 from pyro_gen.observation import entries_of
 from pyro_gen.program import Program
 from pyro_gen.traces import trace_side
 
 __all__ = ["DataSupport", "require_support"]
+
+ROWS = 1000  # that are run at once
 
 
 class _Rule(NamedTuple):
@@ -56,6 +58,12 @@ class DataSupport(Messenger):
 
     Arguments:
         x: The data that the program is called with, contiguous.
+        twice: Whether the second half of the rows is the first once more. Then bounds of each row are kept, where both
+            halves have the same, to be asked of these rows.
+
+    Attributes:
+        rules: What is known of the sites, by name.
+        of_rows: Whether some law has bounds of each row, of which those of other rows say nothing.
 
     Example:
         >>> import pyro.distributions as dist
@@ -63,8 +71,8 @@ class DataSupport(Messenger):
         >>> x = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
         >>> with DataSupport(x) as found:
         ...     _ = observe("x", dist.Bernoulli(0.5 * torch.ones(2)).to_event(1), x)
-        >>> found.first_outside(x), found.first_outside(2 * x)
-        (None, 0)
+        >>> found.rows_outside(x), found.rows_outside(2 * x)
+        (tensor([], dtype=torch.int64), tensor([0, 1]))
         >>> found.check(2 * x)
         Traceback (most recent call last):
             ...
@@ -73,30 +81,40 @@ Bernoulli, which takes 0 and 1: transform the data (transform=), mark it by NaN 
 choose another likelihood.
     """
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, x: Tensor, twice: bool = False) -> None:
         super().__init__()
-        self.x = x
+        self.x, self.twice = x, twice
         self.rules: dict[str, _Rule] = {}
+        self.of_rows = False
 
     def _pyro_post_observed_law(self, msg: Any) -> None:
         value = msg["args"][1]
-        if value is not None and (rule := _rule(msg["value"], value, self.x)) is not None:
+        if value is None:
+            return
+        rule, of_rows = _rule(msg["value"], value, self.x, self.twice)
+        self.of_rows = self.of_rows or of_rows
+        if rule is not None:
             self.rules[msg["name"]] = rule
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["mask"] is not None and not bool(torch.as_tensor(msg["mask"]).all()):
             self.rules.pop(msg["name"], None)
 
-    def first_outside(self, x: Tensor) -> int | None:
-        """The first row of which an entry is outside, where there is one.
+    def rows_outside(self, x: Tensor) -> Tensor:
+        """The rows of which an entry is outside, in order.
 
         Arguments:
             x: The data, with shape :math:`(N, *)`, laid out as those of the runs.
         """
         x = x.contiguous()
-        parts = [rule.outside(rule.part_of(x)) for rule in self.rules.values()]
-        rows = [int(outside.nonzero()[0, 0]) for outside in parts if bool(outside.any())]
-        return min(rows, default=None)
+        found = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        for rule in self.rules.values():
+            found |= rule.outside(rule.part_of(x)).reshape(len(x), -1).any(1)
+        return found.nonzero()[:, 0]
+
+    def doubts(self, x: Tensor) -> Tensor:
+        """The rows that are to be run themselves, since what was found on others does not say that they are inside."""
+        return torch.arange(len(x), device=x.device) if self.of_rows else self.rows_outside(x)
 
     def check(self, x: Tensor, row: Callable[[int], int] = int) -> None:
         """Refuses data of which an entry is outside.
@@ -117,10 +135,11 @@ choose another likelihood.
             place = outside.nonzero()[0].tolist()
             entry = value[tuple(place)]
             shown = f"{entry.item():.6g}" if entry.dim() == 0 else str(entry.tolist())
+            takes = _in_words(rule.support, place)
             place[0] = row(place[0])
             error = InvalidValuesError(
                 f"Site '{name}': the value {shown} at index {place} is outside of the support of {rule.law}, which "
-                f"takes {_in_words(rule.support)}: transform the data ({{transform}}), mark it by NaN where it stands "
+                f"takes {takes}: transform the data ({{transform}}), mark it by NaN where it stands "
                 'for "not observed", or choose another likelihood.',
                 transform=...,
             )
@@ -129,7 +148,7 @@ choose another likelihood.
 
 
 def require_support(program: Program, found: DataSupport, x: Tensor, context: tuple[Any, ...]) -> None:
-    """Refuses data with a row that a run on it, too, has outside of the support: bounds may be computed from the data.
+    """Refuses data with a row that a run on it, too, has outside of the support: bounds may be those of other rows.
 
     Arguments:
         program: The program.
@@ -140,34 +159,36 @@ def require_support(program: Program, found: DataSupport, x: Tensor, context: tu
     Raises:
         InvalidValuesError: There is one.
     """
-    if (first := found.first_outside(x)) is None:
-        return
-    rows = torch.tensor([first, first], device=x.device)  # of a single one dimensions are told from nothing
-    again = DataSupport(part := x[rows])
-    # What torch says has no row.
-    with seeded(0), torch.no_grad(), pyro.validation_enabled(True), suppress(InvalidValuesError), again:
-        trace_side(program, "model", part, *rows_of(x, context, rows))
-    again.check(part, lambda _: first)
+    rows = found.doubts(x)
+    for some in row_chunks(len(rows), ROWS):
+        part = rows[some]
+        twice = torch.cat([part, part])  # what differs between the two moves with latent variables
+        again = DataSupport(x[twice], twice=True)
+        # What torch says has no row.
+        with seeded(0), torch.no_grad(), pyro.validation_enabled(True), suppress(InvalidValuesError), again:
+            trace_side(program, "model", again.x, *rows_of(x, context, twice))
+        again.check(again.x[: len(part)], lambda i, part=part: int(part[i]))  # type: ignore[misc]
 
 
-def _rule(law: Any, value: Tensor, x: Tensor) -> _Rule | None:
-    """What is known of a site; ``None`` where that is nothing that holds for all rows."""
+def _rule(law: Any, value: Tensor, x: Tensor, twice: bool) -> tuple[_Rule | None, bool]:
+    """What is known of a site, ``None`` where that is nothing, and whether its law has bounds of each row."""
     if value.dim() == 0 or len(value) != len(x) or (len(x) > 1 and value.stride(0) != x.stride(0)):
-        return None
+        return None, False
     if (entries := entries_of(value, x)) is None or not _validates(law):
-        return None
+        return None, False
     try:
         support = law.support
     except (NotImplementedError, ValueError):
-        return None
+        return None, False
     while (inner := getattr(support, "base_constraint", None)) is not None:
         support = inner
     if type(support) is type(constraints.real) or support.event_dim > law.event_dim:
-        return None
-    if (support := _of_all_rows(support, value)) is None:
-        return None
-    first = int(entries.flatten()[0])
-    return _Rule(support, type(elements(law)).__name__, value.shape[1:], (x.stride(0), *value.stride()[1:]), first)
+        return None, False
+    support, of_rows = _with_bounds(support, value, twice)
+    if support is None:
+        return None, of_rows
+    first, name = int(entries.flatten()[0]), type(elements(law)).__name__
+    return _Rule(support, name, value.shape[1:], (x.stride(0), *value.stride()[1:]), first), of_rows
 
 
 def _validates(law: Any) -> bool:
@@ -187,33 +208,43 @@ def _validates(law: Any) -> bool:
         law = inner
 
 
-def _of_all_rows(support: Any, value: Tensor) -> Any | None:
-    """A support that is the same for all rows, with bounds for one of them; ``None`` where it is not."""
+def _with_bounds(support: Any, value: Tensor, twice: bool) -> tuple[Any | None, bool]:
+    """A support with the bounds of one row, or of each, and whether each row has some; ``None`` where they move."""
     parts = vars(support)
     if any(isinstance(part, list | tuple) for part in parts.values()):
-        return None  # of several constraints
+        return None, False  # of several constraints
     bounds = {name: part for name, part in parts.items() if isinstance(part, Tensor) and part.numel() > 1}
     numbers = {name: part.item() for name, part in parts.items() if isinstance(part, Tensor) and part.numel() == 1}
     if not bounds and not numbers:
-        return support
+        return support, False
     if not support.is_discrete:
-        return None  # parameters, which training moves
-    same = copy.copy(support)
+        return None, False  # parameters, which training moves
+    of_rows, same = False, copy.copy(support)
     vars(same).update(numbers)
     for name, bound in bounds.items():
         if bound.dim() > value.dim() or tuple(torch.broadcast_shapes(bound.shape, value.shape)) != tuple(value.shape):
-            return None
+            return None, False
+        of_rows = of_rows or (bound.dim() == value.dim() and len(bound) > 1 and bound.stride(0) > 0)
         wide = bound.expand(value.shape)
-        if not bool((wide == wide[:1]).all()):
-            return None
-        setattr(same, name, wide[:1])
-    return same
+        kept, others = wide.chunk(2) if twice else (wide[:1], wide)
+        if not bool((kept == others).all()):
+            return None, of_rows
+        setattr(same, name, kept)
+    return same, of_rows
 
 
-def _in_words(support: Any) -> str:
+def _in_words(support: Any, place: list[int]) -> str:
+    """What an entry at some place takes."""
     if type(support) is type(constraints.boolean):
         return "0 and 1"
-    low, high = (getattr(support, f"{side}_bound", None) for side in ("lower", "upper"))
+
+    def bound(side: str) -> Any:
+        found = getattr(support, f"{side}_bound", None)
+        if isinstance(found, Tensor) and found.dim() == len(place):
+            return found[tuple(min(at, size - 1) for at, size in zip(place, found.shape, strict=True))].item()
+        return found
+
+    low, high = bound("lower"), bound("upper")
     if isinstance(low, Tensor) or isinstance(high, Tensor) or (low is None and high is None):
         return str(support)
     if support.is_discrete and low is not None:

@@ -75,16 +75,18 @@ def progress_bar(text: str, progress: bool | Callable[[float], None] | None) -> 
 
 
 class TrainingBar:
-    """A progress bar that costs nothing per step."""
+    """A progress bar that costs nothing per step, or what calls a function with the fraction done after each."""
 
-    def __init__(self, progress: "Progress | None", total: int) -> None:
-        self.progress = progress
+    def __init__(self, progress: "Progress | None", total: int, told: Callable[[float], None] | None = None) -> None:
+        self.progress, self.total, self.told = progress, total, told
         self.task = None if progress is None else progress.add_task("training", total=total)
         self.done, self.shown_at = 0, 0.0
 
     def advance(self, steps: int) -> bool:
         """Counts steps; whether it is time to show them, ten times a second."""
         self.done += steps
+        if self.told is not None:
+            self.told(self.done / self.total)
         return self.progress is not None and time.monotonic() - self.shown_at > 0.1
 
     def show(self, text: str) -> None:
@@ -95,10 +97,13 @@ class TrainingBar:
 
 
 @contextmanager
-def training_bar(show: bool, total: int) -> Iterator[TrainingBar]:
-    """Yields a bar of so many steps, or one that shows nothing."""
-    if not show:
+def training_bar(progress: bool | Callable[[float], None], total: int) -> Iterator[TrainingBar]:
+    """Yields a bar of so many steps, or one that shows nothing or calls a function, as :func:`progress_bar`."""
+    if not isinstance(progress, bool):
+        yield TrainingBar(None, total, progress)
+        return
+    if not progress:
         yield TrainingBar(None, total)
         return
-    with new_bar() as progress:
-        yield TrainingBar(progress, total)
+    with new_bar() as bar:
+        yield TrainingBar(bar, total)

@@ -29,6 +29,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from pyro_gen._random import fork, seeded
 from pyro_gen.evaluation.completion import completion_perplexity
+from pyro_gen.inference.progress import progress_bar
 from pyro_gen.models.topic.parts.gibbs import Corpus
 from pyro_gen.structure.coherence import npmi, umass
 from pyro_gen.structure.documents import Documents, as_corpus, counter, read_documents
@@ -104,7 +105,7 @@ class Topics(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.positive_only = True
         return tags
 
-    def fit(self, X: Any, y: None = None, progress: Callable[[float], None] | None = None) -> Self:
+    def fit(self, X: Any, y: None = None, progress: bool | Callable[[float], None] = False) -> Self:
         """Finds the topics of documents.
 
         Arguments:
@@ -112,7 +113,8 @@ class Topics(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 scipy matrix, a data frame; or a sequence of texts; or a folder of .txt files, or a file with a text a
                 line.
             y: Not used.
-            progress: Called with the fraction done.
+            progress: Whether to show a progress bar on standard error once 2 seconds have passed; or a function to be
+                called with the fraction done.
         """
         if (self.n_topics is not None and self.n_topics < 1) or self.chains < 1 or self.draws < 4:
             raise ValueError(
@@ -127,8 +129,8 @@ class Topics(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         corpus = as_corpus(documents, self._length)
         with seeded(self.random_state):
             self._choose(documents)
-        with seeded(fork(self.random_state)):
-            drawn = sample(corpus, self.n_topics_, self.chains, BURN_IN, self.draws, THIN, progress)
+        with seeded(fork(self.random_state)), progress_bar("Topics", progress) as tell:
+            drawn = sample(corpus, self.n_topics_, self.chains, BURN_IN, self.draws, THIN, tell)
             self._chains = aligned(drawn)
             self._summarise(documents)
         return self

@@ -28,7 +28,7 @@ def measure(
     data: Prepared,
     *,
     seed: int = 0,
-    progress: Callable[[float], None] | None = None,
+    progress: bool | Callable[[float], None] = False,
     **overrides: Any,
 ) -> Measured:
     """Measures the figure of an entry.
@@ -38,7 +38,7 @@ def measure(
         program: Its program, trained or not.
         data: Its data, of :func:`prepare`.
         seed: Seeds the draws.
-        progress: Called with the fraction done, now and then.
+        progress: Whether to show a progress bar on standard error; or a function to be called with the fraction done.
         overrides: Options of the measure other than the recipe's.
 
     Raises:
@@ -46,7 +46,8 @@ def measure(
     """
     options = entry.figure.options | overrides
     try:
-        return MEASURES[entry.figure.measure].function(program, data, seed=seed, progress=progress, **options)
+        with progress_bar(f"{entry.figure.measure} of the test data", progress) as report:
+            return MEASURES[entry.figure.measure].function(program, data, seed=seed, progress=report, **options)
     except ValueError as error:
         raise ValueError(f"recipe {entry.name}: {error}") from error
 
@@ -138,8 +139,7 @@ def reproduce(
     entry = load(name)
     data = prepare(entry, data_root)
     result = train(entry, data, seed=seed, device=device, progress=progress, **overrides)
-    with progress_bar(f"{entry.figure.measure} of the test data", progress) as report:
-        found = measure(entry, result.program, data, seed=seed, progress=report)
+    found = measure(entry, result.program, data, seed=seed, progress=progress)
     used = next(iter((*result.program.parameters(), *result.program.buffers()))).device
     return Reproduction(
         name=name,

@@ -96,6 +96,8 @@ def test_bad_networks_get_one_line(here: Path, capsys: pytest.CaptureFixture[str
 def test_bad_input_gets_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [5.0, 5.0, 5.0]}).to_csv("flat.csv", index=False)
     assert "column 'b' is 5 in every row" in err_line(capsys, "structure", "clusters", "flat.csv")
+    Path("twice.csv").write_text("a,a\n1,2\n3,4\n")
+    assert err_line(capsys, "structure", "clusters", "twice.csv") == "error: twice.csv: duplicate column name 'a'.\n"
     assert "ends in .html" in err_line(capsys, "structure", "clusters", "flat.csv", "--report", "page.txt")
 
 

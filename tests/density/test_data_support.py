@@ -54,7 +54,7 @@ def test_one_value_in_a_late_row_is_refused_by_every_verb(make, law):
 
 
 def test_without_the_question_it_trains_and_measures(monkeypatch):
-    monkeypatch.setattr(DataSupport, "first_outside", lambda *_: None)
+    monkeypatch.setattr(DataSupport, "rows_outside", lambda *_: torch.zeros(0))
     monkeypatch.setattr(DataSupport, "check", lambda *_: None)
     assert fit(models.VAE(4, 1, (3,)), BAD).history
     assert fit(models.RestrictedBoltzmann(4, 2), BAD).history
@@ -76,6 +76,26 @@ def test_events_steps_variables_and_bounds_of_each_column():
     both = models.SemiSupervisedVAE(4, 3, latent=1, hidden=(3,))
     with pytest.raises(ValueError, match=SAID.format("Bernoulli")):
         fit(both, {"x": BAD, "y": torch.zeros(300)})
+
+
+def test_bounds_of_each_row_are_those_of_the_rows_themselves():
+    """The first rows have wide bounds, a later one that is wider is right, and one after it is not."""
+    trials = torch.tensor([10.0] * 20 + [100.0, 5.0])[:, None].expand(-1, 4)
+    program = of(lambda shift, x, n: dist.Binomial(n.contiguous(), logits=shift).to_event(1))
+    right = torch.tensor([7.0] * 20 + [50.0, 5.0])[:, None].repeat(1, 4)
+    wrong = right.index_put((torch.tensor(21), torch.tensor(2)), torch.tensor(7.0))  # as the first rows may have
+    said = (
+        r"Site 'x': the value 7 at index \[21, 2\] is outside .* Binomial, which takes integers from 0 to 5: transform"
+    )
+    for data, context in ((right, trials), (right.flip(0), trials.flip(0))):
+        assert pg.log_likelihood(program, data, context).value.isfinite().all()
+        fit(program, (data, context), batch_size=4)
+    with pytest.raises(ValueError, match=said):
+        pg.log_likelihood(program, wrong, trials)
+    with pytest.raises(ValueError, match=said):
+        pg.impute(program, wrong.index_put((torch.tensor(0), torch.tensor(0)), torch.tensor(torch.nan)), trials)
+    with pytest.raises(ValueError, match="in the model, at site 'x', values are to be within the support of Binomial"):
+        fit(program, (wrong, trials), batch_size=4)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ def pca(**options):
 
 
 VERBS = {
+    "fit": lambda **how: pg.fit(pca(), torch.eye(3), epochs=2, **how),
+    "topics": lambda progress=True: pg.structure.Topics(2, 1, 4).fit(torch.eye(6).numpy(), progress=progress),
     "log_likelihood": lambda **how: pg.log_likelihood(pca(), X, method="iwae", num_particles=8, **how),
     "log_evidence": lambda **how: pg.log_evidence(pca(), X, method="importance", num_particles=8, **how),
     "log_partition": lambda **how: pg.log_partition(models.RestrictedBoltzmann(3, 2), method="ais", chains=64, **how),

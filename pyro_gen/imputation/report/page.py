@@ -18,6 +18,7 @@ from pyro_gen.imputation.report.observed_imputed import observed_imputed
 from pyro_gen.imputation.report.pooled_example import pooled_example
 from pyro_gen.imputation.report.remarks import remarks
 from pyro_gen.imputation.report.summary import Summary, summarise
+from pyro_gen.inference.progress import progress_bar
 
 if TYPE_CHECKING:
     from pyro_gen.imputation.completed import Completed
@@ -40,7 +41,7 @@ def report(
     *,
     title: str = "Imputation report",
     calibration: Mapping[str, Mapping[str, Any]] | None = None,
-    progress: Callable[[float], None] | None = None,
+    progress: bool | Callable[[float], None] = False,
 ) -> Path:
     r"""Writes one HTML file that says what was missing, how it was imputed, and how far to trust it.
 
@@ -55,7 +56,8 @@ def report(
         path: The file, whose name ends in .html.
         title: The heading.
         calibration: What :func:`over_impute` found; left out, ``completed.info["calibration"]``, if that is there.
-        progress: Called with the share that is done.
+        progress: Whether to show a progress bar on standard error once 2 seconds have passed; or a function to be
+            called with the fraction done.
 
     Returns:
         The file.
@@ -78,19 +80,19 @@ def report(
     path = Path(path)
     if path.suffix not in (".html", ".htm"):
         raise ValueError(f"{path}: the name of the report's file ends in .html.")
-    summary = summarise(completed, progress)
-    if calibration is not None:
-        summary = replace(summary, info={**summary.info, "calibration": calibration})
-    write_text(path, _page(summary, title, progress))
+    with progress_bar("report", progress) as tell:
+        summary = summarise(completed, tell)
+        if calibration is not None:
+            summary = replace(summary, info={**summary.info, "calibration": calibration})
+        write_text(path, _page(summary, title, tell))
     return path.resolve()
 
 
-def _page(summary: Summary, title: str, progress: Callable[[float], None] | None) -> str:
+def _page(summary: Summary, title: str, progress: Callable[[float], None]) -> str:
     sections = {}
     for i, (name, make) in enumerate(SECTIONS.items()):
         sections[name] = make(summary)
-        if progress is not None:
-            progress(0.5 + 0.5 * (i + 1) / len(SECTIONS))
+        progress(0.5 + 0.5 * (i + 1) / len(SECTIONS))
     return _templates().get_template("page.html").render(title=title, summary=summary, **sections)
 
 

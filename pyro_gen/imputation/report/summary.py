@@ -77,7 +77,7 @@ class Summary:
         return len(self.missing)
 
 
-def summarise(completed: "Completed", progress: Callable[[float], None] | None) -> Summary:
+def summarise(completed: "Completed", progress: Callable[[float], None]) -> Summary:
     """One pass over the draws, one at a time: the memory it takes does not grow with their number."""
     schema, missing = completed.schema, np.asarray(completed.missing)
     table = completed[0]
@@ -99,8 +99,7 @@ def summarise(completed: "Completed", progress: Callable[[float], None] | None) 
         having.append([int((values[:, d] == level).sum()) for d, level in commonest.items()])
         for d in order:
             imputed[d].append(values[shown[d], d])
-        if progress is not None:
-            progress(0.5 * (k + 1) / len(completed))
+        progress(0.5 * (k + 1) / len(completed))
     filled = []
     for d in order:
         level, drawn = commonest.get(d, 0), np.stack(imputed[d])

@@ -289,11 +289,13 @@ class _Run:
     def _shares(self, log_g: Tensor) -> Tensor:
         """The share of the particles (I, C, N) that their weights leave effective: (N,), in the mean over islands.
 
-        Of those on the support: how many are not is no matter of temperature.
+        Of those on the support: how many are not is no matter of temperature. Where hardly any is, the step is to leave
+        some effective: the share of one or two is large at any temperature.
         """
+        few = min(math.ceil(FEWEST / self.settings.ess), self.settings.particles)
         alive = log_g.isfinite().sum(1)
         ess = torch.stack([effective_sample_size(island) for island in log_g])
-        return (ess.nan_to_num(0.0) / alive.clamp(min=1)).mean(0)
+        return (ess.nan_to_num(0.0) / alive.clamp(min=few)).mean(0)
 
     def _next(self, point: Point, low: float) -> float:
         """The next temperature: fixed, or where the share of the hardest target falls to the one wanted."""

@@ -90,7 +90,7 @@ def fit(
     devices: int | str = 1,
     num_nodes: int = 1,
     strategy: str = "auto",
-    progress: bool = True,
+    progress: bool | Callable[[float], None] = True,
 ) -> FitResult:
     """Trains a program by stochastic variational inference, in place.
 
@@ -134,7 +134,7 @@ def fit(
         devices: Devices per node. More than one is data-parallel training (DDP), started by ``torchrun`` or by Fabric.
         num_nodes: Nodes.
         strategy: Fabric's strategy, ``"ddp"`` say.
-        progress: Whether to show a progress bar on standard error.
+        progress: Whether to show a progress bar on standard error; or a function to be called with the fraction done.
 
     Returns:
         The history and how it ended.
@@ -244,7 +244,7 @@ def fit(
                 training.identity = identity_of(settings, objective, batches.size) | identity
             if checkpoint is not None and resume and Path(checkpoint).exists():
                 training.load(Path(checkpoint))
-            with training_bar(progress and fabric.is_global_zero, rounds) as bar:
+            with training_bar(fabric.is_global_zero and progress, rounds) as bar:
                 training.run(None if checkpoint is None else Path(checkpoint), csv_file, bar)
         finally:
             module.train()

@@ -142,8 +142,10 @@ def preflight_all(program: Program, batches: Batches, everything: Batches, devic
         return preflight(program, on_device(batch, device), batches.size, lambda i: int(rows[i]))
 
     found = run(next(batches.epoch(0)), next(batches.rows(0)))
-    for batch, rows in zip(everything.epoch(0), everything.rows(0), strict=True) if found.rules else ():
-        if found.first_outside(batch[0].to(device)) is not None:
+    if not (found.rules or found.of_rows):
+        return
+    for batch, rows in zip(everything.epoch(0), everything.rows(0), strict=True):
+        if len(found.doubts(batch[0].to(device))):
             run(batch, rows)  # a bound that it computes from the data may be another here
 
 

@@ -70,6 +70,8 @@ class DCGAN(Program):
         check_sizes(self, latent=latent)
         self.event_shape = torch.Size(event_shape)
         self.latent = latent
+        if classes:
+            check_sizes(self, 2, classes=classes)
         self.classes = label(classes) if classes else None
         self.generator = ConvDecoder(latent + classes, self.event_shape, channels)
 

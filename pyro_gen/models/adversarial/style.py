@@ -139,6 +139,8 @@ class StyleGAN(Program):
         self.sizes = [tuple(self.event_shape[-2:])]
         for _ in channels[1:]:
             self.sizes.insert(0, tuple((n + 1) // 2 for n in self.sizes[0]))
+        if classes:
+            check_sizes(self, 2, classes=classes)
         self.classes = label(classes) if classes else None
         self.mapping = MLP((latent + classes, *[style] * mapping), "leaky_relu")
         self.start = nn.Parameter(torch.randn(channels[0], *self.sizes[0]))

@@ -30,7 +30,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_gen._sizes import event_of
+from pyro_gen._sizes import check_sizes, event_of
 from pyro_gen.data.small import binary_rows, level_rows, normal_rows
 from pyro_gen.density import Density
 from pyro_gen.heads import label
@@ -99,6 +99,7 @@ class JointEnergy(Program):
         super().__init__()
         one = event_of(self, shape, "shape")
         self.event_shape = {"x": one, "y": torch.Size()}
+        check_sizes(self, 2, classes=classes)
         self.label = label(classes)
         if network is None:
             network = MLP((one.numel(), *hidden, classes), activation)

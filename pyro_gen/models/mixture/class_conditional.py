@@ -23,6 +23,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from pyro_gen._sizes import check_sizes
 from pyro_gen.data.small import binary_rows, level_rows, normal_rows
 from pyro_gen.heads import label
 from pyro_gen.models.mixture.base import Mixture
@@ -63,6 +64,7 @@ class ClassConditional(Program):
     def __init__(self, mixture: Mixture) -> None:
         super().__init__()
         self.mixture = mixture
+        check_sizes(mixture, 2, components=mixture.components)
         self.label = label(mixture.components)
         self.event_shape = {"x": mixture.event_shape, "y": torch.Size()}
 

@@ -93,6 +93,7 @@ class CCVAE(EncodedProgram):
         super().__init__(shape, likelihood, **head_options)
         check_weights(self, alpha=alpha)
         check_sizes(self, characteristics=characteristics, style=style)
+        check_sizes(self, 2, classes=classes)
         check_widths(self, hidden=hidden)
         one = self.event_shape
         self.event_shape = {"x": one, "y": torch.Size()}

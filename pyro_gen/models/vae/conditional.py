@@ -91,6 +91,8 @@ class ConditionalVAE(EncodedProgram):
         check_sizes(self, latent=latent)
         check_widths(self, hidden=hidden)
         self.latent = latent
+        if isinstance(given, int):
+            check_sizes(self, 2, given=given)
         self.classes = label(given) if isinstance(given, int) else None
         self.given_shape = torch.Size() if isinstance(given, int) else event_of(self, given, "given")
         condition = given if isinstance(given, int) else self.given_shape.numel()

@@ -92,6 +92,7 @@ class SemiSupervisedVAE(EncodedProgram):
     ) -> None:
         super().__init__(shape, likelihood, **head_options)
         check_sizes(self, latent=latent)
+        check_sizes(self, 2, classes=classes)
         check_widths(self, hidden=hidden)
         one = self.event_shape
         self.event_shape = {"x": one, "y": torch.Size()}

@@ -134,6 +134,28 @@ def test_points_off_the_support():
         smc(nowhere)
 
 
+def test_few_points_on_the_support_are_not_taken_to_the_end_in_one_step(monkeypatch):
+    """One or two particles of an island have a large share of those on the support, however sharp the likelihood is."""
+
+    def model(y):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.factor("truncated", torch.where(z > 2.2, 0.0, -torch.inf))  # 1.8 of 128
+        pyro.sample("y", dist.Normal(z, 0.02), obs=y)
+
+    z = torch.linspace(2.2, 2.8, 2001, dtype=torch.float64)
+    density = dist.Normal(0.0, 1.0).log_prob(z) + dist.Normal(z, 0.02).log_prob(torch.tensor(2.5))
+    exact = density.logsumexp(0) + math.log(z[1] - z[0])
+
+    def run():
+        found = smc(model, torch.tensor(2.5), particles=128, islands=8, seed=5).evidence
+        return found.value - exact, float(found.standard_error), len(found.diagnostics["betas"])
+
+    error, standard_error, temperatures = run()
+    assert temperatures >= 4 and standard_error < 0.7 and abs(error) < 3 * standard_error
+    monkeypatch.setattr(module, "FEWEST", 0.5)
+    assert run()[2] == 2
+
+
 def test_points_where_the_likelihood_is_nearly_nothing():
     """Most of the prior's draws, but no more than they are: Z = P(z > 1) = .16. False-alarm rate 1e-4, of t with 7."""
 
