@@ -128,6 +128,7 @@ SLOW = (
     "variational-rnn-beacon",
     "vdm-digits",
     "vq-digits",
+    "wavenet-digits",
 )
 ELSEWHERE = (  # minutes to hours, and data that may not be there
     "hierarchical-mnist",
