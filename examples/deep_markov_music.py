@@ -60,8 +60,8 @@ def simulated() -> dict[str, float]:
     above.set(title="a light passes six sensors, 25 steps", ylabel="sensor")
     shown = below.imshow(torch.cat([seen[0, :12], drawn[0, 0]]).T.numpy(), aspect="auto", vmin=0, vmax=1)
     below.axvline(11.5, color="white", linestyle="--")
-    below.set(title="12 steps seen, 13 drawn (behind the line)", xlabel="step", ylabel="sensor")
-    figure.colorbar(shown, ax=[above, below], shrink=0.6, label="brightness")
+    below.set(title="12 steps seen, 13 drawn (right of the line)", xlabel="step", ylabel="sensor")
+    figure.colorbar(shown, ax=[above, below], shrink=0.6, label="brightness", extend="both")
     print(f"saved {write(figure, 'outputs/deep_markov_music.png')}")
     return {
         "nats_per_step": found.mean() / steps,

@@ -27,10 +27,12 @@ def train(name: str, epochs: int) -> pg.models.GAN:
 def draw(panels: dict[str, torch.Tensor]) -> str:
     from matplotlib.figure import Figure
 
-    figure = Figure((4 * len(panels), 4), layout="constrained")
+    figure = Figure((4 * len(panels), 4.2), layout="compressed")
     for axes, (title, points) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        mixture = MIXTURES[title.split(":")[0] + "_of_gaussians"]
+        end = 1.2 * float(mixture.centres.abs().max())  # of data and draws alike
         axes.plot(*points[:3000].T, ".", ms=1.5, alpha=0.4, color="#b3421f" if "data" in title else "#2a6f97")
-        axes.set(title=title, aspect="equal", xticks=[], yticks=[])
+        axes.set(title=title, aspect="equal", xlim=(-end, end), ylim=(-end, end), xticks=[], yticks=[])
     return write(figure, "outputs/gan_modes.png")
 
 

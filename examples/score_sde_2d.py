@@ -18,9 +18,10 @@ SAMPLERS = ("flow", "euler-maruyama", "predictor-corrector")
 def draw(log_density: torch.Tensor, samples: dict[str, torch.Tensor]) -> str:
     from matplotlib.figure import Figure
 
-    figure = Figure((4 * (1 + len(samples)), 4), layout="constrained")
+    figure = Figure((4 * (1 + len(samples)) + 0.5, 4.2), layout="compressed")
     first, *rest = figure.subplots(1, 1 + len(samples))
-    shown = first.imshow(log_density.T.numpy(), origin="lower", extent=(-2.6, 2.6, -2.6, 2.6), cmap="magma", vmin=-12)
+    square = {"origin": "lower", "extent": (-2.6, 2.6, -2.6, 2.6), "interpolation": "bilinear"}
+    shown = first.imshow(log_density.T.numpy(), cmap="magma", vmin=-12, **square)
     figure.colorbar(shown, ax=first, shrink=0.7, extend="min")
     first.set(title="log-density, exact by the flow", xticks=[], yticks=[])
     for axes, (title, points) in zip(rest, samples.items(), strict=True):
