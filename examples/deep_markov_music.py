@@ -2,7 +2,8 @@
 
 ``python examples/deep_markov_music.py JSB-Chorales-dataset/jsb-chorales-quarter.json`` reads chorales as
 lists of chords, lists of MIDI numbers, under "train" and "test": 88 notes on or off, shorter pieces padded with NaN.
-Without a file the system is simulated, so that the exact law is known, and half of a sequence is forecast.
+Without a file the system is simulated, so that the exact law is known, and half of a sequence is forecast. Thirteen
+steps are far for annealing, which warns that it lacks temperatures: 90% intervals hold three quarters of what comes.
 """
 
 import json

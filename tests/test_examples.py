@@ -1,6 +1,7 @@
 """Every example runs, and its numbers are what they should be."""
 
 import importlib.util
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -377,7 +378,10 @@ LONG = {
 )
 def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    numbers = run(EXAMPLES / f"{name}.py")
+    # Its forecasts would take more temperatures than there are, and impute says so.
+    short = pytest.warns(UserWarning, match="would take about") if name == "deep_markov_music" else nullcontext()
+    with short:
+        numbers = run(EXAMPLES / f"{name}.py")
     for key, (low, high) in EXPECTED[name].items():
         assert low <= numbers[key] <= high, f"{key} = {numbers[key]}, expected between {low} and {high}"
     picture = tmp_path / "outputs" / f"{name}.png"
