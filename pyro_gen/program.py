@@ -28,7 +28,7 @@ from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pyro_gen._errors import AdviceError
+from pyro_gen._errors import AdviceError, shown
 from pyro_gen._internals import own_modules, set_autoguide_model
 from pyro_gen._random import exclusive, seeded
 from pyro_gen.observation import called_with, missing_observed
@@ -161,6 +161,10 @@ class Program(PyroModule):
     def __getattr__(self, name: str) -> Any:
         if name in self.__dict__.get("_adopted", ()):
             return self._modules[name]
+        if "_modules" not in self.__dict__ and not name.startswith("__"):
+            raise AttributeError(
+                f"{type(self).__name__} has no {name} yet: call super().__init__() first of all in its __init__."
+            )
         return super().__getattr__(name)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -416,6 +420,11 @@ class Program(PyroModule):
         if isinstance(model, nn.Module) and callable(own := getattr(model, "model", None)):
             guide = getattr(model, "guide", None) if guide is None else guide
             model = own
+        if not callable(model) or not (guide is None or callable(guide)):
+            raise TypeError(
+                f"Program.from_functions({shown(model)}, {shown(guide)}): give a model function, and as a guide a "
+                "function of the same arguments, a guide such as AutoNormal or MeanField(), or None."
+            )
         return FunctionProgram(model, guide)
 
 

@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -18,6 +19,11 @@ LABELS = torch.tensor([0.0, 1.0, 2.0, 0.0, 1.0])
 
 def vae():
     return models.VAE(6, 2, (4,))
+
+
+class Unready(pg.Program):
+    def __init__(self):
+        self.loc = torch.nn.Parameter(torch.zeros(2))
 
 
 def vectors(x):
@@ -282,6 +288,42 @@ def test_sparse_data_are_refused():
             lambda: pg.Imputer("gaussian", options={"rank": 3}).fit(normal_rows(9, 3)),
             r"Imputer\(method='gaussian'\) has no option 'rank': it has none\.",
         ),
+        (lambda: pg.Imputer("copul").fit(normal_rows(9, 3)), r"method='copul'\) \(did you mean 'copula'\?\): give"),
+        (lambda: pg.Imputer("copula", options="rank=3").fit(normal_rows(9, 3)), r"options='rank=3'\): give a mapping"),
+        (lambda: pg.Imputer("copula", schema=["x0"]).fit(normal_rows(9, 3)), r"schema=\['x0'\]\): give a mapping"),
+        (
+            lambda: pg.Imputer("factor_analysis", options={"rank": "3"}).fit(normal_rows(9, 3)),
+            r"TableFactors\(rank='3'\): give a positive integer",
+        ),
+        (
+            lambda: pg.Imputer("mixture", options={"components": 1}).fit(normal_rows(9, 3)),
+            r"TableMixture\(components=1\): give an integer of 2 or more",
+        ),
+        (
+            lambda: pg.Imputer().fit("table.csv"),
+            "a data frame or an array is needed.* by pandas.read_csv",
+        ),
+        (lambda: pg.structure.find_clusters("table.csv"), r"Clusters: a data frame or an array is needed"),
+        (lambda: pg.structure.find_factors({"a": [1.0, 2.0]}), r"Factors: a data frame or an array is needed"),
+        (
+            lambda: pg.structure.find_factors(pd.DataFrame({"a": [1, 2], "b": ["1", "x"]})),
+            "Factors: column 'b' holds words, 'x' say, and is to hold numbers",
+        ),
+        (
+            lambda: pg.Program.from_functions(vectors, "AutoNormal"),
+            r"from_functions\(<function .*, 'AutoNormal'\): give",
+        ),
+        (lambda: Unready(), r"Unready has no .* yet: call super\(\).__init__\(\) first of all in its"),
+        (lambda: pg.sample(vae(), binary_rows(4, 6)), "The number of data to generate is <Tensor>: give a positive"),
+        (
+            lambda: pg.log_evidence(
+                lambda x: pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x),
+                torch.tensor(0.5),
+                method="bridge",
+                leap=3,
+            ),
+            "the sampler '.*' has no option 'leap': choose from",
+        ),
         (lambda: pg.Imputer(time_limit="1h").fit(normal_rows(9, 3)), r"time_limit='1h'\): give a positive number"),
         (lambda: pg.latents(vae(), binary_rows(4, 6), draws=1.5), r"latents\(draws=1.5\): give a positive integer"),
         (
@@ -295,5 +337,5 @@ def test_sparse_data_are_refused():
     ],
 )
 def test_other_mistakes_end_in_one_sentence(call, said):
-    with pytest.raises((TypeError, ValueError), match=said):
+    with pytest.raises((TypeError, ValueError, AttributeError), match=said):
         call()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from numbers import Real
+from os import PathLike
 from typing import Any, Self
 
 import numpy as np
@@ -20,7 +21,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from pyro_gen._errors import refuse_unknown
+from pyro_gen._errors import meant, refuse_unknown, shown
 from pyro_gen._random import fork
 from pyro_gen.data.column import Column
 from pyro_gen.data.scaling import Scaling
@@ -219,9 +220,13 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         names = list(self.method) if several else [self.method]
         known = all(name in METHODS for name in names) and len(set(names)) == len(names) > 0
         if not known and self.method != "auto":
+            close = meant(next((name for name in names if name not in METHODS), ""), METHODS)
             raise ValueError(
-                f'Imputer(method={self.method!r}): give "auto", or some of {", ".join(METHODS)}, each once.'
+                f'Imputer(method={self.method!r}){close}: give "auto", or some of {", ".join(METHODS)}, each once.'
             )
+        for name in ("options", "schema"):
+            if not isinstance(given := getattr(self, name), Mapping | Schema | None):
+                raise TypeError(f"Imputer({name}={shown(given)}): give a mapping by name.")
         if self.options and (len(names) > 1 or self.method == "auto"):
             raise ValueError("Imputer(options=...) goes with a method that names one program.")
         if self.options:
@@ -379,6 +384,11 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             if len(X) == 0:
                 raise ValueError("Imputer: the table has no rows.")
             return X
+        if isinstance(X, str | PathLike | Mapping):
+            raise TypeError(
+                f"Imputer: a data frame or an array is needed, and {shown(X)} was given: read a file by "
+                "pandas.read_csv, or give it to pyro-gen impute; make columns a pandas.DataFrame."
+            )
         X = validate_data(self, X, reset=reset, dtype=None, ensure_all_finite="allow-nan")
         return X
 

@@ -1,6 +1,5 @@
 """Draws of Markov chains as ``arviz.InferenceData``, a block at a time."""
 
-import inspect
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -11,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyro_gen._errors import refuse_unknown, warn
+from pyro_gen._errors import warn
 from pyro_gen.density import ProgramDensity
 from pyro_gen.inference import mcmc
 from pyro_gen.inference.export import Exporter, block_size
+from pyro_gen.inference.mcmc.samplers import check_options
 from pyro_gen.inference.mcmc.stopping import Watch
 from pyro_gen.inference.run_state import RunState, fingerprint
 from pyro_gen.inference.storage import Disk, Memory
@@ -81,10 +81,7 @@ def from_chains(
         report: Receives the fraction done and words on it.
         options: Of the method.
     """
-    known = inspect.signature(mcmc.SAMPLERS[method]).parameters
-    names = [name for name, p in known.items() if name != "density" and p.kind is not p.VAR_KEYWORD]
-    if len(names) + 1 == len(known):
-        refuse_unknown(f'posterior(method="{method}")', options, names)
+    check_options(f'posterior(method="{method}")', method, options)
     size = block_size(target, exporter, settings["chains"])
     mark = fingerprint(target, exporter, method, settings, start, options)
     if state is not None:

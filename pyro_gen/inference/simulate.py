@@ -7,6 +7,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_gen._errors import shown
 from pyro_gen._progress import told
 from pyro_gen.density import as_context, row_chunks, rows_of
 from pyro_gen.inference.factors import refuse_data_factors
@@ -79,7 +80,7 @@ def nothing_seen(program: Program, n: int, *context: Any) -> Tensor:
         ValueError: The number is not positive, or the program does not know the shape of a datum.
     """
     if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
-        raise ValueError(f"The number of data to generate is {n!r}: give a positive integer.")
+        raise ValueError(f"The number of data to generate is {shown(n)}: give a positive integer.")
     if program.event_shape is None:
         raise ValueError(
             f"{type(program).__name__} does not know the shape of one datum: set program.event_shape (pyro_gen.fit "

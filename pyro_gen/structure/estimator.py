@@ -2,14 +2,26 @@
 
 import warnings
 from collections.abc import Iterable, Mapping
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
-__all__ = ["StructureEstimator", "as_matrix", "chains_agree", "r_hats", "refuse_constant", "with_probability"]
+from pyro_gen._errors import shown
+
+__all__ = [
+    "StructureEstimator",
+    "as_matrix",
+    "chains_agree",
+    "r_hats",
+    "refuse_constant",
+    "refuse_no_table",
+    "with_probability",
+]
 
 
 class StructureEstimator(BaseEstimator):  # type: ignore[misc]
@@ -33,12 +45,32 @@ def as_matrix(estimator: BaseEstimator, x: Any, *, reset: bool) -> npt.NDArray[n
         ValueError: The rows are no numbers, infinite, or others than those fitted; to fit, there is one row only, or a
             column does not vary.
     """
+    refuse_no_table(estimator, x)
+    if isinstance(x, pd.DataFrame):
+        x = x.infer_objects()
+        for name, column in x.items():
+            texts = column[column.map(lambda v: isinstance(v, str))]
+            words = texts[pd.to_numeric(texts, errors="coerce").isna()]
+            if len(words):
+                raise ValueError(
+                    f"{type(estimator).__name__}: column {name!r} holds words, {words.iloc[0]!r} say, and is to hold "
+                    "numbers: leave it out."
+                )
     values: npt.NDArray[np.float64] = validate_data(
         estimator, x, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=2 if reset else 1
     )
     if reset:
         refuse_constant(estimator, getattr(estimator, "feature_names_in_", range(values.shape[1])), values)
     return values
+
+
+def refuse_no_table(estimator: BaseEstimator, x: Any) -> None:
+    """Refuses the name of a file, and columns that are no data frame."""
+    if isinstance(x, str | PathLike | Mapping):
+        raise TypeError(
+            f"{type(estimator).__name__}: a data frame or an array is needed, and {shown(x)} was given: read a file by "
+            "pandas.read_csv, or give it to pyro-gen structure; make columns a pandas.DataFrame."
+        )
 
 
 def refuse_constant(estimator: BaseEstimator, names: Iterable[Any], values: npt.NDArray[np.float64]) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
-from pyro_gen.structure.estimator import as_matrix, refuse_constant
+from pyro_gen.structure.estimator import as_matrix, refuse_constant, refuse_no_table
 
 __all__ = ["MixedTable"]
 
@@ -26,9 +26,11 @@ class MixedTable:
     """
 
     def __init__(self, estimator: BaseEstimator, x: Any) -> None:
+        refuse_no_table(estimator, x)
         self._estimator = estimator
         self.levels: dict[str, list[Any]] = {}
         if isinstance(x, pd.DataFrame):
+            x = x.infer_objects()  # numbers may stand in columns of objects
             for name in x.columns[[not _is_number(dtype) for dtype in x.dtypes]]:
                 self.levels[name] = sorted(x[name].dropna().unique(), key=lambda v: (type(v).__name__, v))
                 if len(self.levels[name]) > max(2, len(x) // 2):
@@ -54,6 +56,7 @@ class MixedTable:
         if not isinstance(x, pd.DataFrame):
             raise ValueError(f"{who}: it was fitted to a data frame with categories: give one with the same columns.")
         validate_data(self._estimator, x, reset=reset, skip_check_array=True)
+        x = x.infer_objects()
         if reset and len(x) < 2:
             raise ValueError(f"{who}: found 1 row: a minimum of 2 is required.")
         rest = [name for name in x.columns if name not in self.levels]

@@ -9,6 +9,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import pyro_gen as pg
 from pyro_gen.structure import Clusters, find_clusters
+from pyro_gen.structure.mixed import MixedTable
 
 
 @pytest.mark.parametrize(("load", "index"), [(load_iris, 0.85), (load_wine, 0.93)])
@@ -55,6 +56,15 @@ def people(rng, n=60):
     frame["ripe"] = rng.random(n) < 0.2 + 0.6 * kind
     frame["colour"] = frame["colour"].astype("category").where(rng.random(n) > 0.1)
     return kind, frame
+
+
+def test_numbers_in_columns_of_objects_are_numbers():
+    frame = pd.DataFrame({"a": [1.5, None, 2.5], "b": [1, 2, 2], "c": ["x", "y", "y"]}, dtype=object)
+    table = MixedTable(Clusters(), frame)
+    values, codes = table.split(frame, reset=True)
+    assert table.levels == {"c": ["x", "y"]}
+    np.testing.assert_array_equal(values, [[1.5, 1], [np.nan, 2], [2.5, 2]])
+    assert codes.tolist() == [[0], [1], [1]]
 
 
 def test_words_and_booleans_are_categories_that_tell_clusters():

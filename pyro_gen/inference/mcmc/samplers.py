@@ -1,8 +1,10 @@
 """The samplers by name."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from pyro_gen._errors import refuse_unknown
 from pyro_gen.density import Density
 from pyro_gen.inference.mcmc.gibbs import Gibbs
 from pyro_gen.inference.mcmc.nuts import NUTS
@@ -47,6 +49,7 @@ def make_sampler(kernel: Kernel, density: Density, **options: Any) -> Sampler:
     if isinstance(kernel, str):
         if kernel not in SAMPLERS:
             raise ValueError(f"There is no sampler {kernel!r}: choose from {', '.join(SAMPLERS)}, or give a class.")
+        check_options(f"the sampler {kernel!r}", kernel, options)
         kernel = SAMPLERS[kernel]
     made = kernel(density, **options) if callable(kernel) else kernel
     if not isinstance(made, Sampler):
@@ -55,3 +58,20 @@ def make_sampler(kernel: Kernel, density: Density, **options: Any) -> Sampler:
             "Sampler, a function that makes one for a density, or a name."
         )
     return made
+
+
+def check_options(who: str, kernel: str, options: Iterable[str]) -> None:
+    """Refuses options that a sampler does not have.
+
+    Arguments:
+        who: Who was given them, as the subject of a sentence.
+        kernel: A name of :data:`SAMPLERS`.
+        options: Their names.
+
+    Raises:
+        ValueError: There is one.
+    """
+    known = inspect.signature(SAMPLERS[kernel]).parameters
+    names = [name for name, p in known.items() if name != "density" and p.kind is not p.VAR_KEYWORD]
+    if len(names) + 1 == len(known):
+        refuse_unknown(who, options, names)

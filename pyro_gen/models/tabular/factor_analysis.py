@@ -52,6 +52,7 @@ from torch import Tensor
 
 from pyro_gen._internals import standard_gamma
 from pyro_gen._random import seeded
+from pyro_gen._sizes import check_sizes
 from pyro_gen.data.column import Column
 from pyro_gen.distributions.factor_posterior import FactorPosterior, factor_posterior
 from pyro_gen.inference.mcmc.blocked_gibbs import FitProgress, Schedule, blocked_gibbs, join_chains
@@ -99,8 +100,7 @@ class TableFactors(PosteriorDrawsProgram):
         super().__init__(columns)
         features = len(self.columns)
         self.rank = max(1, min(20, features - 1)) if rank is None else rank
-        if self.rank < 1:
-            raise ValueError(f"TableFactors(rank={rank}): give at least one factor.")
+        check_sizes(self, rank=self.rank)
         ones = torch.ones(1, features, self.rank, dtype=torch.float64)
         self.store_draws(_State(0.1 * ones, 0 * ones[..., 0], ones[..., 0], ones, ones[:, 0])._asdict())
 

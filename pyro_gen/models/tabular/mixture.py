@@ -93,6 +93,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen._random import seeded
+from pyro_gen._sizes import check_sizes
 from pyro_gen.data.column import Column
 from pyro_gen.distributions.factor_posterior import FactorPosterior
 from pyro_gen.distributions.monotone_spline import MonotoneSpline
@@ -150,8 +151,8 @@ class TableMixture(PosteriorDrawsProgram):
 
     def __init__(self, columns: Sequence[Column], components: int | None = None) -> None:
         super().__init__(columns)
-        if components is not None and components < 2:
-            raise ValueError(f"TableMixture(components={components}): give at least 2.")
+        if components is not None:
+            check_sizes(self, 2, components=components)
         self._given = components
         self.layout = MixtureLayout.of(self.columns)
         self.rank = min(FACTORS_LIMIT, (len(self.layout.real) + 1) // 2)
