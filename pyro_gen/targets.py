@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen import data
-from pyro_gen._errors import said
+from pyro_gen._errors import meant, said
 from pyro_gen._random import seeded
 from pyro_gen.data import Compose, Cut, Flatten, Standardize, Transform
 from pyro_gen.program import Program
@@ -125,8 +125,8 @@ def find(target: str) -> "type[Program] | Program":
     if target in MODELS:
         return MODELS[target].cls
     raise ValueError(
-        f"there is no model {target!r}: choose one of {', '.join(MODELS)}, or name a file of yours as "
-        "my_file.py:MyProgram."
+        f"there is no model {target!r}{meant(target, MODELS)}: choose one of {', '.join(MODELS)}, or name a file of "
+        "yours as my_file.py:MyProgram."
     )
 
 
@@ -172,8 +172,9 @@ def _arguments(
     try:
         inspect.signature(cls).bind(**arguments)
     except TypeError as error:
+        close = "".join(meant(name, parameters) for name in arguments if name not in parameters)
         raise ValueError(
-            f"{target} cannot be built from the arguments {_listed(arguments)}: {error} (its signature is "
+            f"{target} cannot be built from the arguments {_listed(arguments)}: {error}{close} (its signature is "
             f"{cls.__name__}({', '.join(map(str, parameters.values()))}))."
         ) from None
     return arguments
@@ -281,7 +282,8 @@ def check_transform(spec: str) -> None:
     """Checks the name of a transform and the form of its arguments."""
     name, _, text = spec.partition("=")
     if name not in TRANSFORMS:
-        raise ValueError(f"there is no transform {name!r}: choose one of {', '.join(TRANSFORMS)}.")
+        close = meant(name, TRANSFORMS)
+        raise ValueError(f"there is no transform {name!r}{close}: choose one of {', '.join(TRANSFORMS)}.")
     _numbers(spec, text)
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyro_gen import zoo
-from pyro_gen._errors import Words
+from pyro_gen._errors import Words, meant
 from pyro_gen.cli.console import print_json
 from pyro_gen.cli.errors import in_options
 from pyro_gen.cli.inputs import listed
@@ -234,7 +234,8 @@ def _methods(text: str) -> str | list[str]:
     if names == ["auto"]:
         return "auto"
     if unknown := [name for name in names if name not in METHODS]:
-        raise ValueError(f"--method {unknown[0]}: give auto, or some of {', '.join(METHODS)}, joined by commas.")
+        close = meant(unknown[0], METHODS)
+        raise ValueError(f"--method {unknown[0]}{close}: give auto, or some of {', '.join(METHODS)}, joined by commas.")
     return names[0] if len(names) == 1 else names
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pyro_gen._errors import AdviceError
+from pyro_gen._errors import AdviceError, shown
 from pyro_gen.data.problems import Problems
 
 if TYPE_CHECKING:
@@ -337,6 +337,19 @@ def _column_to_array(name: str, series: "pd.Series[Any]") -> npt.NDArray[np.floa
     if infinite.any():
         raise ValueError(f"column {name!r} holds an infinite value in row {int(infinite.argmax()) + 1}")
     return numbers
+
+
+def refuse_no_table(who: str, x: Any) -> None:
+    """Refuses the name of a file, and columns in a mapping, where a table in memory is needed.
+
+    Raises:
+        TypeError: It is one.
+    """
+    if isinstance(x, str | os.PathLike) or (isinstance(x, Mapping) and not hasattr(x, "shape")):  # which scipy's have
+        raise TypeError(
+            f"{who}: a data frame or an array is needed, and {shown(x)} was given: read a file by pandas.read_csv, or "
+            "give it to pyro-gen on the command line; make columns a pandas.DataFrame."
+        )
 
 
 def as_numbers(x: Any, name: str) -> Tensor:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from numbers import Real
-from os import PathLike
 from typing import Any, Self
 
 import numpy as np
@@ -26,6 +25,7 @@ from pyro_gen._random import fork
 from pyro_gen.data.column import Column
 from pyro_gen.data.scaling import Scaling
 from pyro_gen.data.schema import Schema
+from pyro_gen.data.tables import refuse_no_table
 from pyro_gen.imputation.completed import Completed
 from pyro_gen.imputation.progress import reporting
 from pyro_gen.imputation.stacking.draws import NUMBERS_WORKED_ON, Draws
@@ -384,11 +384,7 @@ class Imputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             if len(X) == 0:
                 raise ValueError("Imputer: the table has no rows.")
             return X
-        if isinstance(X, str | PathLike | Mapping):
-            raise TypeError(
-                f"Imputer: a data frame or an array is needed, and {shown(X)} was given: read a file by "
-                "pandas.read_csv, or give it to pyro-gen impute; make columns a pandas.DataFrame."
-            )
+        refuse_no_table("Imputer", X)
         X = validate_data(self, X, reset=reset, dtype=None, ensure_all_finite="allow-nan")
         return X
 

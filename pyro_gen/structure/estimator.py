@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterable, Mapping
-from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
-from pyro_gen._errors import shown
+from pyro_gen.data.tables import refuse_no_table
 
 __all__ = [
     "StructureEstimator",
@@ -19,7 +18,6 @@ __all__ = [
     "chains_agree",
     "r_hats",
     "refuse_constant",
-    "refuse_no_table",
     "with_probability",
 ]
 
@@ -45,7 +43,7 @@ def as_matrix(estimator: BaseEstimator, x: Any, *, reset: bool) -> npt.NDArray[n
         ValueError: The rows are no numbers, infinite, or others than those fitted; to fit, there is one row only, or a
             column does not vary.
     """
-    refuse_no_table(estimator, x)
+    refuse_no_table(type(estimator).__name__, x)
     if isinstance(x, pd.DataFrame):
         x = x.infer_objects()
         for name, column in x.items():
@@ -62,15 +60,6 @@ def as_matrix(estimator: BaseEstimator, x: Any, *, reset: bool) -> npt.NDArray[n
     if reset:
         refuse_constant(estimator, getattr(estimator, "feature_names_in_", range(values.shape[1])), values)
     return values
-
-
-def refuse_no_table(estimator: BaseEstimator, x: Any) -> None:
-    """Refuses the name of a file, and columns that are no data frame."""
-    if isinstance(x, str | PathLike | Mapping):
-        raise TypeError(
-            f"{type(estimator).__name__}: a data frame or an array is needed, and {shown(x)} was given: read a file by "
-            "pandas.read_csv, or give it to pyro-gen structure; make columns a pandas.DataFrame."
-        )
 
 
 def refuse_constant(estimator: BaseEstimator, names: Iterable[Any], values: npt.NDArray[np.float64]) -> None:

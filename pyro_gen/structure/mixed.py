@@ -8,7 +8,8 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
-from pyro_gen.structure.estimator import as_matrix, refuse_constant, refuse_no_table
+from pyro_gen.data.tables import refuse_no_table
+from pyro_gen.structure.estimator import as_matrix, refuse_constant
 
 __all__ = ["MixedTable"]
 
@@ -26,7 +27,7 @@ class MixedTable:
     """
 
     def __init__(self, estimator: BaseEstimator, x: Any) -> None:
-        refuse_no_table(estimator, x)
+        refuse_no_table(type(estimator).__name__, x)
         self._estimator = estimator
         self.levels: dict[str, list[Any]] = {}
         if isinstance(x, pd.DataFrame):

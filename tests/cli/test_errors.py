@@ -84,7 +84,7 @@ def test_advice_goes_through_a_list_of_problems_and_a_process(here: Path, capsys
         ((*FIT, "junk.pt"), "not an array of numbers"),
         ((*FIT, "mnist"), "name its folder by --data-root"),
         ((*FIT, "two.csv"), "shape"),  # two columns for a program of three
-        ((*FIT, "t.csv", "--transform", "binarise=3"), "there is no transform 'binarise'"),
+        ((*FIT, "t.csv", "--transform", "binarise=3"), "there is no transform 'binarise' (did you mean 'binarize'?)"),
         ((*FIT, "t.csv", "--set", "factors"), "--set factors: give an argument of the program as name=value"),
         ((*FIT, "t.csv", "--set", "factors=2"), "unexpected keyword argument 'factors'"),
         ((*FIT, "t.csv", "--validation", "1.5"), "a fraction in (0, 1)"),
