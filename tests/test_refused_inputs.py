@@ -11,7 +11,9 @@ import torch
 
 import pyro_gen as pg
 from pyro_gen import models
+from pyro_gen.data.schema import Schema
 from pyro_gen.data.small import binary_rows, normal_rows
+from pyro_gen.imputation.completed import Completed
 from pyro_gen.registry import MODELS
 
 LABELS = torch.tensor([0.0, 1.0, 2.0, 0.0, 1.0])
@@ -19,6 +21,13 @@ LABELS = torch.tensor([0.0, 1.0, 2.0, 0.0, 1.0])
 
 def vae():
     return models.VAE(6, 2, (4,))
+
+
+def completed():
+    table = np.array([[1.0, 2.0], [2.0, np.nan]])
+    schema = Schema.infer(table, {"x0": "real", "x1": "real"})
+    cells = torch.tensor([[3.0], [4.0]])
+    return Completed.from_cells(cells, np.isnan(table), schema=schema, like=table)
 
 
 class Unready(pg.Program):
@@ -302,6 +311,22 @@ def test_sparse_data_are_refused():
         (
             lambda: pg.Imputer().fit("table.csv"),
             "a data frame or an array is needed.* by pandas.read_csv",
+        ),
+        (
+            lambda: pg.Imputer("deep", options={"hidden": 32}).fit(normal_rows(9, 3)),
+            r"DeepLatentTable\(hidden=32\): give a sequence",
+        ),
+        (
+            lambda: pg.Imputer("not_miwae", options={"strength": "a"}).fit(normal_rows(9, 3)),
+            r"NotMIWAE\(strength='a'\): the scale of a prior is positive",
+        ),
+        (lambda: completed().delta(5), r"delta\(5\): give a mapping from columns to shifts"),
+        (lambda: completed().delta({"x1": "5"}), r"expected for column 'x1' a finite number, .* got '5'"),
+        (lambda: completed()["x0"], r"draw 'x0': give the number of a draw, completed\[0\] say"),
+        (lambda: completed().fit(None), "The analysis is None: give a function of a completed table"),
+        (
+            lambda: pg.imputation.report(pd.DataFrame(), "r.html"),
+            "what Imputer.impute returns, and was given DataFrame",
         ),
         (lambda: pg.structure.find_clusters("table.csv"), r"Clusters: a data frame or an array is needed"),
         (lambda: pg.structure.find_factors({"a": [1.0, 2.0]}), r"Factors: a data frame or an array is needed"),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pyro_gen._errors import shown
 from pyro_gen.imputation.pooling.rubin import Pooled, pool
 
 __all__ = ["Analyses", "analyses_of"]
@@ -44,6 +45,8 @@ class Analyses:
 
 def analyses_of(tables: Iterable[Any], analysis: Callable[[Any], Any], groups: int) -> Analyses:
     """Analyses each table, see :meth:`Completed.fit`."""
+    if not callable(analysis):
+        raise TypeError(f"The analysis is {shown(analysis)}: give a function of a completed table.")
     results = [_result(analysis, table, groups) for table in tables]
     first = results[0]
     for k, result in enumerate(results):

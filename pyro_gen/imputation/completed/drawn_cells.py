@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,8 @@ class DrawnCells:
 
     def __getitem__(self, k: int) -> Tensor:
         """The missing entries of draw k, float64 with shape :math:`(C)`: a copy."""
+        if not isinstance(k, Integral):
+            raise TypeError(f"draw {k!r}: give the number of a draw, completed[0] say, which is a whole table.")
         if not -self.m <= k < self.m:
             raise IndexError(f"draw {k}: there are {self.m} draws, 0 to {self.m - 1}.")
         k %= self.m

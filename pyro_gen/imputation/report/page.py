@@ -77,6 +77,8 @@ def report(
         >>> "1 of 6 cells" in page.read_text(encoding="utf-8")
         True
     """
+    if not hasattr(completed, "schema"):
+        raise TypeError(f"report is of what Imputer.impute returns, and was given {type(completed).__name__}.")
     path = Path(path)
     if path.suffix not in (".html", ".htm"):
         raise ValueError(f"{path}: the name of the report's file ends in .html.")

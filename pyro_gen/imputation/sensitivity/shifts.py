@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pyro_gen._errors import shown
 from pyro_gen._random import mix, seeded
 from pyro_gen.data.column import Column
 from pyro_gen.imputation.sensitivity.moves import moved_levels, moved_numbers, prior
@@ -48,6 +49,8 @@ def delta(completed: "Completed", deltas: Mapping[str, Any], *, by: str | None =
                [115.,   1.],
                [118.,   0.]])
     """
+    if not isinstance(deltas, Mapping):
+        raise TypeError(f'delta({shown(deltas)}): give a mapping from columns to shifts, {{"pressure": 5.0}} say.')
     shifts = [_shift(completed, name, value, by) for name, value in deltas.items()]
     counts = completed.drawn.level_counts([shift.index for shift in shifts if shift.column.discrete])
     posteriors = {index: count + prior(count) for index, count in counts.items()}
@@ -193,11 +196,14 @@ def _amount(completed: "Completed", column: Column, value: Any) -> Tensor:
 
 
 def _numbers(completed: "Completed", column: Column, value: Any) -> Tensor:
-    numbers = torch.as_tensor(value, dtype=torch.float64).cpu()
+    try:
+        numbers = torch.as_tensor(value, dtype=torch.float64).cpu()
+    except (TypeError, ValueError):
+        numbers = torch.tensor(torch.nan)
     if numbers.shape not in ((), (completed.m,)) or not bool(numbers.isfinite().all()):
         raise ValueError(
             f"delta: expected for column {column.name!r} a finite number, or one for each of the {completed.m} draws; "
-            f"got {value!r}."
+            f"got {shown(value)}."
         )
     return numbers.expand(completed.m)
 

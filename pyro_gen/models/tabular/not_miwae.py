@@ -106,8 +106,8 @@ class NotMIWAE(LatentTable):
     ) -> None:
         if noise not in ("column", "shared"):
             raise ValueError(f'NotMIWAE(noise={noise!r}): give "column" or "shared".')
-        if not strength > 0:
-            raise ValueError(f"NotMIWAE(strength={strength}): the scale of a prior is positive.")
+        if not isinstance(strength, int | float) or not strength > 0:
+            raise ValueError(f"NotMIWAE(strength={strength!r}): the scale of a prior is positive.")
         latent = max(1, min(len(columns) - 1, 16)) if latent is None else latent
         d = len(columns)
         names = ("log_scale", "raw_intercept", "raw_slope", "absent", "absent_log_precision")

@@ -130,8 +130,8 @@ class TableSelection(PosteriorDrawsProgram):
         self, columns: Sequence[Column], sign: str | Mapping[str, str] = "unknown", strength: float = 10.0
     ) -> None:
         super().__init__(columns)
-        if not strength > 0:
-            raise ValueError(f"{type(self).__name__}(strength={strength}): the scale of a prior is positive.")
+        if not isinstance(strength, int | float) or not strength > 0:
+            raise ValueError(f"{type(self).__name__}(strength={strength!r}): the scale of a prior is positive.")
         self.strength = strength
         self.register_buffer("active", torch.ones(len(columns), dtype=torch.bool))
         self.register_buffer("known_sign", torch.tensor(known_signs(type(self).__name__, columns, sign)).double())

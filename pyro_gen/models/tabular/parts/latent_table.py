@@ -40,6 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_gen._random import seeded
+from pyro_gen._sizes import check_widths
 from pyro_gen.data.column import Column
 from pyro_gen.inference.mcmc.blocked_gibbs import FitProgress
 from pyro_gen.models.tabular.parts.ensemble import Ensemble
@@ -89,6 +90,7 @@ class LatentTable(Ensemble):
         super().__init__(columns, latent, members, particles)
         if not isinstance(steps, int) or steps < 1:
             raise ValueError(f"{type(self).__name__}(steps={steps!r}): give a positive whole number.")
+        check_widths(self, hidden=hidden)
         self.features, self.hidden, self.steps = Features(columns), tuple(hidden), steps
         f = len(self.features)
         self.decoder_sizes = (latent, *hidden, f + more) if hidden else ()
