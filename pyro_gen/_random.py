@@ -25,7 +25,7 @@ _LOCK = threading.RLock()
 
 @contextmanager
 def exclusive() -> Iterator[None]:
-    """Holds what belongs to the whole process for this thread, which may enter again; another one waits at its door."""
+    """Holds what belongs to the whole process for this thread, which may enter again; another one waits."""
     with _LOCK:
         yield
 

@@ -16,8 +16,8 @@ from pyro_gen import zoo
 from pyro_gen._random import seeded
 from pyro_gen.data import load
 from pyro_gen.evaluation.baselines import independent_bernoulli, mixture_of_bernoullis
+from pyro_gen.inference.likelihood.api import log_likelihood
 from pyro_gen.inference.likelihood.bdmc import bdmc
-from pyro_gen.inference.likelihood.door import log_likelihood
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.predictive import impute, reconstruct, sample
 from pyro_gen.inference.progress import progress_bar

@@ -1,8 +1,9 @@
-"""Programs of several variables as programs of one tensor, and the doors that make them so.
+"""Programs of several variables as programs of one tensor, and the decorators that make them so.
 
-The model and the guide of a user are given a mapping or a tuple of tensors; everything below the doors works with one
-tensor :math:`(N, D)` of all entries, and with a :class:`PackedProgram`, which takes it apart for the user's program and
-puts together what the observed sites completed. Parameters, modules and modes are those of the user's program itself.
+The model and the guide of a user are given a mapping or a tuple of tensors; everything below the public functions works
+with one tensor :math:`(N, D)` of all entries, and with a :class:`PackedProgram`, which takes it apart for the user's
+program and puts together what the observed sites completed. Parameters, modules and modes are those of the user's
+program itself.
 """
 
 import copy
@@ -175,7 +176,7 @@ def _returned(out: Any, name: Any, view: Tensor) -> Tensor | None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The doors
+# Decorators of the public functions
 
 
 def packed_inputs(program: Program, x: Any) -> tuple[Program, Any]:
@@ -199,7 +200,7 @@ def _is_data(x: Any, variables: Variables) -> bool:
     return has_several(x) or (variables.seen is not None and x is not None and not isinstance(x, Integral))
 
 
-def packs(door: Callable[P, R]) -> Callable[P, R]:
+def packs(function: Callable[P, R]) -> Callable[P, R]:
     """Lets a function of a program and its data take several variables, as a mapping or a tuple of tensors.
 
     The function is given a :class:`PackedProgram` and one tensor; tensors that it returns are taken apart again, along
@@ -207,21 +208,21 @@ def packs(door: Callable[P, R]) -> Callable[P, R]:
     functions are called with what they are given.
 
     Arguments:
-        door: A function of a program, its data ``x`` and its context.
+        function: A function of a program, its data ``x`` and its context.
     """
-    return _packing(door, functions=False)
+    return _packing(function, functions=False)
 
 
-def packs_functions(door: Callable[P, R]) -> Callable[P, R]:
+def packs_functions(function: Callable[P, R]) -> Callable[P, R]:
     """As :func:`packs`, for what makes a program of a plain function that it is given."""
-    return _packing(door, functions=True)
+    return _packing(function, functions=True)
 
 
-def _packing(door: Callable[P, R], functions: bool) -> Callable[P, R]:
-    call: Any = door
-    takes_functions = "Callable" in str(inspect.get_annotations(door).get("program", ""))
+def _packing(function: Callable[P, R], functions: bool) -> Callable[P, R]:
+    call: Any = function
+    takes_functions = "Callable" in str(inspect.get_annotations(function).get("program", ""))
 
-    @functools.wraps(door)
+    @functools.wraps(function)
     def wrapper(*args: Any, **options: Any) -> Any:
         if not args and "program" not in options:
             return call(**options)  # and Python says what is missing
@@ -229,7 +230,7 @@ def _packing(door: Callable[P, R], functions: bool) -> Callable[P, R]:
         if "x" in options:
             data.insert(0, options.pop("x"))
         if not isinstance(program, Program):
-            _require_program(door.__name__, program, takes_functions)
+            _require_program(function.__name__, program, takes_functions)
             if not (functions and data and has_several(data[0])):
                 return call(program, *data, **options)
             program = Program.from_functions(program)
@@ -259,18 +260,18 @@ def _require_program(name: str, given: Any, takes_functions: bool) -> None:
         )
 
 
-def packs_training_data(door: Callable[P, R]) -> Callable[P, R]:
+def packs_training_data(function: Callable[P, R]) -> Callable[P, R]:
     """As :func:`packs` for what trains a program on ``data`` and ``validation``, each ``x`` or ``(x, *context)``.
 
     A mapping is ``x``, and so is a tuple that is the first element of ``data``; ``transform`` may be a mapping with a
     transform for some of the variables.
 
     Arguments:
-        door: A function of a program and its data, which returns something with the program.
+        function: A function of a program and its data, which returns something with the program.
     """
-    call: Any = door
+    call: Any = function
 
-    @functools.wraps(door)
+    @functools.wraps(function)
     def wrapper(*args: Any, **options: Any) -> Any:
         if not (args or "program" in options) or not (len(args) > 1 or "data" in options):
             return call(*args, **options)  # and Python says what is missing
@@ -278,8 +279,8 @@ def packs_training_data(door: Callable[P, R]) -> Callable[P, R]:
         data = rest.pop(0) if rest else options.pop("data")
         if rest or "context" in options:
             raise TypeError(
-                f"{door.__name__}: data and context are one tuple in training, {door.__name__}(program, (x, context)); "
-                "all else is given by name."
+                f"{function.__name__}: data and context are one tuple in training, "
+                f"{function.__name__}(program, (x, context)); all else is given by name."
             )
         first = _first_of(data)
         variables = _variables(program, first) if isinstance(program, Program) else None

@@ -5,7 +5,7 @@ Data may be a mapping or a tuple of tensors, one for each modelled variable, eac
 
 .. math:: x_n = (a_n, b_n, \dots) \in \mathbb{R}^D, \qquad D = D_a + D_b + \dots,
 
-which is what everything below the doors of this package works with; :mod:`pyro_gen.packing` has the program for it.
+which is what everything below the public functions works with; :mod:`pyro_gen.packing` has the program for it.
 """
 
 from collections.abc import Hashable, Mapping, Sequence

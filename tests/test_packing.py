@@ -1,4 +1,4 @@
-"""Programs of several variables: a mapping or a tuple of tensors goes through every door."""
+"""Programs of several variables: a mapping or a tuple of tensors goes through every public function."""
 
 import copy
 import math
@@ -435,11 +435,11 @@ def test_wrong_data_are_named(name):
     data, message = WRONG[name]
     program = Classes()
     program.event_shape = TRAINED
-    for door in (pg.log_likelihood, pg.impute, pg.check_program, lambda p, x: pg.fit(p, x, epochs=1)):
-        if name == "tuple" and door not in (pg.log_likelihood, pg.impute, pg.check_program):
+    for function in (pg.log_likelihood, pg.impute, pg.check_program, lambda p, x: pg.fit(p, x, epochs=1)):
+        if name == "tuple" and function not in (pg.log_likelihood, pg.impute, pg.check_program):
             continue  # to fit a tuple is (x, *context)
         with pytest.raises(ValueError, match=message):
-            door(program, data)
+            function(program, data)
 
 
 def test_data_before_any_training_are_looked_at_too():

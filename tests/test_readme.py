@@ -28,7 +28,7 @@ def run_program(page: str, name: str, **given: object) -> dict[str, object]:
     return names
 
 
-def test_the_door_for_a_table_with_holes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_of_a_table_with_holes(capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=200)
     table = pd.DataFrame({"x": x, "y": 2 * x + rng.normal(size=200)}).mask(rng.random((200, 2)) < 0.2)
@@ -40,17 +40,17 @@ def test_the_door_for_a_table_with_holes(capsys: pytest.CaptureFixture[str]) -> 
     assert "std.error" in capsys.readouterr().out
 
 
-def test_the_door_for_the_structure_of_data(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_of_the_structure_of_data(capsys: pytest.CaptureFixture[str]) -> None:
     x = np.random.default_rng(0).normal(size=(40, 2)) + 9 * (np.arange(40) % 2)[:, None]
     found = run_program("README.md", "structure", table=pd.DataFrame(x))["found"]
     assert found.number_probabilities_[2] > 0.9  # type: ignore[attr-defined]
     assert "2 with probability" in capsys.readouterr().out
 
 
-def test_the_door_for_a_program_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_of_a_program_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     x = torch.randn(100, 2) * torch.tensor([1.0, 3.0]) + 2
     x[0, 1] = torch.nan
-    program = run_program("README.md", "door", x=x)["program"]
+    program = run_program("README.md", "program", x=x)["program"]
     loc, scale = (p.detach() for p in program.parameters())  # type: ignore[attr-defined]
     assert torch.allclose(loc, x.nanmean(0), atol=0.05)  # maximum likelihood in closed form
     assert torch.allclose(scale.exp()[1], x[1:, 1].std(correction=0), rtol=0.05)

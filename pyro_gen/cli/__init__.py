@@ -1,4 +1,4 @@
-"""The command line: a thin door to the functions of the package.
+"""The command line: a thin layer over the functions of the package.
 
 Results go to standard output (with ``--json`` as JSON and nothing else), progress and errors to standard error.
 """

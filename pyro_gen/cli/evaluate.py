@@ -66,7 +66,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Estimate the log-likelihood of data under a trained program, or judge its samples."""
-    from pyro_gen.inference.likelihood.door import log_likelihood
+    from pyro_gen.inference.likelihood.api import log_likelihood
 
     saved = load_program(weights, target, trust)
     read = aligned(saved, read_data(data, part, data_root, drop_empty, decimal, to_train=False))

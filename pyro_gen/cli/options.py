@@ -12,7 +12,7 @@ import typer
 
 from pyro_gen.inference import mcmc
 from pyro_gen.inference.guides import GUIDES
-from pyro_gen.inference.likelihood.door import METHODS as LIKELIHOOD_METHODS
+from pyro_gen.inference.likelihood.api import METHODS as LIKELIHOOD_METHODS
 from pyro_gen.inference.likelihood.evidence import METHODS as EVIDENCE_METHODS
 from pyro_gen.inference.mcmc.initial import SOURCES
 from pyro_gen.inference.posterior import METHODS as SAMPLING_METHODS

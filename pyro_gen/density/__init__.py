@@ -16,8 +16,8 @@ Pyro's handlers run once: the function is vectorised over chains by ``torch.func
 tensor operations. The graph is compared with the function it came from before it is used.
 """
 
+from pyro_gen.density.api import density
 from pyro_gen.density.base import Density, Terms
-from pyro_gen.density.door import density
 from pyro_gen.density.errors import first_line
 from pyro_gen.density.inputs import (
     any_missing,

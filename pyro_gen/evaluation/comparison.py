@@ -27,7 +27,7 @@ from pyro_gen.density.sites import ImproperAnywhere
 from pyro_gen.evaluation.comparison_table import COLUMNS, Compared, Comparison
 from pyro_gen.evaluation.stacking import stacking_weights
 from pyro_gen.inference.global_draws import GlobalDraws
-from pyro_gen.inference.likelihood.door import log_likelihood
+from pyro_gen.inference.likelihood.api import log_likelihood
 from pyro_gen.inference.likelihood.evidence import log_evidence, of_all_data
 from pyro_gen.inference.likelihood.held_out import RELIABLE, leave_one_out, loo
 from pyro_gen.inference.likelihood.result import LogLikelihood

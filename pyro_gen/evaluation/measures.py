@@ -17,7 +17,7 @@ from pyro_gen.evaluation.agreement import label_agreement, translation_agreement
 from pyro_gen.evaluation.completion import completion_perplexity, halves
 from pyro_gen.evaluation.disentanglement import mutual_information_gap_of
 from pyro_gen.evaluation.samples.modes import good_samples, modes_covered
-from pyro_gen.inference.likelihood.door import log_likelihood
+from pyro_gen.inference.likelihood.api import log_likelihood
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.objectives.base import over_particles
 from pyro_gen.inference.objectives.importance import local_log_weight

@@ -7,8 +7,8 @@ from pyro_gen.inference.diagnose import Diagnosis, diagnose, summary
 from pyro_gen.inference.guides import GuideReport, check_guide, with_guide
 from pyro_gen.inference.interpolation import interpolate
 from pyro_gen.inference.latents import Latents, latents
+from pyro_gen.inference.likelihood.api import log_likelihood
 from pyro_gen.inference.likelihood.bdmc import bdmc
-from pyro_gen.inference.likelihood.door import log_likelihood
 from pyro_gen.inference.likelihood.evidence import log_evidence
 from pyro_gen.inference.likelihood.held_out import loo
 from pyro_gen.inference.likelihood.partition import log_partition

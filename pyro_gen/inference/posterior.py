@@ -1,8 +1,8 @@
 """The posterior of any program by any method, as ``arviz.InferenceData``.
 
-One door: a program (or plain Pyro model) and its data become a :class:`~pyro_gen.density.Density`; a sampler, the
-trained guide or sequential Monte Carlo draws from it; :mod:`pyro_gen.inference.export` names the draws and keeps them,
-in memory or, a block at a time, on disk; :func:`pyro_gen.diagnose` says whether to believe them.
+A program (or plain Pyro model) and its data become a :class:`~pyro_gen.density.Density`; a sampler, the trained guide
+or sequential Monte Carlo draws from it; :mod:`pyro_gen.inference.export` names the draws and keeps them, in memory or,
+a block at a time, on disk; :func:`pyro_gen.diagnose` says whether to believe them.
 """
 
 import json

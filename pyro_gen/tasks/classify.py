@@ -18,7 +18,7 @@ from torch import Tensor
 from pyro_gen._random import seeded
 from pyro_gen.density import as_inputs, evaluation, rows_of
 from pyro_gen.density.missing import latent_missing, needs_latent
-from pyro_gen.inference.likelihood.door import log_likelihood
+from pyro_gen.inference.likelihood.api import log_likelihood
 from pyro_gen.inference.likelihood.enumeration import is_enumerable
 from pyro_gen.inference.likelihood.partition import unnormalised_likelihood
 from pyro_gen.inference.likelihood.result import LogLikelihood, entries_seen

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pyro_gen as pg
-import pyro_gen.density.door as door
+import pyro_gen.density.api as api
 from pyro_gen._random import seeded
 from pyro_gen.density import density
 from pyro_gen.inference.likelihood.smc import smc
@@ -67,7 +67,7 @@ def test_likelihoods_of_ragged_sequences(method, start, monkeypatch):
     # False-alarm rate below 1e-5: five standard errors, of four data.
     assert bool(((found.value - exact(x)).abs() < 5 * found.standard_error + 2e-3).all())
     if start == "guide":  # the twin: masked steps are flat, and their integral counts
-        monkeypatch.setattr(door, "masked_out", lambda site: None)
+        monkeypatch.setattr(api, "masked_out", lambda site: None)
         assert float((estimate().value - exact(x)).abs()[1:].min()) > 1
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pyro_gen as pg
-import pyro_gen.density.door as door
+import pyro_gen.density.api as api
 from pyro_gen.density import density
 from pyro_gen.inference.likelihood.ais import anneal
 from pyro_gen.inference.likelihood.smc import smc
@@ -139,7 +139,7 @@ def test_the_evidence_of_the_model_as_it_is_meant(monkeypatch):
     # False-alarm rate below 1e-6: five standard errors.
     assert abs(found.mean() - exact) < 5 * float(found.standard_error) + 1e-3
     # The twin: without the check the wrong model is scored, N times over.
-    monkeypatch.setattr(door, "check_broadcasts", lambda trace: None)
+    monkeypatch.setattr(api, "check_broadcasts", lambda trace: None)
     assert abs(evidence(without_a_plate).mean() - exact) > 100
 
 

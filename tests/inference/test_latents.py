@@ -8,7 +8,7 @@ from pyro.infer.autoguide import AutoNormal, init_to_value
 from torch import nn
 
 import pyro_gen as pg
-from pyro_gen.inference.latents import door, latents
+from pyro_gen.inference.latents import api, latents
 from pyro_gen.inference.likelihood.enumeration import GuideDraws
 from pyro_gen.models.linear.factor_analysis import FactorAnalysis
 from pyro_gen.program import Program
@@ -106,13 +106,13 @@ def test_factor_analysis_has_its_closed_form(factors, method):
 def test_unweighted_draws_of_the_guide_would_be_caught(factors, monkeypatch):
     program, x = factors
     mean, sd = closed_form(program, x)
-    unweighted = door.guide_draws
+    unweighted = api.guide_draws
 
     def plain(*args, **kwargs):
         for part in unweighted(*args, **kwargs):
             yield GuideDraws(part.rows, torch.zeros_like(part.log_weights), part.values, part.data_dims)
 
-    monkeypatch.setattr(door, "guide_draws", plain)
+    monkeypatch.setattr(api, "guide_draws", plain)
     found = latents(program, x, method="guide", num_proposals=4000)
     assert ((found["z"].mean - mean) / sd * 4000**0.5).abs().min() > 10
 
@@ -187,7 +187,7 @@ def levels(x):
 
 
 def test_an_autoguide_proposes_beside_draws_of_what_is_global(monkeypatch):
-    monkeypatch.setattr(door, "GLOBAL_DRAWS", 30)
+    monkeypatch.setattr(api, "GLOBAL_DRAWS", 30)
     x = torch.tensor([0.5, 2.0])
     near = init_to_value(values={"z": (x + 1) / 2, "mean": torch.tensor(1.0)})
     program = Program.from_functions(levels, AutoNormal(levels, init_scale=0.9, init_loc_fn=near)).initialise(x)

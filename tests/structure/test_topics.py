@@ -204,5 +204,5 @@ def test_scikit_learn_takes_it_for_an_estimator() -> None:
     assert {name: words for name, words in failed.items() if name not in NOT_OF_COUNTS} == {}
 
 
-def test_it_is_named_at_the_door() -> None:
+def test_the_public_name() -> None:
     assert pg.structure.find_topics is find_topics

@@ -34,7 +34,7 @@ from pyro_gen.inference.calibration import LOG_LIKELIHOOD, LOG_PRIOR, Calibratio
 from pyro_gen.inference.guides.attach import guide_of, with_guide
 from pyro_gen.inference.guides.base import Guide
 from pyro_gen.inference.kinds import not_for
-from pyro_gen.inference.likelihood.door import log_likelihood
+from pyro_gen.inference.likelihood.api import log_likelihood
 from pyro_gen.inference.likelihood.evidence import log_evidence
 from pyro_gen.inference.likelihood.result import LogLikelihood, number_or_none
 from pyro_gen.inference.likelihood.weights import effective_sample_size, log_mean_exp, psis_khat, tail_length

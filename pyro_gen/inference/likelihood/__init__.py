@@ -1,6 +1,6 @@
-"""How likely the data are under a program: the door `log_likelihood` (door.py) and all estimators behind it.
+"""How likely the data are under a program: `log_likelihood` and all estimators behind it.
 
 From the ground up: weights, result, and enumeration (sums over discrete latent variables); paths, particles and
 annealing, which move particles to a target; the estimators exact, guide_bounds, ais, bdmc, smc and bridge; and above
-them the doors, of the likelihood of each datum and of the evidence of a data set (evidence.py).
+them the public functions, of the likelihood of each datum (api.py) and of the evidence of a data set (evidence.py).
 """

@@ -21,9 +21,9 @@ from pyro_gen.density.sites import ImproperAnywhere
 from pyro_gen.inference.factors import energy_of
 from pyro_gen.inference.kinds import without_latents
 from pyro_gen.inference.likelihood.ais import anneal
+from pyro_gen.inference.likelihood.api import log_likelihood
 from pyro_gen.inference.likelihood.bdmc import evidence_with_gap
 from pyro_gen.inference.likelihood.bridge import bridge_evidence
-from pyro_gen.inference.likelihood.door import log_likelihood
 from pyro_gen.inference.likelihood.paths import unit_of
 from pyro_gen.inference.likelihood.result import LogLikelihood
 from pyro_gen.inference.likelihood.smc import smc

@@ -11,8 +11,8 @@ from pyro_gen.inference import proposals
 from pyro_gen.inference.likelihood import annealing, paths, weights
 from pyro_gen.inference.likelihood import bdmc as module
 from pyro_gen.inference.likelihood.ais import ais, anneal
+from pyro_gen.inference.likelihood.api import log_likelihood
 from pyro_gen.inference.likelihood.bdmc import ais_with_gap, bdmc
-from pyro_gen.inference.likelihood.door import log_likelihood
 from pyro_gen.inference.likelihood.particles import resample
 from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
 from pyro_gen.observation import observe

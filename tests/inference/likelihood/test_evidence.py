@@ -12,7 +12,7 @@ import pyro_gen.density.sites
 from pyro_gen.density import density
 from pyro_gen.inference.likelihood import paths
 from pyro_gen.inference.likelihood.ais import anneal
-from pyro_gen.inference.likelihood.door import log_likelihood
+from pyro_gen.inference.likelihood.api import log_likelihood
 from pyro_gen.inference.likelihood.evidence import log_evidence
 from pyro_gen.inference.likelihood.paths import Path
 from pyro_gen.inference.likelihood.smc import smc
@@ -256,7 +256,7 @@ def test_bounds_in_the_mean():
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# One door
+# One function
 
 
 class Means(Program):

@@ -10,7 +10,7 @@ import torch
 import pyro_gen as pg
 from pyro_gen.inference import loo
 from pyro_gen.inference.global_draws import GlobalDraws
-from pyro_gen.inference.likelihood.door import log_likelihood
+from pyro_gen.inference.likelihood.api import log_likelihood
 from pyro_gen.inference.posterior import posterior
 from pyro_gen.program import Program
 

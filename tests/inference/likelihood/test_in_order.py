@@ -16,7 +16,7 @@ from torch.distributions import constraints
 import pyro_gen as pg
 from pyro_gen._random import seeded
 from pyro_gen.distributions import MaskedEntries, Steps
-from pyro_gen.inference.likelihood import by_particles, door, in_order
+from pyro_gen.inference.likelihood import api, by_particles, in_order
 from pyro_gen.models.vae import vector_quantised
 from pyro_gen.models.vae.parts.codebook import Codewords
 from pyro_gen.program import MissingParticles
@@ -197,7 +197,7 @@ def test_rows_of_which_nothing_is_missing_have_their_exact_likelihood() -> None:
 def test_options_of_particles(monkeypatch: pytest.MonkeyPatch) -> None:
     program, x, log_p = of_ten("MADE")
     monkeypatch.setattr(by_particles, "FEWEST", 1)
-    monkeypatch.setattr(door, "is_enumerable", lambda *_: False)  # as where there are more missing entries
+    monkeypatch.setattr(api, "is_enumerable", lambda *_: False)  # as where there are more missing entries
     found = pg.log_likelihood(program, x, particles=500)
     assert (found.method, found.kind) == ("smc", "stochastic lower bound")
     assert abs(found.mean() - float(log_p.logsumexp(0).detach())) < 5 * found.mean_standard_error()

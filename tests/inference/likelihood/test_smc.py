@@ -11,7 +11,7 @@ from pyro_gen.density import Density, density
 from pyro_gen.inference.likelihood import paths
 from pyro_gen.inference.likelihood import smc as module
 from pyro_gen.inference.likelihood.ais import anneal
-from pyro_gen.inference.likelihood.door import log_likelihood
+from pyro_gen.inference.likelihood.api import log_likelihood
 from pyro_gen.inference.likelihood.kernels import engine_of
 from pyro_gen.inference.likelihood.particles import resample
 from pyro_gen.inference.likelihood.paths import Path

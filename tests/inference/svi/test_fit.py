@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 import pyro_gen as pg
 from pyro_gen.inference import ELBO, IWAE, DReG, NonFiniteLossError, ScoreFunctionELBO
-from pyro_gen.inference.svi import door, fit, loop, step
+from pyro_gen.inference.svi import api, fit, loop, step
 from pyro_gen.program import Program, data_scale
 
 
@@ -684,7 +684,7 @@ def test_data_of_another_shape_is_refused_in_its_first_line() -> None:
 
 
 def test_without_the_preflight_it_would_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "preflight_all", lambda *_: None)
+    monkeypatch.setattr(api, "preflight_all", lambda *_: None)
     with pyro.validation_enabled(False):
         assert quiet(Broadcast(), torch.randn(20, 1), epochs=1).steps == 1
 

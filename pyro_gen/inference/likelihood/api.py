@@ -1,4 +1,4 @@
-"""The one door to all likelihood estimates, above the estimators."""
+"""`log_likelihood`, the one function for all likelihood estimates, above the estimators."""
 
 from collections.abc import Callable
 from contextlib import nullcontext

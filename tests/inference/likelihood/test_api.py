@@ -6,7 +6,7 @@ import torch
 from pyro_gen import models
 from pyro_gen.inference import proposals
 from pyro_gen.inference.likelihood import enumeration, exact
-from pyro_gen.inference.likelihood.door import log_likelihood
+from pyro_gen.inference.likelihood.api import log_likelihood
 from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
 from pyro_gen.observation import observe
 from pyro_gen.program import Program
