@@ -26,7 +26,7 @@ from pyro_gen.density import (
 )
 from pyro_gen.density.chains import vmap_or_loop
 from pyro_gen.density.finite import MAX_SUMMED, FiniteSite, finite_sites, joint_values, present_units
-from pyro_gen.density.missing import active, propose_missing
+from pyro_gen.density.missing import propose_missing
 from pyro_gen.distributions.innermost import innermost
 from pyro_gen.inference.likelihood.enumeration import GuideDraws, Summed, is_enumerable, probe
 from pyro_gen.inference.model_log_prob import ModelLogProb
@@ -332,20 +332,10 @@ class _Guide:
             return {site["name"]: value}, log_prob.movedim(data_frame(site).dim, -1).reshape(
                 size, -1, len(self.data[0])
             ).sum(1)
-        handler = active(self.program)
-        if handler is not None and handler.names:  # the model runs for each draw too
 
-            def one(_: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-                sites = latent_sites(self._trace())
-                log_q = torch.stack([per_datum_log_prob(s) for s in sites.values()]).sum(0)
-                return {n: s["value"] for n, s in sites.items()}, log_q
+        def one(_: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+            sites = latent_sites(self._trace())
+            log_q = torch.stack([per_datum_log_prob(s) for s in sites.values()]).sum(0)
+            return {n: s["value"] for n, s in sites.items()}, log_q
 
-            return vmap_or_loop(one, torch.zeros(size), draws=True)  # type: ignore[no-any-return]
-        values, log_q = [], []
-        for _ in range(size):
-            trace = self._trace()
-            trace.compute_log_prob()
-            sites = latent_sites(trace)
-            values.append({n: s["value"] for n, s in sites.items()})
-            log_q.append(torch.stack([per_datum_log_prob(s) for s in sites.values()]).sum(0))
-        return {n: torch.stack([v[n] for v in values]) for n in values[0]}, torch.stack(log_q)
+        return vmap_or_loop(one, torch.zeros(size), draws=True)  # type: ignore[no-any-return]
