@@ -179,16 +179,16 @@ CASES: dict[str, Case] = {
     "DiscreteVAE, 8 units": Case(lambda: M.DiscreteVAE((8, 8), 8, hidden=(64,)), binary),
     "VQVAE": Case(lambda: M.VQVAE((8, 8), 4, 8, 4, (64,), 32), binary),
     "Autoencoder": Case(lambda: M.Autoencoder((8, 8), 4, (64,), hide=0.25), binary),
-    "RealNVP": Case(lambda: M.RealNVP((4, 4), layers=4), small, 20, SLOW_ROWS),
-    "MAF": Case(lambda: M.MAF((4, 4)), small, 20, SLOW_ROWS),
+    "RealNVP": Case(lambda: M.RealNVP((4, 4), layers=4), small, 20),
+    "MAF": Case(lambda: M.MAF((4, 4)), small, 20),
     "IAF": Case(lambda: M.IAF((4, 4)), small, 10, FEW_ROWS),
     "NeuralSpline, autoregressive": Case(lambda: M.NeuralSpline((4, 4), layers=2, hidden=(32,)), small, 10, FEW_ROWS),
-    "NeuralSpline, coupling": Case(lambda: M.NeuralSpline((4, 4), "coupling", 2, (32,)), small, 10, FEW_ROWS),
-    "Glow": Case(lambda: M.Glow((4, 4), scales=2, steps=2, hidden=32), small, 10, FEW_ROWS),
-    "ResidualFlow": Case(lambda: M.ResidualFlow((4, 4), layers=3, hidden=(32,)), small, 10, FEW_ROWS),
+    "NeuralSpline, coupling": Case(lambda: M.NeuralSpline((4, 4), "coupling", 2, (32,)), small, 10, SLOW_ROWS),
+    "Glow": Case(lambda: M.Glow((4, 4), scales=2, steps=2, hidden=32), small, 10, SLOW_ROWS),
+    "ResidualFlow": Case(lambda: M.ResidualFlow((4, 4), layers=3, hidden=(32,)), small, 10, SLOW_ROWS),
     "ContinuousFlow": Case(lambda: M.ContinuousFlow((4, 4), hidden=64, steps=4), small, 10, FEW_ROWS),
     "VariationalDequantization": Case(
-        lambda: M.VariationalDequantization(16, 17, "RealNVP", (32,), layers=4), counts, 10
+        lambda: M.VariationalDequantization(16, 17, "RealNVP", (32,), layers=4), counts, 10, FEW_ROWS
     ),
     "DeepMarkov": Case(lambda: M.DeepMarkov((12, 6), 4, (32,), 32), beacon, 20),
     "VariationalRNN": Case(lambda: M.VariationalRNN((12, 6), 4, (32,), 32), beacon, 10, FEW_ROWS),

@@ -20,9 +20,9 @@ from pyro_gen.inference.likelihood.ais import annealed_draws
 from pyro_gen.inference.likelihood.annealing import Runs, Single
 from pyro_gen.inference.likelihood.entries import Entries, EntriesPath, path_of_entries
 from pyro_gen.inference.likelihood.enumeration import enumerated, is_enumerable
-from pyro_gen.inference.likelihood.particles import gather, resample
+from pyro_gen.inference.likelihood.particles import resample
 from pyro_gen.inference.likelihood.schedules import Options
-from pyro_gen.inference.likelihood.smc import NoFiniteLikelihood, smc
+from pyro_gen.inference.likelihood.smc import NoFiniteLikelihood, smc_draws
 from pyro_gen.inference.likelihood.weights import effective_sample_size
 from pyro_gen.program import Program
 
@@ -32,7 +32,7 @@ LEAST_CHAINS = 1024  # of one target
 CHAINS_PER_DRAW = 4  # of which draws are resampled, so that few come from one chain
 PARTICLES, ISLANDS = 128, 8  # of sequential Monte Carlo, at least
 FEWEST_ISLANDS = 2  # that count by their estimates of the density of what is seen
-MOVES = 10  # at the end, which part draws that come from one chain
+MOVES = 30  # at the end, which part draws that come from one chain
 ROWS_OF_CHAINS = 2**16  # chains of all rows that are moved together
 FLOOR = 0.05  # share of the chains below which their weights do not say what share a mode has
 
@@ -156,15 +156,16 @@ def _by_particles(
         target = density(program, x[rows], *rows_of(x, context, rows), per_datum=True)
         seed = int(torch.randint(2**31, ()))
         try:
-            found = smc(target, particles=PARTICLES, islands=islands, start="prior", frozen=False, seed=seed)
+            z, evidence = smc_draws(
+                target, draws, MOVES, seed, particles=PARTICLES, islands=islands, start="prior", frozen=False
+            )
         except NoFiniteLikelihood as error:
             raise ValueError(
                 f"{verb}: of some row no particle has a finite density: look at rows whose seen entries lie far from "
                 'the data that the program was trained on, or give method="ais".'
             ) from error
-        index = resample(found.log_weights, draws)
-        out[:, rows] = target.complete(gather(found.z, index))
-        of_islands = effective_sample_size(found.evidence.diagnostics["islands"])
+        out[:, rows] = target.complete(z)
+        of_islands = effective_sample_size(evidence.diagnostics["islands"])
         disagree += int((of_islands < FEWEST_ISLANDS).sum())
         if progress is not None:
             progress(rows.stop / len(x))

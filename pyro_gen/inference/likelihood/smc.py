@@ -51,7 +51,7 @@ from pyro_gen.inference.mcmc import Kernel
 from pyro_gen.inference.mcmc.hmc import Metric, Point
 from pyro_gen.program import Program
 
-__all__ = ["NoFiniteLikelihood", "likelihoods", "smc"]
+__all__ = ["NoFiniteLikelihood", "likelihoods", "smc", "smc_draws"]
 
 OPTIONS_OF_ONE = {"particles": 512, "islands": 8, "length": 16}  # of a single target
 OPTIONS_OF_MANY = {"particles": 128, "islands": 4, "length": 8}  # of each target of many
@@ -156,7 +156,32 @@ def smc(
     goal = as_target(target, data)
     settings = _Options.of(bool(goal.batch_shape), options)
     with seeded(seed), torch.no_grad():
-        return _particles(goal, settings, *unit_of(goal), progress)
+        return _particles(goal, settings, *unit_of(goal), progress)[0]
+
+
+def smc_draws(target: Density, draws: int, moves: int, seed: int = 0, **options: Any) -> tuple[Tensor, LogLikelihood]:
+    """Draws by sequential Monte Carlo that are moved on after they are resampled, so that fewer share an ancestor.
+
+    Particles descend from few chains, and draws of the same chain lie closer together than those of the posterior.
+
+    Arguments:
+        target: The density.
+        draws: The number S of draws.
+        moves: How often each is moved, with the last step sizes and metric.
+        seed: Seeds the draws; the caller's generators are left alone.
+        options: As in :func:`smc`.
+
+    Returns:
+        Unconstrained points with shape :math:`(S, *B, D)`, and the evidence, as of :func:`smc`.
+    """
+    settings = _Options.of(bool(target.batch_shape), options)
+    with seeded(seed), torch.no_grad():
+        found, engine, run = _particles(target, settings, *unit_of(target), None)
+        index = resample(found.log_weights.reshape(len(found.z), engine.n), draws)
+        point, last = engine.take(run.point, index), run.stages[-1]
+        for _ in range(moves):
+            point, _ = engine.move(point, 1.0, last.step_size, last.metric)
+        return engine.unflatten(point.z), found.evidence
 
 
 def likelihoods(
@@ -187,7 +212,7 @@ def likelihoods(
         size = max(1, rows_per_chunk(probe.entries, x.device) // (settings.islands * settings.particles))
         for rows in row_chunks(len(x), size):
             goal = density(program, x[rows], *rows_of(x, context, rows), per_datum=True)
-            parts.append(_particles(goal, settings, 1.0, "nats per datum", None).evidence)
+            parts.append(_particles(goal, settings, 1.0, "nats per datum", None)[0].evidence)
             if progress is not None:
                 progress(rows.stop / len(x))
     gradients = sum(float(p.diagnostics["gradients"]) * len(p.value) for p in parts) / len(x)
@@ -211,7 +236,7 @@ def _particles(
     event_dims: float,
     unit: str,
     progress: Callable[[float], None] | None,
-) -> Particles:
+) -> "tuple[Particles, Engine, _Run]":
     engine = engine_of(target, settings.start, settings.leapfrog, settings.kernel)
     if settings.frozen:
         pilot = _Run(engine, settings, max(1, settings.islands // 4), None, progress, (0.0, 0.25))
@@ -239,7 +264,8 @@ def _particles(
         unit=unit,
     )
     log_w = run.log_z.repeat_interleave(settings.particles, 0) - math.log(settings.particles)
-    return Particles(evidence, engine.unflatten(run.point.z), log_w.reshape(-1, *engine.batch_shape), target)
+    found = Particles(evidence, engine.unflatten(run.point.z), log_w.reshape(-1, *engine.batch_shape), target)
+    return found, engine, run
 
 
 class _Stage(NamedTuple):

@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+import pyro_gen as pg
 from pyro_gen._random import seeded
 from pyro_gen.density import Density, density
 from pyro_gen.inference.likelihood import paths
@@ -15,7 +16,7 @@ from pyro_gen.inference.likelihood.api import log_likelihood
 from pyro_gen.inference.likelihood.kernels import engine_of
 from pyro_gen.inference.likelihood.particles import resample
 from pyro_gen.inference.likelihood.paths import Path
-from pyro_gen.inference.likelihood.smc import smc
+from pyro_gen.inference.likelihood.smc import smc, smc_draws
 from pyro_gen.inference.mcmc import hmc
 from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
 
@@ -269,6 +270,25 @@ def test_a_base_is_left_for_infinity():
         lost = engine.terms(torch.full((1, 1, 2), math.nan))
     assert bool((probability == 0).all()) and torch.equal(moved.z, point.z)
     assert bool(lost[0].isnan().all())
+
+
+def test_draws_that_are_moved_on_are_independent():
+    """The mean of S draws has a variance of 1 / S where they are, more where several descend from one chain."""
+
+    def model(x):  # the posterior is normal with variance 1 / 101
+        with pg.plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            return pg.observe("x", dist.Normal(z, 0.1).to_event(1), x)
+
+    target = density(pg.Program.from_functions(model), torch.zeros(2000, 2), per_datum=True)
+
+    def inflation(moves):
+        z, _ = smc_draws(target, 32, moves, particles=32, islands=2, start="prior", frozen=False)
+        return float(z.double().mean(0).square().mean() * 32 * 101)
+
+    # 4000 means: the ratio has a standard error of 0.022. False-alarm rate 1e-5.
+    assert abs(inflation(30) - 1) < 0.1
+    assert inflation(0) > 1.1  # the twin: draws where the particles are
 
 
 def test_draws_are_resampled_by_random_numbers_of_their_own(monkeypatch):
