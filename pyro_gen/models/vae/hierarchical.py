@@ -1,9 +1,11 @@
 r"""The hierarchical variational autoencoder: several stochastic layers, and two ways to infer them.
 
 .. math::
-    z_L \sim \mathcal{N}(0, I), \qquad
+    z_L \sim p(z_L), \qquad
     z_l \mid z_{l+1} \sim \mathcal{N}\big(\mu_l(z_{l+1}), \operatorname{diag} \sigma_l(z_{l+1})^2\big), \qquad
     x \mid z_1 \sim p\big(x \mid f(z_1)\big) .
+
+The law of the highest layer is the standard normal one or learned (:mod:`pyro_gen.models.vae.parts.priors`).
 
 *Bottom up* (Burda et al., 2016), the posterior is a chain from the data, each layer seeing the one below:
 
@@ -17,13 +19,17 @@ The layers are then drawn in the order of the model, each from the product of th
 .. math::
     q(z_l \mid z_{l+1}, x) \propto \mathcal{N}(z_l; \hat\mu_l, \hat\sigma_l^2) \, p(z_l \mid z_{l+1}), \qquad
     \frac{1}{\sigma_{q,l}^2} = \frac{1}{\hat\sigma_l^2} + \frac{1}{\sigma_l^2}, \quad
-    \mu_{q,l} = \sigma_{q,l}^2 \Big( \frac{\hat\mu_l}{\hat\sigma_l^2} + \frac{\mu_l}{\sigma_l^2} \Big) .
+    \mu_{q,l} = \sigma_{q,l}^2 \Big( \frac{\hat\mu_l}{\hat\sigma_l^2} + \frac{\mu_l}{\sigma_l^2} \Big) ;
+
+under a learned law the highest is drawn from what the data tell alone.
 
 All scales have a floor of 0.05: a prior and the product made of it otherwise narrow each other without end where a
 dimension is not used. It costs little, since the networks that read :math:`z_l` choose its unit.
 
 Where the data say nothing, :math:`\hat\sigma_l \to \infty`, the layer is drawn from its prior. Layers tend to end
-there, unused, the upper ones first; ``ELBO(free_bits=...)`` keeps them in use (``examples/hierarchical_vae.py``).
+there, unused, the upper ones first. So the means :math:`\mu_l` start with a spread of about one over draws of the layer
+above, where networks as they start have a tenth; ``ELBO(free_bits=...)`` keeps layers in use in training
+(``examples/hierarchical_vae.py``).
 
 References:
     | Importance Weighted Autoencoders (Burda, Grosse & Salakhutdinov, 2016)
@@ -39,6 +45,7 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
 
 from pyro_gen._sizes import check_sizes, check_widths
@@ -46,6 +53,7 @@ from pyro_gen.data.small import binary_rows
 from pyro_gen.heads import Head
 from pyro_gen.models.vae.parts.encoded import EncodedProgram
 from pyro_gen.models.vae.parts.posteriors import normal
+from pyro_gen.models.vae.parts.priors import StandardPrior, VampPrior, make_prior
 from pyro_gen.nets import ACTIVATIONS, MLP
 from pyro_gen.observation import observe
 from pyro_gen.registry import model
@@ -54,11 +62,15 @@ __all__ = ["HierarchicalVAE"]
 
 INFERENCE = ("bottom up", "top down")
 SCALE_FLOOR = 0.05  # of a layer given the one above, and of what the data say of it
+MEAN_GAIN = 8.0  # of the last weights towards a layer's mean given the one above, so that its spread starts at about 1
 
 
-def small_hierarchy(inference: str, latent: Sequence[int] = (3, 2)) -> tuple["HierarchicalVAE", Tensor]:
+def small_hierarchy(
+    inference: str, latent: Sequence[int] = (3, 2), prior: str = "standard"
+) -> tuple["HierarchicalVAE", Tensor]:
     """A small instance, and data to try it on."""
-    return HierarchicalVAE(6, latent, (8, 6, 5)[: len(latent)], inference=inference), binary_rows(9, 6)
+    hidden = (8, 6, 5)[: len(latent)]
+    return HierarchicalVAE(6, latent, hidden, inference=inference, prior=prior), binary_rows(9, 6)
 
 
 @model(
@@ -68,6 +80,7 @@ def small_hierarchy(inference: str, latent: Sequence[int] = (3, 2)) -> tuple["Hi
         "bottom up": partial(small_hierarchy, "bottom up"),
         "top down": partial(small_hierarchy, "top down"),
         "three layers": partial(small_hierarchy, "top down", (3, 2, 1)),
+        "prior mixture": partial(small_hierarchy, "top down", (3, 2), "mixture"),
     },
 )
 class HierarchicalVAE(EncodedProgram):
@@ -83,10 +96,12 @@ class HierarchicalVAE(EncodedProgram):
         activation: The name of the activation in :data:`pyro_gen.nets.ACTIVATIONS`.
         depth: The number of hidden layers of each network.
         dropout: The share of hidden units dropped in training.
+        prior: The law of the highest layer, as for :class:`~pyro_gen.models.vae.vae.VAE`, but no ``"vamp"``, which
+            needs its posterior given the data alone; a module of one's own is called with ``None``.
         head_options: Passed to the likelihood head, ``levels=17`` say.
 
     Raises:
-        ValueError: There is no likelihood, activation or inference of that name, or the numbers do not fit.
+        ValueError: There is no likelihood, activation, inference or prior of that name, or the numbers do not fit.
 
     Example:
         >>> import torch
@@ -105,6 +120,7 @@ class HierarchicalVAE(EncodedProgram):
         activation: str = "relu",
         depth: int = 2,
         dropout: float = 0.0,
+        prior: str | nn.Module = "standard",
         **head_options: Any,
     ) -> None:
         super().__init__(event_shape, likelihood, **head_options)
@@ -119,6 +135,9 @@ class HierarchicalVAE(EncodedProgram):
             )
         self.latent, widths = tuple(latent), list(hidden)
         self.inference, self.layers = inference, len(self.latent)
+        self.highest = make_prior(prior, self.latent[-1], self.event_shape)
+        if isinstance(self.highest, VampPrior):
+            raise ValueError('HierarchicalVAE(prior="vamp"): the highest layer is inferred from draws of those below.')
 
         def network(before: int, width: int, after: int, missing: bool = False) -> MLP:
             return MLP((before, *[width] * depth, after), activation, dropout, missing=missing)
@@ -129,6 +148,9 @@ class HierarchicalVAE(EncodedProgram):
         self.priors = nn.ModuleList(
             network(above, width, 2 * below) for (below, above), width in zip(pairwise(latent), widths[1:], strict=True)
         )
+        with torch.no_grad():
+            for between, below in zip(self.priors, latent, strict=False):
+                between[-1].weight[:below] *= MEAN_GAIN
         # upwards[l] leads from layer l - 1 to what is said of z_l (bottom up), or to d_l (top down)
         up = inference == "bottom up"
         sizes = [self.event_shape.numel(), *(latent if up else widths)]
@@ -145,18 +167,16 @@ class HierarchicalVAE(EncodedProgram):
             nn.Linear(width, 2 * k) for width, k in zip(widths, () if up else latent, strict=False)
         )
 
-    def prior(self, l: int, above: Tensor | None, x: Tensor) -> Any:  # noqa: E741  # the layer's index in the formulas
+    def prior(self, l: int, above: Tensor | None) -> Any:  # noqa: E741  # the layer's index in the formulas
         """The law of layer ``l``, counted from 0, given the layer above, with shape (N, K)."""
-        if above is None:
-            return dist.Normal(x.new_zeros(self.latent[l]), 1.0).to_event(1)
-        return normal(self.priors[l](above), SCALE_FLOOR)
+        return self.highest(None) if above is None else normal(self.priors[l](above), SCALE_FLOOR)
 
     def model(self, x: Tensor) -> Tensor:
         r"""The joint density of data, with shape :math:`(N, *event)`, and all layers; returns the data completed."""
         with self.plate(x):
             z = None
             for l in reversed(range(self.layers)):  # noqa: E741
-                z = pyro.sample(f"z{l + 1}", self.prior(l, z, x))  # (N, K)
+                z = pyro.sample(f"z{l + 1}", self.prior(l, z))  # (N, K)
             assert z is not None
             return observe("x", self.decode(z), x)
 
@@ -174,7 +194,9 @@ class HierarchicalVAE(EncodedProgram):
                 said.append(normal(reading(d), SCALE_FLOOR).base_dist)
             z = None
             for l in reversed(range(self.layers)):  # noqa: E741
-                z = pyro.sample(f"z{l + 1}", product(said[l], self.prior(l, z, x).base_dist))
+                learned = z is None and not isinstance(self.highest, StandardPrior)
+                law = said[l].to_event(1) if learned else product(said[l], self.prior(l, z).base_dist)
+                z = pyro.sample(f"z{l + 1}", law)
 
 
 def product(a: Any, b: Any) -> Any:

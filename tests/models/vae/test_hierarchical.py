@@ -13,6 +13,7 @@ from pyro_gen.data.small import binary_rows
 from pyro_gen.inference import ELBO, DReG
 from pyro_gen.models import HierarchicalVAE
 from pyro_gen.models.vae import hierarchical
+from pyro_gen.models.vae.parts.priors import MIN_SCALE, MixturePrior
 from pyro_gen.traces import sample_sites, trace_pair
 
 W, A, S, NOISE = 1.3, 0.7, 0.6, 0.5  # z1 = A z2 + S noise, x = W z1 + NOISE noise
@@ -32,9 +33,9 @@ def line(slope: float, scale: float) -> nn.Linear:
     return layer
 
 
-def linear() -> HierarchicalVAE:
+def linear(prior: str | nn.Module = "standard") -> HierarchicalVAE:
     """Two layers of one dimension, linear, with what the data say of each layer in closed form."""
-    vae = HierarchicalVAE(1, (1, 1), (1, 1), "normal", scale=NOISE)
+    vae = HierarchicalVAE(1, (1, 1), (1, 1), "normal", prior=prior, scale=NOISE)
     vae.decoder = nn.Linear(1, 1, bias=False)
     nn.init.constant_(vae.decoder.weight, W)
     vae.priors[0] = line(A, S)
@@ -71,6 +72,34 @@ def test_ais_has_the_exact_likelihood(inference: str) -> None:
     found = pg.log_likelihood(vae, x, method="ais", seed=3, spread=0.2)
     assert ((found.value - exact(x)) / found.standard_error).square().sum() < 32
     assert ((found.value - exact(x, noise=1.0)) / found.standard_error).square().sum() > 100  # the twin
+
+
+def test_a_learned_law_of_the_highest_layer() -> None:
+    """A mixture of two normal laws in closed form; the squared z-scores of 8 data, as above."""
+    x = 3 * torch.randn(8, 1)
+    prior = MixturePrior(1, components=2)
+    with torch.no_grad():
+        prior.logits.copy_(torch.tensor([0.3, 0.7]).log())
+        prior.loc.copy_(torch.tensor([[-2.0], [1.0]]))
+    scale = MIN_SCALE + math.log(2)
+    found = pg.log_likelihood(linear(prior), x, method="ais", seed=3, spread=0.2)
+
+    def score(shares: Tensor) -> Tensor:
+        law = torch.distributions.Normal(
+            W * A * prior.loc.detach()[:, 0], math.sqrt(W**2 * (A**2 * scale**2 + S**2) + NOISE**2)
+        )
+        exact = (law.log_prob(x) + shares.log()).logsumexp(-1)
+        return ((found.value - exact) / found.standard_error).square().sum()
+
+    assert score(torch.tensor([0.3, 0.7])) < 32
+    assert score(torch.tensor([0.7, 0.3])) > 100  # the twin
+
+
+def test_the_mean_of_a_layer_depends_on_the_one_above_from_the_start() -> None:
+    """Its spread over draws of that layer is about one; without the gain it is a tenth, and layers go unused."""
+    with seeded(0):
+        spread = HierarchicalVAE(64, (10, 5), (200, 100)).prior(0, torch.randn(500, 5)).mean.std(0)
+    assert 0.5 < spread.mean() < 2 and (spread / hierarchical.MEAN_GAIN).mean() < 0.25
 
 
 @pytest.mark.parametrize("inference", hierarchical.INFERENCE)
@@ -110,6 +139,7 @@ def test_every_tool_takes_it(inference: str, objective: Any) -> None:
         ({"inference": "sideways"}, "bottom up"),
         ({"latent": (3, 2), "hidden": (5,)}, "one width for each"),
         ({"latent": (), "hidden": ()}, "one number of dimensions"),
+        ({"prior": "vamp"}, "inferred from draws of those below"),
         ({"latent": (0,), "hidden": (5,)}, r"latent=\(0,\)\): give a sequence of positive integers"),
     ],
 )
