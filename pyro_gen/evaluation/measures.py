@@ -238,8 +238,6 @@ def variance_explained(
     found = reconstruct(program, x.masked_fill(hidden.to(x.device), torch.nan), *context, draws=draws, seed=seed)
     left = (x - found).double().square().flatten(1).sum(1)  # (N,)
     whole = (x - x.mean(0)).double().square().flatten(1).sum(1)
-    share = (left.sum() / whole.sum()).item()
-    error = (
-        (left - share * whole).std() / (whole.mean() * math.sqrt(len(x)))
-    ).item()  # of a ratio, by the delta method
+    share = float(left.sum() / whole.sum())
+    error = float((left - share * whole).std() / (whole.mean() * math.sqrt(len(x))))  # of a ratio: the delta method
     return Measured(1 - share, 0.0, error, "estimate", f"reconstruction, {missing:.0%} hidden")

@@ -30,6 +30,7 @@ from pyro_gen.inference.likelihood.by_particles import particle_draws
 from pyro_gen.inference.likelihood.entries import misses_levels
 from pyro_gen.inference.likelihood.enumeration import MAX_ASSIGNMENTS, Summed, enumerated, is_enumerable, probe
 from pyro_gen.inference.likelihood.particles import resample
+from pyro_gen.inference.likelihood.schedules import Options
 from pyro_gen.inference.likelihood.twisted import is_twisted, twisted_draws
 from pyro_gen.inference.likelihood.weights import effective_sample_size, psis_khat
 from pyro_gen.inference.likelihood_means import mean_of
@@ -49,7 +50,6 @@ __all__ = ["impute", "reconstruct", "sample", "with_latents"]
 RETRY_FACTOR = 25  # times as many, where they are not enough and nothing else applies
 PROPOSALS = 200  # draws of the guide per datum, to resample from
 HMC_DRAWS = 100  # of each of 64 chains, at least
-OPTIONS_REFUSED = 'impute(options=...) is for Markov chains: give method="hmc", and no weighted draws.'
 
 
 @packs
@@ -234,9 +234,9 @@ def impute(
         options: Arguments of :func:`pyro_gen.posterior` where it is what draws, as
             ``{"chains": 8, "draws": 50, "warmup": 300}``; its ``draws`` are those of each chain, evenly over which the
             S are chosen. Left out, there are 64 chains of 100 draws, or more where S needs them. Of the annealing,
-            where missing entries are latent variables: ``{"chains": 256, "temperatures": 500}``. Of a diffusion:
-            ``{"particles": 256, "islands": 8}``; of an absorbing diffusion and of an autoregressive program:
-            ``{"particles": 1000}``, by default 256 or more, and 16 times as many where few of them count.
+            ``method="ais"`` or where missing entries are latent variables: ``{"chains": 256, "temperatures": 500}``. Of
+            a diffusion: ``{"particles": 256, "islands": 8}``; of an absorbing diffusion and of an autoregressive
+            program: ``{"particles": 1000}``, by default 256 or more, and 16 times as many where few of them count.
         seed: Seeds the draws; the caller's generators are left alone.
         progress: Whether to show a progress bar on standard error once 2 seconds have passed; or a function to be
             called with the fraction done.
@@ -264,7 +264,7 @@ def impute(
         raise ValueError(f'impute(method={method!r}): choose "auto", "guide", "ais", "smc" or "hmc".')
     check_counts("impute", draws=draws, num_proposals=num_proposals)
     if options and (method == "guide" or options.get("method") in ("guide", "smc")):
-        raise ValueError(OPTIONS_REFUSED)
+        raise ValueError('impute(options=...) is for chains: give method="hmc" or "ais", and no weighted draws.')
     program = program if isinstance(program, Program) else Program.from_functions(program)
     data = as_tensor(x)
     x, *rest = as_inputs(program, data, *context)
@@ -332,10 +332,8 @@ def impute(
             settings |= options or {}
             out[:, holes] = _by_hmc(program, kinds, x, context, draws, settings)[:, holes]
             return torch.where(torch.isnan(data), out.to(data.dtype), data)
-        if options and method == "ais":
-            raise ValueError(OPTIONS_REFUSED)
-        if options:
-            raise ValueError('impute(options=...): this program is imputed without Markov chains; give method="hmc".')
+        if options and (method != "ais" or generates or kinds.kind == "exact"):
+            raise ValueError('impute(options=...): this program is imputed without chains; give method="ais" or "hmc".')
         obstacle = guide_obstacle(program, x, *context) if kinds.kind == "bound" else None
         if obstacle == "rows" or kinds.global_:  # a guide of global variables may read all rows
             holes = torch.arange(len(x), device=x.device)
@@ -352,7 +350,7 @@ def impute(
         elif method == "auto" and is_enumerable(program, y, *context) and not discrete:
             completed = _by_enumeration(program, y, context, draws)
         elif method == "ais" or (method == "auto" and obstacle in ("point", "other rows")):
-            completed = _by_ais(program, y, context, draws, start)
+            completed = _by_ais(program, y, context, draws, {"start": start, **(options or {})})
         else:
             completed, trusted = _by_guide(program, y, context, draws, num_proposals)
             hard = (~trusted).nonzero()[:, 0]
@@ -361,7 +359,7 @@ def impute(
                 completed[:, hard], again = _by_guide(program, y[hard], rows_of(y, context, hard), draws, more)
                 hard = hard[~again]
             elif len(hard) and method == "auto":
-                completed[:, hard] = _by_ais(program, y[hard], rows_of(y, context, hard), draws, start)
+                completed[:, hard] = _by_ais(program, y[hard], rows_of(y, context, hard), draws, {"start": start})
                 hard = hard[:0]
             if len(hard):
                 warn(
@@ -486,11 +484,12 @@ def _by_enumeration(program: Program, x: Tensor, context: tuple[Any, ...], draws
     return completed
 
 
-def _by_ais(program: Program, x: Tensor, context: tuple[Any, ...], draws: int, start: str) -> Tensor:
+def _by_ais(program: Program, x: Tensor, context: tuple[Any, ...], draws: int, options: Mapping[str, Any]) -> Tensor:
+    Options.of(None, **options)  # refuses what is none of them
     return torch.cat(
         [
             with_latents(program, x[rows], rows_of(x, context, rows), values)
-            for rows, values in posterior_draws(program, x, *context, draws=draws, start=start)
+            for rows, values in posterior_draws(program, x, *context, draws=draws, **options)
         ],
         1,
     )

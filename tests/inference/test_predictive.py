@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 
 from pyro_gen.inference import predictive
+from pyro_gen.inference.likelihood.ais import posterior_draws
 from pyro_gen.inference.posterior import posterior
 from pyro_gen.inference.predictive import impute, reconstruct, sample
 from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
@@ -315,11 +316,26 @@ def test_hmc_takes_what_a_posterior_takes(monkeypatch):
 
 def test_options_that_nobody_reads_are_refused():
     x = X.expand(3, 6)
-    for method, options in {"ais": {"chains": 4}, "guide": {"chains": 4}, "hmc": {"method": "smc"}}.items():
+    for method, options in {"guide": {"chains": 4}, "hmc": {"method": "smc"}}.items():
         with pytest.raises(ValueError, match="no weighted draws"):
             impute(make(Good), x, method=method, options=options)
-    with pytest.raises(ValueError, match="imputed without Markov chains"):
+    with pytest.raises(ValueError, match="imputed without chains"):
         impute(make(Good), x, options={"chains": 4})
+    with pytest.raises(ValueError, match="ais has no option 'draws'"):
+        impute(make(Good), x, method="ais", options={"draws": 4})
+
+
+def test_options_of_the_annealing_reach_it(monkeypatch):
+    asked = []
+
+    def noted(*arguments, **options):
+        asked.append(options)
+        return posterior_draws(*arguments, **options)
+
+    monkeypatch.setattr(predictive, "posterior_draws", noted)
+    options = {"temperatures": 7, "start": "prior"}
+    impute(make(Good), X.expand(3, 6), method="ais", options=options, draws=2)
+    assert options.items() <= asked[0].items()
 
 
 def test_what_hmc_sums_out_is_drawn_from_its_posterior():
