@@ -11,6 +11,9 @@ The law of the highest layer is the standard normal one or learned (:mod:`pyro_g
 
 .. math:: q(z_{1:L} \mid x) = q(z_1 \mid x) \prod_{l > 1} q(z_l \mid z_{l-1}) .
 
+The means :math:`\mu_l` then start with a spread of about one over draws of the layer above. Networks as they start have
+a tenth of it, by which the upper layers end unused; inferred top down, it is the lower ones that end so with more.
+
 *Top down* (the ladder of Sønderby et al., 2016), a deterministic pass upwards, :math:`d_0 = x` and
 :math:`d_l = \mathrm{NN}_l(d_{l-1})`, the last layer of each network with its activation too, says what the data tell of
 each layer, :math:`\mathcal{N}(\hat\mu_l, \hat\sigma_l^2)`, linear in :math:`d_l` (before the scale is made positive).
@@ -27,9 +30,7 @@ All scales have a floor of 0.05: a prior and the product made of it otherwise na
 dimension is not used. It costs little, since the networks that read :math:`z_l` choose its unit.
 
 Where the data say nothing, :math:`\hat\sigma_l \to \infty`, the layer is drawn from its prior. Layers tend to end
-there, unused, the upper ones first. So the means :math:`\mu_l` start with a spread of about one over draws of the layer
-above, where networks as they start have a tenth; ``ELBO(free_bits=...)`` keeps layers in use in training
-(``examples/hierarchical_vae.py``).
+there, unused, the upper ones first; ``ELBO(free_bits=...)`` keeps them in use (``examples/hierarchical_vae.py``).
 
 References:
     | Importance Weighted Autoencoders (Burda, Grosse & Salakhutdinov, 2016)
@@ -65,9 +66,7 @@ SCALE_FLOOR = 0.05  # of a layer given the one above, and of what the data say o
 MEAN_GAIN = 8.0  # of the last weights towards a layer's mean given the one above, so that its spread starts at about 1
 
 
-def small_hierarchy(
-    inference: str, latent: Sequence[int] = (3, 2), prior: str = "standard"
-) -> tuple["HierarchicalVAE", Tensor]:
+def small_hierarchy(inference: str, latent: Sequence[int] = (3, 2), prior: str = "standard") -> tuple[Any, Tensor]:
     """A small instance, and data to try it on."""
     hidden = (8, 6, 5)[: len(latent)]
     return HierarchicalVAE(6, latent, hidden, inference=inference, prior=prior), binary_rows(9, 6)
@@ -148,9 +147,6 @@ class HierarchicalVAE(EncodedProgram):
         self.priors = nn.ModuleList(
             network(above, width, 2 * below) for (below, above), width in zip(pairwise(latent), widths[1:], strict=True)
         )
-        with torch.no_grad():
-            for between, below in zip(self.priors, latent, strict=False):
-                between[-1].weight[:below] *= MEAN_GAIN
         # upwards[l] leads from layer l - 1 to what is said of z_l (bottom up), or to d_l (top down)
         up = inference == "bottom up"
         sizes = [self.event_shape.numel(), *(latent if up else widths)]
@@ -159,13 +155,15 @@ class HierarchicalVAE(EncodedProgram):
             network(before, width, after, missing=i == 0)
             for i, (before, width, after) in enumerate(zip(sizes, widths, ends, strict=False))
         ]
-        if not up:
+        if up:
+            with torch.no_grad():
+                for between, below in zip(self.priors, latent, strict=False):
+                    between[-1].weight[:below] *= MEAN_GAIN
+        else:
             for one in networks:
                 one.append(ACTIVATIONS[activation]())
         self.upwards = nn.ModuleList(networks)
-        self.readings = nn.ModuleList(
-            nn.Linear(width, 2 * k) for width, k in zip(widths, () if up else latent, strict=False)
-        )
+        self.readings = nn.ModuleList(nn.Linear(w, 2 * k) for w, k in zip(widths, () if up else latent, strict=False))
 
     def prior(self, l: int, above: Tensor | None) -> Any:  # noqa: E741  # the layer's index in the formulas
         """The law of layer ``l``, counted from 0, given the layer above, with shape (N, K)."""
