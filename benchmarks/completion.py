@@ -202,7 +202,7 @@ CASES: dict[str, Case] = {
     "MADE": Case(lambda: M.MADE((8, 8), (128,)), binary, 30),
     "NADE": Case(lambda: M.NADE((8, 8), 128, orders=4), binary, 60),
     "PixelCNN": Case(lambda: M.PixelCNN((8, 8), 16, 3), binary, 10, SLOW_ROWS),
-    "PixelRNN": Case(lambda: M.PixelRNN((8, 8), 16, 1), binary, 10, SLOW_ROWS),
+    "PixelRNN": Case(lambda: M.PixelRNN((8, 8), 16, 1), binary, 10, FEW_ROWS),
     "CausalTransformer": Case(lambda: M.CausalTransformer((8, 8), 32, 2), binary, 10, SLOW_ROWS),
     "WaveNet": Case(lambda: M.WaveNet(16, layers=3, scale="entry"), flat, 10, SLOW_ROWS),
 }

@@ -26,7 +26,7 @@ from pyro_gen.inference.likelihood.smc import NoFiniteLikelihood, smc_draws
 from pyro_gen.inference.likelihood.weights import effective_sample_size
 from pyro_gen.program import Program
 
-__all__ = ["complete_rows", "generate"]
+__all__ = ["complete_by_particles", "complete_rows", "generate"]
 
 LEAST_CHAINS = 1024  # of one target
 CHAINS_PER_DRAW = 4  # of which draws are resampled, so that few come from one chain
@@ -112,7 +112,7 @@ def complete_rows(
     at_once = not by_gradients or _runs_at_once(program, first)
     together = by_gradients and at_once and not options and not annealed
     if together and not density(program, *first, per_datum=True).unnormalised:
-        return _by_particles(program, x, context, draws, verb, progress)
+        return complete_by_particles(program, x, context, draws, verb, progress)
     least = (LEAST_CHAINS if len(x) == 1 else LEAST_CHAINS // 16) if at_once else 0  # each more takes its time
     settings = {"start": "prior", "chains": max(least, CHAINS_PER_DRAW * draws), **(options or {})}
     poor: list[Tensor] = []
@@ -140,13 +140,13 @@ def complete_rows(
     return out
 
 
-def _by_particles(
+def complete_by_particles(
     program: Program,
     x: Tensor,
     context: tuple[Any, ...],
     draws: int,
     verb: str,
-    progress: Callable[[float], None] | None,
+    progress: Callable[[float], None] | None = None,
 ) -> Tensor:
     """Completed rows (S, N, *) by particles on islands: how far the estimates of these agree says whether to trust."""
     out = x.expand(draws, *x.shape).clone()

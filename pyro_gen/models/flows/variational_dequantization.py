@@ -25,20 +25,20 @@ References:
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import pyro
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import constraints
-from torch.distributions.transforms import Transform
 
 from pyro_gen._errors import meant, shown
 from pyro_gen._sizes import check_sizes, check_widths, event_of
 from pyro_gen.data.small import level_rows
 from pyro_gen.distributions.flows import FlowDistribution
+from pyro_gen.inference.unnormalised import complete_by_particles
+from pyro_gen.models.flows.parts.boxes import IntoBox, LevelOf, Relative
 from pyro_gen.nets import MLP
 from pyro_gen.observation import observe
 from pyro_gen.program import Program
@@ -46,55 +46,7 @@ from pyro_gen.registry import MODELS, model
 
 __all__ = ["VariationalDequantization"]
 
-MARGIN = 1e-5  # between noise and the edges of a box, which rounding would carry it over
 LOGISTIC = math.pi / math.sqrt(3)  # the standard deviation of the logit of uniform noise
-
-
-class _LevelOf(dist.TorchDistribution):
-    """The level of a real number: a law of one value."""
-
-    arg_constraints: ClassVar[dict[str, Any]] = {}
-
-    def __init__(self, v: Tensor, levels: int) -> None:
-        self.v, self.levels = v, levels
-        super().__init__(v.shape, torch.Size(), validate_args=False)
-
-    @property
-    def support(self) -> Any:
-        return constraints.integer_interval(0, self.levels - 1)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "_LevelOf":
-        return _LevelOf(self.v.expand(batch_shape), self.levels)
-
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
-        level = self.v.detach().floor().clamp(0, self.levels - 1)
-        return level.expand(*sample_shape, *self.batch_shape)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        same = self.v.floor().clamp(0, self.levels - 1) == value
-        return torch.where(same, 0.0, -math.inf).to(self.v)
-
-
-class _IntoBox(Transform):
-    """Real numbers into the boxes [x, x + 1) of what is seen; where x is missing they stay."""
-
-    domain, codomain, bijective = constraints.real, constraints.real, True
-
-    def __init__(self, x: Tensor) -> None:
-        super().__init__()
-        self.seen, self.level = ~torch.isnan(x), x.nan_to_num()
-
-    def _call(self, x: Tensor) -> Tensor:
-        inside = self.level + MARGIN + (1 - 2 * MARGIN) * torch.sigmoid(x)
-        return torch.where(self.seen, inside, x)
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        share = ((y - self.level - MARGIN) / (1 - 2 * MARGIN)).clamp(MARGIN, 1 - MARGIN)
-        return torch.where(self.seen, torch.logit(share), y)
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        inside = F.logsigmoid(x) + F.logsigmoid(-x) + math.log1p(-2 * MARGIN)
-        return torch.where(self.seen, inside, 0.0)
 
 
 @model(
@@ -173,16 +125,48 @@ class VariationalDequantization(Program):
         r"""The joint density :math:`p(v) \, P(x \mid v)` of data with shape :math:`(N, *event)`."""
         with self.plate(x):
             v = pyro.sample("v", FlowDistribution(self.bijection, None, x.shape[:1]))  # (N, *event)
-            level: Any = _LevelOf(v, self.levels)
+            level: Any = LevelOf(v, self.levels)
             return observe("x", level.to_event(len(self.event_shape)), x)
+
+    def before(self, x: Tensor) -> Any:
+        """The law of the noise before it is put into the boxes of x; of missing entries that of v itself."""
+        mu, raw = self.noise((2 * x / (self.levels - 1) - 1).flatten(1)).chunk(2, -1)  # (N, D) each
+        scale = LOGISTIC * raw.clamp(-5, 5).exp()
+        missing = torch.isnan(x)
+        loc = torch.where(missing, self.loc, mu.reshape(x.shape))
+        return dist.Normal(loc, torch.where(missing, self.scale, scale.reshape(x.shape)))
 
     def guide(self, x: Tensor) -> None:
         r"""The noise :math:`q(v \mid x)`."""
         with self.plate(x):
-            mu, raw = self.noise((2 * x / (self.levels - 1) - 1).flatten(1)).chunk(2, -1)  # (N, D) each
-            scale = LOGISTIC * raw.clamp(-5, 5).exp()
-            missing = torch.isnan(x)
-            loc = torch.where(missing, self.loc, mu.reshape(x.shape))
-            scale = torch.where(missing, self.scale, scale.reshape(x.shape))
-            noise: Any = dist.TransformedDistribution(dist.Normal(loc, scale), [_IntoBox(x)])
+            noise: Any = dist.TransformedDistribution(self.before(x), [IntoBox(x)])
             pyro.sample("v", noise.to_event(len(self.event_shape)))
+
+    def draw_missing(self, x: Tensor, draws: int, *context: Any) -> Tensor:
+        """Draws missing levels by sequential Monte Carlo over v inside the boxes, from q to what the flow says."""
+        return complete_by_particles(_InBoxes(self), x, context, draws, "impute")
+
+
+class _InBoxes(Program):
+    """The same density in coordinates u without edges, in which chains may move; the end boxes reach to infinity."""
+
+    def __init__(self, levels: VariationalDequantization) -> None:
+        super().__init__()
+        self.of, self.event_shape = levels, levels.event_shape
+
+    def model(self, x: Tensor) -> Tensor:
+        """The density of what is seen, and data with levels in the place of what is missing."""
+        dims = len(self.event_shape)
+        with self.plate(x):
+            law = self.of.before(x).to_event(dims)
+            u = pyro.sample("u", law)  # (N, *event)
+            boxes = IntoBox(x)
+            lowest, highest = x == 0, x == self.of.levels - 1
+            ends = torch.where(lowest, 1 - F.softplus(-u), self.of.levels - 1 + F.softplus(u))
+            v = torch.where(lowest | highest, ends, boxes(u))
+            slope = F.logsigmoid(torch.where(lowest, -u, u))  # of the ends, its logarithm
+            slope = torch.where(lowest | highest, slope, boxes.log_abs_det_jacobian(u, v))
+            log_p = FlowDistribution(self.of.bijection, None, x.shape[:1]).log_prob(v)
+            log_p = log_p + slope.flatten(-dims).sum(-1)  # of u, (N,)
+            pyro.sample("x", Relative(log_p - law.log_prob(u)), obs=x.new_zeros(x.shape[:1]))
+        return torch.where(torch.isnan(x), LevelOf(v, self.of.levels).sample(), x)

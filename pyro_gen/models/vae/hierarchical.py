@@ -158,7 +158,8 @@ class HierarchicalVAE(EncodedProgram):
         if up:
             with torch.no_grad():
                 for between, below in zip(self.priors, latent, strict=False):
-                    between[-1].weight[:below] *= MEAN_GAIN
+                    last: Any = list(between.children())[-1]
+                    last.weight[:below] *= MEAN_GAIN
         else:
             for one in networks:
                 one.append(ACTIVATIONS[activation]())
