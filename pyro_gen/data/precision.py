@@ -21,6 +21,7 @@ def to_precision(x: Tensor, dtype: torch.dtype, columns: Sequence[str] | None = 
         columns: The names of the columns, if they have some.
 
     Example:
+        >>> import warnings
         >>> seconds = torch.tensor([1.7e9, 1.7e9 + 1, 1.7e9 + 3], dtype=torch.float64)
         >>> with warnings.catch_warnings(record=True) as caught:
         ...     warnings.simplefilter("always")

@@ -232,7 +232,7 @@ def test_half_of_a_flow_is_imputed(tempered: bool, monkeypatch: pytest.MonkeyPat
     flow = Flow()
     x = torch.tensor([[0.5, NAN, NAN, -1.0], [NAN, 0.3, NAN, 0.8]])
     if not tempered:  # the twin: where particles start, at a normal law that is wider
-        monkeypatch.setattr(unnormalised, "smc", at_the_start)
+        monkeypatch.setattr(unnormalised, "smc_draws", at_the_start)
     y = pg.impute(flow, x, draws=N)
     z_scores = []
     covariance = flow.factor @ flow.factor.T
@@ -250,13 +250,12 @@ def test_half_of_a_flow_is_imputed(tempered: bool, monkeypatch: pytest.MonkeyPat
     assert (max(map(abs, z_scores)) < 7) is tempered
 
 
-def at_the_start(target: Any, particles: int, islands: int, seed: int, **options: Any) -> Any:
-    """Particles of sequential Monte Carlo that has not begun."""
+def at_the_start(target: Any, draws: int, moves: int, seed: int, islands: int, **options: Any) -> Any:
+    """Draws of sequential Monte Carlo that has not begun."""
     with seeded(seed):
-        z = target.sample_prior(particles * islands)
-    log_w = torch.zeros(z.shape[:2], dtype=torch.float64)
-    evidence = SimpleNamespace(diagnostics={"islands": log_w[:islands]})
-    return SimpleNamespace(z=z, log_weights=log_w, evidence=evidence)
+        z = target.sample_prior(draws)
+    log_z = torch.zeros(islands, *z.shape[1:2], dtype=torch.float64)
+    return z, SimpleNamespace(diagnostics={"islands": log_z})
 
 
 def test_a_row_where_no_particle_can_be_is_told() -> None:
