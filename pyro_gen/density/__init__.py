@@ -30,6 +30,7 @@ from pyro_gen.density.inputs import (
     row_chunks,
     rows_of,
     rows_per_chunk,
+    sampling,
 )
 from pyro_gen.density.joint import ProgramDensity
 from pyro_gen.density.sites import HeldSite
@@ -54,4 +55,5 @@ __all__ = [
     "row_chunks",
     "rows_of",
     "rows_per_chunk",
+    "sampling",
 ]

@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
 from pyro_gen._internals import site_mask
-from pyro_gen._random import exclusive
+from pyro_gen._random import exclusive, seeded
 from pyro_gen.data import as_tensor
 from pyro_gen.data.precision import to_precision
 from pyro_gen.data.tables import as_numbers
@@ -127,6 +128,16 @@ def evaluation(program: Program | Callable[..., Any]) -> Iterator[None]:
         finally:
             for part in module.modules():  # those that came during the run are in the mode of the whole
                 part.training = modes.get(part, modes[module])
+
+
+@contextmanager
+def sampling(program: Program | Callable[..., Any], seed: int) -> Iterator[None]:
+    """A program in evaluation mode, run without gradients and validation, on random numbers of a seed.
+
+    The caller's generators are left alone.
+    """
+    with seeded(seed), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
+        yield
 
 
 def constants_of(program: Program | Callable[..., Any]) -> dict[str, Tensor]:

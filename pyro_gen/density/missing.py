@@ -27,8 +27,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_gen._internals import handlers
-from pyro_gen._random import seeded
-from pyro_gen.density.inputs import any_missing, evaluation, row_chunks, rows_of
+from pyro_gen.density.inputs import any_missing, row_chunks, rows_of, sampling
 from pyro_gen.density.missing_laws import Moments, law_of_missing, moments_of, splits
 from pyro_gen.distributions import elements
 from pyro_gen.observation import CannotMarginaliseError
@@ -274,7 +273,7 @@ def find_latent_missing(program: Program | Callable[..., Any], *data: Any) -> La
     if not tensors or not any_missing(*tensors):
         return nothing
     by_rows = isinstance(program, Program)
-    with seeded(0), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
+    with sampling(program, 0):
         few = _rows(data, slice(1)) if by_rows else data
         trace, seen = _run(program, few, {}, {})
         order = list(_densities(trace))
@@ -340,7 +339,7 @@ def needs_latent(program: Program, *data: Any) -> bool:
     """
     if not any_missing(*data):
         return False
-    with seeded(0), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
+    with sampling(program, 0):
         for rows in row_chunks(len(data[0]), ROWS):
             tape = pyro.poutine.trace()
             try:
@@ -365,7 +364,7 @@ def find_every_missing(program: Program | Callable[..., Any], *data: Any) -> Lat
     """
     handler = _EveryMissing(program)
     by_rows = isinstance(program, Program)
-    with seeded(0), torch.no_grad(), evaluation(program), pyro.validation_enabled(False), handler:
+    with sampling(program, 0), handler:
         for rows in row_chunks(len(data[0]), ROWS) if by_rows else [slice(None)]:
             run_model(program, *(_rows(data, rows) if by_rows else data))
     return LatentMissing(program, handler.found, {}, every=True, moments=handler.found)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal, biject_to
 
 from pyro_gen._random import seeded
-from pyro_gen.density import evaluation
+from pyro_gen.density import sampling
 from pyro_gen.distributions.innermost import innermost
 from pyro_gen.inference.likelihood_means import mean_of
 from pyro_gen.inference.proposals import require_encoder
@@ -99,7 +99,7 @@ def latent_space(program: Program, x: Tensor, context: tuple[Any, ...], seed: in
         seed: Seeds what is drawn: global latent variables, once.
         verb: What asks, for its errors.
     """
-    with seeded(seed), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
+    with sampling(program, seed):
         yield LatentSpace(program, x, context, seed, verb)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pyro_gen._random import seeded
-from pyro_gen.density import any_missing, as_inputs, evaluation, rows_of
+from pyro_gen.density import any_missing, as_inputs, rows_of, sampling
 from pyro_gen.density.finite import finite_sites
 from pyro_gen.density.missing import latent_missing
 from pyro_gen.inference.factors import refuse_data_factors
@@ -121,10 +121,7 @@ def predict(
             "what the model conditions on behind it."
         )
     with (
-        seeded(seed),
-        torch.no_grad(),
-        evaluation(program),
-        pyro.validation_enabled(False),
+        sampling(program, seed),
         latent_missing(program, x, *context),
     ):
         kinds = structure(program, x[:2], *rows_of(x, context, slice(2)))

@@ -18,7 +18,7 @@ from pyro_gen._progress import listening, told
 from pyro_gen._random import seeded
 from pyro_gen._sizes import check_counts
 from pyro_gen.data import as_tensor
-from pyro_gen.density import as_inputs, evaluation, row_chunks, rows_of
+from pyro_gen.density import as_inputs, row_chunks, rows_of, sampling
 from pyro_gen.density.data_support import DataSupport, require_support
 from pyro_gen.density.finite import finite_sites, joint_values, present_units
 from pyro_gen.density.missing import latent_missing, missing_site, needs_latent
@@ -97,7 +97,7 @@ def sample(
     context = given_context(program, n, context)
     x = nothing_seen(program, n, *context)
     few = (x[:ROWS], *rows_of(x, context, slice(ROWS)))
-    with seeded(seed), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
+    with sampling(program, seed):
         kinds = structure(program, *few)
         if kinds.kind == "unnormalised" and not kinds.global_:
             with progress_bar("sample", progress) as report:
@@ -131,10 +131,7 @@ def reconstruct(program: Program, x: Any, *context: Any, draws: int = 1, seed: i
     context = tuple(rest)
     out = []
     with (
-        seeded(seed),
-        torch.no_grad(),
-        evaluation(program),
-        pyro.validation_enabled(False),
+        sampling(program, seed),
         latent_missing(program, x, *context) as handler,
     ):
         few = (x[:ROWS].contiguous(), *rows_of(x, context, slice(ROWS)))
@@ -279,10 +276,7 @@ def impute(
             out[:, holes] = twisted_draws(program, *y, draws=draws, progress=report, **(options or {}))
         return torch.where(torch.isnan(data), out.to(data.dtype), data)
     with (
-        seeded(seed),
-        torch.no_grad(),
-        evaluation(program),
-        pyro.validation_enabled(False),
+        sampling(program, seed),
         latent_missing(program, x, *context, every=needs_latent(program, x, *context)) as handler,
     ):
         few = (x[:2].contiguous(), *rows_of(x, context, slice(2)))

@@ -11,12 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 
-from pyro_gen._random import seeded
-from pyro_gen.density import as_inputs, evaluation, rows_of
+from pyro_gen.density import as_inputs, evaluation, rows_of, sampling
 from pyro_gen.density.missing import latent_missing, needs_latent
 from pyro_gen.inference.likelihood.api import log_likelihood
 from pyro_gen.inference.likelihood.enumeration import is_enumerable
@@ -136,7 +134,7 @@ def classify(
 def _values(program: PackedProgram, x: Tensor, context: tuple[Any, ...], label: str) -> Tensor:
     """The values of a label, with shape (K, *event)."""
     few = (x[:1], *rows_of(x, context, slice(1)))
-    with seeded(0), torch.no_grad(), evaluation(program), pyro.validation_enabled(False):
+    with sampling(program, 0):
         site = sample_sites(trace_side(program, "model", *few)).get(label)
     if site is None:
         raise ValueError(

@@ -7,8 +7,6 @@ import torch
 from scipy import stats
 
 from pyro_gen.inference import predictive
-from pyro_gen.inference.likelihood.ais import posterior_draws
-from pyro_gen.inference.posterior import posterior
 from pyro_gen.inference.predictive import impute, reconstruct, sample
 from pyro_gen.models.linear.factor_analysis import ProbabilisticPCA
 from pyro_gen.models.linear.gaussian import Gaussian
@@ -294,14 +292,25 @@ def test_hmc_where_it_is_asked_for():
     assert float(z_scores(drawn[:, torch.isnan(x[0])].double(), mean, covariance).abs().max()) < 5.5
 
 
-def test_hmc_takes_what_a_posterior_takes(monkeypatch):
-    asked = []
+@pytest.fixture
+def options_of(monkeypatch):
+    """The options of every call of a function of ``predictive``, noted from then on."""
 
-    def noted(*arguments, **options):
-        asked.append(options)
-        return posterior(*arguments, **options)
+    def noted(name):
+        asked, call = [], getattr(predictive, name)
 
-    monkeypatch.setattr(predictive, "posterior", noted)
+        def noting(*arguments, **options):
+            asked.append(options)
+            return call(*arguments, **options)
+
+        monkeypatch.setattr(predictive, name, noting)
+        return asked
+
+    return noted
+
+
+def test_hmc_takes_what_a_posterior_takes(options_of):
+    asked = options_of("posterior")
     options = {"chains": 100, "draws": 40, "warmup": 200, "init": "prior"}
     draws = impute(unknown_mean, FEW, draws=3000, options=options)[:, 1]
     assert options.items() <= asked[0].items()
@@ -325,14 +334,8 @@ def test_options_that_nobody_reads_are_refused():
         impute(make(Good), x, method="ais", options={"draws": 4})
 
 
-def test_options_of_the_annealing_reach_it(monkeypatch):
-    asked = []
-
-    def noted(*arguments, **options):
-        asked.append(options)
-        return posterior_draws(*arguments, **options)
-
-    monkeypatch.setattr(predictive, "posterior_draws", noted)
+def test_options_of_the_annealing_reach_it(options_of):
+    asked = options_of("posterior_draws")
     options = {"temperatures": 7, "start": "prior"}
     impute(make(Good), X.expand(3, 6), method="ais", options=options, draws=2)
     assert options.items() <= asked[0].items()

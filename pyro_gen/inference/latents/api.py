@@ -14,9 +14,8 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_gen._random import seeded
 from pyro_gen._sizes import check_counts
-from pyro_gen.density import as_inputs, evaluation, rows_of
+from pyro_gen.density import as_inputs, rows_of, sampling
 from pyro_gen.density.finite import FiniteSite, finite_sites
 from pyro_gen.density.missing import LatentMissing, latent_missing, missing_site
 from pyro_gen.inference.global_draws import Given, global_draws
@@ -103,10 +102,7 @@ def latents(
     x, *rest = as_inputs(program, x, *context)
     context = tuple(rest)
     with (
-        seeded(seed),
-        torch.no_grad(),
-        evaluation(program),
-        pyro.validation_enabled(False),
+        sampling(program, seed),
         latent_missing(program, x, *context) as handler,
     ):
         kinds = structure(program, x, *context)
