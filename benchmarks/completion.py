@@ -188,7 +188,7 @@ CASES: dict[str, Case] = {
     "ResidualFlow": Case(lambda: M.ResidualFlow((4, 4), layers=3, hidden=(32,)), small, 10, SLOW_ROWS),
     "ContinuousFlow": Case(lambda: M.ContinuousFlow((4, 4), hidden=64, steps=4), small, 10, FEW_ROWS),
     "VariationalDequantization": Case(
-        lambda: M.VariationalDequantization(16, 17, "RealNVP", (32,), layers=4), counts, 10, FEW_ROWS
+        lambda: M.VariationalDequantization(16, 17, "RealNVP", (32,), layers=4), counts, 10, SLOW_ROWS
     ),
     "DeepMarkov": Case(lambda: M.DeepMarkov((12, 6), 4, (32,), 32), beacon, 20),
     "VariationalRNN": Case(lambda: M.VariationalRNN((12, 6), 4, (32,), 32), beacon, 10, FEW_ROWS),

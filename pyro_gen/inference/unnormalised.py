@@ -147,8 +147,12 @@ def complete_by_particles(
     draws: int,
     verb: str,
     progress: Callable[[float], None] | None = None,
+    moves: int = MOVES,
 ) -> Tensor:
-    """Completed rows (S, N, *) by particles on islands: how far the estimates of these agree says whether to trust."""
+    """Completed rows (S, N, *) by particles on islands: how far the estimates of these agree says whether to trust.
+
+    Each draw is moved so many times at the end.
+    """
     out = x.expand(draws, *x.shape).clone()
     islands = max(ISLANDS, math.ceil(CHAINS_PER_DRAW * draws / PARTICLES))
     disagree = 0
@@ -157,7 +161,7 @@ def complete_by_particles(
         seed = int(torch.randint(2**31, ()))
         try:
             z, evidence = smc_draws(
-                target, draws, MOVES, seed, particles=PARTICLES, islands=islands, start="prior", frozen=False
+                target, draws, moves, seed, particles=PARTICLES, islands=islands, start="prior", frozen=False
             )
         except NoFiniteLikelihood as error:
             raise ValueError(

@@ -46,6 +46,7 @@ from pyro_gen.registry import MODELS, model
 
 __all__ = ["VariationalDequantization"]
 
+MOVES = 300  # of each draw of missing levels at the end: inside boxes chains forget slowly where they came from
 LOGISTIC = math.pi / math.sqrt(3)  # the standard deviation of the logit of uniform noise
 
 
@@ -144,7 +145,7 @@ class VariationalDequantization(Program):
 
     def draw_missing(self, x: Tensor, draws: int, *context: Any) -> Tensor:
         """Draws missing levels by sequential Monte Carlo over v inside the boxes, from q to what the flow says."""
-        return complete_by_particles(_InBoxes(self), x, context, draws, "impute")
+        return complete_by_particles(_InBoxes(self), x, context, draws, "impute", moves=MOVES)
 
 
 class _InBoxes(Program):
